@@ -1,0 +1,79 @@
+"""The errors a user can meet. Each names what is wrong and how to put it right."""
+
+from __future__ import annotations
+
+
+class HrfError(Exception):
+    """Base of all errors that the library raises on purpose.
+
+    Attributes:
+        exit_code: What the command `hrf` exits with; the README lists the codes.
+    """
+
+    exit_code = 1
+
+
+class ConfigError(HrfError):
+    """A configuration that cannot be run.
+
+    Args:
+        field: Dotted path of the field, such as `update.learning_rate`.
+        expected: The rule, in words.
+        got: The value that breaks it.
+        fix: What to write instead.
+    """
+
+    exit_code = 3
+
+    def __init__(self, field: str, *, expected: str, got: object, fix: str) -> None:
+        self.field, self.expected, self.got, self.fix = field, expected, got, fix
+        super().__init__(f"{field}: expected {expected}, got {got!r}. Fix: {fix}")
+
+
+class ArtifactError(HrfError):
+    """A file or folder that a step was given is not what its producer wrote.
+
+    Args:
+        path: The file or folder.
+        problem: What is wrong with it.
+        producer: Which step, run and version wrote it, as far as it says so itself.
+        fix: What to do about it.
+    """
+
+    exit_code = 4
+
+    def __init__(self, path: object, *, problem: str, producer: str = "unknown", fix: str) -> None:
+        self.path, self.problem, self.producer, self.fix = str(path), problem, producer, fix
+        super().__init__(f"{path}: {problem} (written by {producer}). Fix: {fix}")
+
+
+class NumericalError(HrfError):
+    """A number that is not finite or out of its range, where going on would train on nonsense.
+
+    Args:
+        problem: What was seen.
+        where: The coordinates that find it again, such as `epoch=3, root=5, branch=1, seed=...`.
+        fix: What to try.
+    """
+
+    exit_code = 5
+
+    def __init__(self, problem: str, *, where: str, fix: str) -> None:
+        self.problem, self.where, self.fix = problem, where, fix
+        super().__init__(f"{problem} ({where}). Fix: {fix}")
+
+
+class StorageError(HrfError):
+    """Object storage that cannot be reached, refuses, or has lost something.
+
+    Args:
+        uri: What was asked for.
+        problem: What the server, or the lack of one, said.
+        fix: What to do about it.
+    """
+
+    exit_code = 6
+
+    def __init__(self, uri: str, *, problem: str, fix: str) -> None:
+        self.uri, self.problem, self.fix = uri, problem, fix
+        super().__init__(f"{uri}: {problem}. Fix: {fix}")

@@ -1,0 +1,1 @@
+"""Diffusion models seen as policies; the only place that imports diffusers."""
