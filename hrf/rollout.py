@@ -1,0 +1,217 @@
+"""The one denoising loop, and the record of what the update needs."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from hrf.core.schedule import Reduction, gaussian_log_prob
+from hrf.policies.diffusion import DiffusionPolicy
+
+OnTransition = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
+"""Called with (index [A], steps [A], states, next_states, mean, std) of each batch of transitions."""
+OnAdvance = Callable[[int], None]
+"""Called with the number of samples that one denoiser call has advanced."""
+
+
+def draw_noise(streams: Sequence[Generator], shape: Sequence[int], device: torch.device) -> Tensor:
+    """One standard normal draw from each sample's own stream: [len(streams), *shape] float32."""
+    return torch.stack([torch.randn(*shape, generator=stream) for stream in streams]).to(device)
+
+
+@torch.no_grad()
+def denoise(
+    policy: DiffusionPolicy,
+    states: Tensor,
+    steps: Tensor,
+    streams: Sequence[Generator],
+    *,
+    batch_size: int,
+    stop_step: int | None = None,
+    on_transition: OnTransition | None = None,
+    on_advance: OnAdvance | None = None,
+) -> Tensor:
+    """Denoise samples from their own start steps, in full batches also where the start steps differ.
+
+    Each sample takes exactly stop_step - start denoiser evaluations. A batch holds samples at different steps: as
+    soon as one is finished, the next takes its place. Noise comes from each sample's own stream, so that the result
+    depends on the batching only through the rounding of the denoiser.
+
+    Args:
+        policy: Whose schedule and weights to use.
+        states: [M, C, H, W] float32 states at `steps`.
+        steps: [M] int64 start steps in [0, K].
+        streams: M generators, one per sample.
+        batch_size: Samples per denoiser call, at least 1.
+        stop_step: Where to stop; K (finished samples) unless given.
+        on_transition: Sees every transition.
+        on_advance: Sees every denoiser call, for progress.
+
+    Returns:
+        [M, C, H, W] states at `stop_step`.
+
+    Raises:
+        ValueError: If lengths differ or batch_size is below 1.
+    """
+    if not len(states) == len(steps) == len(streams) or batch_size < 1:
+        raise ValueError(f"{len(states)} states, {len(steps)} steps, {len(streams)} streams, batch_size={batch_size}")
+    stop = policy.schedule.num_steps if stop_step is None else stop_step
+    states, steps = states.clone(), steps.clone()
+    # The longest tails start first: the short ones then fill the batches to the end.
+    waiting = deque(i for i in steps.argsort(stable=True).tolist() if steps[i] < stop)
+    active: list[int] = []
+    while waiting or active:
+        while waiting and len(active) < batch_size:
+            active.append(waiting.popleft())
+        index = torch.tensor(active)
+        now, at = states[index], steps[index]
+        mean, std = policy.transition(now, at)
+        following = mean + std * _step_noise(policy, at, [streams[i] for i in active], mean)
+        if on_transition:
+            on_transition(index, at, now, following, mean, std)
+        states[index] = following
+        steps[index] += 1
+        if on_advance:
+            on_advance(len(active))
+        active = [i for i in active if steps[i] < stop]
+    return states
+
+
+def _step_noise(policy: DiffusionPolicy, steps: Tensor, streams: Sequence[Generator], like: Tensor) -> Tensor:
+    """Noise for the stochastic transitions; a deterministic one takes nothing from its stream."""
+    noise = torch.zeros_like(like)
+    noisy = (policy.schedule.stds[steps] > 0).nonzero().flatten().tolist()
+    if noisy:
+        noise[noisy] = draw_noise([streams[i] for i in noisy], like.shape[1:], like.device)
+    return noise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectories:
+    """The trained tails of B branches, back to back: branch b has S_b trained steps and S_b + 1 states."""
+
+    states: Tensor
+    """[sum (S_b + 1), C, H, W] float32, from the start to the state after the last trained step."""
+    log_probs: Tensor
+    """[sum S_b] log-probabilities under the policy that sampled."""
+    start_steps: Tensor
+    """[B] int64."""
+    groups: Tensor
+    """[B] int64: which group (root) each branch belongs to."""
+    num_trained_steps: int
+    """The trained steps of a branch are start_step .. num_trained_steps - 1."""
+
+    @property
+    def tail_lengths(self) -> Tensor:
+        """[B] int64: S_b."""
+        return self.num_trained_steps - self.start_steps
+
+    def pairs(self, branches: Tensor) -> Pairs:
+        """All (branch, trained step) pairs of the given branches [b], branch by branch."""
+        lengths = self.tail_lengths
+        state_offsets = (lengths + 1).cumsum(0) - (lengths + 1)
+        pair_offsets = lengths.cumsum(0) - lengths
+        local = [torch.arange(int(lengths[b])) for b in branches]
+        return Pairs(
+            branch=torch.cat([torch.full_like(step, int(b)) for step, b in zip(local, branches, strict=True)]),
+            step=torch.cat([self.start_steps[b] + step for step, b in zip(local, branches, strict=True)]),
+            state_index=torch.cat([state_offsets[b] + step for step, b in zip(local, branches, strict=True)]),
+            pair_index=torch.cat([pair_offsets[b] + step for step, b in zip(local, branches, strict=True)]),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """P (branch, step) pairs: each is one transition with a loss."""
+
+    branch: Tensor
+    """[P] int64."""
+    step: Tensor
+    """[P] int64."""
+    state_index: Tensor
+    """[P] int64 into Trajectories.states; the next state is at the following index."""
+    pair_index: Tensor
+    """[P] int64 into Trajectories.log_probs."""
+
+    def __len__(self) -> int:
+        return len(self.branch)
+
+    def select(self, index: Tensor) -> Pairs:
+        """The pairs at `index`."""
+        return Pairs(**{name: values[index] for name, values in self.__dict__.items()})
+
+
+class _TailRecorder:
+    """Writes the trained tails into their places as the loop comes across them, in whatever order."""
+
+    def __init__(self, policy: DiffusionPolicy, steps: Tensor, groups: Tensor, reduction: Reduction) -> None:
+        num_trained = policy.schedule.num_trained_steps
+        if (steps >= num_trained).any():
+            raise ValueError(f"start steps must be trained ones, below {num_trained}: got {int(steps.max())}")
+        lengths = num_trained - steps
+        self._state_offsets = (lengths + 1).cumsum(0) - (lengths + 1)
+        self._pair_offsets = lengths.cumsum(0) - lengths
+        self._reduction: Reduction = reduction
+        self.trajectories = Trajectories(
+            states=torch.empty(int((lengths + 1).sum()), *policy.sample_shape),
+            log_probs=torch.empty(int(lengths.sum())),
+            start_steps=steps.clone(),
+            groups=groups.clone(),
+            num_trained_steps=num_trained,
+        )
+
+    def __call__(
+        self, index: Tensor, steps: Tensor, states: Tensor, next_states: Tensor, mean: Tensor, std: Tensor
+    ) -> None:
+        record = self.trajectories
+        trained = steps < record.num_trained_steps
+        if not trained.any():
+            return
+        index, steps = index[trained], steps[trained]
+        kept = trained.to(states.device)
+        local = steps - record.start_steps[index]
+        log_prob = gaussian_log_prob(next_states[kept], mean[kept], std[kept], self._reduction)
+        record.log_probs[self._pair_offsets[index] + local] = log_prob.cpu()
+        at = self._state_offsets[index] + local
+        record.states[at] = states[kept].cpu()
+        record.states[at + 1] = next_states[kept].cpu()
+
+
+def rollout(
+    policy: DiffusionPolicy,
+    states: Tensor,
+    steps: Tensor,
+    groups: Tensor,
+    streams: Sequence[Generator],
+    *,
+    batch_size: int,
+    reduction: Reduction,
+    on_advance: OnAdvance | None = None,
+) -> tuple[Trajectories, Tensor]:
+    """Denoise branches to the end and record their trained tails.
+
+    Args:
+        policy: The current policy.
+        states: [B, C, H, W] at the branches' start steps.
+        steps: [B] int64 start steps, all of them trained.
+        groups: [B] int64.
+        streams: B generators.
+        batch_size: Samples per denoiser call.
+        reduction: Of the log-probability over pixels.
+        on_advance: Progress.
+
+    Returns:
+        (trajectories, finished samples [B, C, H, W]).
+
+    Raises:
+        ValueError: If a start step isn't a trained one.
+    """
+    recorder = _TailRecorder(policy, steps, groups, reduction)
+    samples = denoise(
+        policy, states, steps, streams, batch_size=batch_size, on_transition=recorder, on_advance=on_advance
+    )
+    return recorder.trajectories, samples
