@@ -1,0 +1,231 @@
+"""The sections of a configuration: every field with its rule, its unit and its default.
+
+Defaults are this project's own choices unless the field says otherwise; a preset states where each number comes from.
+A rule about one value stands here; rules between fields are in `hrf.config.checks`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, strict about types, without unknown keys, without NaN or infinity."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Model(Section):
+    """The pretrained diffusion model, and how it is run."""
+
+    source: str = "shipped:avatars-32"
+    """`shipped:avatars-32`, a local folder, `s3://bucket/prefix`, or `hf:owner/name` (with a revision)."""
+    revision: str = ""
+    """Commit hash, 40 hex digits; required for `hf:` and for nothing else."""
+    forward_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Precision of the denoiser's forward pass; states and scheduler arithmetic are always float32."""
+    batch_size: Count = 64
+    """Samples per call of the denoiser while sampling; results do not depend on it."""
+    device: Literal["cpu", "cuda"] = "cpu"
+    """Where the model runs. There is no fallback: `cuda` on a machine without a GPU is an error."""
+
+
+class Sampler(Section):
+    """The DDIM sampler that defines the episodes."""
+
+    steps: Annotated[int, Field(ge=2, le=1000)] = 20
+    """K, the number of denoising steps of an episode."""
+    spacing: Literal["leading", "trailing"] = "leading"
+    """Which diffusion timesteps the K steps stand for (diffusers' `timestep_spacing`)."""
+    eta: Fraction = 1.0
+    """Noise of a training step (DDIM eq. 16): 1 = DDPM's, 0 = none, which cannot be trained."""
+    min_std: BelowOne = 0.05
+    """A step is trained only if its standard deviation is at least this; 0 trains every stochastic step."""
+
+
+class Policy(Section):
+    """Which steps the tuned weights denoise."""
+
+    split: BelowOne = 0.0
+    """Fraction of K before which the reference's weights denoise, the tuned ones from there on; 0 = no split."""
+    prefix_pool: Annotated[int, Field(ge=0)] = 0
+    """How many states at the switch step are drawn once and reused by all epochs; 0 = none. Needs a split."""
+
+
+class WindowEntry(Section):
+    """One window of start steps, half-open, in fractions of K or in steps."""
+
+    fractions: tuple[Fraction, Fraction] | None = None
+    """[a, b]: the trained steps k with a <= k/K < b."""
+    steps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    """[i, j]: the steps i..j-1, which must all be trained."""
+    epochs: Annotated[int, Field(ge=0)] = 0
+    """How many epochs the window lasts, in a `custom` schedule; otherwise left at 0."""
+
+
+class Selection(Section):
+    """How HRF-D scores the candidate start steps of a root."""
+
+    rule: Literal["exhaustive", "coarse_to_fine"] = "coarse_to_fine"
+    """`exhaustive` scores every candidate (published); `coarse_to_fine` a coarse grid, then around its winner (ours)."""
+    beta: NonNegative = 0.5
+    """Weight of the distance to the root against the gain in reward (paper)."""
+    stride: Count = 2
+    """Distance in steps between neighbouring candidates (published code: 2 of 40)."""
+    branches: Count = 5
+    """Previews per root and candidate (published code: 5)."""
+    coarse_stride: Count = 4
+    """Distance in steps on the coarse grid: a multiple of `stride`, and larger. For `coarse_to_fine` only."""
+    preview_steps: Annotated[int, Field(ge=0)] = 0
+    """Denoiser calls per preview: 0 = the whole tail (published), 1 = the one-step estimate of the image."""
+
+
+class Starts(Section):
+    """Where episodes start."""
+
+    kind: Literal["noise", "window", "selected"] = "window"
+    """`noise` = DDPO; `window` = HRF, uniform in the epoch's window; `selected` = HRF-D, chosen in the window."""
+    schedule: Literal["fixed", "baseline", "early", "later", "sliding", "uniform", "custom"] = "uniform"
+    """Epoch -> window. `uniform` is every trained step (from the switch step on), in every epoch."""
+    windows: tuple[WindowEntry, ...] = ()
+    """The windows of a `fixed` (exactly one) or `custom` schedule."""
+    width: BelowOne = 0.0
+    """Width of a `sliding` window, as a fraction of K; otherwise left at 0."""
+    selection: Selection = Selection()
+    """For `selected` starts only."""
+
+
+class Rollout(Section):
+    """How many episodes an epoch has."""
+
+    roots: Count = 8
+    """N, finished samples per epoch that are re-noised."""
+    branches: Count = 8
+    """B, re-noised copies per root: the group of an advantage. With noise starts all N*B samples are one group."""
+
+
+class Reward(Section):
+    """The reward: images to numbers, higher is better."""
+
+    name: Literal["jpeg_compressibility", "jpeg_incompressibility", "classifier", "python"] = "jpeg_compressibility"
+    """Which reward."""
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """JPEG quality, for the JPEG rewards."""
+    legacy_range: bool = False
+    """JPEG rewards only: feed the encoder [-1, 1] images as the published code does, to compare with its numbers."""
+    label: str = ""
+    """The class whose probability is the reward, for `classifier`."""
+    classifier: str = "shipped"
+    """`shipped` or a local folder, for `classifier`."""
+    function: str = ""
+    """`module:function`, for `python`."""
+
+
+class Update(Section):
+    """The policy update and its optimizer, AdamW."""
+
+    learning_rate: Positive = 1e-4
+    """Peak learning rate."""
+    weight_decay: NonNegative = 1e-3
+    """AdamW's (published code: 1e-3)."""
+    beta1: BelowOne = 0.9
+    """AdamW's."""
+    beta2: BelowOne = 0.999
+    """AdamW's."""
+    rate_schedule: Literal["constant", "warmup_cosine"] = "constant"
+    """`warmup_cosine`: linear from 0 over `warmup_updates`, then cosine to 0 at `total_updates`."""
+    warmup_updates: Annotated[int, Field(ge=0)] = 0
+    """For `warmup_cosine`."""
+    total_updates: Annotated[int, Field(ge=0)] = 0
+    """For `warmup_cosine`, which requires it: the update at which the rate is 0."""
+    clip_range: Positive = 1e-4
+    """Epsilon of the clipped ratio, for log-probs that are means over pixels (published code: 1e-4)."""
+    advantage_clip: Positive = 2.5
+    """Advantages are clipped to this many standard deviations (published code: 2.5)."""
+    scale_trust_region: bool = True
+    """Scale both clips by the tail fraction of the episode, as HRF does."""
+    max_grad_norm: Positive = 1.0
+    """Norm to which a gradient is clipped (published code: 1.0)."""
+    inner_epochs: Count = 1
+    """Passes over the branches of an epoch."""
+    minibatch: Count = 32
+    """Branches per optimizer update."""
+    microbatch: Count = 64
+    """(branch, step) pairs per denoiser call in the update; memory, not results, depends on it."""
+    log_prob_reduction: Literal["mean", "sum"] = "mean"
+    """Over pixels. `mean` is what clip ranges such as 1e-4 are made for; it is no density."""
+    step_weighting: Literal["none", "std"] = "none"
+    """`std` weights the loss of a step by its standard deviation."""
+    kl_weight: NonNegative = 0.0
+    """Weight of the KL divergence to the reference; 0 = none."""
+    ema_decay: BelowOne = 0.0
+    """Decay of the averaged weights; 0 = none."""
+    advantage_delta: Positive = 1e-8
+    """Added to a group's standard deviation before dividing by it; in units of the reward."""
+
+
+class Evaluation(Section):
+    """The measurement of a policy on fixed seeds."""
+
+    num_samples: Annotated[int, Field(ge=4)] = 192
+    """n; diversity scores are only comparable at equal n."""
+    seed: Seed = 0
+    """Seed of the evaluation's noise; independent of `run.seed`, so that runs compare."""
+    every: Count = 1
+    """Evaluate every so many epochs; the last epoch always."""
+    eta: Fraction = 1.0
+    """Sampler noise during evaluation."""
+    features: Literal["classifier", "pixels"] = "classifier"
+    """What diversity is measured on."""
+    classifier: str = "shipped"
+    """`shipped`, a local folder, or empty for none: counts modes and gives the classifier's features."""
+    held_out_reward: Reward | None = None
+    """A second reward that is watched and never trained on; null = none."""
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Of all intervals."""
+
+
+class Monitors(Section):
+    """Largest allowed absolute change of an image statistic against the base; null switches a monitor off."""
+
+    dark_pixel_fraction: Positive | None = 0.15
+    """Of the share of dark pixels."""
+    edge_density: Positive | None = 0.10
+    """Of the share of edge pixels."""
+    colour_entropy: Positive | None = 1.0
+    """Of the colour histogram's entropy, in bits."""
+    unrecognised_fraction: Positive | None = 0.10
+    """Of the share of images that the classifier recognises as nothing."""
+
+
+class Gate(Section):
+    """When a candidate is promoted."""
+
+    diversity_margin: Annotated[float, Field(gt=0, lt=1)] = 0.10
+    """Largest loss of order-2 Vendi score against the base, as a fraction of the base's."""
+    monitors: Monitors = Monitors()
+    """Limits of the drift monitors."""
+
+
+class Run(Section):
+    """Length and seed of a run."""
+
+    epochs: Count = 3
+    """Rounds of roots and branches."""
+    epochs_per_step: Count = 1
+    """Epochs that one pipeline step trains; it divides `epochs`."""
+    seed: Seed = 0
+    """Seed of all training noise."""
+    start_from: Literal["promoted", "base"] = "promoted"
+    """The policy to start from: the promoted one where there is one, or always the base model."""

@@ -1,0 +1,156 @@
+"""The whole configuration tree, its text form and its digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import ValidationError, model_validator
+
+from hrf.config import checks, messages
+from hrf.config.sections import (
+    Evaluation,
+    Gate,
+    Model,
+    Policy,
+    Reward,
+    Rollout,
+    Run,
+    Sampler,
+    Section,
+    Starts,
+    Update,
+)
+from hrf.config.yaml_text import dump_yaml, parse_yaml
+from hrf.core.window import WindowSchedule, first_step_from
+from hrf.errors import ConfigError
+
+
+class Config(Section):
+    """A run's configuration. Immutable, complete, and checked as a whole: one that exists can be run."""
+
+    description: str = ""
+    """What the configuration is for, in one sentence."""
+    model: Model = Model()
+    sampler: Sampler = Sampler()
+    policy: Policy = Policy()
+    starts: Starts = Starts()
+    rollout: Rollout = Rollout()
+    reward: Reward = Reward()
+    update: Update = Update()
+    evaluation: Evaluation = Evaluation()
+    gate: Gate = Gate()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _check_fields_together(self) -> Self:
+        problems = list(checks.problems(self))
+        if problems:
+            raise messages.combine(problems)
+        return self
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        """Validate plain values, as they come out of YAML or JSON.
+
+        Raises:
+            ConfigError: For the first problem; it names the fields of all others.
+        """
+        try:
+            text = json.dumps(values)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                "configuration",
+                expected="text, numbers, true/false, null, lists and mappings",
+                got=str(error),
+                fix="remove the YAML tag (!!...) or the alias that refers to itself",
+            ) from error
+        try:
+            # JSON mode is strict about types, yet takes a list for a tuple: YAML has no tuples.
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            raise messages.from_validation_error(error, cls) from error
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Self:
+        """Read what `to_yaml` wrote.
+
+        Raises:
+            ConfigError: If the text is no valid configuration.
+        """
+        return cls.from_mapping(parse_yaml(text, origin="configuration"))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """All values, defaults included, as plain mappings, lists and scalars."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """All values, defaults included, as YAML."""
+        return dump_yaml(self.to_mapping())
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Self:
+        """This configuration with some values replaced, such as `{"run": {"epochs": 5}}`, checked again.
+
+        Raises:
+            ConfigError: If the result is no valid configuration.
+        """
+        return self.from_mapping(deep_merge(self.to_mapping(), changes))
+
+    def digest(self) -> str:
+        """Sha256 of the configuration as JSON with sorted keys; equal configurations have equal digests."""
+        return _digest(self.to_mapping())
+
+    def evaluation_digest(self) -> str:
+        """Sha256 of what a measurement depends on: two policies are comparable if their runs have the same one.
+
+        Leaves out what changes when or how fast is measured, but not what: batch size, device, frequency, confidence.
+        """
+        values = self.to_mapping()
+        return _digest(
+            {
+                "model": {key: values["model"][key] for key in ("source", "revision", "forward_dtype")},
+                "sampler": {key: values["sampler"][key] for key in ("steps", "spacing")},
+                "reward": values["reward"],
+                "evaluation": {
+                    key: values["evaluation"][key]
+                    for key in ("num_samples", "seed", "eta", "features", "classifier", "held_out_reward")
+                },
+            }
+        )
+
+    @property
+    def switch_step(self) -> int:
+        """The first step that the tuned weights denoise: the first k with k/K >= policy.split; 0 without a split."""
+        return first_step_from(self.policy.split, self.sampler.steps)
+
+    def window_schedule(self, num_trained_steps: int) -> WindowSchedule | None:
+        """Epoch -> window for this run; None for noise starts, which have no window.
+
+        Args:
+            num_trained_steps: How many steps have a standard deviation of at least `sampler.min_std`; it depends on
+                the model's noise schedule, which a configuration does not know.
+
+        Raises:
+            ConfigError: If a window is not within the trained steps.
+        """
+        if self.starts.kind == "noise":
+            return None
+        return checks.window_schedule(self, num_trained_steps)
+
+
+def deep_merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` on top: mappings are merged key by key, everything else, lists too, is replaced."""
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = (
+            deep_merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        )
+    return merged
+
+
+def _digest(values: dict[str, Any]) -> str:
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
