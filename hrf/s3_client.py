@@ -5,6 +5,7 @@ Time-outs are short and retries few, so that an absent server is an error within
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from hrf.errors import StorageError
 _CONNECT_SECONDS = 3
 _READ_SECONDS = 30
 _ATTEMPTS = 3
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _CREDENTIALS_FIX = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (in a cluster: the secret that the pipeline names) to a key that"
     " may read and write this bucket"
@@ -42,7 +44,8 @@ def connect(uri: str, environment: Mapping[str, str] | None) -> Any:
             "aws_session_token": environment.get("AWS_SESSION_TOKEN"),
             "region_name": environment.get("AWS_REGION") or environment.get("AWS_DEFAULT_REGION"),
         }
-    endpoint = (environment or {}).get("AWS_ENDPOINT_URL_S3") or (environment or {}).get("AWS_ENDPOINT_URL")
+    variables = os.environ if environment is None else environment
+    endpoint = variables.get("AWS_ENDPOINT_URL_S3") or variables.get("AWS_ENDPOINT_URL")
     session = boto3.session.Session(**given)
     config = Config(
         connect_timeout=_CONNECT_SECONDS,
@@ -52,11 +55,13 @@ def connect(uri: str, environment: Mapping[str, str] | None) -> Any:
         # Checksums in trailers are AWS's own; other servers trip over them, and files are verified by sha256 anyway.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
+        # No proxy can reach a server on this machine's own loopback.
+        proxies={} if endpoint and urlsplit(endpoint).hostname in _LOOPBACK else None,
     )
     wrong = StorageError(
         uri,
         problem="the endpoint is no URL, or holds a user name",
-        fix="set AWS_ENDPOINT_URL_S3 to http(s)://HOST:PORT; keys belong in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+        fix="set AWS_ENDPOINT_URL_S3 to http(s)://HOST:PORT; keys belong in AWS_ACCESS_KEY_ID and _SECRET_ACCESS_KEY",
     )
     try:
         client = session.client(

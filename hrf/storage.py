@@ -61,6 +61,20 @@ class Storage:
         """The full `s3://` address of a key."""
         return f"{self.uri}/{key}"
 
+    def create_bucket(self) -> None:
+        """Make the bucket, unless it is there.
+
+        Raises:
+            StorageError: If the server refuses or does not answer.
+        """
+        with self._translated(""):
+            try:
+                self._client.head_bucket(Bucket=self._bucket)
+            except self._client.exceptions.ClientError as error:
+                if error_code(error) not in _ABSENT:
+                    raise
+                self._client.create_bucket(Bucket=self._bucket)
+
     def check(self) -> None:
         """Prove that the bucket can be listed and written, and that the server honours conditional writes.
 

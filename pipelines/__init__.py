@@ -1,0 +1,1 @@
+"""Kubeflow pipelines for HRF fine-tuning, their local runner and the command `hrf`."""
