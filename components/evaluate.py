@@ -1,0 +1,42 @@
+"""The component `evaluate`."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Input, Metrics, Model, Output
+
+
+@dsl.component(base_image="hrf-worker:latest", install_kfp_package=False)
+def evaluate(
+    epoch: int,
+    run: Input[Artifact],
+    base: Input[Model],
+    policy: Input[Model],
+    baseline: Input[Artifact],
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+    page: Output[HTML],
+) -> None:
+    """Measure the candidate on the fixed seeds, against the base.
+
+    Args:
+        epoch: The epoch, counted from 0.
+        run: What `prepare` settled: configuration, seeds, where the run started.
+        base: The pretrained model, frozen.
+        policy: The policy that this step is given.
+        baseline: The base measured on the fixed seeds, and what else is computed once per run.
+        evaluation: The candidate measured on the fixed seeds.
+        metrics: The step's numbers, for the run's page.
+        page: The sample grid and the main numbers.
+    """
+    from components.outputs import record, write_evaluation_page
+    from hrf import steps
+
+    facts = steps.evaluate(
+        epoch=epoch,
+        run=run.path,
+        base=base.path,
+        policy=policy.path,
+        baseline=baseline.path,
+        evaluation=evaluation.path,
+    )
+    record(facts, metrics=metrics, outputs=[evaluation], parents=[run, base, policy, baseline], epoch=epoch)
+    write_evaluation_page(evaluation.path, page.path)

@@ -1,0 +1,42 @@
+"""The component `sample`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+
+@dsl.component(base_image="hrf-worker:latest", install_kfp_package=False)
+def sample(
+    epoch: int,
+    run: Input[Artifact],
+    base: Input[Model],
+    policy: Input[Model],
+    baseline: Input[Artifact],
+    trajectories: Output[Dataset],
+    samples: Output[Dataset],
+    metrics: Output[Metrics],
+) -> None:
+    """Draw roots, start branches from them and record their tails.
+
+    Args:
+        epoch: The epoch, counted from 0.
+        run: What `prepare` settled: configuration, seeds, where the run started.
+        base: The pretrained model, frozen.
+        policy: The policy that this step is given.
+        baseline: The base measured on the fixed seeds, and what else is computed once per run.
+        trajectories: The recorded tails of the branches.
+        samples: The finished branches, to be scored.
+        metrics: The step's numbers, for the run's page.
+    """
+    from components.outputs import record
+    from hrf import steps
+
+    facts = steps.sample(
+        epoch=epoch,
+        run=run.path,
+        base=base.path,
+        policy=policy.path,
+        baseline=baseline.path,
+        trajectories=trajectories.path,
+        samples=samples.path,
+    )
+    record(facts, metrics=metrics, outputs=[trajectories, samples], parents=[run, base, policy, baseline], epoch=epoch)

@@ -1,0 +1,33 @@
+"""The component `score`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Output
+
+
+@dsl.component(base_image="hrf-reward:latest", install_kfp_package=False)
+def score(
+    epoch: int,
+    run: Input[Artifact],
+    samples: Input[Dataset],
+    scores: Output[Dataset],
+    metrics: Output[Metrics],
+) -> None:
+    """Give every finished branch its reward.
+
+    Args:
+        epoch: The epoch, counted from 0.
+        run: What `prepare` settled: configuration, seeds, where the run started.
+        samples: The finished branches, to be scored.
+        scores: One reward per branch.
+        metrics: The step's numbers, for the run's page.
+    """
+    from components.outputs import record
+    from hrf import steps
+
+    facts = steps.score(
+        epoch=epoch,
+        run=run.path,
+        samples=samples.path,
+        scores=scores.path,
+    )
+    record(facts, metrics=metrics, outputs=[scores], parents=[run, samples], epoch=epoch)

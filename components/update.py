@@ -1,0 +1,60 @@
+"""The component `update`."""
+
+from kfp import dsl
+from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
+
+
+@dsl.component(base_image="hrf-worker:latest", install_kfp_package=False)
+def update(
+    epoch: int,
+    run: Input[Artifact],
+    base: Input[Model],
+    policy: Input[Model],
+    training_state: Input[Model],
+    trajectories: Input[Dataset],
+    scores: Input[Dataset],
+    history: Input[Artifact],
+    new_policy: Output[Model],
+    new_training_state: Output[Model],
+    new_history: Output[Artifact],
+    metrics: Output[Metrics],
+) -> None:
+    """Update the policy from the recorded tails and their rewards.
+
+    Args:
+        epoch: The epoch, counted from 0.
+        run: What `prepare` settled: configuration, seeds, where the run started.
+        base: The pretrained model, frozen.
+        policy: The policy that this step is given.
+        training_state: Optimizer moments and counters that belong to the policy.
+        trajectories: The recorded tails of the branches.
+        scores: One reward per branch.
+        history: The records of the epochs so far.
+        new_policy: The model after this step.
+        new_training_state: Optimizer moments and counters after this step.
+        new_history: The history with this step's record added.
+        metrics: The step's numbers, for the run's page.
+    """
+    from components.outputs import record
+    from hrf import steps
+
+    facts = steps.update(
+        epoch=epoch,
+        run=run.path,
+        base=base.path,
+        policy=policy.path,
+        training_state=training_state.path,
+        trajectories=trajectories.path,
+        scores=scores.path,
+        history=history.path,
+        new_policy=new_policy.path,
+        new_training_state=new_training_state.path,
+        new_history=new_history.path,
+    )
+    record(
+        facts,
+        metrics=metrics,
+        outputs=[new_policy, new_training_state, new_history],
+        parents=[run, base, policy, training_state, trajectories, scores, history],
+        epoch=epoch,
+    )

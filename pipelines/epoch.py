@@ -1,0 +1,92 @@
+"""One epoch as a sub-pipeline: sample, score and update (or train, for several epochs at once), evaluate, promote."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Model
+
+from components.evaluate import evaluate
+from components.promote import promote
+from components.sample import sample
+from components.score import score
+from components.train import train
+from components.update import update
+from pipelines.placement import Images, place
+from pipelines.plan import EpochStep
+
+
+class EpochOutputs(NamedTuple):
+    """What an epoch hands to the next one."""
+
+    policy: Model
+    training_state: Model
+    history: Artifact
+
+
+def build_epochs(steps: Sequence[EpochStep], images: Images) -> list[tuple[EpochStep, Callable[..., Any]]]:
+    """Make the sub-pipelines of a plan. Kubeflow wants them made before the pipeline that holds them.
+
+    Args:
+        steps: The plan.
+        images: The image of each role.
+
+    Returns:
+        Each entry of the plan with its sub-pipeline; entries of the same kind share one.
+    """
+    kinds = [(step.evaluated, step.num_epochs > 1) for step in steps]
+    pipelines = {kind: _build_epoch(*kind, images) for kind in dict.fromkeys(kinds)}
+    return [(step, pipelines[kind]) for step, kind in zip(steps, kinds, strict=True)]
+
+
+def _build_epoch(evaluated: bool, in_one_task: bool, images: Images) -> Callable[..., Any]:
+    """Make the sub-pipeline of one kind of entry; which epochs it is about are arguments.
+
+    Args:
+        evaluated: Whether it ends with evaluate and promote.
+        in_one_task: Whether one task trains all its epochs.
+        images: The image of each role.
+
+    Returns:
+        A pipeline of `epoch`, `last_epoch`, `num_epochs` and the run's artifacts that returns `EpochOutputs`.
+    """
+
+    @dsl.pipeline(name="epochs" if in_one_task else "epoch")
+    def epoch_pipeline(
+        epoch: int,
+        last_epoch: int,
+        num_epochs: int,
+        run: Input[Artifact],
+        base: Input[Model],
+        policy: Input[Model],
+        training_state: Input[Model],
+        baseline: Input[Artifact],
+        history: Input[Artifact],
+    ) -> EpochOutputs:
+        settled = {"run": run, "base": base}
+        trained = {"policy": policy, "training_state": training_state, "history": history}
+        if in_one_task:
+            task = train(epoch=epoch, num_epochs=num_epochs, baseline=baseline, **settled, **trained)
+            updated = place(task, "worker", images).outputs
+        else:
+            task = sample(epoch=epoch, policy=policy, baseline=baseline, **settled)
+            sampled = place(task, "worker", images).outputs
+            scored = place(score(epoch=epoch, run=run, samples=sampled["samples"]), "reward", images).outputs
+            rollout = {"trajectories": sampled["trajectories"], "scores": scored["scores"]}
+            updated = place(update(epoch=epoch, **rollout, **settled, **trained), "worker", images).outputs
+        new_policy, new_history = updated["new_policy"], updated["new_history"]
+        if evaluated:
+            task = evaluate(epoch=last_epoch, policy=new_policy, baseline=baseline, **settled)
+            measured = place(task, "worker", images).outputs
+            task = promote(
+                epoch=last_epoch,
+                run=run,
+                policy=new_policy,
+                baseline=baseline,
+                evaluation=measured["evaluation"],
+                history=new_history,
+            )
+            new_history = place(task, "control", images).outputs["new_history"]
+        return EpochOutputs(policy=new_policy, training_state=updated["new_training_state"], history=new_history)
+
+    return epoch_pipeline

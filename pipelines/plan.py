@@ -1,0 +1,116 @@
+"""What a run's pipeline consists of, epoch by epoch, before anything is compiled.
+
+Kubeflow has no loop over a run-time number, so epochs are unrolled when a package is compiled. The plan says into what.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hrf.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hrf.config import Config
+
+#: A run's Workflow object holds the state of all its tasks and outgrows what a cluster can retry at about 56 of them.
+COMFORTABLE_TASKS = 40
+#: Far past that, the object outgrows the database and the run itself breaks.
+MOST_TASKS = 150
+#: prepare, baseline, summarize.
+TASKS_AROUND_EPOCHS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochStep:
+    """One sub-pipeline: one epoch, or several that are trained in one step."""
+
+    first_epoch: int
+    """Its first epoch, counted from 0."""
+    num_epochs: int
+    """How many epochs it trains."""
+    evaluated: bool
+    """Whether the policy is evaluated, and offered for promotion, at its end."""
+    label: str
+    """What the UI shows."""
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch that its evaluation belongs to."""
+        return self.first_epoch + self.num_epochs - 1
+
+    @property
+    def num_tasks(self) -> int:
+        """Tasks on a cluster: the sub-pipeline itself, its training tasks, and evaluate and promote."""
+        return 1 + (3 if self.num_epochs == 1 else 1) + (2 if self.evaluated else 0)
+
+
+def plan_epochs(config: Config) -> tuple[EpochStep, ...]:
+    """Split a run's epochs into sub-pipelines.
+
+    Args:
+        config: A resolved configuration; `run.epochs_per_step` divides `run.epochs`.
+
+    Returns:
+        One entry per sub-pipeline. The last one is always evaluated; another one is if `evaluation.every` says so for
+        any of its epochs.
+    """
+    num_epochs, per_step, every = config.run.epochs, config.run.epochs_per_step, config.evaluation.every
+    steps = []
+    for first in range(0, num_epochs, per_step):
+        epochs = range(first, first + per_step)
+        due = any((epoch + 1) % every == 0 for epoch in epochs) or epochs[-1] == num_epochs - 1
+        steps.append(
+            EpochStep(first_epoch=first, num_epochs=per_step, evaluated=due, label=_label(config, first, epochs[-1]))
+        )
+    return tuple(steps)
+
+
+def count_tasks(steps: Sequence[EpochStep]) -> int:
+    """How many tasks a run of these sub-pipelines has on a cluster, with those before and after the epochs."""
+    return TASKS_AROUND_EPOCHS + sum(step.num_tasks for step in steps)
+
+
+def check_task_budget(num_tasks: int) -> None:
+    """Warn of a run that a cluster could not retry, and refuse one that it could not hold.
+
+    Args:
+        num_tasks: As counted by `count_tasks`.
+
+    Raises:
+        ConfigError: More than 150 tasks.
+    """
+    fix = "train several epochs per step (run.epochs_per_step), evaluate less often, or chain shorter runs"
+    if num_tasks > MOST_TASKS:
+        raise ConfigError(
+            "run.epochs", expected=f"a pipeline of at most {MOST_TASKS} tasks", got=f"{num_tasks} tasks", fix=fix
+        )
+    if num_tasks > COMFORTABLE_TASKS:
+        warnings.warn(
+            f"This pipeline has {num_tasks} tasks. Above {COMFORTABLE_TASKS}, a failed run can't be retried from "
+            f"Kubeflow's UI: {fix}.",
+            stacklevel=2,
+        )
+
+
+def _label(config: Config, first: int, last: int) -> str:
+    epochs = f"epoch {first}" if first == last else f"epochs {first}-{last}"
+    windows = dict.fromkeys((_window(config, first), _window(config, last)))
+    return f"{epochs}: {' to '.join(windows)}"
+
+
+def _window(config: Config, epoch: int) -> str:
+    """The start steps of an epoch, in words.
+
+    Which of the last steps are trained depends on the model, which isn't loaded here; such a window ends in "last".
+    """
+    # The very last step is deterministic, and never trained, with any model.
+    num_trained_steps = config.sampler.steps - 1
+    schedule = config.window_schedule(num_trained_steps)
+    if schedule is None:
+        return "starts from noise"
+    window = schedule.window(epoch)
+    return f"window {window.start}-{'last' if window.stop == num_trained_steps else window.stop - 1}"
