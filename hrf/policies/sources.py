@@ -1,0 +1,92 @@
+"""Where base models come from: the package, a local folder, object storage, or the Hugging Face hub."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from hrf.config import Model
+from hrf.errors import ArtifactError, ConfigError, StorageError
+from hrf.storage import Storage
+
+_HUB_FILES = ["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"]
+
+
+def shipped_folder(name: str) -> Path:
+    """The folder of a model that ships with the package.
+
+    Raises:
+        ConfigError: If there is none of that name; the message lists those there are.
+    """
+    assets = Path(str(resources.files("hrf"))) / "assets"
+    folder = assets / name
+    if not (folder / "model_index.json").is_file():
+        known = sorted(path.name for path in assets.iterdir() if path.is_dir()) if assets.is_dir() else []
+        raise ConfigError(
+            "model.source", expected=f"shipped:NAME with NAME one of {known}", got=name, fix="choose one of these"
+        )
+    return folder
+
+
+def fetch_model(model: Model, target: Path) -> Path:
+    """Bring a base model to this machine.
+
+    Args:
+        model: Its `source` is `shipped:NAME`, `s3://bucket/prefix`, `hf:owner/name` (with `revision`) or a folder.
+        target: A folder to download into; local sources are used where they are.
+
+    Returns:
+        The folder that holds the model.
+
+    Raises:
+        ConfigError: If there is nothing at the source.
+        StorageError: If object storage or the hub doesn't deliver.
+    """
+    source = model.source
+    if source.startswith("shipped:"):
+        return shipped_folder(source.removeprefix("shipped:"))
+    if source.startswith("s3://"):
+        Storage.open(source).download_prefix("", target)
+        return target
+    if source.startswith("hf:"):
+        return _fetch_from_hub(source.removeprefix("hf:"), model.revision, target)
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            "model.source",
+            expected="an existing folder, shipped:NAME, s3://bucket/prefix or hf:owner/name",
+            got=source,
+            fix="correct the path, or name where the model comes from",
+        )
+    return folder
+
+
+def _fetch_from_hub(repository: str, revision: str, target: Path) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        cached = snapshot_download(repository, revision=revision, allow_patterns=_HUB_FILES)
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise StorageError(
+            f"hf:{repository}@{revision}",
+            problem=f"the Hugging Face hub did not deliver: {error}",
+            fix="check the name, the revision and the network, or copy the model to S3 or a folder and name that",
+        ) from error
+    shutil.copytree(cached, target, dirs_exist_ok=True)
+    return target
+
+
+def classifier_folder(classifier: str, field: str) -> Path:
+    """The folder of an image classifier: `shipped` or a path.
+
+    Raises:
+        ArtifactError: If it holds no classifier.
+    """
+    folder = shipped_folder("avatars-32") / "classifier" if classifier == "shipped" else Path(classifier).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(
+            folder, problem="no classifier (config.json, model.safetensors) here", fix=f"correct {field}"
+        )
+    return folder

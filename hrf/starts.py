@@ -1,0 +1,281 @@
+"""Where episodes start: from noise (DDPO), from re-noised roots (HRF), or from steps chosen by score (HRF-D).
+
+DDPO, HRF and HRF-D differ here and in the width of the trust region, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from hrf.core.schedule import renoise
+from hrf.core.selection import best_pair, coarse_candidates, refined_candidates
+from hrf.core.window import Window
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.rollout import OnAdvance, denoise, draw_noise
+from hrf.seeds import Purpose, stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class Starts:
+    """The first states of an epoch's B episodes."""
+
+    states: Tensor
+    """[B, C, H, W] float32."""
+    steps: Tensor
+    """[B] int64."""
+    groups: Tensor
+    """[B] int64: the root that each branch was made from; 0 for all where there are no roots."""
+    streams: list[Generator]
+    """One per episode, for the noise of its steps."""
+    window: Window | None
+    """The epoch's window; None for starts from noise."""
+    num_evaluations: int
+    """Denoiser evaluations (of one sample) that finding them took."""
+
+
+class StartDistribution(Protocol):
+    """Draws the starts of an epoch from the current policy; without gradients."""
+
+    def draw(self, policy: DiffusionPolicy, *, run_seed: int, epoch: int, on_advance: OnAdvance | None) -> Starts:
+        """Draw the epoch's starts."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrefixPool:
+    """States at the switch step of a split policy, drawn once: the steps before it never change during a run."""
+
+    states: Tensor
+    """[P, C, H, W] float32."""
+    step: int
+    """The switch step that they are at."""
+
+    def draw(self, count: int, *, run_seed: int, epoch: int) -> Tensor:
+        """States for one epoch [count, C, H, W], without repetition while the pool lasts."""
+        generator = stream(run_seed, Purpose.PREFIX_POOL, epoch)
+        rounds = -(-count // len(self.states))
+        order = torch.cat([torch.randperm(len(self.states), generator=generator) for _ in range(rounds)])
+        return self.states[order[:count]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreshStarts:
+    """Where full samples begin: at step 0 from noise, or at the switch step from the prefix pool."""
+
+    batch_size: int
+    pool: PrefixPool | None = None
+
+    def draw(
+        self, policy: DiffusionPolicy, count: int, *, run_seed: int, epoch: int
+    ) -> tuple[Tensor, Tensor, list[Generator]]:
+        """(states [count, C, H, W], steps [count], one stream each)."""
+        streams = [stream(run_seed, Purpose.ROOT, epoch, root) for root in range(count)]
+        if self.pool is not None:
+            states = self.pool.draw(count, run_seed=run_seed, epoch=epoch)
+            return states.to(policy.device), torch.full((count,), self.pool.step), streams
+        states = draw_noise(streams, policy.sample_shape, policy.device)
+        return states, torch.zeros(count, dtype=torch.int64), streams
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoiseStarts:
+    """DDPO: episodes start from noise, all of an epoch in one group.
+
+    With a split policy, from the switch step on: nothing before it is trained.
+    """
+
+    num_episodes: int
+    fresh: FreshStarts
+
+    def draw(
+        self, policy: DiffusionPolicy, *, run_seed: int, epoch: int, on_advance: OnAdvance | None = None
+    ) -> Starts:
+        """Draw the epoch's starts; the prefix of a split policy is denoised here unless a pool holds it."""
+        states, steps, streams = self.fresh.draw(policy, self.num_episodes, run_seed=run_seed, epoch=epoch)
+        count = _Counter(on_advance)
+        first_trained = policy.switch_step
+        states = denoise(
+            policy,
+            states,
+            steps,
+            streams,
+            batch_size=self.fresh.batch_size,
+            stop_step=first_trained,
+            on_advance=count,
+        )
+        return Starts(
+            states=states,
+            steps=torch.full_like(steps, first_trained),
+            groups=torch.zeros_like(steps),
+            streams=streams,
+            window=None,
+            num_evaluations=count.total,
+        )
+
+
+ChooseSteps = Callable[[DiffusionPolicy, Tensor, Window, int, int, "_Counter"], Tensor]
+"""(policy, roots [N, C, H, W], window, run_seed, epoch, counter) -> start steps [N]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenoisedStarts:
+    """HRF and HRF-D: finished samples of the current policy, taken back to a start step each, in B branches."""
+
+    num_roots: int
+    num_branches: int
+    window_of: Callable[[int], Window]
+    """Epoch -> window."""
+    choose_steps: ChooseSteps
+    fresh: FreshStarts
+
+    def draw(
+        self, policy: DiffusionPolicy, *, run_seed: int, epoch: int, on_advance: OnAdvance | None = None
+    ) -> Starts:
+        """Draw roots, choose a start step for each, and re-noise its branches, each from a stream of its own."""
+        count = _Counter(on_advance)
+        states, steps, streams = self.fresh.draw(policy, self.num_roots, run_seed=run_seed, epoch=epoch)
+        roots = denoise(policy, states, steps, streams, batch_size=self.fresh.batch_size, on_advance=count)
+        window = self.window_of(epoch)
+        root_steps = self.choose_steps(policy, roots, window, run_seed, epoch, count)
+        groups = torch.arange(self.num_roots).repeat_interleave(self.num_branches)
+        branch_streams = [
+            stream(run_seed, Purpose.BRANCH, epoch, root, branch)
+            for root in range(self.num_roots)
+            for branch in range(self.num_branches)
+        ]
+        noise = draw_noise(branch_streams, policy.sample_shape, policy.device)
+        return Starts(
+            states=renoise(policy.schedule, roots[groups], root_steps[groups], noise),
+            steps=root_steps[groups],
+            groups=groups,
+            streams=branch_streams,
+            window=window,
+            num_evaluations=count.total,
+        )
+
+
+def uniform_steps(
+    policy: DiffusionPolicy, roots: Tensor, window: Window, run_seed: int, epoch: int, count: _Counter
+) -> Tensor:
+    """HRF: each root's start step is uniform in the window. [N] int64."""
+    del policy, count
+    draws = [
+        torch.randint(window.start, window.stop, (1,), generator=stream(run_seed, Purpose.START, epoch, root))
+        for root in range(len(roots))
+    ]
+    return torch.cat(draws)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectedSteps:
+    """HRF-D: each root's start step is the best-scoring candidate of the window (hrf.core.selection).
+
+    Every candidate is tried with a few branches, denoised deterministically (eta 0) on noise that no episode uses:
+    training on the noise that won the selection would overestimate its reward. All candidates of all roots run
+    together.
+    """
+
+    score: Callable[[Tensor], Tensor]
+    """Finished samples [M, C, H, W] -> rewards [M]."""
+    embed: Callable[[Tensor], Tensor]
+    """Finished samples [M, C, H, W] -> features [M, D], whose cosine distance to the root's is the distance."""
+    num_branches: int
+    stride: int
+    """Candidates are every stride-th step of the window."""
+    beta: float
+    coarse_stride: int = 1
+    """Look at every coarse_stride-th candidate first, then refine around the winner; 1 tries all (the published rule)."""
+    one_step: bool = False
+    """Judge a candidate by the denoiser's one-step estimate instead of a full denoising."""
+    batch_size: int
+
+    def __call__(
+        self, policy: DiffusionPolicy, roots: Tensor, window: Window, run_seed: int, epoch: int, count: _Counter
+    ) -> Tensor:
+        """Choose a start step per root: [N] int64."""
+        candidates = list(range(window.start, window.stop, self.stride))
+        if len(candidates) < 2:
+            raise ValueError(f"window {window} with stride {self.stride} leaves fewer than two candidates")
+        coarse = coarse_candidates(candidates, self.coarse_stride)
+        tried = self._try(policy, roots, [coarse] * len(roots), run_seed, epoch, count)
+        winners = [self._winner(coarse, measured) for measured in tried]
+        if self.coarse_stride == 1:
+            return torch.tensor([coarse[winner] for winner in winners])
+        fine = [refined_candidates(candidates, coarse, winner) for winner in winners]
+        unseen = [[step for step in steps if step not in coarse] for steps in fine]
+        for measured, more in zip(tried, self._try(policy, roots, unseen, run_seed, epoch, count), strict=True):
+            measured.update(more)
+        return torch.tensor(
+            [steps[self._winner(steps, measured)] for steps, measured in zip(fine, tried, strict=True)]
+        )
+
+    def _winner(self, steps: Sequence[int], measured: dict[int, tuple[float, float]]) -> int:
+        rewards = [measured[step][0] for step in steps]
+        distances = [measured[step][1] for step in steps]
+        return best_pair(rewards, distances, self.beta)
+
+    def _try(
+        self,
+        policy: DiffusionPolicy,
+        roots: Tensor,
+        candidates: Sequence[Sequence[int]],
+        run_seed: int,
+        epoch: int,
+        count: _Counter,
+    ) -> list[dict[int, tuple[float, float]]]:
+        """Mean reward and mean distance of each root's candidates: one {step: (reward, distance)} per root."""
+        trials = [
+            (root, step, branch)
+            for root, steps in enumerate(candidates)
+            for step in steps
+            for branch in range(self.num_branches)
+        ]
+        if not trials:
+            return [{} for _ in roots]
+        root_index = torch.tensor([root for root, _, _ in trials])
+        steps = torch.tensor([step for _, step, _ in trials])
+        streams = [stream(run_seed, Purpose.SELECTION, epoch, *trial) for trial in trials]
+        noise = draw_noise(streams, policy.sample_shape, policy.device)
+        deterministic = policy.with_schedule(policy.schedule.with_eta(0.0))
+        states = renoise(policy.schedule, roots[root_index], steps, noise)
+        samples = self._finish(deterministic, states, steps, streams, count)
+        rewards = self.score(samples)
+        similarity = torch.cosine_similarity(self.embed(samples), self.embed(roots)[root_index], dim=1)
+        results: list[dict[int, tuple[float, float]]] = []
+        for root, own in enumerate(candidates):
+            means = {}
+            for step in own:
+                members = (root_index == root) & (steps == step)
+                means[step] = (float(rewards[members].mean()), float(1 - similarity[members].mean()))
+            results.append(means)
+        return results
+
+    def _finish(
+        self, policy: DiffusionPolicy, states: Tensor, steps: Tensor, streams: list[Generator], count: _Counter
+    ) -> Tensor:
+        if not self.one_step:
+            return denoise(policy, states, steps, streams, batch_size=self.batch_size, on_advance=count)
+        with torch.no_grad():
+            parts = []
+            for index in torch.arange(len(states)).split(self.batch_size):
+                parts.append(policy.estimate(states[index], steps[index]))
+                count(len(index))
+        return torch.cat(parts)
+
+
+class _Counter:
+    """Counts denoiser evaluations and passes them on to the progress display."""
+
+    def __init__(self, on_advance: OnAdvance | None) -> None:
+        self.total = 0
+        self._on_advance = on_advance
+
+    def __call__(self, count: int) -> None:
+        self.total += count
+        if self._on_advance:
+            self._on_advance(count)

@@ -1,0 +1,111 @@
+"""How trajectories, samples, training state and history lie in their folders."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hrf.checkpoint import read_folder
+from hrf.rollout import Trajectories
+from hrf.starts import PrefixPool
+from hrf.training import Episodes, EvaluationStarts
+from hrf.update import Updater
+
+ABOUT_FILE, STATE_FILE = "about.json", "state.json"
+_MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+
+
+def save_episodes(episodes: Episodes, folder: Path, extra: Mapping[str, Any]) -> None:
+    """Write an epoch's trajectories, and the numbers that `update` reports about their sampling."""
+    tensors = asdict(episodes.trajectories)
+    num_trained = tensors.pop("num_trained_steps")
+    save_file(tensors, folder / "trajectories.safetensors")
+    window = episodes.starts.window
+    about = {
+        "num_trained_steps": num_trained,
+        "window": [window.start, window.stop] if window else None,
+        "mean_start_step": float(episodes.starts.steps.float().mean()),
+        "num_evaluations": episodes.num_evaluations,
+        "seconds": episodes.seconds,
+        **extra,
+    }
+    (folder / ABOUT_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
+
+
+def load_trajectories(path: str) -> tuple[Trajectories, dict[str, Any]]:
+    """Read and verify a trajectories folder; returns them and what `sample` said about them."""
+    folder = read_folder(path)
+    about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
+    tensors = load_file(folder / "trajectories.safetensors")
+    return Trajectories(**tensors, num_trained_steps=about["num_trained_steps"]), about
+
+
+def save_training_state(updater: Updater, folder: Path, num_evaluations: int) -> None:
+    """Write the optimizer's moments by parameter name, and the counters."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in updater.policy.denoiser.named_parameters():
+        state = updater.optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}/{name}": state[moment].contiguous() for moment in _MOMENTS if moment in state}
+    save_file(tensors, folder / "moments.safetensors")
+    state = {"num_updates": updater.num_updates, "num_evaluations": num_evaluations}
+    (folder / STATE_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
+
+
+def load_training_state(path: str, denoiser: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
+    """Read and verify a training state folder into the optimizer; returns the counters. A fresh one has no moments."""
+    folder = read_folder(path)
+    counters: dict[str, int] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    file = folder / "moments.safetensors"
+    if file.is_file():
+        tensors = load_file(file)
+        for name, parameter in denoiser.named_parameters():
+            if f"step/{name}" in tensors:
+                optimizer.state[parameter] = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS}
+                for moment in _MOMENTS[1:]:
+                    optimizer.state[parameter][moment] = optimizer.state[parameter][moment].to(parameter.device)
+    return counters
+
+
+def save_evaluation_starts(starts: EvaluationStarts, folder: Path) -> None:
+    """Write the states from which every candidate is evaluated."""
+    save_file({"states": starts.states, "step": torch.tensor(starts.step)}, folder / "evaluation_starts.safetensors")
+
+
+def load_evaluation_starts(folder: Path) -> EvaluationStarts:
+    """Read the states from which every candidate is evaluated, from a verified baseline folder."""
+    tensors = load_file(folder / "evaluation_starts.safetensors")
+    return EvaluationStarts(states=tensors["states"], step=int(tensors["step"]))
+
+
+def save_prefix_pool(states: Tensor, folder: Path) -> None:
+    """Write a split policy's pool of prefix states."""
+    save_file({"states": states}, folder / "prefix_pool.safetensors")
+
+
+def load_prefix_pool(folder: Path, switch_step: int) -> PrefixPool | None:
+    """Read the pool from a verified baseline folder; None if the run has none."""
+    file = folder / "prefix_pool.safetensors"
+    return PrefixPool(states=load_file(file)["states"], step=switch_step) if file.is_file() else None
+
+
+def epoch_folder(history: Path, epoch: int) -> Path:
+    """Where the records of an epoch lie in a history folder."""
+    return history / "epochs" / f"{epoch:04d}"
+
+
+def extend_history(history: str, folder: Path, epoch: int, records: Mapping[str, Any]) -> Path:
+    """Copy a history folder and add JSON records to one of its epochs; returns the epoch's folder."""
+    shutil.copytree(read_folder(history) / "epochs", folder / "epochs", dirs_exist_ok=True)
+    target = epoch_folder(folder, epoch)
+    target.mkdir(exist_ok=True, parents=True)
+    for name, record in records.items():
+        (target / name).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    return target

@@ -1,0 +1,78 @@
+"""Baseline: what every candidate is compared with, and the states that a split policy's runs share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hrf.checkpoint import read_folder, writing_folder
+from hrf.evaluation import evaluation_record
+from hrf.images import grid
+from hrf.policies.folders import load_policy
+from hrf.steps.artifacts import save_evaluation_starts, save_prefix_pool
+from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.measuring import GRID_IMAGES, measure_policy
+from hrf.training import draw_prefix_pool, evaluation_starts
+
+
+@step("baseline")
+def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, Any]:
+    """Measure the base and, where the run goes on from another policy, that one, on the fixed seeds.
+
+    Args:
+        run: Folder of the run.
+        base: Folder of the base model.
+        policy: Folder of the policy that the run starts from.
+        baseline: Output folder: the base's measurements and pictures, the states that evaluations start from, the
+            incumbent's rewards, and the prefix pool.
+
+    Returns:
+        The base's reward and diversity.
+    """
+    context = Run.read(run)
+    config, about = context.config, context.about
+    base_folder, policy_folder = read_folder(base), read_folder(policy)
+    report = advance_reporter("baseline", None, _num_evaluations(context))
+    untrained = load_policy(config, base_folder, base_folder)
+    starts = evaluation_starts(untrained, config, report)
+    measured = measure_policy(context, untrained, starts, report)
+    record = evaluation_record(
+        measured, measured, settings=config.evaluation, monitors=config.gate.monitors, epoch=-1, num_evaluations=0,
+        reward_name=config.reward.name,
+    )
+    incumbents = {}
+    if about["started_from"]:
+        incumbent = load_policy(config, base_folder, policy_folder)
+        rewards = measure_policy(context, incumbent, starts, report).rewards
+        incumbents[about["started_from"]] = [float(reward) for reward in rewards]
+    with writing_folder(baseline, producer=context.producer("baseline")) as folder:
+        (folder / "base").mkdir()
+        measured.save(folder / "base")
+        save_evaluation_starts(starts, folder)
+        if config.policy.prefix_pool:
+            save_prefix_pool(
+                draw_prefix_pool(untrained, config, run_seed=context.run_seed, on_advance=report), folder
+            )
+        (folder / "baseline.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
+        (folder / "incumbents.json").write_text(json.dumps(incumbents) + "\n", encoding="utf-8")
+        grid(measured.images[:GRID_IMAGES], columns=8).save(folder / "base_grid.png")
+    return {
+        "reward": record["reward"]["value"],
+        "vendi_order2": record["diversity"]["vendi_order2"]["value"],
+        "prefix_pool": config.policy.prefix_pool,
+    }
+
+
+def _num_evaluations(context: Run) -> int:
+    """Denoiser evaluations of this step, for the progress display."""
+    config = context.config
+    steps, switch = config.sampler.steps, int(context.about["policy"]["switch_step"])
+    policies = 2 if context.about["started_from"] else 1
+    return config.evaluation.num_samples * (switch + policies * (steps - switch)) + config.policy.prefix_pool * switch
+
+
+def read_baseline(path: str) -> tuple[Path, dict[str, Any]]:
+    """Verify a baseline folder; returns it and the base's evaluation record."""
+    folder = read_folder(path)
+    return folder, json.loads((folder / "baseline.json").read_text(encoding="utf-8"))

@@ -1,0 +1,139 @@
+"""What every step shares: the run it belongs to, its progress, its failure report, and the end of its runner."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from hrf import __version__
+from hrf.checkpoint import read_folder
+from hrf.config import Config
+from hrf.errors import ConfigError, HrfError
+from hrf.progress import emit
+
+RUNNER_PID = "HRF_RUNNER_PID"
+"""Environment variable: the process that wants this step's output; without it the step ends itself."""
+
+CONFIG_FILE, RUN_FILE = "config.yaml", "run.json"
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as `prepare` wrote it down."""
+
+    folder: Path
+    config: Config
+    about: dict[str, Any]
+    """run.json: run_id, experiment, storage, run_seed, started_from, evaluation_digest, versions, ..."""
+
+    @classmethod
+    def read(cls, folder: str) -> Run:
+        """Read and verify a run folder.
+
+        Raises:
+            ArtifactError: If it is damaged.
+        """
+        verified = read_folder(folder)
+        config = Config.from_yaml((verified / CONFIG_FILE).read_text(encoding="utf-8"))
+        about = json.loads((verified / RUN_FILE).read_text(encoding="utf-8"))
+        return cls(folder=verified, config=config, about=about)
+
+    @property
+    def run_seed(self) -> int:
+        """Seed of all of this run's training noise."""
+        return int(self.about["run_seed"])
+
+    def producer(self, step: str, epoch: int | None = None) -> dict[str, Any]:
+        """Who writes an output folder."""
+        about = {"step": step, "run": self.about["run_id"], "hrf": __version__, "config": self.config.digest()}
+        return about if epoch is None else {**about, "epoch": epoch}
+
+    def classifier(self, purpose: str) -> Path | None:
+        """Folder of the classifier that `prepare` packed for a purpose (`reward`, `evaluation`, `held_out`)."""
+        folder = self.folder / "classifiers" / purpose
+        return folder if folder.is_dir() else None
+
+    def is_evaluated(self, epoch: int) -> bool:
+        """Whether an epoch of this run is evaluated: every n-th, and always the last."""
+        return is_evaluated(self.config, epoch)
+
+
+def is_evaluated(config: Config, epoch: int) -> bool:
+    """Whether an epoch (from 0) is evaluated: every `evaluation.every`-th, and always the last."""
+    return (epoch + 1) % config.evaluation.every == 0 or epoch + 1 == config.run.epochs
+
+
+def step(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+    """Decorate a step: report its start, end and failure, and end it when its runner is gone.
+
+    Args:
+        name: What the step is called in progress events.
+    """
+
+    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+        @functools.wraps(function)
+        def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+            _end_with_runner()
+            began = time.perf_counter()
+            epoch = kwargs.get("epoch")
+            emit("step-started", step=name, epoch=epoch)
+            try:
+                result = function(*args, **kwargs)
+            except Exception as error:
+                emit(
+                    "step-failed",
+                    step=name,
+                    epoch=epoch,
+                    error_type=type(error).__name__,
+                    message=str(error),
+                    exit_code=error.exit_code if isinstance(error, HrfError) else 1,
+                    traceback=traceback.format_exc(),
+                )
+                raise
+            emit("step-finished", step=name, epoch=epoch, seconds=time.perf_counter() - began)
+            return result
+
+        return run
+
+    return decorate
+
+
+def advance_reporter(step_name: str, epoch: int | None, total: int | None) -> Callable[[int], None]:
+    """A callback that turns counts of finished evaluations into progress events."""
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        emit("advanced", step=step_name, epoch=epoch, done=done, total=total)
+
+    return report
+
+
+def _end_with_runner() -> None:
+    """Leave, at once, when the process that started the run is gone: nobody would take the output."""
+    runner = os.environ.get(RUNNER_PID)
+    if not runner:
+        return
+    if not runner.isdigit():
+        raise ConfigError(RUNNER_PID, expected="a process id", got=runner, fix="unset the environment variable")
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(int(runner), 0)
+            except ProcessLookupError:
+                os._exit(75)
+            time.sleep(0.5)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,78 @@
+"""Evaluate: the candidate on the fixed seeds, against the base."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hrf.checkpoint import read_folder, writing_folder
+from hrf.evaluation import Measured, evaluation_record
+from hrf.images import grid
+from hrf.policies.folders import load_policy
+from hrf.progress import emit
+from hrf.steps.artifacts import epoch_folder, load_evaluation_starts
+from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.measuring import GRID_IMAGES, measure_policy
+
+
+@step("evaluate")
+def evaluate(
+    *, run: str, base: str, policy: str, baseline: str, history: str, epoch: int, evaluation: str
+) -> dict[str, Any]:
+    """Measure reward, diversity, fidelity and drift of a candidate.
+
+    Args:
+        run: Folder of the run.
+        base: Folder of the base model.
+        policy: Folder of the candidate; its averaged weights are measured where it has them.
+        baseline: Folder of the baseline.
+        history: Folder of the records so far, for the evaluations that training has spent.
+        epoch: From 0.
+        evaluation: Output folder: `evaluation.json`, the sample grid, and the measurements per seed.
+
+    Returns:
+        The record in flat numbers.
+    """
+    context = Run.read(run)
+    config = context.config
+    baseline_folder = read_folder(baseline)
+    candidate = load_policy(config, read_folder(base), read_folder(policy), average=True)
+    starts = load_evaluation_starts(baseline_folder)
+    total = len(starts.states) * (config.sampler.steps - starts.step)
+    measured = measure_policy(context, candidate, starts, advance_reporter("evaluate", epoch, total))
+    update = json.loads((epoch_folder(read_folder(history), epoch) / "update.json").read_text(encoding="utf-8"))
+    record = evaluation_record(
+        measured,
+        Measured.load(baseline_folder / "base"),
+        settings=config.evaluation,
+        monitors=config.gate.monitors,
+        epoch=epoch,
+        num_evaluations=update["num_evaluations"],
+        reward_name=config.reward.name,
+    )
+    with writing_folder(evaluation, producer=context.producer("evaluate", epoch)) as folder:
+        (folder / "evaluation.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
+        grid(measured.images[:GRID_IMAGES], columns=8).save(folder / "grid.png")
+        (folder / "measured").mkdir()
+        measured.save(folder / "measured")
+    emit("epoch-evaluated", epoch=epoch, reward=record["reward"], diversity=record["diversity"]["vendi_order2_ratio"])
+    return evaluation_metrics(record)
+
+
+def evaluation_metrics(record: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation record in flat numbers, for Kubeflow's metrics and for tables."""
+    metrics = {
+        "reward": record["reward"]["value"],
+        "reward_vs_base": record["reward_vs_base"]["value"],
+        "reward_vs_base_low": record["reward_vs_base"]["low"],
+        "vendi_order2": record["diversity"]["vendi_order2"]["value"],
+        "vendi_order2_ratio": record["diversity"]["vendi_order2_ratio"]["value"],
+        "vendi_order2_ratio_low": record["diversity"]["vendi_order2_ratio"]["low"],
+        "coverage": record["fidelity"]["coverage"],
+        "density": record["fidelity"]["density"],
+        "num_evaluations": record["num_evaluations"],
+        **{name: monitor["value"] for name, monitor in record["monitors"].items()},
+    }
+    if record["mode_entropy"] is not None:
+        metrics["mode_entropy"] = record["mode_entropy"]
+    return metrics

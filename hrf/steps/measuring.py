@@ -1,0 +1,34 @@
+"""Sample a policy on the fixed seeds and measure the pictures: shared by `baseline` and `evaluate`."""
+
+from __future__ import annotations
+
+from hrf.classifier import ImageClassifier
+from hrf.evaluation import Measured, measure
+from hrf.features import embedder
+from hrf.images import to_images
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.rewards import build_reward
+from hrf.rollout import OnAdvance
+from hrf.steps.context import Run
+from hrf.training import EvaluationStarts, evaluation_samples
+
+GRID_IMAGES = 32
+"""How many of the fixed seeds the sample grids show."""
+
+
+def measure_policy(
+    context: Run, policy: DiffusionPolicy, starts: EvaluationStarts, on_advance: OnAdvance | None
+) -> Measured:
+    """Finished samples of the fixed seeds with their rewards, features and class probabilities."""
+    config = context.config
+    folder = context.classifier("evaluation")
+    classifier = ImageClassifier.from_pretrained(folder) if folder else None
+    held_out = config.evaluation.held_out_reward
+    samples = evaluation_samples(policy, starts, config, on_advance)
+    return measure(
+        to_images(samples),
+        reward=build_reward(config.reward, context.classifier("reward")),
+        held_out_reward=build_reward(held_out, context.classifier("held_out")) if held_out else None,
+        embedder=embedder(config.evaluation.features, classifier),
+        classifier=classifier,
+    )

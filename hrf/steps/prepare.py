@@ -1,0 +1,196 @@
+"""Prepare: check everything that can be checked before a minute of training is spent, and fetch what the run needs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import shutil
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hrf import __version__
+from hrf.checkpoint import canonical_json, read_manifest, writing_folder
+from hrf.config import Config, resolve
+from hrf.errors import ConfigError
+from hrf.policies.folders import POLICY_FILE, noise_schedule, normalise_base, scheduler_config, switch_step
+from hrf.policies.sources import classifier_folder, fetch_model
+from hrf.promotion import fetch_incumbent, read_pointer
+from hrf.rewards import build_reward
+from hrf.seeds import derive_seed
+from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
+from hrf.storage import Storage
+from hrf.training import window_schedule
+
+
+@step("prepare")
+def prepare(
+    *,
+    preset: str,
+    overrides: str,
+    num_epochs: int,
+    experiment: str,
+    run_id: str,
+    start_from: str,
+    storage: str,
+    run: str,
+    base: str,
+    policy: str,
+    training_state: str,
+    history: str,
+) -> dict[str, Any]:
+    """Resolve and check the configuration, reach the storage, and fetch base and incumbent.
+
+    Args:
+        preset: Name of a preset; empty if `overrides` is a whole configuration.
+        overrides: YAML text over the preset.
+        num_epochs: Epochs that the pipeline was compiled for; the configuration must agree.
+        experiment: Whose promoted pointer the run starts from and moves.
+        run_id: Name of the run in the storage.
+        start_from: `promoted`, `base`, or empty for what the configuration says.
+        storage: `s3://bucket/prefix`.
+        run: Output folder: the resolved configuration, the run's identity, and the classifiers it uses.
+        base: Output folder: the base model in diffusers' layout.
+        policy: Output folder: the policy that training starts from.
+        training_state: Output folder: optimizer state and counters, fresh.
+        history: Output folder: the records of past epochs, none yet.
+
+    Returns:
+        What the run is, as flat values.
+
+    Raises:
+        HrfError: For whatever can't work.
+    """
+    config = resolve(preset, overrides)
+    _check_epochs(config, num_epochs)
+    store = Storage.open(storage)
+    store.check()
+    base_digest = _write_base(config, run_id, Path(base))
+    schedule = noise_schedule(scheduler_config(Path(base)), config)
+    window_schedule(config, schedule.num_trained_steps)
+    identity = policy_identity(config, base_digest)
+    pointer = read_pointer(store, experiment) if (start_from or config.run.start_from) == "promoted" else None
+    parent = str(pointer["candidate_id"]) if pointer else None
+    about = {
+        "run_id": run_id,
+        "experiment": experiment,
+        "storage": storage,
+        "preset": preset,
+        "run_seed": derive_seed(config.run.seed, parent) if parent else config.run.seed,
+        "started_from": parent,
+        "num_epochs": config.run.epochs,
+        "num_trained_steps": schedule.num_trained_steps,
+        "policy": identity,
+        "evaluation_digest": _evaluation_digest(config, identity),
+        "versions": _versions(),
+    }
+    producer = {"step": "prepare", "run": run_id, "hrf": __version__, "config": config.digest()}
+    with writing_folder(run, producer=producer) as folder:
+        (folder / CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")
+        (folder / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        _pack_classifiers(config, folder / "classifiers")
+    with writing_folder(policy, producer=producer) as folder:
+        if pointer:
+            with tempfile.TemporaryDirectory() as scratch:
+                incumbent = fetch_incumbent(store, pointer, Path(scratch) / "incumbent")
+                _check_incumbent(incumbent, identity, parent)
+                _copy_policy(incumbent, folder)
+        else:
+            _copy_policy(Path(base), folder)
+            (folder / POLICY_FILE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+    with writing_folder(training_state, producer=producer) as folder:
+        (folder / "state.json").write_text(json.dumps({"num_updates": 0, "num_evaluations": 0}) + "\n")
+    with writing_folder(history, producer=producer) as folder:
+        (folder / "epochs").mkdir()
+    return {
+        "run_id": run_id,
+        "started_from": parent or "base",
+        "epochs": config.run.epochs,
+        "trained_steps": schedule.num_trained_steps,
+    }
+
+
+def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
+    """What a policy folder says of itself: under which sampler and beside which reference its weights mean something."""
+    return {
+        "kind": "split" if config.policy.split > 0 else "full",
+        "switch_step": switch_step(config),
+        "sampler": config.sampler.model_dump(mode="json"),
+        "base": {"source": config.model.source, "revision": config.model.revision, "digest": base_digest},
+    }
+
+
+def _check_epochs(config: Config, num_epochs: int) -> None:
+    if config.run.epochs != num_epochs:
+        raise ConfigError(
+            "run.epochs",
+            expected=f"{num_epochs}, the number of epochs that this pipeline was compiled for",
+            got=config.run.epochs,
+            fix="compile the pipeline anew for that number; a loop over a run-time number doesn't exist in Kubeflow",
+        )
+
+
+def _write_base(config: Config, run_id: str, target: Path) -> str:
+    """Fetch the base model and write it out; returns the digest of its contents."""
+    producer = {"step": "prepare", "run": run_id, "hrf": __version__, "source": config.model.source}
+    with tempfile.TemporaryDirectory() as scratch, writing_folder(target, producer=producer) as folder:
+        normalise_base(fetch_model(config.model, Path(scratch) / "model"), folder)
+    return read_manifest(target).content_digest()
+
+
+def _pack_classifiers(config: Config, target: Path) -> None:
+    """Copy the classifiers that rewards and evaluation use, and try every reward once: a typo should cost seconds."""
+    wanted = {"evaluation": config.evaluation.classifier}
+    rewards = {"reward": config.reward, "held_out": config.evaluation.held_out_reward}
+    wanted |= {name: reward.classifier for name, reward in rewards.items() if reward and reward.name == "classifier"}
+    for name, source in wanted.items():
+        if source:
+            field = "evaluation.classifier" if name == "evaluation" else f"{name}.classifier"
+            shutil.copytree(classifier_folder(source, field), target / name)
+    for name, reward in rewards.items():
+        if reward:
+            folder = target / name
+            build_reward(reward, folder if folder.is_dir() else None)
+
+
+def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None) -> None:
+    """Refuse to go on from a policy that was tuned under another sampler or from another base."""
+    found = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
+    for field in ("kind", "switch_step", "sampler", "base"):
+        mine, theirs = identity[field], found[field]
+        if field == "base":
+            mine, theirs = mine["digest"], theirs["digest"]
+        if mine != theirs:
+            raise ConfigError(
+                "run.start_from",
+                expected=f"a promoted policy with the same {field} as this configuration ({mine})",
+                got=f"{parent} with {theirs}",
+                fix="use another --experiment, or start from the base: run.start_from: base",
+            )
+
+
+def _copy_policy(source: Path, target: Path) -> None:
+    for name in ("unet", "scheduler"):
+        shutil.copytree(source / name, target / name)
+    for name in ("model_index.json", POLICY_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def _evaluation_digest(config: Config, identity: dict[str, Any]) -> str:
+    """Two evaluations with equal digests measured the same thing on the same noise: rewards pair seed by seed."""
+    measured = {
+        "evaluation": config.evaluation.model_dump(mode="json", exclude={"every", "confidence"}),
+        "reward": config.reward.model_dump(mode="json"),
+        "sampler": identity["sampler"],
+        "switch_step": identity["switch_step"],
+        "base": identity["base"]["digest"],
+    }
+    return hashlib.sha256(canonical_json(measured)).hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "diffusers", "pillow", "numpy", "safetensors")
+    return {"hrf": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}

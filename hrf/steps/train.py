@@ -1,0 +1,86 @@
+"""Train: several epochs of sample, score and update in one step, for long runs within Kubeflow's task budget."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from hrf.checkpoint import read_folder, writing_folder
+from hrf.cost import expected_sampling_evaluations
+from hrf.rewards import build_reward
+from hrf.steps.artifacts import extend_history, load_prefix_pool
+from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.score import reward_samples
+from hrf.steps.update import TrainingSession, update_metrics
+from hrf.training import build_starts, sample_episodes
+
+
+@step("train")
+def train(
+    *,
+    run: str,
+    base: str,
+    policy: str,
+    training_state: str,
+    baseline: str,
+    history: str,
+    epoch: int,
+    num_epochs: int,
+    new_policy: str,
+    new_training_state: str,
+    new_history: str,
+) -> dict[str, Any]:
+    """Train `num_epochs` epochs from `epoch` on; bit for bit what the separate steps make of them.
+
+    Args:
+        run: Folder of the run.
+        base: Folder of the base model.
+        policy: Folder of the current policy.
+        training_state: Folder of the optimizer's state and the counters.
+        baseline: Folder of the baseline, which holds the prefix pool.
+        history: Folder of the records of past epochs.
+        epoch: The first one, from 0.
+        num_epochs: How many.
+        new_policy: Output folder: the updated policy.
+        new_training_state: Output folder.
+        new_history: Output folder: `history` and these epochs' records.
+
+    Returns:
+        The last epoch's metrics.
+    """
+    context = Run.read(run)
+    config = context.config
+    session = TrainingSession(context, base, policy, training_state)
+    reward = build_reward(config.reward, context.classifier("reward"))
+    pool = load_prefix_pool(read_folder(baseline), session.policy.switch_step)
+    distribution = build_starts(config, session.policy, reward=lambda: reward, pool=pool)
+    records: dict[int, dict[str, Any]] = {}
+    for current in range(epoch, epoch + num_epochs):
+        expected = round(expected_sampling_evaluations(config, session.policy.schedule, current))
+        episodes = sample_episodes(
+            session.policy,
+            distribution,
+            config,
+            run_seed=context.run_seed,
+            epoch=current,
+            on_advance=advance_reporter("sample", current, expected),
+        )
+        began = time.perf_counter()
+        groups = episodes.trajectories.groups
+        rewards = reward_samples(reward, episodes.samples.numpy(), groups.numpy(), current)
+        window = episodes.starts.window
+        sampled = {
+            "window": [window.start, window.stop] if window else None,
+            "mean_start_step": float(episodes.starts.steps.float().mean()),
+            "num_evaluations": episodes.num_evaluations,
+            "seconds": episodes.seconds,
+        }
+        records[current] = session.learn(
+            episodes.trajectories, rewards, sampled, time.perf_counter() - began, current
+        )
+    last = epoch + num_epochs - 1
+    session.save(new_policy, new_training_state, "train", last)
+    with writing_folder(new_history, producer=context.producer("train", last)) as folder:
+        for current, record in records.items():
+            extend_history(history, folder, current, {"update.json": record})
+    return update_metrics(records[last])

@@ -1,0 +1,145 @@
+"""Update: train the policy on an epoch's trajectories and rewards."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hrf.checkpoint import read_folder, writing_folder
+from hrf.config import Config
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.policies.folders import POLICY_FILE, load_average, load_policy, save_policy
+from hrf.progress import emit
+from hrf.rollout import Trajectories
+from hrf.steps.artifacts import extend_history, load_training_state, load_trajectories, save_training_state
+from hrf.steps.context import Run, advance_reporter, step
+from hrf.training import advantages_of, update_cost
+from hrf.update import Updater, build_optimizer
+
+
+@step("update")
+def update(
+    *,
+    run: str,
+    base: str,
+    policy: str,
+    training_state: str,
+    trajectories: str,
+    scores: str,
+    history: str,
+    epoch: int,
+    new_policy: str,
+    new_training_state: str,
+    new_history: str,
+) -> dict[str, Any]:
+    """Make one epoch's updates.
+
+    Args:
+        run: Folder of the run.
+        base: Folder of the base model.
+        policy: Folder of the policy that sampled.
+        training_state: Folder of the optimizer's state and the counters.
+        trajectories: Folder of the epoch's trajectories.
+        scores: Folder of their rewards.
+        history: Folder of the records of past epochs.
+        epoch: From 0.
+        new_policy: Output folder: the updated policy.
+        new_training_state: Output folder.
+        new_history: Output folder: `history` and this epoch's `update.json`.
+
+    Returns:
+        The last update's metrics.
+    """
+    context = Run.read(run)
+    tails, sampled = load_trajectories(trajectories)
+    scored = json.loads((read_folder(scores) / "scores.json").read_text(encoding="utf-8"))
+    session = TrainingSession(context, base, policy, training_state)
+    record = session.learn(tails, np.asarray(scored["rewards"]), sampled, float(scored["seconds"]), epoch)
+    session.save(new_policy, new_training_state, "update", epoch)
+    with writing_folder(new_history, producer=context.producer("update", epoch)) as folder:
+        extend_history(history, folder, epoch, {"update.json": record})
+    return update_metrics(record)
+
+
+def update_metrics(record: dict[str, Any]) -> dict[str, Any]:
+    """An epoch's update record in flat numbers: the last update's metrics, and the largest share of one step."""
+    norms = list(record["grad_norm_by_step"].values())
+    return {
+        **{name: value for name, value in record["updates"][-1].items() if name != "update"},
+        "num_updates": len(record["updates"]),
+        "num_evaluations": record["num_evaluations"],
+        "largest_step_over_median": max(norms) / float(np.median(norms)) if np.median(norms) > 0 else 0.0,
+        "seconds": record["seconds"]["update"],
+    }
+
+
+class TrainingSession:
+    """A policy with its optimizer and counters, read from folders, trained in memory, and written back."""
+
+    def __init__(self, context: Run, base: str, policy: str, training_state: str) -> None:
+        self._context = context
+        self._base = read_folder(base)
+        folder = read_folder(policy)
+        config: Config = context.config
+        self.policy: DiffusionPolicy = load_policy(config, self._base, folder)
+        self._about = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
+        optimizer = build_optimizer(self.policy.denoiser, config.update)
+        counters = load_training_state(training_state, self.policy.denoiser, optimizer)
+        self._num_evaluations = counters["num_evaluations"]
+        self._updater = Updater(
+            self.policy,
+            optimizer,
+            config.update,
+            num_updates=counters["num_updates"],
+            average=load_average(folder) if config.update.ema_decay > 0 else None,
+        )
+
+    def learn(
+        self,
+        trajectories: Trajectories,
+        rewards: NDArray[np.float64],
+        sampled: dict[str, Any],
+        score_seconds: float,
+        epoch: int,
+    ) -> dict[str, Any]:
+        """Make an epoch's updates; returns the epoch's `update.json`."""
+        config = self._context.config
+        began = time.perf_counter()
+        pairs = int(trajectories.tail_lengths.sum()) * config.update.inner_epochs
+        updates, norms = self._updater.run(
+            trajectories,
+            advantages_of(rewards, trajectories, config),
+            run_seed=self._context.run_seed,
+            epoch=epoch,
+            on_advance=advance_reporter("update", epoch, pairs),
+        )
+        seconds = time.perf_counter() - began
+        pool = config.policy.prefix_pool * self.policy.switch_step if epoch == 0 else 0
+        self._num_evaluations += pool + sampled["num_evaluations"] + update_cost(trajectories, config)
+        record = {
+            "epoch": epoch,
+            "window": sampled["window"],
+            "mean_start_step": sampled["mean_start_step"],
+            "num_evaluations": self._num_evaluations,
+            "reward_mean": float(rewards.mean()),
+            "reward_std": float(rewards.std()),
+            "seconds": {"sample": sampled["seconds"], "score": score_seconds, "update": seconds},
+            "updates": [asdict(metrics) for metrics in updates],
+            "grad_norm_by_step": {str(step): norm for step, norm in norms.items()},
+        }
+        emit("epoch-trained", epoch=epoch, reward_mean=record["reward_mean"], window=sampled["window"])
+        return record
+
+    def save(self, policy: str | Path, training_state: str | Path, step_name: str, epoch: int) -> None:
+        """Write the policy and training state folders."""
+        producer = self._context.producer(step_name, epoch)
+        with writing_folder(policy, producer=producer) as folder:
+            save_policy(folder, self.policy.denoiser, self._base, self._about, self._updater.average)
+        with writing_folder(training_state, producer=producer) as folder:
+            save_training_state(self._updater, folder, self._num_evaluations)

@@ -1,0 +1,209 @@
+"""One epoch of training on objects: draw starts, roll out, and what that costs. No files, no names of algorithms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hrf.config import Config
+from hrf.core.objective import group_advantages
+from hrf.core.window import WindowSchedule, build_schedule
+from hrf.features import pixel_features
+from hrf.images import to_images
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.policies.folders import switch_step
+from hrf.rewards import Reward
+from hrf.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
+from hrf.seeds import Purpose, stream
+from hrf.starts import (
+    FreshStarts,
+    NoiseStarts,
+    PrefixPool,
+    RenoisedStarts,
+    SelectedSteps,
+    StartDistribution,
+    Starts,
+    uniform_steps,
+)
+
+BACKWARD_COST = 2
+"""A backward pass costs about two forward passes: evaluations are counted in forward passes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episodes:
+    """What one epoch's sampling made."""
+
+    starts: Starts
+    trajectories: Trajectories
+    samples: Tensor
+    """[B, C, H, W] finished, on the CPU."""
+    num_evaluations: int
+    """Denoiser evaluations for starts and rollout."""
+    seconds: float
+
+
+def sample_episodes(
+    policy: DiffusionPolicy,
+    distribution: StartDistribution,
+    config: Config,
+    *,
+    run_seed: int,
+    epoch: int,
+    on_advance: OnAdvance | None = None,
+) -> Episodes:
+    """Draw an epoch's starts and denoise every branch to the end."""
+    began = time.perf_counter()
+    starts = distribution.draw(policy, run_seed=run_seed, epoch=epoch, on_advance=on_advance)
+    trajectories, samples = rollout(
+        policy,
+        starts.states,
+        starts.steps,
+        starts.groups,
+        starts.streams,
+        batch_size=config.model.batch_size,
+        reduction=config.update.log_prob_reduction,
+        on_advance=on_advance,
+    )
+    tails = int((policy.schedule.num_steps - starts.steps).sum())
+    return Episodes(
+        starts=starts,
+        trajectories=trajectories,
+        samples=samples.cpu(),
+        num_evaluations=starts.num_evaluations + tails,
+        seconds=time.perf_counter() - began,
+    )
+
+
+def update_cost(trajectories: Trajectories, config: Config) -> int:
+    """Forward-equivalents of an epoch's updates: a forward and a backward per trained step, branch and inner epoch."""
+    per_pair = 1 + BACKWARD_COST + (1 if config.update.kl_weight > 0 else 0)
+    return int(trajectories.tail_lengths.sum()) * config.update.inner_epochs * per_pair
+
+
+def advantages_of(rewards: NDArray[np.float64], trajectories: Trajectories, config: Config) -> Tensor:
+    """Group advantages of the branches, [B] float32."""
+    values = torch.as_tensor(rewards, dtype=torch.float64)
+    return group_advantages(values, trajectories.groups, delta=config.update.advantage_delta).float()
+
+
+def window_schedule(config: Config, num_trained_steps: int) -> WindowSchedule | None:
+    """The epoch -> window function of a configuration; None for starts from noise."""
+    if config.starts.kind == "noise":
+        return None
+    return build_schedule(
+        config.starts,
+        num_epochs=config.run.epochs,
+        num_steps=config.sampler.steps,
+        num_trained_steps=num_trained_steps,
+        switch_step=switch_step(config),
+    )
+
+
+def build_starts(
+    config: Config, policy: DiffusionPolicy, *, reward: Callable[[], Reward], pool: PrefixPool | None
+) -> StartDistribution:
+    """The start distribution that a configuration names; the one place where DDPO, HRF and HRF-D part.
+
+    Args:
+        config: Its `starts`, `rollout`, `policy` and `reward` parts.
+        policy: Whose schedule says which steps are trained.
+        reward: Makes the reward; called only where starts are selected by it.
+        pool: Prefix states of a split policy, if there is a pool.
+    """
+    fresh = FreshStarts(batch_size=config.model.batch_size, pool=pool)
+    windows = window_schedule(config, policy.schedule.num_trained_steps)
+    if windows is None:
+        return NoiseStarts(num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh)
+    return RenoisedStarts(
+        num_roots=config.rollout.roots,
+        num_branches=config.rollout.branches,
+        window_of=windows.window,
+        choose_steps=_selected_steps(config, reward()) if config.starts.kind == "selected" else uniform_steps,
+        fresh=fresh,
+    )
+
+
+def _selected_steps(config: Config, reward: Reward) -> SelectedSteps:
+    selection = config.starts.selection
+    exhaustive = selection.rule == "exhaustive"
+    return SelectedSteps(
+        score=lambda samples: torch.as_tensor(reward(to_images(samples.cpu().numpy()))),
+        embed=lambda samples: pixel_features(to_images(samples.cpu().numpy())),
+        num_branches=selection.branches,
+        stride=selection.stride,
+        beta=selection.beta,
+        coarse_stride=1 if exhaustive else selection.coarse_stride // selection.stride,
+        one_step=selection.preview_steps == 1,
+        batch_size=config.model.batch_size,
+    )
+
+
+def draw_prefix_pool(policy: DiffusionPolicy, config: Config, *, run_seed: int, on_advance: OnAdvance | None) -> Tensor:
+    """States at the switch step from noise, by the reference: [prefix_pool, C, H, W]."""
+    count = config.policy.prefix_pool
+    # Epochs draw from the pool with one coordinate, its states are made with two: the streams never meet.
+    streams = [stream(run_seed, Purpose.PREFIX_POOL, 0, index) for index in range(count)]
+    return denoise(
+        policy,
+        draw_noise(streams, policy.sample_shape, policy.device),
+        torch.zeros(count, dtype=torch.int64),
+        streams,
+        batch_size=config.model.batch_size,
+        stop_step=policy.switch_step,
+        on_advance=on_advance,
+    ).cpu()
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationStarts:
+    """The fixed seeds' states from which a candidate has to be denoised: noise, or a split policy's switch step."""
+
+    states: Tensor
+    """[n, C, H, W]."""
+    step: int
+
+
+def evaluation_starts(policy: DiffusionPolicy, config: Config, on_advance: OnAdvance | None) -> EvaluationStarts:
+    """Noise of the fixed seeds, taken through the reference's steps where the policy is split.
+
+    Base, incumbent and candidate share them, so that differences are paired per seed.
+    """
+    evaluation = config.evaluation
+    streams = [stream(evaluation.seed, Purpose.EVALUATION, index, 0) for index in range(evaluation.num_samples)]
+    sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
+    states = denoise(
+        sampler,
+        draw_noise(streams, policy.sample_shape, policy.device),
+        torch.zeros(len(streams), dtype=torch.int64),
+        streams,
+        batch_size=config.model.batch_size,
+        stop_step=policy.switch_step,
+        on_advance=on_advance,
+    )
+    return EvaluationStarts(states=states.cpu(), step=policy.switch_step)
+
+
+def evaluation_samples(
+    policy: DiffusionPolicy, starts: EvaluationStarts, config: Config, on_advance: OnAdvance | None
+) -> NDArray[np.float32]:
+    """Finished samples of the fixed seeds, [n, C, H, W] in [-1, 1]; the step noise, too, is each seed's own."""
+    evaluation = config.evaluation
+    count = len(starts.states)
+    streams = [stream(evaluation.seed, Purpose.EVALUATION, index, 1) for index in range(count)]
+    samples = denoise(
+        policy.with_schedule(policy.schedule.with_eta(evaluation.eta)),
+        starts.states.to(policy.device),
+        torch.full((count,), starts.step),
+        streams,
+        batch_size=config.model.batch_size,
+        on_advance=on_advance,
+    )
+    result: NDArray[np.float32] = samples.cpu().numpy()
+    return result

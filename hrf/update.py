@@ -1,0 +1,241 @@
+"""The policy update: inner epochs over minibatches of branches, one optimizer step each.
+
+The gradient of a minibatch is the sum over steps of the mean over its branches, gathered in microbatches of
+(branch, step) pairs: memory depends on the microbatch, not on the length of the tails.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from hrf.config import Update
+from hrf.core.objective import approximate_kl, clipped_surrogate, outside_trust_region, tail_fraction
+from hrf.core.schedule import gaussian_kl, gaussian_log_prob
+from hrf.errors import NumericalError
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.rollout import Pairs, Trajectories
+from hrf.seeds import Purpose, stream
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateMetrics:
+    """What one optimizer step saw. Means are over the minibatch's (branch, step) pairs."""
+
+    update: int
+    """Counted over the whole run, from 0."""
+    loss: float
+    """Sum over steps of the mean over branches."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    clip_fraction: float
+    """Share of ratios outside the trust region."""
+    approx_kl: float
+    """k3 estimate of KL(old || new)."""
+    ratio_mean: float
+    ratio_max: float
+    kl_to_reference: float
+    """0 where there is no KL penalty."""
+
+
+def learning_rate(settings: Update, update: int) -> float:
+    """The rate of an update: constant, or linear warm-up followed by a cosine to zero at `total_updates`."""
+    peak = settings.learning_rate
+    if settings.rate_schedule == "constant":
+        return peak
+    if update < settings.warmup_updates:
+        return peak * (update + 1) / settings.warmup_updates
+    done = (update - settings.warmup_updates) / max(1, settings.total_updates - settings.warmup_updates)
+    return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+def build_optimizer(denoiser: nn.Module, settings: Update) -> torch.optim.AdamW:
+    """AdamW over the denoiser's trainable weights."""
+    return torch.optim.AdamW(
+        [parameter for parameter in denoiser.parameters() if parameter.requires_grad],
+        lr=settings.learning_rate,
+        betas=(settings.beta1, settings.beta2),
+        weight_decay=settings.weight_decay,
+    )
+
+
+class Updater:
+    """Updates a policy from trajectories; its state is the weights', the optimizer's and two counters.
+
+    Args:
+        policy: Its denoiser's weights change in place.
+        optimizer: From `build_optimizer`, perhaps with restored moments.
+        settings: The `update` part of the configuration.
+        num_updates: Optimizer steps taken so far, in this run.
+        average: Moving average of the weights, by parameter name, updated in place; None for none.
+    """
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        optimizer: torch.optim.AdamW,
+        settings: Update,
+        *,
+        num_updates: int = 0,
+        average: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        if settings.kl_weight > 0 and policy.reference is None:
+            raise ValueError("a KL penalty needs the reference's weights")
+        self.policy = policy
+        self.optimizer = optimizer
+        self.settings = settings
+        self.num_updates = num_updates
+        self.average = average
+        stds = policy.schedule.stds[: policy.schedule.num_trained_steps].float()
+        self._step_weights = stds / stds.mean() if settings.step_weighting == "std" else torch.ones_like(stds)
+
+    def run(
+        self,
+        trajectories: Trajectories,
+        advantages: Tensor,
+        *,
+        run_seed: int,
+        epoch: int,
+        on_advance: Callable[[int], None] | None = None,
+    ) -> tuple[list[UpdateMetrics], dict[int, float]]:
+        """Make one epoch's updates.
+
+        Args:
+            trajectories: Of the policy as it is now.
+            advantages: [B] float32.
+            run_seed: Shuffles branches into minibatches across groups.
+            epoch: Of the run.
+            on_advance: Called with the number of pairs done by each forward and backward pass.
+
+        Returns:
+            (metrics, one entry per update; gradient norm of each trained step, measured in the first update).
+
+        Raises:
+            NumericalError: If a loss or gradient is not finite; the weights are those before that update.
+        """
+        metrics: list[UpdateMetrics] = []
+        norms: dict[int, float] = {}
+        for inner_epoch in range(self.settings.inner_epochs):
+            shuffle = stream(run_seed, Purpose.MINIBATCH, epoch, inner_epoch)
+            order = torch.randperm(len(advantages), generator=shuffle)
+            for branches in order.split(self.settings.minibatch):
+                measure_steps = norms if not metrics else None
+                metrics.append(self._update(trajectories, advantages, branches, epoch, measure_steps, on_advance))
+        return metrics, norms
+
+    def _update(
+        self,
+        trajectories: Trajectories,
+        advantages: Tensor,
+        branches: Tensor,
+        epoch: int,
+        step_norms: dict[int, float] | None,
+        on_advance: Callable[[int], None] | None,
+    ) -> UpdateMetrics:
+        """One optimizer step on the given branches; fills step_norms with the gradient norm of each step, if given."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.optimizer.zero_grad(set_to_none=False)
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        pairs = trajectories.pairs(branches)
+        seen: list[Tensor] = []
+        before = [p.grad.clone() for p in parameters] if step_norms is not None else []
+        for microbatch, ends_step in self._microbatches(pairs, by_step=step_norms is not None):
+            seen.append(self._backward(trajectories, advantages, microbatch, len(branches)))
+            if on_advance:
+                on_advance(len(microbatch))
+            if step_norms is not None and ends_step:
+                after = [p.grad.clone() for p in parameters]
+                change = [new - old for new, old in zip(after, before, strict=True)]
+                step_norms[int(microbatch.step[0])] = float(torch.nn.utils.get_total_norm(change))
+                before = after
+        return self._apply(parameters, torch.cat(seen), len(branches), epoch)
+
+    def _microbatches(self, pairs: Pairs, *, by_step: bool) -> Iterator[tuple[Pairs, bool]]:
+        """Pairs in full microbatches; or step by step, saying which microbatch ends its step."""
+        size = self.settings.microbatch
+        if not by_step:
+            for index in torch.arange(len(pairs)).split(size):
+                yield pairs.select(index), False
+            return
+        for step in pairs.step.unique().tolist():
+            chunks = (pairs.step == step).nonzero().flatten().split(size)
+            for position, index in enumerate(chunks):
+                yield pairs.select(index), position == len(chunks) - 1
+
+    def _backward(
+        self, trajectories: Trajectories, advantages: Tensor, pairs: Pairs, num_branches: int
+    ) -> Tensor:
+        """Add the gradient of a microbatch; returns [5, P]: loss, kl to reference, log ratio, outside, approx_kl."""
+        settings, policy, device = self.settings, self.policy, self.policy.device
+        states = trajectories.states[pairs.state_index].to(device)
+        next_states = trajectories.states[pairs.state_index + 1].to(device)
+        mean, std = policy.transition(states, pairs.step)
+        log_prob = gaussian_log_prob(next_states, mean, std, settings.log_prob_reduction)
+        old_log_prob = trajectories.log_probs[pairs.pair_index].to(device)
+        rho = torch.ones(len(pairs))
+        if settings.scale_trust_region:
+            rho = tail_fraction(trajectories.start_steps[pairs.branch], policy.schedule.num_steps)
+        rho = rho.to(device)
+        clip_range = rho * settings.clip_range
+        loss = clipped_surrogate(
+            log_prob,
+            old_log_prob,
+            advantages[pairs.branch].to(device),
+            clip_range=clip_range,
+            advantage_clip=rho * settings.advantage_clip,
+        )
+        kl_to_reference = torch.zeros_like(loss)
+        if settings.kl_weight > 0:
+            with torch.no_grad():
+                reference_mean, _ = policy.as_reference().transition(states, pairs.step)
+            kl_to_reference = gaussian_kl(mean, reference_mean, std, settings.log_prob_reduction)
+        weighted = self._step_weights[pairs.step].to(device) * (loss + settings.kl_weight * kl_to_reference)
+        (weighted.sum() / num_branches).backward()
+        with torch.no_grad():
+            outside = outside_trust_region(log_prob, old_log_prob, clip_range)
+            kl = approximate_kl(log_prob, old_log_prob)
+            rows = (weighted, kl_to_reference, log_prob - old_log_prob, outside.float(), kl)
+            return torch.stack(rows, dim=1).detach().cpu()
+
+    def _apply(self, parameters: list[nn.Parameter], seen: Tensor, num_branches: int, epoch: int) -> UpdateMetrics:
+        """Clip the gathered gradient, step, and move the average."""
+        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
+        loss, kl_to_reference, log_ratio, outside, kl = seen.unbind(1)
+        if not math.isfinite(grad_norm) or not torch.isfinite(loss).all():
+            raise NumericalError(
+                f"loss {float(loss.sum()):g} with gradient norm {grad_norm:g} is not finite",
+                where=f"epoch={epoch}, update={self.num_updates}",
+                fix="lower update.learning_rate, or use model.forward_dtype: float32",
+            )
+        rate = learning_rate(self.settings, self.num_updates)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        if self.average is not None:
+            self._move_average(self.average)
+        metrics = UpdateMetrics(
+            update=self.num_updates,
+            loss=float(loss.sum()) / num_branches,
+            learning_rate=rate,
+            grad_norm=grad_norm,
+            clip_fraction=float(outside.mean()),
+            approx_kl=float(kl.mean()),
+            ratio_mean=float(log_ratio.exp().mean()),
+            ratio_max=float(log_ratio.exp().max()),
+            kl_to_reference=float(kl_to_reference.mean()),
+        )
+        self.num_updates += 1
+        return metrics
+
+    @torch.no_grad()
+    def _move_average(self, average: Mapping[str, Tensor]) -> None:
+        decay = self.settings.ema_decay
+        for name, parameter in self.policy.denoiser.named_parameters():
+            average[name].lerp_(parameter.detach().to(average[name].device), 1 - decay)
