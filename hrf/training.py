@@ -13,11 +13,9 @@ from torch import Tensor
 
 from hrf.config import Config
 from hrf.core.objective import group_advantages
-from hrf.core.window import WindowSchedule, build_schedule
 from hrf.features import pixel_features
 from hrf.images import to_images
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.folders import switch_step
 from hrf.rewards import Reward
 from hrf.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
 from hrf.seeds import Purpose, stream
@@ -31,10 +29,6 @@ from hrf.starts import (
     Starts,
     uniform_steps,
 )
-
-BACKWARD_COST = 2
-"""A backward pass costs about two forward passes: evaluations are counted in forward passes."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
@@ -81,29 +75,10 @@ def sample_episodes(
     )
 
 
-def update_cost(trajectories: Trajectories, config: Config) -> int:
-    """Forward-equivalents of an epoch's updates: a forward and a backward per trained step, branch and inner epoch."""
-    per_pair = 1 + BACKWARD_COST + (1 if config.update.kl_weight > 0 else 0)
-    return int(trajectories.tail_lengths.sum()) * config.update.inner_epochs * per_pair
-
-
 def advantages_of(rewards: NDArray[np.float64], trajectories: Trajectories, config: Config) -> Tensor:
     """Group advantages of the branches, [B] float32."""
     values = torch.as_tensor(rewards, dtype=torch.float64)
     return group_advantages(values, trajectories.groups, delta=config.update.advantage_delta).float()
-
-
-def window_schedule(config: Config, num_trained_steps: int) -> WindowSchedule | None:
-    """The epoch -> window function of a configuration; None for starts from noise."""
-    if config.starts.kind == "noise":
-        return None
-    return build_schedule(
-        config.starts,
-        num_epochs=config.run.epochs,
-        num_steps=config.sampler.steps,
-        num_trained_steps=num_trained_steps,
-        switch_step=switch_step(config),
-    )
 
 
 def build_starts(
@@ -118,7 +93,7 @@ def build_starts(
         pool: Prefix states of a split policy, if there is a pool.
     """
     fresh = FreshStarts(batch_size=config.model.batch_size, pool=pool)
-    windows = window_schedule(config, policy.schedule.num_trained_steps)
+    windows = config.window_schedule(policy.schedule.num_trained_steps)
     if windows is None:
         return NoiseStarts(num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh)
     return RenoisedStarts(

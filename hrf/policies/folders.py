@@ -114,12 +114,6 @@ def noise_schedule(scheduler: Mapping[str, Any], config: Config, *, eta: float |
     return schedule
 
 
-def switch_step(config: Config) -> int:
-    """First step of the tuned weights in a split policy: the smallest k with k / K >= split; 0 for no split."""
-    exact = config.policy.split * config.sampler.steps
-    return int(-(-exact // 1))
-
-
 def load_policy(config: Config, base: Path, weights: Path, *, average: bool = False) -> DiffusionPolicy:
     """Put a policy together from the base model's folder and a policy folder.
 
@@ -147,7 +141,7 @@ def load_policy(config: Config, base: Path, weights: Path, *, average: bool = Fa
         prediction=_prediction(scheduler),
         clip_range=float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", True) else None,
         reference=reference,
-        switch_step=switch_step(config),
+        switch_step=config.switch_step,
         forward_dtype=_DTYPES[config.model.forward_dtype],
     )
 

@@ -15,14 +15,13 @@ from hrf import __version__
 from hrf.checkpoint import canonical_json, read_manifest, writing_folder
 from hrf.config import Config, resolve
 from hrf.errors import ConfigError
-from hrf.policies.folders import POLICY_FILE, noise_schedule, normalise_base, scheduler_config, switch_step
+from hrf.policies.folders import POLICY_FILE, noise_schedule, normalise_base, scheduler_config
 from hrf.policies.sources import classifier_folder, fetch_model
 from hrf.promotion import fetch_incumbent, read_pointer
 from hrf.rewards import build_reward
 from hrf.seeds import derive_seed
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
 from hrf.storage import Storage
-from hrf.training import window_schedule
 
 
 @step("prepare")
@@ -69,7 +68,7 @@ def prepare(
     store.check()
     base_digest = _write_base(config, run_id, Path(base))
     schedule = noise_schedule(scheduler_config(Path(base)), config)
-    window_schedule(config, schedule.num_trained_steps)
+    config.window_schedule(schedule.num_trained_steps)
     identity = policy_identity(config, base_digest)
     pointer = read_pointer(store, experiment) if (start_from or config.run.start_from) == "promoted" else None
     parent = str(pointer["candidate_id"]) if pointer else None
@@ -116,7 +115,7 @@ def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
     """What a policy folder says of itself: under which sampler and beside which reference its weights mean something."""
     return {
         "kind": "split" if config.policy.split > 0 else "full",
-        "switch_step": switch_step(config),
+        "switch_step": config.switch_step,
         "sampler": config.sampler.model_dump(mode="json"),
         "base": {"source": config.model.source, "revision": config.model.revision, "digest": base_digest},
     }

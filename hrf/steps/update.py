@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.config import Config
+from hrf.cost import pool_evaluations, update_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import POLICY_FILE, load_average, load_policy, save_policy
 from hrf.progress import emit
 from hrf.rollout import Trajectories
 from hrf.steps.artifacts import extend_history, load_training_state, load_trajectories, save_training_state
 from hrf.steps.context import Run, advance_reporter, step
-from hrf.training import advantages_of, update_cost
+from hrf.training import advantages_of
 from hrf.update import Updater, build_optimizer
 
 
@@ -111,17 +112,17 @@ class TrainingSession:
         """Make an epoch's updates; returns the epoch's `update.json`."""
         config = self._context.config
         began = time.perf_counter()
-        pairs = int(trajectories.tail_lengths.sum()) * config.update.inner_epochs
+        num_pairs = int(trajectories.tail_lengths.sum())
         updates, norms = self._updater.run(
             trajectories,
             advantages_of(rewards, trajectories, config),
             run_seed=self._context.run_seed,
             epoch=epoch,
-            on_advance=advance_reporter("update", epoch, pairs),
+            on_advance=advance_reporter("update", epoch, num_pairs * config.update.inner_epochs),
         )
         seconds = time.perf_counter() - began
-        pool = config.policy.prefix_pool * self.policy.switch_step if epoch == 0 else 0
-        self._num_evaluations += pool + sampled["num_evaluations"] + update_cost(trajectories, config)
+        once = pool_evaluations(config) if epoch == 0 else 0
+        self._num_evaluations += once + sampled["num_evaluations"] + update_evaluations(num_pairs, config)
         record = {
             "epoch": epoch,
             "window": sampled["window"],

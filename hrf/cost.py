@@ -1,0 +1,71 @@
+"""What training costs, in denoiser evaluations of one sample: a forward pass counts 1, forward and backward 3.
+
+Exact where the start steps are fixed; an expectation over the window where they are drawn from it.
+"""
+
+from __future__ import annotations
+
+from hrf.config import Config
+from hrf.core.schedule import NoiseSchedule
+from hrf.core.selection import coarse_candidates
+from hrf.core.window import Window
+
+BACKWARD = 2
+"""A backward pass costs about two forward passes."""
+
+
+def update_evaluations(num_pairs: int, config: Config) -> int:
+    """Cost of an epoch's updates on `num_pairs` (branch, trained step) pairs."""
+    forward = 2 if config.update.kl_weight > 0 else 1
+    return num_pairs * config.update.inner_epochs * (forward + BACKWARD)
+
+
+def pool_evaluations(config: Config) -> int:
+    """Cost of the prefix pool, paid once per run."""
+    return config.policy.prefix_pool * config.switch_step
+
+
+def expected_sampling_evaluations(config: Config, schedule: NoiseSchedule, epoch: int) -> float:
+    """Expected cost of an epoch's starts and rollout."""
+    steps, rollout = schedule.num_steps, config.rollout
+    fresh = config.switch_step if config.policy.prefix_pool else 0
+    windows = config.window_schedule(schedule.num_trained_steps)
+    if windows is None:
+        return float(rollout.roots * rollout.branches * (steps - fresh))
+    window = windows.window(epoch)
+    selection = _selection_evaluations(config, steps, window) if config.starts.kind == "selected" else 0.0
+    tails = rollout.branches * (steps - _mean_start(config, window))
+    return float(rollout.roots * (steps - fresh + selection + tails))
+
+
+def expected_epoch_evaluations(config: Config, schedule: NoiseSchedule, epoch: int) -> float:
+    """Expected cost of an epoch: starts, rollout and updates."""
+    windows = config.window_schedule(schedule.num_trained_steps)
+    mean_start = float(config.switch_step) if windows is None else _mean_start(config, windows.window(epoch))
+    pairs = config.rollout.roots * config.rollout.branches * (schedule.num_trained_steps - mean_start)
+    return expected_sampling_evaluations(config, schedule, epoch) + pairs * update_evaluations(1, config)
+
+
+def _mean_start(config: Config, window: Window) -> float:
+    """Mean start step: of a uniform draw, and as a guess where the steps are chosen by score."""
+    steps = list(window.steps)
+    if config.starts.kind == "selected":
+        steps = steps[:: config.starts.selection.stride]
+    return sum(steps) / len(steps)
+
+
+def _selection_evaluations(config: Config, num_steps: int, window: Window) -> float:
+    """Denoiser evaluations per root that choosing its start step takes."""
+    selection = config.starts.selection
+    candidates = list(window.steps)[:: selection.stride]
+    tried = candidates
+    extra = 0.0
+    if selection.rule == "coarse_to_fine":
+        factor = selection.coarse_stride // selection.stride
+        tried = coarse_candidates(candidates, factor)
+        extra = min(factor - 1, len(candidates) - 2) * _preview_cost(config, num_steps, _mean_start(config, window))
+    return selection.branches * (sum(_preview_cost(config, num_steps, step) for step in tried) + extra)
+
+
+def _preview_cost(config: Config, num_steps: int, step: float) -> float:
+    return 1.0 if config.starts.selection.preview_steps == 1 else num_steps - step

@@ -1,0 +1,98 @@
+"""Promote: put the candidate before the gate, and move the promoted pointer if it passes. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hrf.checkpoint import read_folder, writing_folder
+from hrf.progress import emit
+from hrf.promotion import Candidate
+from hrf.promotion import promote as promote_candidate
+from hrf.steps.context import CONFIG_FILE, Run, step
+from hrf.storage import Storage
+
+AVERAGE_FOLDER = "average"
+
+
+@step("promote")
+def promote(
+    *,
+    run: str,
+    policy: str,
+    baseline: str,
+    evaluation: str,
+    history: str,
+    epoch: int,
+    new_history: str,
+    decision: str,
+) -> dict[str, Any]:
+    """Decide on a candidate and record the decision.
+
+    Args:
+        run: Folder of the run.
+        policy: Folder of the candidate.
+        baseline: Folder of the baseline.
+        evaluation: Folder of the candidate's evaluation.
+        history: Folder of the records so far.
+        epoch: From 0.
+        new_history: Output folder: `history` with this epoch's evaluation and decision.
+        decision: Output folder: `decision.json`.
+
+    Returns:
+        The decision in flat values.
+    """
+    from hrf.steps.artifacts import extend_history
+
+    context = Run.read(run)
+    about, config = context.about, context.config
+    baseline_folder, evaluation_folder = read_folder(baseline), read_folder(evaluation)
+    record = json.loads((evaluation_folder / "evaluation.json").read_text(encoding="utf-8"))
+    with tempfile.TemporaryDirectory() as scratch:
+        weights = Path(scratch) / "candidate"
+        with writing_folder(weights, producer=context.producer("promote", epoch)) as folder:
+            _write_candidate(read_folder(policy), context, record, folder)
+        outcome = promote_candidate(
+            Storage.open(about["storage"]),
+            about["experiment"],
+            Candidate(
+                run_id=about["run_id"],
+                epoch=epoch,
+                folder=weights,
+                evaluation=record,
+                evaluation_digest=about["evaluation_digest"],
+            ),
+            base_evaluation=json.loads((baseline_folder / "baseline.json").read_text(encoding="utf-8")),
+            known_incumbents=json.loads((baseline_folder / "incumbents.json").read_text(encoding="utf-8")),
+            gate=config.gate,
+            confidence=config.evaluation.confidence,
+        )
+    producer = context.producer("promote", epoch)
+    with writing_folder(decision, producer=producer) as folder:
+        (folder / "decision.json").write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
+    with writing_folder(new_history, producer=producer) as folder:
+        records = {"evaluation.json": record, "decision.json": outcome}
+        target = extend_history(history, folder, epoch, records)
+        shutil.copyfile(evaluation_folder / "grid.png", target / "grid.png")
+    emit("epoch-decided", epoch=epoch, outcome=outcome["outcome"])
+    return {
+        "outcome": outcome["outcome"],
+        "promoted": int(outcome["outcome"] == "promoted"),
+        "candidate_id": outcome["candidate_id"],
+        "reward_vs_incumbent": outcome["reward_vs_incumbent"]["value"],
+        "reward_vs_incumbent_low": outcome["reward_vs_incumbent"]["low"],
+    }
+
+
+def _write_candidate(policy: Path, context: Run, evaluation: dict[str, Any], target: Path) -> None:
+    """A policy as it would be shipped: diffusers' layout with the weights that were evaluated, and where they are from."""
+    averaged = policy / AVERAGE_FOLDER
+    shutil.copytree(averaged if averaged.is_dir() else policy / "unet", target / "unet")
+    shutil.copytree(policy / "scheduler", target / "scheduler")
+    for name in ("model_index.json", "policy.json"):
+        shutil.copyfile(policy / name, target / name)
+    shutil.copyfile(context.folder / CONFIG_FILE, target / CONFIG_FILE)
+    (target / "evaluation.json").write_text(json.dumps(evaluation) + "\n", encoding="utf-8")

@@ -1,0 +1,96 @@
+"""Summarize: the whole run as one JSON file and one page. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from hrf.checkpoint import read_folder, writing_folder
+from hrf.promotion import read_pointer
+from hrf.report import render_run
+from hrf.steps.context import CONFIG_FILE, Run, step
+from hrf.storage import Storage
+
+
+@step("summarize")
+def summarize(*, run: str, baseline: str, history: str, report: str, summary: str) -> dict[str, Any]:
+    """Gather a run's records, render its report, and store both beside the run.
+
+    Args:
+        run: Folder of the run.
+        baseline: Folder of the baseline.
+        history: Folder of the records of all epochs.
+        report: Output file: the report, one self-contained page.
+        summary: Output folder: `summary.json` and the sample grids.
+
+    Returns:
+        The run's closing numbers: stable names, one column in Kubeflow's comparison.
+    """
+    context = Run.read(run)
+    baseline_folder, history_folder = read_folder(baseline), read_folder(history)
+    store = Storage.open(context.about["storage"])
+    experiment, run_id = context.about["experiment"], context.about["run_id"]
+    epochs = [_epoch_record(folder) for folder in sorted((history_folder / "epochs").iterdir())]
+    pointer = read_pointer(store, experiment)
+    record = {
+        "run": context.about,
+        "config": context.config.to_mapping(),
+        "base": json.loads((baseline_folder / "baseline.json").read_text(encoding="utf-8")),
+        "epochs": epochs,
+        "promoted": pointer,
+        "versions": context.about["versions"],
+        "totals": _totals(epochs),
+    }
+    with writing_folder(summary, producer=context.producer("summarize")) as folder:
+        (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        shutil.copyfile(baseline_folder / "base_grid.png", folder / "base_grid.png")
+        for source in sorted((history_folder / "epochs").glob("*/grid.png")):
+            target = folder / source.relative_to(history_folder)
+            target.parent.mkdir(parents=True)
+            shutil.copyfile(source, target)
+    page = render_run(Path(summary))
+    Path(report).parent.mkdir(parents=True, exist_ok=True)
+    Path(report).write_text(page, encoding="utf-8")
+    prefix = f"{experiment}/runs/{run_id}"
+    store.upload_file(Path(report), f"{prefix}/report.html")
+    store.upload_file(context.folder / CONFIG_FILE, f"{prefix}/{CONFIG_FILE}")
+    # The summary comes last: where it is, the run is complete.
+    store.upload_file(Path(summary) / "summary.json", f"{prefix}/summary.json")
+    return closing_metrics(record)
+
+
+def closing_metrics(record: dict[str, Any]) -> dict[str, Any]:
+    """A run in a handful of flat numbers."""
+    last = next(epoch["evaluation"] for epoch in reversed(record["epochs"]) if epoch["evaluation"])
+    decisions = [epoch["decision"] for epoch in record["epochs"] if epoch["decision"]]
+    return {
+        "reward": last["reward"]["value"],
+        "reward_vs_base": last["reward_vs_base"]["value"],
+        "reward_vs_base_low": last["reward_vs_base"]["low"],
+        "vendi_order2_ratio": last["diversity"]["vendi_order2_ratio"]["value"],
+        "vendi_order2_ratio_low": last["diversity"]["vendi_order2_ratio"]["low"],
+        "coverage": last["fidelity"]["coverage"],
+        "num_evaluations": last["num_evaluations"],
+        "num_epochs": len(record["epochs"]),
+        "num_promotions": sum(decision["outcome"] == "promoted" for decision in decisions),
+    }
+
+
+def _epoch_record(folder: Path) -> dict[str, Any]:
+    """One epoch's update, evaluation and decision; the latter two are null where it was not evaluated."""
+    record: dict[str, Any] = {"epoch": int(folder.name)}
+    for name in ("update", "evaluation", "decision"):
+        file = folder / f"{name}.json"
+        record[name] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return record
+
+
+def _totals(epochs: list[dict[str, Any]]) -> dict[str, Any]:
+    updates = [epoch["update"] for epoch in epochs]
+    return {
+        "num_evaluations": updates[-1]["num_evaluations"],
+        "num_updates": sum(len(update["updates"]) for update in updates),
+        "seconds": sum(sum(update["seconds"].values()) for update in updates),
+    }
