@@ -2,34 +2,275 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hrf.core.window import WindowError, WindowSchedule, WindowSpec, build_schedule
+from hrf.config.sections import Reward, Section
+from hrf.core.window import WindowError, WindowSchedule, build_schedule
 from hrf.errors import ConfigError
 
 if TYPE_CHECKING:
     from hrf.config.tree import Config
 
+_SHIPPED = "shipped:avatars-32"
+_JPEG = ("jpeg_compressibility", "jpeg_incompressibility")
+
 
 def problems(config: Config) -> Iterator[ConfigError]:
     """Everything that is wrong with a configuration whose single values are all right."""
-    yield from ()
+    yield from _model(config)
+    yield from _policy(config)
+    yield from _starts(config)
+    yield from _episodes(config)
+    yield from _reward(config.reward, "reward")
+    yield from _update(config)
+    yield from _evaluation(config)
+    yield from _run(config)
 
 
 def window_schedule(config: Config, num_trained_steps: int) -> WindowSchedule:
-    """Build the schedule of `config.starts`, reporting problems by their field."""
+    """Build the schedule of `config.starts`, reporting problems by their field.
+
+    Raises:
+        ConfigError: If a window is not within the trained steps, or durations do not add up.
+    """
     starts = config.starts
-    specs = [WindowSpec(fractions=entry.fractions, steps=entry.steps, epochs=entry.epochs) for entry in starts.windows]
     try:
         return build_schedule(
-            starts.schedule,
-            specs,
-            width=starts.width,
+            starts,
             num_epochs=config.run.epochs,
             num_steps=config.sampler.steps,
             num_trained_steps=num_trained_steps,
             switch_step=config.switch_step,
         )
     except WindowError as error:
-        raise ConfigError("starts.windows", expected=error.expected, got=error.got, fix="see the rule") from error
+        if starts.schedule in {"fixed", "custom"}:
+            field = "starts.windows" if error.entry is None else f"starts.windows[{error.entry}]"
+            fix = "change the windows, run.epochs, or policy.split"
+        elif starts.schedule == "sliding":
+            field, fix = "starts.width", "change the width, run.epochs, or policy.split"
+        else:
+            field, fix = "starts.schedule", "choose another schedule, or change run.epochs or policy.split"
+        raise ConfigError(field, expected=error.expected, got=error.got, fix=fix) from error
+
+
+def _inert(section: Section, path: str, names: tuple[str, ...], when: str) -> Iterator[ConfigError]:
+    """Options of a section that have no effect `when`: they must be at their default."""
+    for name in names:
+        default, value = type(section).model_fields[name].default, getattr(section, name)
+        if value != default:
+            shown = default.model_dump() if isinstance(default, Section) else default
+            yield ConfigError(
+                f"{path}.{name}",
+                expected=f"nothing but its default {_yaml_like(shown)}, as it has no effect {when}",
+                got=value.model_dump() if isinstance(value, Section) else value,
+                fix=f"remove {path}.{name}, or set it back to {_yaml_like(shown)}",
+            )
+
+
+def _yaml_like(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return str(value).lower().replace("none", "null")
+    return "[]" if value == () else repr(value)
+
+
+def _model(config: Config) -> Iterator[ConfigError]:
+    source, revision = config.model.source, config.model.revision
+    if source.startswith("hf:"):
+        if not re.fullmatch(r"hf:[\w.-]+/[\w.-]+", source):
+            yield ConfigError("model.source", expected="hf:owner/name", got=source, fix="write owner and name")
+        if not re.fullmatch(r"[0-9a-f]{40}", revision):
+            yield ConfigError(
+                "model.revision",
+                expected="the commit hash of the model, 40 hex digits, for an hf: model",
+                got=revision,
+                fix="copy it from the model's page, Files and versions, History: a branch could change between steps",
+            )
+        return
+    yield from _inert(config.model, "model", ("revision",), "except on hf: models")
+    scheme = re.match(r"[a-z0-9+]{2,}:", source)
+    if source.startswith("s3://"):
+        known = re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+/.+", source) is not None
+    else:
+        known = source == _SHIPPED or (scheme is None and bool(source.strip()))
+    if not known:
+        yield ConfigError(
+            "model.source",
+            expected=f"{_SHIPPED}, hf:owner/name, s3://bucket/prefix or a local folder",
+            got=source,
+            fix="write one of these",
+        )
+
+
+def _policy(config: Config) -> Iterator[ConfigError]:
+    policy, steps = config.policy, config.sampler.steps
+    if not policy.split:
+        yield from _inert(config.policy, "policy", ("prefix_pool",), "without a split (policy.split)")
+    elif config.switch_step > steps - 2:
+        yield ConfigError(
+            "policy.split",
+            expected=f"at most {(steps - 2) / steps:.3g}, as the last of the {steps} steps is not trained",
+            got=policy.split,
+            fix="lower it, or raise sampler.steps",
+        )
+    rollout = config.rollout
+    drawn = rollout.roots * rollout.branches if config.starts.kind == "noise" else rollout.roots
+    if policy.split and 0 < policy.prefix_pool < drawn:
+        yield ConfigError(
+            "policy.prefix_pool",
+            expected=f"at least the {drawn} samples that an epoch draws from it, or 0 for no pool",
+            got=policy.prefix_pool,
+            fix="raise it, or lower rollout.roots",
+        )
+    if not config.sampler.eta:
+        yield ConfigError(
+            "sampler.eta",
+            expected="more than 0: without noise there is no log-probability to train",
+            got=config.sampler.eta,
+            fix="set it to 1.0; for measuring without noise set evaluation.eta",
+        )
+
+
+def _starts(config: Config) -> Iterator[ConfigError]:
+    starts = config.starts
+    if starts.kind == "noise":
+        yield from _inert(
+            starts, "starts", ("schedule", "windows", "width", "selection"), "on noise starts (starts.kind)"
+        )
+        return
+    if starts.schedule not in {"fixed", "custom"}:
+        yield from _inert(starts, "starts", ("windows",), f"in the schedule {starts.schedule!r} (starts.schedule)")
+    if starts.schedule != "sliding":
+        yield from _inert(starts, "starts", ("width",), f"in the schedule {starts.schedule!r} (starts.schedule)")
+    if starts.kind != "selected":
+        yield from _inert(starts, "starts", ("selection",), f"on {starts.kind!r} starts (starts.kind)")
+    schedule = None
+    if config.switch_step <= config.sampler.steps - 2:
+        try:
+            # The last step is never trained; which others are not depends on the model, and `prepare` checks it.
+            schedule = window_schedule(config, config.sampler.steps - 1)
+        except ConfigError as error:
+            yield error
+    if starts.kind == "selected":
+        yield from _selection(config, schedule)
+
+
+def _selection(config: Config, schedule: WindowSchedule | None) -> Iterator[ConfigError]:
+    selection = config.starts.selection
+    path = "starts.selection"
+    if selection.rule == "exhaustive":
+        yield from _inert(selection, path, ("coarse_stride",), "on the rule 'exhaustive'")
+    elif selection.coarse_stride % selection.stride or selection.coarse_stride <= selection.stride:
+        yield ConfigError(
+            f"{path}.coarse_stride",
+            expected=f"a multiple of {path}.stride = {selection.stride}, and larger",
+            got=selection.coarse_stride,
+            fix=f"set it to {2 * selection.stride}, or use the rule 'exhaustive'",
+        )
+    narrowest = min((len(window) for window, _ in schedule.stages), default=0) if schedule else None
+    if narrowest is not None and narrowest <= selection.stride:
+        yield ConfigError(
+            f"{path}.stride",
+            expected=f"less than the {narrowest} steps of the narrowest window: a choice needs two candidates",
+            got=selection.stride,
+            fix="lower it, or widen the windows",
+        )
+
+
+def _episodes(config: Config) -> Iterator[ConfigError]:
+    rollout, total = config.rollout, config.rollout.roots * config.rollout.branches
+    group = total if config.starts.kind == "noise" else rollout.branches
+    if group < 2:
+        yield ConfigError(
+            "rollout.branches",
+            expected="at least 2 episodes per group: an advantage compares the members of a group",
+            got=rollout.branches,
+            fix="raise it",
+        )
+    if config.update.minibatch > total:
+        yield ConfigError(
+            "update.minibatch",
+            expected=f"at most the {total} branches of an epoch (rollout.roots x rollout.branches)",
+            got=config.update.minibatch,
+            fix="lower it, or raise rollout.roots",
+        )
+
+
+def _reward(reward: Reward, path: str) -> Iterator[ConfigError]:
+    when = f"on the reward {reward.name!r} ({path}.name)"
+    if reward.name not in _JPEG:
+        yield from _inert(reward, path, ("quality", "legacy_range"), when)
+    if reward.name != "classifier":
+        yield from _inert(reward, path, ("label", "classifier"), when)
+    elif not reward.label or not reward.classifier:
+        missing = "label" if not reward.label else "classifier"
+        expected = "a class of the classifier" if missing == "label" else "'shipped' or a folder"
+        yield ConfigError(f"{path}.{missing}", expected=expected, got="", fix=f"set {path}.{missing}")
+    if reward.name != "python":
+        yield from _inert(reward, path, ("function",), when)
+    elif not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", reward.function):
+        yield ConfigError(
+            f"{path}.function",
+            expected="module:function, such as my_package.rewards:redness",
+            got=reward.function,
+            fix=f"set {path}.function",
+        )
+
+
+def _update(config: Config) -> Iterator[ConfigError]:
+    update = config.update
+    if update.rate_schedule == "constant":
+        yield from _inert(update, "update", ("warmup_updates", "total_updates"), "on a constant rate")
+    elif update.total_updates <= update.warmup_updates:
+        yield ConfigError(
+            "update.total_updates",
+            expected=f"more than the {update.warmup_updates} updates of the warm-up",
+            got=update.total_updates,
+            fix="set it to the number of updates at which the rate has come down to 0",
+        )
+
+
+def _evaluation(config: Config) -> Iterator[ConfigError]:
+    evaluation, limit = config.evaluation, config.gate.monitors.unrecognised_fraction
+    if not evaluation.classifier and evaluation.features == "classifier":
+        yield ConfigError(
+            "evaluation.features",
+            expected="'pixels', as there is no classifier (evaluation.classifier)",
+            got=evaluation.features,
+            fix="set it to pixels, or name a classifier",
+        )
+    if not evaluation.classifier and limit is not None:
+        yield ConfigError(
+            "gate.monitors.unrecognised_fraction",
+            expected="null, as there is no classifier to recognise anything (evaluation.classifier)",
+            got=limit,
+            fix="set it to null, or name a classifier",
+        )
+    if evaluation.held_out_reward is not None:
+        yield from _reward(evaluation.held_out_reward, "evaluation.held_out_reward")
+        if evaluation.held_out_reward == config.reward:
+            yield ConfigError(
+                "evaluation.held_out_reward",
+                expected="another reward than the one that is trained on",
+                got=config.reward.name,
+                fix="choose another one, or null for none",
+            )
+
+
+def _run(config: Config) -> Iterator[ConfigError]:
+    run, evaluation = config.run, config.evaluation
+    if run.epochs % run.epochs_per_step:
+        yield ConfigError(
+            "run.epochs",
+            expected=f"a multiple of run.epochs_per_step = {run.epochs_per_step}",
+            got=run.epochs,
+            fix=f"set it to {run.epochs + run.epochs_per_step - run.epochs % run.epochs_per_step}",
+        )
+    if evaluation.every % run.epochs_per_step:
+        yield ConfigError(
+            "evaluation.every",
+            expected=f"a multiple of run.epochs_per_step = {run.epochs_per_step}: measuring happens between steps",
+            got=evaluation.every,
+            fix=f"set it to {evaluation.every + run.epochs_per_step - evaluation.every % run.epochs_per_step}",
+        )

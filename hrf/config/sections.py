@@ -78,7 +78,7 @@ class Selection(Section):
     """How HRF-D scores the candidate start steps of a root."""
 
     rule: Literal["exhaustive", "coarse_to_fine"] = "coarse_to_fine"
-    """`exhaustive` scores every candidate (published); `coarse_to_fine` a coarse grid, then around its winner (ours)."""
+    """`exhaustive` scores all candidates (published); `coarse_to_fine` a coarse grid, then around the winner (ours)."""
     beta: NonNegative = 0.5
     """Weight of the distance to the root against the gain in reward (paper)."""
     stride: Count = 2
@@ -87,7 +87,7 @@ class Selection(Section):
     """Previews per root and candidate (published code: 5)."""
     coarse_stride: Count = 4
     """Distance in steps on the coarse grid: a multiple of `stride`, and larger. For `coarse_to_fine` only."""
-    preview_steps: Annotated[int, Field(ge=0)] = 0
+    preview_steps: Annotated[int, Field(ge=0, le=1)] = 0
     """Denoiser calls per preview: 0 = the whole tail (published), 1 = the one-step estimate of the image."""
 
 

@@ -100,25 +100,8 @@ class Config(Section):
 
     def digest(self) -> str:
         """Sha256 of the configuration as JSON with sorted keys; equal configurations have equal digests."""
-        return _digest(self.to_mapping())
-
-    def evaluation_digest(self) -> str:
-        """Sha256 of what a measurement depends on: two policies are comparable if their runs have the same one.
-
-        Leaves out what changes when or how fast is measured, but not what: batch size, device, frequency, confidence.
-        """
-        values = self.to_mapping()
-        return _digest(
-            {
-                "model": {key: values["model"][key] for key in ("source", "revision", "forward_dtype")},
-                "sampler": {key: values["sampler"][key] for key in ("steps", "spacing")},
-                "reward": values["reward"],
-                "evaluation": {
-                    key: values["evaluation"][key]
-                    for key in ("num_samples", "seed", "eta", "features", "classifier", "held_out_reward")
-                },
-            }
-        )
+        text = json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def switch_step(self) -> int:
@@ -145,12 +128,5 @@ def deep_merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        merged[key] = (
-            deep_merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-        )
+        merged[key] = deep_merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-def _digest(values: dict[str, Any]) -> str:
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

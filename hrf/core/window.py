@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol
 
 ScheduleName = Literal["fixed", "baseline", "early", "later", "sliding", "uniform", "custom"]
 
@@ -63,18 +63,6 @@ class Window:
         return range(self.start, self.stop)
 
 
-@dataclass(frozen=True, kw_only=True)
-class WindowSpec:
-    """A window as it is asked for: in fractions of K or in steps, exactly one of them."""
-
-    fractions: tuple[float, float] | None = None
-    """[a, b): the trained steps k with a <= k/K < b."""
-    steps: tuple[int, int] | None = None
-    """[i, j): these steps, all of which must be trained."""
-    epochs: int = 0
-    """How long it lasts; 0 where the schedule decides."""
-
-
 @dataclass(frozen=True)
 class WindowSchedule:
     """Epoch -> window: stages that follow one another, each a window and the number of epochs it lasts."""
@@ -107,6 +95,38 @@ class WindowSchedule:
         raise WindowError(f"an epoch in [0, {self.num_epochs})", got=epoch)
 
 
+class WindowSpec(Protocol):
+    """A window as it is asked for: in fractions of K or in steps, exactly one of them."""
+
+    @property
+    def fractions(self) -> tuple[float, float] | None:
+        """[a, b): the trained steps k with a <= k/K < b."""
+
+    @property
+    def steps(self) -> tuple[int, int] | None:
+        """[i, j): these steps, all of which must be trained."""
+
+    @property
+    def epochs(self) -> int:
+        """How long it lasts; 0 where the schedule decides."""
+
+
+class ScheduleSpec(Protocol):
+    """A schedule as it is asked for; the configuration's `starts` section is one."""
+
+    @property
+    def schedule(self) -> ScheduleName:
+        """Which one (see `build_schedule`)."""
+
+    @property
+    def windows(self) -> Sequence[WindowSpec]:
+        """The windows of `fixed` and `custom`; empty for the others."""
+
+    @property
+    def width(self) -> float:
+        """Of a `sliding` window, as a fraction of K."""
+
+
 def first_step_from(fraction: float, num_steps: int) -> int:
     """The first step k with k/K >= fraction; K itself if there is none.
 
@@ -116,10 +136,8 @@ def first_step_from(fraction: float, num_steps: int) -> int:
 
 
 def build_schedule(
-    name: ScheduleName,
-    windows: Sequence[WindowSpec] = (),
+    spec: ScheduleSpec,
     *,
-    width: float = 0.0,
     num_epochs: int,
     num_steps: int,
     num_trained_steps: int,
@@ -127,12 +145,12 @@ def build_schedule(
 ) -> WindowSchedule:
     """Build one of the named schedules for a run of `num_epochs` epochs.
 
+    `fixed` = one window throughout; `custom` = the given windows, each for its epochs; `baseline`, `early`, `later` =
+    two windows, half of the epochs each (the first gets the odd one); `sliding` = a window of a given width that moves
+    from the first position to the last; `uniform` = every trained step from the switch step on.
+
     Args:
-        name: `fixed` = one window throughout; `custom` = the given windows, each for its `epochs`; `baseline`, `early`,
-            `later` = two windows, half of the epochs each (the first gets the odd one); `sliding` = a window of `width`
-            that moves from the first to the last position; `uniform` = every trained step.
-        windows: The windows of `fixed` and `custom`; empty for the others.
-        width: Of a `sliding` window, as a fraction of K.
+        spec: The schedule that is asked for.
         num_epochs: Epochs of the run.
         num_steps: K.
         num_trained_steps: The trained steps are 0 .. num_trained_steps-1.
@@ -141,74 +159,73 @@ def build_schedule(
     Raises:
         WindowError: If a window is empty, untrained or starts before the switch step, or if durations do not add up.
     """
-    if name not in get_args(ScheduleName):
-        raise WindowError(f"one of {', '.join(get_args(ScheduleName))}", got=name)
     if not 0 <= switch_step < num_trained_steps < num_steps:
         raise WindowError(
             f"0 <= switch step < number of trained steps < K = {num_steps}", got=f"{switch_step}, {num_trained_steps}"
         )
-    if name == "uniform":
+    if spec.schedule == "uniform":
         return WindowSchedule(((Window(switch_step, num_trained_steps), num_epochs),))
-    if name == "sliding":
-        return _sliding(width, num_epochs, num_steps, num_trained_steps, switch_step)
-    stages = []
-    for entry, spec in enumerate(_specs(name, windows, num_epochs)):
-        window = _resolve(spec, entry, num_steps, num_trained_steps)
+    if spec.schedule == "sliding":
+        return _sliding(spec.width, num_epochs, num_steps, num_trained_steps, switch_step)
+    if spec.schedule in _HALVES:
+        windows = [_from_fractions(*pair, None, num_steps, num_trained_steps) for pair in _HALVES[spec.schedule]]
+        durations = _halves(spec.schedule, num_epochs)
+    else:
+        windows = [_resolve(window, entry, num_steps, num_trained_steps) for entry, window in enumerate(spec.windows)]
+        durations = _durations(spec, num_epochs)
+    for entry, window in enumerate(windows):
         if window.start < switch_step:
             raise WindowError(
                 f"a window that starts at the switch step {switch_step} or later",
-                got=f"steps [{window.start}, {window.stop})",
-                entry=entry,
+                got=f"steps {window.start} to {window.stop - 1}",
+                entry=None if spec.schedule in _HALVES else entry,
             )
-        stages.append((window, spec.epochs))
-    return WindowSchedule(tuple(stages))
+    return WindowSchedule(tuple(zip(windows, durations, strict=True)))
 
 
-def _specs(name: str, windows: Sequence[WindowSpec], num_epochs: int) -> list[WindowSpec]:
-    """The windows of a schedule with their durations, which add up to `num_epochs`."""
-    if name in _HALVES:
-        if num_epochs < 2:
-            raise WindowError(f"at least 2 epochs for the two windows of {name!r}", got=num_epochs)
-        second = num_epochs // 2
-        durations = (num_epochs - second, second)
-        return [
-            WindowSpec(fractions=fractions, epochs=epochs)
-            for fractions, epochs in zip(_HALVES[name], durations, strict=True)
-        ]
-    if name == "fixed":
-        if len(windows) != 1 or windows[0].epochs:
-            raise WindowError("exactly one window, without epochs", got=[_describe(window) for window in windows])
-        return [WindowSpec(fractions=windows[0].fractions, steps=windows[0].steps, epochs=num_epochs)]
-    total = sum(window.epochs for window in windows)
-    if total != num_epochs:
-        raise WindowError(f"windows whose epochs add up to the {num_epochs} epochs of the run", got=total)
-    return list(windows)
+def _halves(name: str, num_epochs: int) -> list[int]:
+    if num_epochs < 2:
+        raise WindowError(f"at least 2 epochs for the two windows of {name!r}", got=num_epochs)
+    return [num_epochs - num_epochs // 2, num_epochs // 2]
+
+
+def _durations(spec: ScheduleSpec, num_epochs: int) -> list[int]:
+    if spec.schedule == "fixed":
+        if len(spec.windows) != 1:
+            raise WindowError("exactly one window", got=len(spec.windows))
+        if spec.windows[0].epochs:
+            raise WindowError("a fixed window without epochs, as it lasts all", got=spec.windows[0].epochs, entry=0)
+        return [num_epochs]
+    durations = [window.epochs for window in spec.windows]
+    if sum(durations) != num_epochs:
+        raise WindowError(f"windows whose epochs add up to the {num_epochs} epochs of the run", got=durations)
+    return durations
 
 
 def _resolve(spec: WindowSpec, entry: int, num_steps: int, num_trained_steps: int) -> Window:
-    if (spec.fractions is None) == (spec.steps is None):
-        raise WindowError("either fractions or steps", got=_describe(spec), entry=entry)
-    if spec.steps is not None:
-        start, stop = spec.steps
-        if not 0 <= start < stop <= num_trained_steps:
-            expected = f"steps [i, j] with 0 <= i < j <= {num_trained_steps}, as later steps are not trained"
-            raise WindowError(expected, got=list(spec.steps), entry=entry)
-        return Window(start, stop)
-    assert spec.fractions is not None
-    low, high = spec.fractions
+    if spec.fractions is not None and spec.steps is None:
+        return _from_fractions(*spec.fractions, entry, num_steps, num_trained_steps)
+    if spec.steps is None or spec.fractions is not None:
+        raise WindowError("either fractions or steps", got=[spec.fractions, spec.steps], entry=entry)
+    start, stop = spec.steps
+    if not 0 <= start < stop <= num_trained_steps:
+        expected = f"steps [i, j] with 0 <= i < j <= {num_trained_steps}, as later steps are not trained"
+        raise WindowError(expected, got=list(spec.steps), entry=entry)
+    return Window(start, stop)
+
+
+def _from_fractions(low: float, high: float, entry: int | None, num_steps: int, num_trained_steps: int) -> Window:
     start = first_step_from(low, num_steps)
     stop = min(first_step_from(high, num_steps), num_trained_steps)
     if not start < stop:
         expected = (
             f"fractions [a, b] with a trained step k, a <= k/{num_steps} < b (trained: 0 to {num_trained_steps - 1})"
         )
-        raise WindowError(expected, got=list(spec.fractions), entry=entry)
+        raise WindowError(expected, got=[low, high], entry=entry)
     return Window(start, stop)
 
 
-def _sliding(
-    width: float, num_epochs: int, num_steps: int, num_trained_steps: int, switch_step: int
-) -> WindowSchedule:
+def _sliding(width: float, num_epochs: int, num_steps: int, num_trained_steps: int, switch_step: int) -> WindowSchedule:
     if num_epochs < 2:
         raise WindowError("at least 2 epochs for a window to slide", got=num_epochs)
     width_steps = round(width * num_steps)
@@ -218,9 +235,7 @@ def _sliding(
             f"a width of at least one step and less than the {num_trained_steps - switch_step} steps it slides over",
             got=f"{width} = {width_steps} steps",
         )
-    starts = [switch_step + (2 * span * epoch + num_epochs - 1) // (2 * (num_epochs - 1)) for epoch in range(num_epochs)]
+    starts = [
+        switch_step + (2 * span * epoch + num_epochs - 1) // (2 * (num_epochs - 1)) for epoch in range(num_epochs)
+    ]
     return WindowSchedule(tuple((Window(start, start + width_steps), 1) for start in starts))
-
-
-def _describe(spec: WindowSpec) -> dict[str, object]:
-    return {key: value for key, value in vars(spec).items() if value}
