@@ -22,9 +22,9 @@ def baseline(
         metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
-    from hrf import steps
+    from hrf.steps.baseline import baseline as step
 
-    facts = steps.baseline(
+    facts = step(
         run=run.path,
         base=base.path,
         policy=policy.path,

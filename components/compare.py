@@ -35,9 +35,9 @@ def compare(
         arm_6: The summary of the sixth arm, if there is one.
     """
     from components.outputs import record
-    from hrf import steps
+    from hrf.steps.compare import compare as step
 
     summaries = [arm for arm in (arm_1, arm_2, arm_3, arm_4, arm_5, arm_6) if arm is not None]
     arms = [(name, arm.path) for name, arm in zip(names.split(","), summaries, strict=True)]
-    facts = steps.compare(arms=arms, report=report.path, summary=summary.path)
+    facts = step(arms=arms, report=report.path, summary=summary.path)
     record(facts, metrics=metrics, outputs=[report, summary], parents=summaries)

@@ -28,9 +28,9 @@ def evaluate(
         page: The sample grid and the main numbers.
     """
     from components.outputs import record, write_evaluation_page
-    from hrf import steps
+    from hrf.steps.evaluate import evaluate as step
 
-    facts = steps.evaluate(
+    facts = step(
         epoch=epoch,
         run=run.path,
         base=base.path,

@@ -40,9 +40,9 @@ def prepare(
         metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
-    from hrf import steps
+    from hrf.steps.prepare import prepare as step
 
-    facts = steps.prepare(
+    facts = step(
         preset=preset,
         overrides=overrides,
         num_epochs=num_epochs,

@@ -30,9 +30,9 @@ def promote(
         metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
-    from hrf import steps
+    from hrf.steps.promote import promote as step
 
-    facts = steps.promote(
+    facts = step(
         epoch=epoch,
         run=run.path,
         policy=policy.path,

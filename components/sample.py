@@ -28,9 +28,9 @@ def sample(
         metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
-    from hrf import steps
+    from hrf.steps.sample import sample as step
 
-    facts = steps.sample(
+    facts = step(
         epoch=epoch,
         run=run.path,
         base=base.path,

@@ -22,9 +22,9 @@ def score(
         metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
-    from hrf import steps
+    from hrf.steps.score import score as step
 
-    facts = steps.score(
+    facts = step(
         epoch=epoch,
         run=run.path,
         samples=samples.path,

@@ -24,9 +24,9 @@ def summarize(
         metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
-    from hrf import steps
+    from hrf.steps.summarize import summarize as step
 
-    facts = steps.summarize(
+    facts = step(
         run=run.path,
         baseline=baseline.path,
         history=history.path,

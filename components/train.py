@@ -36,9 +36,9 @@ def train(
         metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
-    from hrf import steps
+    from hrf.steps.train import train as step
 
-    facts = steps.train(
+    facts = step(
         epoch=epoch,
         num_epochs=num_epochs,
         run=run.path,

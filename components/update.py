@@ -36,9 +36,9 @@ def update(
         metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
-    from hrf import steps
+    from hrf.steps.update import update as step
 
-    facts = steps.update(
+    facts = step(
         epoch=epoch,
         run=run.path,
         base=base.path,

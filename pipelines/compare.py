@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from kfp import dsl
+from kfp.dsl import HTML, Artifact
 from kfp.dsl.base_component import BaseComponent
 
 from components.compare import compare
@@ -21,6 +23,13 @@ MOST_ARMS = 6
 MOST_POINTS = 6
 #: What arms must agree on for their numbers to be comparable.
 SHARED_SECTIONS = ("model", "sampler", "reward", "evaluation", "gate")
+
+
+class CompareOutputs(NamedTuple):
+    """What a comparison ends in."""
+
+    report: HTML
+    summary: Artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +99,7 @@ def build(arms: list[Arm], *, images: Images | None = None) -> BaseComponent:
     epochs = [build_epochs(plan, placed) for plan in plans]
 
     @dsl.pipeline(name="hrf-compare", description="Train several presets on the same budget and compare them.")
-    def comparison(experiment: str = "compare", storage: str = "s3://hrf", run_tag: str = "") -> None:
+    def comparison(experiment: str = "compare", storage: str = "s3://hrf", run_tag: str = "") -> CompareOutputs:
         """Train several presets from the same base, on the same seeds and budget, and compare them.
 
         Args:
@@ -108,10 +117,11 @@ def build(arms: list[Arm], *, images: Images | None = None) -> BaseComponent:
                 "storage": storage,
                 "run_tag": run_tag,
             }
-            task = add_run(parameters, epochs=arm_epochs, images=placed, name=arm.preset)
-            summaries[f"arm_{slot}"] = task.outputs["summary"]
+            outputs = add_run(parameters, epochs=arm_epochs, images=placed, name=arm.preset)
+            summaries[f"arm_{slot}"] = outputs.summary
         names = ",".join(arm.preset for arm in arms)
-        place(compare(names=names, **summaries), "control", placed).set_display_name("compare")
+        task = place(compare(names=names, **summaries), "control", placed).set_display_name("compare")
+        return CompareOutputs(report=task.outputs["report"], summary=task.outputs["summary"])
 
     return comparison
 

@@ -1,10 +1,10 @@
 """The fine-tuning pipeline: prepare, baseline, one sub-pipeline per epoch, summarize."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from kfp import dsl
-from kfp.dsl import PipelineTask
+from kfp.dsl import HTML, Artifact, Model
 from kfp.dsl.base_component import BaseComponent
 
 from components.baseline import baseline
@@ -14,6 +14,14 @@ from hrf.config import Config
 from pipelines.epoch import build_epochs
 from pipelines.placement import Images, place
 from pipelines.plan import EpochStep, check_task_budget, count_tasks, plan_epochs
+
+
+class RunOutputs(NamedTuple):
+    """What a run ends in."""
+
+    report: HTML
+    summary: Artifact
+    policy: Model
 
 
 def build(config: Config, *, preset: str = "", overrides: str = "", images: Images | None = None) -> BaseComponent:
@@ -48,7 +56,7 @@ def build(config: Config, *, preset: str = "", overrides: str = "", images: Imag
         experiment: str = "default",
         storage: str = "s3://hrf",
         run_tag: str = "",
-    ) -> None:
+    ) -> RunOutputs:
         """Fine-tune a diffusion model on a reward, window by window.
 
         Args:
@@ -60,7 +68,7 @@ def build(config: Config, *, preset: str = "", overrides: str = "", images: Imag
             run_tag: The run's own id. Empty: Kubeflow's. Use it once only; a schedule adds its time to it.
         """
         parameters = {"preset": preset, "overrides": overrides, "start_from": start_from}
-        add_run(
+        return add_run(
             {**parameters, "experiment": experiment, "storage": storage, "run_tag": run_tag},
             epochs=epochs,
             images=placed,
@@ -75,7 +83,7 @@ def add_run(
     epochs: Sequence[tuple[EpochStep, Callable[..., Any]]],
     images: Images,
     name: str = "",
-) -> PipelineTask:
+) -> RunOutputs:
     """Add one whole run, from `prepare` to `summarize`, to the pipeline that is being built.
 
     Args:
@@ -85,7 +93,7 @@ def add_run(
         name: Set before the display names, where a pipeline has several runs.
 
     Returns:
-        The task that ends it, `summarize`.
+        Its report, its summary and its last policy.
     """
     prefix = f"{name}: " if name else ""
     num_epochs = sum(step.num_epochs for step, _ in epochs)
@@ -101,4 +109,5 @@ def add_run(
         epoch.set_display_name(f"{prefix}{step.label}").set_caching_options(enable_caching=False)
         current = {key: epoch.outputs[key] for key in current}
     task = place(summarize(run=prepared["run"], baseline=measured, history=current["history"]), "control", images)
-    return task.set_display_name(f"{prefix}summarize")
+    summarized = task.set_display_name(f"{prefix}summarize").outputs
+    return RunOutputs(report=summarized["report"], summary=summarized["summary"], policy=current["policy"])

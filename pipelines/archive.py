@@ -1,0 +1,66 @@
+"""A finished or failed run's artifacts and log, stored in its bucket beside what its steps stored themselves."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hrf.checkpoint import MANIFEST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from hrf.storage import Storage
+    from pipelines.run_state import RunFolder
+
+SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
+
+
+def archive_run(folder: RunFolder, storage: Storage, experiment: str, environment: Mapping[str, str]) -> None:
+    """Upload a run's artifacts and log; what is there already is left alone.
+
+    Args:
+        folder: The run.
+        storage: Where to.
+        experiment: The experiment that the run belongs to.
+        environment: The variables that the steps ran with: their secrets are blotted out of the log.
+
+    Raises:
+        StorageError: If the server refuses or does not answer.
+    """
+    key = f"{experiment}/runs/{folder.path.name}"
+    artifacts = folder.path / "artifacts"
+    for path in _whole_outputs(artifacts):
+        place = f"{key}/artifacts/{path.relative_to(artifacts).as_posix()}"
+        if path.is_dir():
+            storage.upload_folder(path, place)
+        else:
+            storage.upload_file(path, place)
+    log = folder.path / "kfp.log"
+    if log.is_file():
+        with tempfile.TemporaryDirectory() as scratch:
+            clean = Path(scratch) / "kfp.log"
+            text = log.read_text(encoding="utf-8", errors="replace")
+            clean.write_text(without_secrets(text, {**os.environ, **environment}), encoding="utf-8")
+            storage.upload_file(clean, f"{key}/kfp.log")
+
+
+def without_secrets(text: str, environment: Mapping[str, str]) -> str:
+    """A text with the values of secret variables blotted out."""
+    for name in SECRETS:
+        if environment.get(name):
+            text = text.replace(environment[name], f"<{name}>")
+    return text
+
+
+def _whole_outputs(folder: Path) -> Iterator[Path]:
+    """Folders that a step finished, and single files; not what a killed step left half-written."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        if path.is_file() or (path / MANIFEST).is_file():
+            yield path
+        elif path.is_dir():
+            yield from _whole_outputs(path)

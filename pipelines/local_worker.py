@@ -1,0 +1,84 @@
+"""The process that runs a compiled package with Kubeflow's local runner: `python -m pipelines.local_worker RUN_FOLDER`.
+
+It is a child of `hrf run`, in a process group of its own, and ends that whole group when its parent is gone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+from pipelines.package import with_caching
+from pipelines.run_state import RunFolder
+
+OUTPUTS_FILE = "outputs.json"
+WATCH_SECONDS = 0.5
+
+
+def main() -> int:
+    """Run the package of a run folder to its end; returns the exit status."""
+    folder = RunFolder(Path(sys.argv[1]))
+    _end_with_parent(os.getppid())
+    outputs = run_package(
+        (folder.path / "package.yaml").read_text(encoding="ascii"),
+        arguments=folder.read().arguments,
+        artifacts=folder.path / "artifacts",
+        cache=folder.path / "cache",
+    )
+    if outputs is None:
+        return 1
+    partial = folder.path / f"{OUTPUTS_FILE}.partial"
+    partial.write_text(json.dumps(outputs) + "\n", encoding="utf-8")
+    os.replace(partial, folder.path / OUTPUTS_FILE)
+    return 0
+
+
+def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cache: Path) -> dict[str, str] | None:
+    """Run a compiled package in subprocesses, going on where an earlier attempt ended.
+
+    Args:
+        package: The compiled package.
+        arguments: The pipeline's parameters.
+        artifacts: Where the steps' outputs go.
+        cache: Where Kubeflow notes which steps are finished; private to this run.
+
+    Returns:
+        The paths of the pipeline's output artifacts by name, or None if a step failed; it has reported its error.
+    """
+    from kfp import components, local
+
+    # What only matters on a cluster (display names, images) has no effect here, and needs no warning.
+    warnings.filterwarnings("ignore", module=r"kfp\.")
+    warnings.filterwarnings("ignore", message=r"Task .* have no effect in the current local runner")
+    warnings.filterwarnings("ignore", message=r"You may be attemping to run a task that uses custom or non-Python")
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=str(artifacts),
+        enable_caching=True,
+        cache_root=str(cache),
+        raise_on_error=False,
+    )
+    run = components.load_component_from_text(with_caching(package))(**arguments)
+    outputs = {name: artifact.path for name, artifact in run.outputs.items()}
+    return outputs or None
+
+
+def _end_with_parent(parent: int) -> None:
+    """End this process group as soon as the parent is no longer `parent`: nobody else would."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH_SECONDS)
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,229 @@
+"""Runs on this machine: one folder each, whose state says how far it came, and a lock that says who works on it.
+
+runs/RUN_ID/state.json      what was asked for, and how it went
+runs/RUN_ID/package.yaml    the compiled pipeline
+runs/RUN_ID/artifacts/      what the steps wrote
+runs/RUN_ID/cache/          which steps are finished, for Kubeflow's local runner
+runs/RUN_ID/kfp.log         everything the steps said
+runs/RUN_ID/progress.jsonl  their progress, line by line
+runs/RUN_ID/report.html     the report, and summary/ what it was made from
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Literal, Self
+
+from hrf.errors import ArtifactError, HrfError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Status = Literal["running", "finished", "failed", "interrupted"]
+STATE_FILE, LOCK_FILE = "state.json", "lock"
+#: After a kill, the old worker needs a moment to notice, and holds the lock until then.
+LOCK_SECONDS = 5.0
+
+
+class RunBusyError(HrfError):
+    """Another process is working on the run.
+
+    Args:
+        run_id: The run.
+    """
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        super().__init__(
+            f"run {run_id} is being worked on by another process. Fix: wait for it, or start another run with --fresh"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunState:
+    """What was asked for, and how it went."""
+
+    run_id: str
+    kind: Literal["run", "compare"]
+    title: str
+    """The preset or file, or the presets of a comparison."""
+    experiment: str
+    fingerprint: str
+    """Digest of what was asked for: the same command finds its unfinished run by it."""
+    arguments: dict[str, str]
+    """The pipeline's parameters."""
+    hrf_version: str
+    created: float
+    """Seconds since the epoch."""
+    status: Status = "running"
+    attempts: int = 0
+    finished: float | None = None
+    error: dict[str, Any] | None = None
+    """The failure of the last attempt: step, error_type, message, exit_code."""
+    epochs: int = 0
+    config: dict[str, Any] = field(default_factory=dict)
+    """The resolved configuration, or those of all arms by name."""
+
+
+def fingerprint(asked: Mapping[str, Any]) -> str:
+    """Digest of what a command asks for."""
+    return hashlib.sha256(json.dumps(dict(asked), sort_keys=True).encode()).hexdigest()
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Attributes:
+        path: The folder, absolute.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._lock: IO[str] | None = None
+
+    @classmethod
+    def create(cls, runs: Path, *, package: str, **asked: Any) -> Self:
+        """Make the folder of a new run.
+
+        Args:
+            runs: The folder of all runs.
+            package: The compiled pipeline.
+            asked: Fields of `RunState`, without `run_id`, `created` and `hrf_version`.
+        """
+        from hrf import __version__
+
+        now = time.time()
+        token = hashlib.sha256(f"{asked['fingerprint']}{now}{os.getpid()}".encode()).hexdigest()[:6]
+        run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{token}"
+        folder = cls(runs / run_id)
+        folder.path.mkdir(parents=True)
+        (folder.path / "package.yaml").write_text(package, encoding="ascii")
+        arguments = {**asked.pop("arguments"), "run_tag": run_id}
+        folder.write(RunState(run_id=run_id, created=now, hrf_version=__version__, arguments=arguments, **asked))
+        return folder
+
+    def read(self) -> RunState:
+        """The state.
+
+        Raises:
+            ArtifactError: It can't be read.
+        """
+        file = self.path / STATE_FILE
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            known = {entry.name for entry in fields(RunState)}
+            return RunState(**{name: value for name, value in content.items() if name in known})
+        except (OSError, ValueError, TypeError) as error:
+            raise ArtifactError(
+                file, problem=f"not a run's state ({error})", fix="name a run that `hrf runs list` shows"
+            ) from error
+
+    def write(self, state: RunState) -> None:
+        """Replace the state, whole or not at all."""
+        file = self.path / STATE_FILE
+        partial = file.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
+        os.replace(partial, file)
+
+    def change(self, **changes: Any) -> RunState:
+        """Change fields of the state; returns the new one."""
+        state = replace(self.read(), **changes)
+        self.write(state)
+        return state
+
+    def lock(self, wait_seconds: float = LOCK_SECONDS) -> int:
+        """Take the run's lock for this process, until it ends.
+
+        Args:
+            wait_seconds: How long to wait for a process that is about to end.
+
+        Returns:
+            The lock's file descriptor; a child that inherits it holds the lock too.
+
+        Raises:
+            RunBusyError: Another process keeps it.
+        """
+        stream = open(self.path / LOCK_FILE, "a", encoding="utf-8")  # noqa: SIM115 - it stays open as long as the lock
+        end = time.monotonic() + wait_seconds
+        while True:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > end:
+                    stream.close()
+                    raise RunBusyError(self.path.name) from error
+                time.sleep(0.1)
+        self._lock = stream
+        return stream.fileno()
+
+    def unlock(self) -> None:
+        """Give the lock back."""
+        if self._lock:
+            self._lock.close()
+            self._lock = None
+
+    def is_locked(self) -> bool:
+        """Whether any process works on the run now."""
+        with open(self.path / LOCK_FILE, "a", encoding="utf-8") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
+
+    def status(self) -> Status:
+        """The state's status, except that a run which nobody works on any more was interrupted."""
+        status = self.read().status
+        return "interrupted" if status == "running" and not self.is_locked() else status
+
+    @property
+    def summary(self) -> Path:
+        """The summary folder; it exists once the run has finished."""
+        return self.path / "summary"
+
+    @property
+    def report(self) -> Path:
+        """The report; it exists once the run has finished."""
+        return self.path / "report.html"
+
+
+def all_runs(runs: Path) -> list[RunFolder]:
+    """All runs below a folder, oldest first."""
+    return [RunFolder(file.parent) for file in sorted(runs.glob(f"*/{STATE_FILE}"))]
+
+
+def find_unfinished(runs: Path, asked: str) -> RunFolder | None:
+    """The newest unfinished run that was asked for in the same way.
+
+    Args:
+        runs: The folder of all runs.
+        asked: A fingerprint.
+    """
+    for folder in reversed(all_runs(runs)):
+        state = folder.read()
+        if state.fingerprint == asked and state.status != "finished":
+            return folder
+    return None
+
+
+def find_run(runs: Path, name: str) -> RunFolder:
+    """A run by its id or the beginning of it, or the newest one for "".
+
+    Raises:
+        ArtifactError: There is none, or several begin like that.
+    """
+    found = [folder for folder in all_runs(runs) if folder.path.name.startswith(name)]
+    exact = [folder for folder in found if folder.path.name == name]
+    if exact or (found and not name):
+        return (exact or found)[-1]
+    if len(found) != 1:
+        problem = f"{len(found)} runs begin with {name!r}" if found else f"no run {name!r} is here"
+        raise ArtifactError(runs, problem=problem, fix="see `hrf runs list`, and give --work-dir if it lies elsewhere")
+    return found[0]
