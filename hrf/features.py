@@ -1,0 +1,96 @@
+"""Images to feature vectors, for the metrics that compare samples with each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hrf.classifier import ImageClassifier
+
+PIXEL_GRID = 8
+"""Height and width, in boxes, of the grid that pixel features are averaged over."""
+
+CLASSIFIER_BATCH = 256
+"""Images per classifier call; bounds memory and does not change the features."""
+
+Embedder = Callable[[NDArray[np.float32]], Tensor]
+"""Images [n, 3, H, W] in [0, 1] to features [n, D]."""
+
+
+class FeatureSettings(Protocol):
+    """The part of `hrf.config.Evaluation` that says which features to use."""
+
+    @property
+    def features(self) -> str:
+        """`classifier` or `pixels`."""
+        ...
+
+
+def embed(images: NDArray[np.float32], settings: FeatureSettings, classifier: ImageClassifier | None) -> Tensor:
+    """Embed images as the evaluation settings ask.
+
+    Args:
+        images: [n, 3, H, W], float32 in [0, 1].
+        settings: `features` is "classifier" (what the classifier's last layer reads) or "pixels" (`pixel_features`).
+        classifier: Needed for "classifier" and not looked at otherwise.
+
+    Returns:
+        [n, D] float32 on the CPU. A row depends on its own image alone, so sets embedded apart compare.
+
+    Raises:
+        ValueError: An unknown kind of features, no classifier where one is needed, or images it does not take.
+    """
+    return build_embedder(settings, classifier)(images)
+
+
+def build_embedder(settings: FeatureSettings, classifier: ImageClassifier | None) -> Embedder:
+    """Return the function that `embed` applies.
+
+    Raises:
+        ValueError: An unknown kind of features, or no classifier where one is needed.
+    """
+    if settings.features == "pixels":
+        return pixel_features
+    if settings.features != "classifier":
+        raise ValueError(f"features must be 'classifier' or 'pixels', got {settings.features!r}")
+    if classifier is None:
+        raise ValueError("classifier features need a classifier")
+    chosen = classifier
+    return lambda images: classifier_features(images, chosen)
+
+
+def classifier_features(images: NDArray[np.float32], classifier: ImageClassifier) -> Tensor:
+    """Return what the classifier's last layer reads: [n, D] for images [n, 3, H, W] in [0, 1].
+
+    They are not negative (they come out of a ReLU), so cosines lie in [0, 1].
+
+    Raises:
+        ValueError: Images of another size than the classifier's, or outside [0, 1].
+    """
+    with torch.inference_mode():
+        batches = torch.split(torch.from_numpy(images), CLASSIFIER_BATCH)
+        return torch.cat([classifier.features(batch) for batch in batches])
+
+
+def pixel_features(images: NDArray[np.float32]) -> Tensor:
+    """Return the images' colours on an 8 x 8 grid of boxes, less mid-grey: [n, 192] in [-0.5, 0.5].
+
+    They are centred at a constant, not at the set's mean, so that base and candidate are embedded by the same function.
+
+    Args:
+        images: [n, 3, H, W] in [0, 1], H and W multiples of 8.
+
+    Raises:
+        ValueError: Another shape.
+    """
+    if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % PIXEL_GRID or images.shape[3] % PIXEL_GRID:
+        raise ValueError(f"expected images [n, 3, H, W] with H and W multiples of {PIXEL_GRID}, got {images.shape}")
+    count, channels, height, width = images.shape
+    boxes = (count, channels, PIXEL_GRID, height // PIXEL_GRID, PIXEL_GRID, width // PIXEL_GRID)
+    averages = images.reshape(boxes).mean(axis=(3, 5), dtype=np.float64)
+    return torch.from_numpy((averages.reshape(count, -1) - 0.5).astype(np.float32))
