@@ -236,11 +236,15 @@ class Storage:
         return target
 
     def _full(self, key: str) -> str:
+        if key and not _is_key(key.removesuffix("/")):
+            raise StorageError(
+                self.uri,
+                problem=f"{key!r} is no key",
+                fix="use names without empty, '.' and '..' parts between slashes",
+            )
         return f"{self._prefix}/{key}" if self._prefix else key
 
     def _put(self, key: str, body: bytes, **conditions: str) -> str:
-        if not _is_key(key):
-            raise ValueError(f"not a key: {key!r}")
         kind = {"ContentType": "application/json"} if key.endswith(".json") else {}
         answer = self._client.put_object(Bucket=self._bucket, Key=self._full(key), Body=body, **kind, **conditions)
         return str(answer["ETag"])
@@ -268,8 +272,6 @@ class Storage:
         return sorted(found)
 
     def _upload(self, path: Path, key: str, digest: str) -> None:
-        if not _is_key(key):
-            raise ValueError(f"not a key: {key!r}")
         with self._translated(key):
             try:
                 head = self._client.head_object(Bucket=self._bucket, Key=self._full(key))

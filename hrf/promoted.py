@@ -1,0 +1,69 @@
+"""Reading what was promoted: the pointer, its policy and the history. `hrf.promotion` explains the objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hrf.checkpoint import read_manifest
+from hrf.errors import ArtifactError
+from hrf.storage import Storage
+
+
+def read_pointer(storage: Storage, experiment: str) -> dict[str, Any] | None:
+    """The record of the last promotion, or None where nothing was promoted yet."""
+    found = storage.read_json(f"{experiment}/promoted.json")
+    return None if found is None else dict(found[0])
+
+
+def fetch_incumbent(storage: Storage, pointer: Mapping[str, Any], target: str | Path) -> Path:
+    """Download the promoted policy's folder.
+
+    Args:
+        storage: Where the experiment lives.
+        pointer: What `read_pointer` returned.
+        target: Where the folder will stand.
+
+    Raises:
+        ArtifactError: If it is gone or damaged, or is not the policy that was promoted.
+        StorageError: If the storage fails.
+    """
+    key = f"{pointer['candidate_key']}/policy"
+    folder = storage.download_folder(key, target)
+    manifest = read_manifest(folder)
+    if manifest.content_digest() != pointer["policy_digest"]:
+        raise ArtifactError(
+            storage.url(key),
+            problem="not the policy that was promoted: its digest differs from the pointer's",
+            producer=manifest.describe_producer(),
+            fix="restore the folder, or promote another candidate",
+        )
+    return folder
+
+
+def history(storage: Storage, experiment: str) -> list[dict[str, Any]]:
+    """All promotions, oldest first.
+
+    Raises:
+        ArtifactError: If the records are not one unbroken chain.
+        StorageError: If the storage fails.
+    """
+    # The pointer first: a promotion that happens meanwhile then only adds to the end.
+    pointer = read_pointer(storage, experiment)
+    keys = storage.list(f"{experiment}/history/")
+    records = [found[0] for key in keys if (found := storage.read_json(key)) is not None]
+    # Its promoter may have died before writing the history record.
+    if pointer is not None and all(record["sequence"] != pointer["sequence"] for record in records):
+        records.append(pointer)
+    previous = None
+    for sequence, record in enumerate(records, start=1):
+        if record["sequence"] != sequence or record["previous"] != previous:
+            raise ArtifactError(
+                storage.url(f"{experiment}/history/{sequence:06d}.json"),
+                problem="the history is no unbroken chain here",
+                producer=f"run {record['run_id']}",
+                fix="restore the missing record",
+            )
+        previous = record["candidate_id"]
+    return records

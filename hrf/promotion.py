@@ -1,0 +1,314 @@
+"""Promotion: candidates, decisions and the promoted pointer in object storage.
+
+Below the experiment's name:
+
+    promoted.json                         the pointer: the record of the last promotion. The source of truth
+    history/000001.json                   every promotion's record, numbered without gaps
+    decisions/RUN/epoch-0000.json         the final decision on a candidate
+    attempts/RUN/epoch-0000/001.json      the verdict against one incumbent, with the pointer version it is about
+    candidates/RUN/epoch-0000/policy/     the policy; evaluation.json beside it
+
+Only the pointer is ever replaced, and only by compare-and-swap; everything else is created once. The protocol, safe for
+any number of promoters, each of which may die between any two calls and be run again:
+
+1. Read the pointer. If it is set, complete its history and decision records first: its own promoter may have died.
+2. If this candidate has a final decision, that is the outcome. (It is read after the pointer, and nobody replaces a
+   pointer before completing its decision, so a candidate that was ever promoted is seen here.)
+3. Fix the verdict of this attempt by creating its record: whoever is first binds all who work on the same candidate.
+4. Rejected: create the final decision. Promoted: swap the pointer. If it has moved, the next attempt is against the
+   new incumbent.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hrf.checkpoint import read_folder
+from hrf.errors import ArtifactError, StorageError
+from hrf.gate import Decision, decide
+from hrf.promoted import fetch_incumbent, history, read_pointer
+from hrf.storage import Conflict, Storage
+
+__all__ = ["Candidate", "Decision", "decide", "fetch_incumbent", "history", "promote", "read_pointer"]
+
+_MAX_ATTEMPTS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A policy that asks to be promoted."""
+
+    run_id: str
+    epoch: int
+    policy_folder: Path
+    evaluation: Mapping[str, Any]
+    """Its evaluation record."""
+    evaluation_digest: str
+    """Equal digests say that two evaluations measured the same thing on the same noise."""
+    config_digest: str
+
+    def __post_init__(self) -> None:
+        for name in ("run_id", "evaluation_digest", "config_digest"):
+            if not getattr(self, name):
+                raise ValueError(f"a candidate needs a {name}")
+        if "/" in self.run_id:
+            raise ValueError(f"a run id is one name, got {self.run_id!r}")
+
+    @property
+    def candidate_id(self) -> str:
+        """Its name within the experiment, such as `RUN/epoch-0003`."""
+        return f"{self.run_id}/epoch-{self.epoch:04d}"
+
+
+def promote(
+    storage: Storage,
+    experiment: str,
+    candidate: Candidate,
+    *,
+    base_rewards: Sequence[float],
+    known_incumbents: Mapping[str, Sequence[float]],
+    diversity_margin: float,
+    confidence: float,
+) -> dict[str, Any]:
+    """Store a candidate, decide on it and, if it passes the gate, move the promoted pointer to it.
+
+    Run again after any interruption it gives the same record.
+
+    Args:
+        storage: Where the experiment lives.
+        experiment: Its name.
+        candidate: The policy with its evaluation.
+        base_rewards: The base's reward per evaluation seed: the bar while nothing is promoted.
+        known_incumbents: Rewards, measured as the candidate's were, of incumbents by candidate id. Of other incumbents
+            the stored rewards are taken if their evaluation digest is the candidate's.
+        diversity_margin: The gate's δ.
+        confidence: The gate's confidence.
+
+    Returns:
+        The decision record. `outcome` is "promoted", "rejected" (the gate says no) or "lost" (another candidate stands
+        promoted whose evaluation cannot be compared with this one's).
+
+    Raises:
+        ArtifactError: If the policy folder is damaged, the run id was used before for another policy, or records are
+            missing.
+        NumericalError: If a number that decides is not finite.
+        StorageError: If the storage fails; run it again then.
+    """
+    case = _Case(storage, experiment, candidate)
+    if (final := case.read_final()) is not None:
+        return final
+    policy_digest = case.store_candidate()
+
+    def judge(pointer: dict[str, Any] | None) -> dict[str, Any]:
+        rewards = case.incumbent_rewards(pointer, base_rewards, known_incumbents)
+        if rewards is None:
+            return {"outcome": "lost", **_INCOMPARABLE}
+        decision = decide(
+            candidate.evaluation,
+            incumbent_rewards=rewards,
+            diversity_margin=diversity_margin,
+            confidence=confidence,
+        )
+        return {"outcome": "promoted" if decision.promote else "rejected", **decision.as_record()}
+
+    for number in range(1, _MAX_ATTEMPTS + 1):
+        if (outcome := case.attempt(number, judge, policy_digest)) is not None:
+            return outcome
+    raise StorageError(
+        storage.url(f"{experiment}/promoted.json"),
+        problem=f"the pointer moved away {_MAX_ATTEMPTS} times before it could be swapped",
+        fix="check that nothing but hrf writes it, and run the step again",
+    )
+
+
+_INCOMPARABLE: dict[str, Any] = {
+    "reward_vs_incumbent": None,
+    "diversity_ratio": None,
+    "diversity_floor": None,
+    "monitors_tripped": [],
+    "confidence": None,
+    "checks": [],
+    "reasons": [
+        "the incumbent was evaluated under other settings, so its rewards do not pair with the candidate's;"
+        " start a run from it to compare"
+    ],
+}
+
+
+class _Case:
+    """The objects of one candidate, and the protocol's moves on them."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        experiment: str,
+        candidate: Candidate,
+        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
+    ) -> None:
+        self._storage, self._experiment, self._candidate, self._now = storage, experiment, candidate, now
+        self._pointer_key = f"{experiment}/promoted.json"
+        self._candidate_key = f"{experiment}/candidates/{candidate.candidate_id}"
+
+    def store_candidate(self) -> str:
+        """Upload policy and evaluation; returns the digest of the policy's contents."""
+        folder = read_folder(self._candidate.policy_folder)
+        manifest = self._storage.upload_folder(folder, f"{self._candidate_key}/policy")
+        key = f"{self._candidate_key}/evaluation.json"
+        value = {"evaluation_digest": self._candidate.evaluation_digest, **self._candidate.evaluation}
+        try:
+            self._storage.create_json(key, value)
+        except Conflict as conflict:
+            raise ArtifactError(
+                conflict.uri,
+                problem="another evaluation of a candidate with this run id and epoch is there already",
+                producer=f"run {self._candidate.run_id}",
+                fix="run ids must not be used twice: start again under a new one",
+            ) from conflict
+        return manifest.content_digest()
+
+    def read_final(self) -> dict[str, Any] | None:
+        """The final decision on the candidate, if there is one."""
+        return self._read(_decision_key(self._experiment, self._candidate.candidate_id))
+
+    def attempt(
+        self, number: int, judge: Callable[[dict[str, Any] | None], dict[str, Any]], policy_digest: str
+    ) -> dict[str, Any] | None:
+        """Steps 1 to 4 once; returns the final decision, or None if the pointer has moved on."""
+        found = self._storage.read_json(self._pointer_key)
+        pointer, etag = found or (None, None)
+        if pointer is not None:
+            self._complete(pointer)
+        if (final := self.read_final()) is not None:
+            return final
+        if pointer is None:
+            self._check_never_promoted()
+        key = f"{self._experiment}/attempts/{self._candidate.candidate_id}/{number:03d}.json"
+        if (bound := self._read(key)) is None:
+            own = {"pointer_etag": etag, "record": self._record(number, judge(pointer), pointer, policy_digest)}
+            bound = self._create_or_read(key, own)
+        if bound["record"]["decision"]["outcome"] != "promoted":
+            return self._create_final(bound["record"]["decision"])
+        if not self._swap_pointer(bound["record"], bound["pointer_etag"]):
+            return None
+        return self._complete(bound["record"])
+
+    def _create_or_read(self, key: str, value: dict[str, Any]) -> dict[str, Any]:
+        """Create a record, or return the one that is there: the first to create it binds everyone."""
+        try:
+            self._storage.create_json(key, value)
+        except Conflict:
+            found = self._read(key)
+            if found is None:
+                raise
+            return found
+        return value
+
+    def _swap_pointer(self, record: dict[str, Any], etag: str | None) -> bool:
+        """Move the pointer from version `etag` (None: no pointer) to a record; False if it is another by now."""
+        try:
+            if etag is None:
+                self._storage.create_json(self._pointer_key, record)
+            else:
+                self._storage.replace_json(self._pointer_key, record, etag)
+        except Conflict:
+            return False
+        return True
+
+    def _read(self, key: str) -> dict[str, Any] | None:
+        found = self._storage.read_json(key)
+        return None if found is None else dict(found[0])
+
+    def incumbent_rewards(
+        self,
+        pointer: dict[str, Any] | None,
+        base_rewards: Sequence[float],
+        known_incumbents: Mapping[str, Sequence[float]],
+    ) -> Sequence[float] | None:
+        """The rewards to beat, seed by seed; None if the incumbent's cannot be compared."""
+        if pointer is None:
+            return base_rewards
+        if pointer["candidate_id"] in known_incumbents:
+            return known_incumbents[pointer["candidate_id"]]
+        if pointer["evaluation_digest"] != self._candidate.evaluation_digest:
+            return None
+        key = f"{pointer['candidate_key']}/evaluation.json"
+        if (evaluation := self._read(key)) is None:
+            raise ArtifactError(
+                self._storage.url(key),
+                problem="the incumbent's evaluation is gone",
+                producer=f"run {pointer['run_id']}",
+                fix="restore the object",
+            )
+        return list(evaluation["rewards"])
+
+    def _record(
+        self, number: int, verdict: dict[str, Any], pointer: dict[str, Any] | None, policy_digest: str
+    ) -> dict[str, Any]:
+        """The promotion record that a verdict stands for; its `decision` may become the candidate's decision record."""
+        candidate = self._candidate
+        incumbent_id = pointer["candidate_id"] if pointer else None
+        sequence = (pointer["sequence"] if pointer else 0) + 1
+        time = self._now().isoformat(timespec="milliseconds")
+        about = {
+            "candidate_id": candidate.candidate_id,
+            "run_id": candidate.run_id,
+            "epoch": candidate.epoch,
+            "candidate_key": self._candidate_key,
+            "policy_digest": policy_digest,
+            "evaluation_digest": candidate.evaluation_digest,
+            "config_digest": candidate.config_digest,
+            "time": time,
+        }
+        decision = {
+            **about,
+            **verdict,
+            "incumbent_id": incumbent_id,
+            "attempts": number,
+            "sequence": sequence if verdict["outcome"] == "promoted" else None,
+        }
+        return {**about, "sequence": sequence, "previous": incumbent_id, "decision": decision}
+
+    def _complete(self, pointer: dict[str, Any]) -> dict[str, Any]:
+        """Write the history and decision records of a promotion, unless they are there; returns the decision."""
+        key = f"{self._experiment}/history/{pointer['sequence']:06d}.json"
+        try:
+            self._storage.create_json(key, pointer)
+        except Conflict as conflict:
+            raise ArtifactError(
+                conflict.uri,
+                problem="it tells of another promotion than promoted.json does",
+                producer=f"run {pointer['run_id']}",
+                fix="restore promoted.json to the record of the last promotion in history/",
+            ) from conflict
+        return self._create_final(pointer["decision"])
+
+    def _create_final(self, decision: dict[str, Any]) -> dict[str, Any]:
+        key = _decision_key(self._experiment, decision["candidate_id"])
+        try:
+            self._storage.create_json(key, decision)
+        except Conflict as conflict:
+            raise ArtifactError(
+                conflict.uri,
+                problem="another final decision on this candidate is there already",
+                producer=f"run {decision['run_id']}",
+                fix="run ids must not be used twice: start again under a new one",
+            ) from conflict
+        return decision
+
+    def _check_never_promoted(self) -> None:
+        """An absent pointer beside a history was deleted: going on would number promotions twice."""
+        records = self._storage.list(f"{self._experiment}/history/")
+        if records and self._storage.read_json(self._pointer_key) is None:
+            raise ArtifactError(
+                self._storage.url(self._pointer_key),
+                problem=f"it is gone, though {len(records)} promotions are on record",
+                fix=f"copy the last of them, {self._storage.url(records[-1])}, to promoted.json",
+            )
+
+
+def _decision_key(experiment: str, candidate_id: str) -> str:
+    return f"{experiment}/decisions/{candidate_id}.json"
