@@ -47,7 +47,8 @@ def to_images(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def to_uint8(images: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Round images in [0, 1] to bytes, round(255 x), and put the channels last: [B, C, H, W] -> [B, H, W, C]."""
-    return np.rint(images * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1)
+    pixels: NDArray[np.uint8] = np.rint(images * np.float32(255)).astype(np.uint8).transpose(0, 2, 3, 1)
+    return pixels
 
 
 def grid(images: NDArray[np.float32], columns: int, *, gap: int = 2) -> Image.Image:

@@ -178,7 +178,7 @@ class Update(Section):
 class Evaluation(Section):
     """The measurement of a policy on fixed seeds."""
 
-    num_samples: Annotated[int, Field(ge=4)] = 192
+    num_samples: Annotated[int, Field(ge=8)] = 192
     """n; diversity scores are only comparable at equal n."""
     seed: Seed = 0
     """Seed of the evaluation's noise; independent of `run.seed`, so that runs compare."""
@@ -197,16 +197,17 @@ class Evaluation(Section):
 
 
 class Monitors(Section):
-    """Largest allowed absolute change of an image statistic against the base; null switches a monitor off."""
+    """Largest allowed change of an image statistic against the base's; null only reports it. See `hrf.monitors`."""
 
     dark_pixel_fraction: Positive | None = 0.15
-    """Of the share of dark pixels."""
-    edge_density: Positive | None = 0.10
-    """Of the share of edge pixels."""
+    """Increase of the share of dark pixels: an image in six gone black, on average."""
+    edge_density: Positive | None = 0.40
+    """Change either way of the share of edge pixels, as a fraction of the base's. Compressibility has to lower it
+    somewhat; halving it means blur or blank images."""
     colour_entropy: Positive | None = 1.0
-    """Of the colour histogram's entropy, in bits."""
+    """Decrease of the entropy of an image's colours, in bits: half as many colours in use."""
     unrecognised_fraction: Positive | None = 0.10
-    """Of the share of images that the classifier recognises as nothing."""
+    """Increase of the share of images that the classifier recognises as nothing."""
 
 
 class Gate(Section):

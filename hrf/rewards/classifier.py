@@ -45,7 +45,7 @@ class ClassProbability:
                 fix="name a classifier that was trained on images of the model's size",
             )
         with torch.no_grad():
-            batches = torch.tensor(images, dtype=torch.float64).split(_BATCH_SIZE)
+            batches = torch.split(torch.tensor(images, dtype=torch.float64), _BATCH_SIZE)
             probabilities = [self.classifier(batch).softmax(dim=1)[:, self.index] for batch in batches]
         scores: NDArray[np.float64] = torch.cat(probabilities).numpy()
         return scores
