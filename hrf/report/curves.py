@@ -1,0 +1,236 @@
+"""The charts of a report, made from one run or from several arms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from statistics import median
+
+from markupsafe import Markup
+
+from hrf.report.charts import Axis, Bars, Point, Rule, Series, bar_chart, legend, line_chart
+from hrf.report.formatting import count, interval, number, reward_unit, significant, with_unit
+from hrf.report.page import Figure
+from hrf.report.summary import UNRECOGNISED, EpochUpdate, Evaluation, Interval, OptimizerUpdate, Summary
+
+Arm = tuple[str, Summary]
+BASE = "base"
+NOT_EVALUATED = "No epoch was evaluated."
+
+
+def floor_rules(floor: float | None, *, shade: bool = False) -> list[Rule]:
+    """The diversity floor as a line; none if there is no floor."""
+    return [] if floor is None else [Rule(y=floor, text=f"floor {number(floor, 2)}", shade=shade)]
+
+
+def _point(x: float, estimate: Interval, *, text: str) -> Point:
+    return Point(x=x, y=estimate.value, y_range=(estimate.low, estimate.high), text=text)
+
+
+def _history(summary: Summary) -> list[tuple[str, float, float | None, Evaluation]]:
+    """(name, place on the epoch axis, denoiser evaluations, evaluation) of the base and of every evaluated epoch."""
+    places = {id(entry): float(index + 1) for index, entry in enumerate(summary.epochs)}
+    tuned = [
+        (f"epoch {entry.epoch}", places[id(entry)], summary.num_evaluations_after(entry), evaluation)
+        for entry, evaluation in summary.evaluated
+    ]
+    return [(BASE, 0.0, 0, summary.base), *tuned]
+
+
+def _epoch_axis(summary: Summary) -> Axis:
+    labels = [(0.0, BASE), *((index + 1.0, str(entry.epoch)) for index, entry in enumerate(summary.epochs))]
+    return Axis(name="epoch", labels=labels)
+
+
+def per_epoch(
+    summary: Summary,
+    title: str,
+    quantity: Callable[[Evaluation], Interval | None],
+    *,
+    decimals: int,
+    rules: Sequence[Rule] = (),
+    note: str = "",
+    colour: int = 0,
+) -> Figure:
+    """One quantity with its interval against the epoch, the base first."""
+    points = []
+    for name, place, _, evaluation in _history(summary):
+        estimate = quantity(evaluation)
+        if estimate is not None:
+            points.append(_point(place, estimate, text=f"{name}: {interval(estimate, decimals)}"))
+    described = f"{title}. " + "; ".join(point.text for point in points)
+    drawn = line_chart(
+        [Series(name=title, points=points, colour=colour)], description=described, x=_epoch_axis(summary), rules=rules
+    )
+    return Figure(title=title, chart=drawn, note=note, absent=NOT_EVALUATED)
+
+
+def arm_legend(arms: Sequence[Arm]) -> Markup:
+    """The key of a chart with one line per arm."""
+    return legend([(arm, colour) for colour, (arm, _) in enumerate(arms)])
+
+
+def against_evaluations(
+    arms: Sequence[Arm],
+    title: str,
+    quantity: Callable[[Evaluation], Interval],
+    *,
+    decimals: int,
+    rules: Sequence[Rule] = (),
+) -> Figure:
+    """One quantity of several arms against the denoiser work spent."""
+    all_series = []
+    for colour, (arm, summary) in enumerate(arms):
+        points = [
+            _point(
+                spent,
+                quantity(evaluation),
+                text=f"{arm}, {name}, {count(spent)} evaluations: {interval(quantity(evaluation), decimals)}",
+            )
+            for name, _, spent, evaluation in _history(summary)
+            if spent is not None
+        ]
+        all_series.append(Series(name=arm, points=points, colour=colour))
+    drawn = line_chart(
+        all_series,
+        description=f"{title} of {len(arms)} arms against denoiser evaluations; the numbers are in the tables.",
+        x=Axis(name="denoiser evaluations"),
+        rules=rules,
+    )
+    return Figure(title=title, chart=drawn, legend=arm_legend(arms))
+
+
+def plane(arms: Sequence[Arm], floor: float | None, *, unit: str) -> Figure:
+    """Reward gain to the right, diversity ratio upwards: the path of each arm from the base on."""
+    all_series = []
+    for colour, (arm, summary) in enumerate(arms):
+        history = _history(summary)
+        points = []
+        for index, (name, _, _, evaluation) in enumerate(history):
+            gain, ratio = evaluation.reward_vs_base, evaluation.diversity.vendi_order2_ratio
+            is_last = index == len(history) - 1
+            label = ""
+            if index == 0 and colour == 0:
+                label = BASE
+            elif len(arms) == 1 and (is_last or len(history) <= 8):
+                label = name.removeprefix("epoch ")
+            elif is_last and index > 0:
+                label = arm
+            points.append(
+                Point(
+                    x=gain.value,
+                    y=ratio.value,
+                    x_range=(gain.low, gain.high) if is_last and index else None,
+                    y_range=(ratio.low, ratio.high) if is_last and index else None,
+                    label=label,
+                    text=f"{arm}, {name}: gain {interval(gain, sign=True)}, ratio {interval(ratio, 2)}",
+                )
+            )
+        all_series.append(Series(name=arm, points=points, colour=colour, bars=True))
+    drawn = line_chart(
+        all_series,
+        description="Diversity ratio against reward gain, the path from the base over the epochs. "
+        + "; ".join(series.points[-1].text for series in all_series),
+        x=Axis(name=with_unit("reward gain over the base,", unit).rstrip(",")),
+        y=Axis(includes=[1.0]),
+        rules=floor_rules(floor, shade=True),
+    )
+    key = arm_legend(arms) if len(arms) > 1 else None
+    note = "Up and to the right is better; crosses are the intervals of each path's last point."
+    return Figure(title="Diversity ratio against reward gain", chart=drawn, legend=key, note=note)
+
+
+def modes(measured: Sequence[tuple[str, int, Evaluation]]) -> Figure:
+    """Mode histograms side by side.
+
+    Args:
+        measured: (name, colour, evaluation) of each; those without modes are left out.
+    """
+    title = "Samples per mode"
+    known = [(name, colour, evaluation.modes) for name, colour, evaluation in measured if evaluation.modes]
+    names = list(dict.fromkeys(mode for _, _, histogram in known for mode in histogram if mode != UNRECOGNISED))
+    if any(UNRECOGNISED in histogram for _, _, histogram in known):
+        names.append(UNRECOGNISED)
+    groups = [
+        Bars(name=name, colour=colour, values=[histogram.get(mode) for mode in names])
+        for name, colour, histogram in known
+    ]
+    described = "Samples per mode. " + "; ".join(
+        f"{name}: " + ", ".join(f"{mode} {size}" for mode, size in histogram.items()) for name, _, histogram in known
+    )
+    drawn = bar_chart(names, groups, description=described) if known else None
+    absent = "This run has no mode histogram: its features are not a classifier's."
+    return Figure(title=title, chart=drawn, legend=legend([(name, colour) for name, colour, _ in known]), absent=absent)
+
+
+def training_health(summary: Summary) -> list[Figure]:
+    """Loss, clip fraction, approximate KL and gradient norm per optimizer update."""
+    updates = [update for entry in summary.epochs if entry.update for update in entry.update.updates]
+    quantities: tuple[tuple[str, Callable[[OptimizerUpdate], float | None]], ...] = (
+        ("Loss", lambda update: update.loss),
+        ("Clip fraction", lambda update: update.clip_fraction),
+        ("Approximate KL", lambda update: update.approx_kl),
+        ("Gradient norm, before clipping", lambda update: update.grad_norm),
+    )
+    penalties = [update.kl_to_reference for update in updates if update.kl_to_reference]
+    if penalties:
+        quantities = (*quantities, ("KL to the reference", lambda update: update.kl_to_reference))
+    if len({update.learning_rate for update in updates}) > 1:
+        quantities = (*quantities, ("Learning rate", lambda update: update.learning_rate))
+    figures = []
+    for title, quantity in quantities:
+        values = [(index + 1.0, quantity(update)) for index, update in enumerate(updates)]
+        points = [
+            Point(x=place, y=value, text=f"update {place:.0f}: {significant(value)}")
+            for place, value in values
+            if value is not None
+        ]
+        described = f"{title} per update."
+        if points:
+            described = (
+                f"{title} over {len(points)} updates, from {significant(points[0].y)} to {significant(points[-1].y)}."
+            )
+        drawn = line_chart([Series(name=title, points=points)], description=described, x=Axis(name="update"))
+        figures.append(Figure(title=title, chart=drawn, absent="No update recorded it."))
+    return figures
+
+
+def gradient_by_step(summary: Summary) -> Figure:
+    """Gradient norm per trained sampler step in the first and in the last epoch that recorded it."""
+    title = "Gradient norm by sampler step"
+    recorded = [
+        (entry.epoch, entry.update) for entry in summary.epochs if entry.update and entry.update.grad_norm_by_step
+    ]
+    chosen = recorded[:1] + recorded[1:][-1:]
+    all_series = [
+        Series(name=f"epoch {epoch}", points=_norms(epoch, update), colour=colour)
+        for colour, (epoch, update) in enumerate(chosen)
+    ]
+    if not any(series.points for series in all_series):
+        return Figure(title=title, chart=None, absent="No update recorded it.")
+    last = [point.y for point in all_series[-1].points]
+    note = ""
+    if last and median(last) > 0:
+        note = (
+            f"In the first update of an epoch. Largest step over the median step in epoch {chosen[-1][0]}: "
+            f"{max(last) / median(last):.1f}."
+        )
+    drawn = line_chart(
+        all_series, description=f"{title}. {note}", x=Axis(name="sampler step (0 = noisiest)"), y=Axis(includes=[0.0])
+    )
+    return Figure(
+        title=title, chart=drawn, legend=legend([(series.name, series.colour) for series in all_series]), note=note
+    )
+
+
+def _norms(epoch: int, update: EpochUpdate) -> list[Point]:
+    return [
+        Point(x=step, y=norm, text=f"epoch {epoch}, step {step}: {significant(norm)}")
+        for step, norm in sorted(update.grad_norm_by_step.items())
+        if norm is not None
+    ]
+
+
+def reward_title(evaluation: Evaluation) -> str:
+    """Title of a reward chart, with the unit."""
+    unit = reward_unit(evaluation.reward.name)
+    return "Reward" + (f", {unit}" if unit else "")

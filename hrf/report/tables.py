@@ -1,0 +1,214 @@
+"""The tables of a run's report."""
+
+from __future__ import annotations
+
+from hrf.monitors import MONITORS
+from hrf.report.formatting import (
+    count,
+    duration,
+    fraction,
+    interval,
+    moment,
+    number,
+    reward_unit,
+    significant,
+    steps,
+    with_unit,
+    words,
+)
+from hrf.report.page import Cell, Table
+from hrf.report.summary import Decision, Epoch, Evaluation, Monitor, Summary
+
+
+def epoch_table(summary: Summary) -> Table:
+    """One row per epoch, the base first."""
+    unit = reward_unit(summary.base.reward.name)
+    suffix = f", {unit}" if unit else ""
+    header = (
+        "Epoch",
+        "Start window",
+        "Denoiser evaluations",
+        f"Rollout reward{suffix}",
+        f"Reward{suffix}",
+        f"Gain{suffix}",
+        "Vendi, order 2",
+        "Diversity ratio",
+        "Mode entropy",
+        "Unrecog­nised",
+        "Held-out gain",
+        "Time",
+        "Outcome",
+    )
+    base: list[str | Cell] = ["base", "–", "0", "–", *_measured_cells(summary.base), "–", "–"]
+    rows: list[list[str | Cell]] = [base]
+    for entry in summary.epochs:
+        update = entry.update
+        seconds = [part for part in (update.seconds.values() if update else ()) if part is not None]
+        rollout = "–" if update is None or update.reward_mean is None else number(update.reward_mean)
+        if update is not None and update.reward_mean is not None and update.reward_std is not None:
+            rollout += f" ± {number(update.reward_std)}"
+        measured = (
+            _measured_cells(entry.evaluation) if entry.evaluation else [Cell("not evaluated", "muted"), *["–"] * 6]
+        )
+        rows.append(
+            [
+                str(entry.epoch),
+                steps(update.window) if update else "–",
+                count(summary.num_evaluations_after(entry)),
+                rollout,
+                *measured,
+                duration(sum(seconds)) if seconds else "–",
+                outcome_cell(entry.decision),
+            ]
+        )
+    return Table(caption="Every epoch; square brackets hold confidence intervals", header=header, rows=rows)
+
+
+def _measured_cells(record: Evaluation) -> list[str | Cell]:
+    return [
+        interval(record.reward),
+        interval(record.reward_vs_base, sign=True),
+        interval(record.diversity.vendi_order2, 2),
+        interval(record.diversity.vendi_order2_ratio, 2),
+        number(record.mode_entropy, 2),
+        fraction(record.unrecognised_fraction),
+        interval(record.held_out_reward_vs_base, sign=True),
+    ]
+
+
+def outcome_cell(decision: Decision | None) -> str | Cell:
+    """The outcome of a decision; a dash without one."""
+    if decision is None:
+        return "–"
+    return Cell(decision.outcome, "good" if decision.outcome == "promoted" else "bad")
+
+
+def metric_table(summary: Summary) -> Table:
+    """Every metric of the base beside the shown epoch's."""
+    header = ["Metric", "Base"]
+    columns = [_metric_column(summary.base)]
+    if summary.shown is not None:
+        header.append(f"Epoch {summary.shown[0].epoch}")
+        columns.append(_metric_column(summary.shown[1]))
+    rows = [[pairs[0][0], *(value for _, value in pairs)] for pairs in zip(*columns, strict=True)]
+    return Table(caption="All metrics of the base and of the epoch shown", header=header, rows=rows)
+
+
+def _metric_column(record: Evaluation) -> list[tuple[str, str]]:
+    diversity, fidelity = record.diversity, record.fidelity
+    score = fidelity.classifier_inception_score
+    return [
+        ("Reward", with_unit(interval(record.reward), reward_unit(record.reward.name))),
+        ("Held-out reward", interval(record.held_out_reward)),
+        (
+            f"Vendi score, order 2 ({diversity.features or 'features not recorded'})",
+            interval(diversity.vendi_order2, 2),
+        ),
+        (f"Vendi score, order 1, at n = {record.num_samples}", number(diversity.vendi_order1, 2)),
+        ("Mean pairwise cosine distance", number(diversity.mean_pairwise_distance, 3)),
+        ("Mode entropy, nats", number(record.mode_entropy, 2)),
+        ("Mean confidence of the classifier", number(record.mean_confidence, 3)),
+        ("Coverage of the base's samples", number(fidelity.coverage, 3)),
+        ("Density", number(fidelity.density, 3)),
+        ("Fréchet distance to the base (classifier)", significant(fidelity.classifier_frechet_distance)),
+        ("Inception score (classifier)", "–" if score is None else f"{number(score.mean, 2)} ± {number(score.std, 2)}"),
+    ]
+
+
+def monitor_table(summary: Summary) -> Table | None:
+    """Drift monitors at the shown epoch, and the epochs at which each was past its limit; None if there are none."""
+    if summary.shown is None:
+        return None
+    entry, record = summary.shown
+    rows: list[list[str | Cell]] = []
+    for name, monitor in record.monitors.items():
+        tripped = [str(other.epoch) for other, measured in summary.evaluated if name in measured.tripped_monitors]
+        if monitor is None:
+            rows.append([words(name), *["–"] * 4, Cell("not measured", "muted"), "–"])
+            continue
+        state = Cell("past the limit", "bad") if monitor.tripped else Cell("within", "good")
+        values = (
+            significant(monitor.base),
+            significant(monitor.value),
+            *_change_and_limit(name, monitor),
+        )
+        rows.append([words(name), *values, state, ", ".join(tripped) or "none"])
+    header = ("Monitor", "Base", f"Epoch {entry.epoch}", "Change", "Limit", "State", "Epochs past the limit")
+    return Table(caption="Drift monitors", header=header, rows=rows) if rows else None
+
+
+def _change_and_limit(name: str, monitor: Monitor) -> tuple[str, str]:
+    """The change in its unit, and the limit in words, such as `rise of 0.15`; see `hrf.monitors.MONITORS`."""
+    kind = MONITORS.get(name)
+    if kind is not None and kind.relative:
+        change, limit = f"{number(100 * monitor.change, 1, sign=True)} %", f"{100 * (monitor.limit or 0):g} %"
+    else:
+        change, limit = number(monitor.change, 3, sign=True), f"{monitor.limit or 0:g}"
+    if monitor.limit is None:
+        return change, "none"
+    directions = {"increase": "rise of ", "decrease": "fall of ", "either": "change of "}
+    return change, directions.get(kind.direction if kind is not None else "", "") + limit
+
+
+def decision_context(entry: Epoch, decision: Decision, unit: str) -> dict[str, object]:
+    """One promotion decision, as the template prints it."""
+    sequence = None if decision.sequence is None else str(decision.sequence)
+    facts_of_it = [
+        ("Candidate", decision.candidate_id),
+        ("Incumbent", decision.incumbent_id or "none: judged against the base"),
+        ("Reward over the incumbent", with_unit(interval(decision.reward_vs_incumbent, 4, sign=True), unit)),
+        ("Diversity ratio to the base", interval(decision.diversity_ratio, 3)),
+        ("Diversity floor", number(decision.diversity_floor, 3)),
+        ("Monitors past their limit", ", ".join(map(words, decision.monitors_tripped)) or "none"),
+        ("Attempts", count(decision.attempts)),
+        ("Sequence number", sequence or "–"),
+        ("Time", moment(decision.time)),
+    ]
+    checks: list[list[str | Cell]] = [
+        [words(check.name), Cell("passed", "good") if check.passed else Cell("failed", "bad"), check.detail or "–"]
+        for check in decision.checks
+    ]
+    return {
+        "epoch": entry.epoch,
+        "outcome": outcome_cell(decision),
+        "facts": facts_of_it,
+        "checks": Table(
+            caption=f"Checks of epoch {entry.epoch}", header=("Check", "Result", "Detail"), rows=checks, is_text=True
+        ),
+        "reasons": decision.reasons,
+    }
+
+
+def identity_table(summary: Summary) -> Table:
+    """Who this run is."""
+    run = summary.run
+    rows = [
+        ("Run", run.run_id),
+        ("Experiment", run.experiment or "–"),
+        ("Storage", run.storage or "–"),
+        ("Preset", run.preset or "none"),
+        ("Run seed", "–" if run.run_seed is None else str(run.run_seed)),
+        ("Started from", run.started_from or "the base"),
+    ]
+    return Table(caption="Identity", header=("Field", "Value"), rows=rows, is_text=True)
+
+
+def facts(caption: str, content: dict[str, object]) -> Table | None:
+    """A flat table of a free-form record; None if it is empty."""
+    rows = [(path, _plain(value)) for path, value in flatten(content) if value is not None]
+    return Table(caption=caption, header=("Field", "Value"), rows=rows, is_text=True) if rows else None
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return count(value) if abs(value) >= 10_000 else str(value)
+    return significant(value, 4) if isinstance(value, float) else str(value)
+
+
+def flatten(content: object, path: str = "") -> list[tuple[str, object]]:
+    """Nested mappings as (dotted path, value); lists stay values."""
+    if not isinstance(content, dict):
+        return [(path, content)]
+    return [pair for key, value in content.items() for pair in flatten(value, f"{path}.{key}" if path else str(key))]

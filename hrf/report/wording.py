@@ -1,0 +1,129 @@
+"""What a run did, in words."""
+
+from __future__ import annotations
+
+from hrf.core.window import first_step_from
+from hrf.report.formatting import count, duration, number, steps
+from hrf.report.summary import Summary
+
+METHODS = {
+    "noise": "DDPO: every episode starts from pure noise",
+    "window": (
+        "HRF: every episode starts from a finished sample of the current policy, re-noised to a step of the window"
+    ),
+    "selected": (
+        "HRF-D: every episode starts from a finished sample of the current policy, re-noised to a step chosen per root "
+        "by reward gained against features lost"
+    ),
+}
+METHOD_NAMES = {"noise": "DDPO", "window": "HRF", "selected": "HRF-D"}
+
+
+def method_name(summary: Summary) -> str:
+    """Short name, such as `HRF, split at step 10 of 20`; what is not configured is left out."""
+    kind = str(summary.setting("starts.kind") or "method not recorded")
+    name = METHOD_NAMES.get(kind, kind)
+    switch = switch_step(summary)
+    return name if switch is None else f"{name}, split at step {switch} of {summary.setting('sampler.steps')}"
+
+
+def switch_step(summary: Summary) -> int | None:
+    """First step that the tuned weights take; None without a split policy."""
+    split, num_steps = summary.setting("policy.split"), summary.setting("sampler.steps")
+    return first_step_from(float(split), int(num_steps)) if split and num_steps else None
+
+
+def window_schedule(summary: Summary) -> str:
+    """The windows as they were used, such as `[0, 10) in epochs 0 to 2, [10, 20) in epochs 3 to 5`."""
+    stages: list[tuple[tuple[int, int], int, int]] = []
+    for entry in summary.epochs:
+        window = entry.update.window if entry.update else None
+        if window is None:
+            continue
+        if stages and stages[-1][0] == window:
+            stages[-1] = (window, stages[-1][1], entry.epoch)
+        else:
+            stages.append((window, entry.epoch, entry.epoch))
+    spans = [
+        f"{steps(window)} in " + (f"epoch {first}" if first == last else f"epochs {first} to {last}")
+        for window, first, last in stages
+    ]
+    return ", ".join(spans)
+
+
+def reward_words(summary: Summary) -> str:
+    """The reward in one sentence, with its unit and its direction."""
+    name = str(summary.setting("reward.name") or summary.base.reward.name)
+    quality = summary.setting("reward.quality")
+    legacy = ", of images in the published code's wrong range" if summary.setting("reward.legacy_range") else ""
+    encoded = (
+        "the image as a JPEG"
+        + (f" of quality {quality}" if quality is not None else "")
+        + ", in kB (1000 bytes)"
+        + legacy
+    )
+    if name == "jpeg_compressibility":
+        return (
+            f"JPEG compressibility, minus the size of {encoded}: −1.2 stands for 1.2 kB, so rewards are negative and a "
+            "value nearer to zero is better"
+        )
+    if name == "jpeg_incompressibility":
+        return f"JPEG incompressibility, the size of {encoded}: larger is better"
+    if name == "classifier":
+        return f"the classifier's probability of “{summary.setting('reward.label')}”: larger is better"
+    if name == "python":
+        return f"the function {summary.setting('reward.function')}: larger is better"
+    return f"{name}: larger is better"
+
+
+def what_was_run(summary: Summary) -> list[str]:
+    """The run in a few sentences; what a summary does not record is left out."""
+    kind = str(summary.setting("starts.kind") or "")
+    sentences = [f"Method: {METHODS[kind]}." if kind in METHODS else f"Method: {kind or 'not recorded'}."]
+    switch, num_steps = switch_step(summary), summary.setting("sampler.steps")
+    if switch is not None:
+        sentences.append(
+            f"Split policy: the base's weights take the steps before {switch} of {num_steps}, the tuned ones the rest."
+        )
+    elif num_steps is not None:
+        sentences.append(f"The tuned weights take all {num_steps} sampler steps.")
+    schedule = window_schedule(summary)
+    if schedule:
+        sentences.append(f"Window of start steps (half-open): {schedule}.")
+    sentences.append(f"Reward: {reward_words(summary)}.")
+    model = summary.setting("model.source")
+    if model:
+        sentences.append(f"Base model: {model}.")
+    sentences.append(_budget(summary))
+    sentences.append(_measurement(summary))
+    return sentences
+
+
+def _budget(summary: Summary) -> str:
+    num_epochs = len(summary.epochs)
+    parts = [f"{num_epochs} epoch{'' if num_epochs == 1 else 's'}"]
+    roots, branches = summary.setting("rollout.roots"), summary.setting("rollout.branches")
+    if roots and branches:
+        episodes = f"{roots} roots × {branches} branches"
+        parts.append(
+            f"{int(roots) * int(branches)} episodes each" if summary.setting("starts.kind") == "noise" else episodes
+        )
+    updates = sum(len(entry.update.updates) for entry in summary.epochs if entry.update)
+    if updates:
+        parts.append(f"{count(updates)} optimizer updates")
+    if summary.num_evaluations is not None:
+        parts.append(f"{count(summary.num_evaluations)} denoiser evaluations")
+    if summary.seconds is not None:
+        parts.append(f"{duration(summary.seconds)} of sampling, scoring and updating")
+    return f"Budget: {', '.join(parts)}."
+
+
+def _measurement(summary: Summary) -> str:
+    base = summary.base
+    eta = "" if base.eta is None else f" (η = {number(base.eta, 1)})"
+    confidence = summary.setting("evaluation.confidence")
+    level = "Intervals" if confidence is None else f"Intervals of {100 * float(confidence):g} %"
+    return (
+        f"Measured on {base.num_samples} fixed seeds that the base and every epoch share{eta}; {level.lower()} "
+        "hold sampling noise over these seeds, not differences between training runs."
+    )

@@ -1,0 +1,540 @@
+"""The HTML reports, made from summary folders written here in the layout that `hrf.report.summary` describes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from hrf.errors import ArtifactError, ConfigError
+from hrf.report import compare_table, render_compare, render_evaluation, render_run
+from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks
+from hrf.report.formatting import interval, number, significant
+from hrf.report.summary import Interval, read_summary
+
+MODES = ("planets", "landscape", "sprouts", "critters", "marbles", "pixel-art")
+LARGEST_PAGE = 3_000_000
+
+
+def write_grid(
+    path: Path, *, seed: int, tile: int = 32, columns: int = 6, rows: int = 4, is_noise: bool = False
+) -> None:
+    """Write a grid of flat discs on coloured grounds, or of noise, which no encoder can make small."""
+    source = random.Random(seed)
+    size = (tile * columns, tile * rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if is_noise:
+        Image.frombytes("RGB", size, source.randbytes(3 * size[0] * size[1])).save(path)
+        return
+    grid = Image.new("RGB", size)
+    for cell in range(columns * rows):
+        ground, disc = (tuple(source.randrange(40, 240) for _ in range(3)) for _ in range(2))
+        sample = Image.new("RGB", (tile, tile), ground)
+        radius = source.uniform(0.2, 0.45) * tile
+        for x in range(tile):
+            for y in range(tile):
+                if (x - tile / 2) ** 2 + (y - tile / 2) ** 2 < radius**2:
+                    sample.putpixel((x, y), disc)
+        grid.paste(sample, (tile * (cell % columns), tile * (cell // columns)))
+    grid.save(path)
+
+
+def around(value: float, half_width: float) -> dict[str, float]:
+    """An interval record."""
+    return {"value": value, "low": value - half_width, "high": value + half_width, "standard_error": half_width / 1.96}
+
+
+def evaluation(epoch: int, *, gain: float, ratio: float, spent: int) -> dict[str, Any]:
+    """An evaluation record as `evaluate` writes it."""
+    source = random.Random(epoch + 7)
+    collapse = 1 - ratio
+    weights = [1 / 6 + (0.6 * collapse if mode == "landscape" else -0.12 * collapse) for mode in MODES]
+    counts = [round(186 * weight) for weight in weights]
+    dark = 0.02 * gain
+
+    def monitor(base: float, change: float, limit: float) -> dict[str, Any]:
+        return {"value": base + change, "base": base, "change": change, "limit": limit, "tripped": abs(change) > limit}
+
+    return {
+        "epoch": epoch,
+        "num_samples": 192,
+        "eta": 1.0,
+        "evaluation_seed": 0,
+        "num_evaluations": spent,
+        "reward": {"name": "jpeg_compressibility", **around(-1.277 + gain, 0.024)},
+        "reward_vs_base": around(gain, 0.012 if gain else 0.0),
+        "held_out_reward": {"name": "classifier", **around(0.93 - 0.05 * gain, 0.02)},
+        "held_out_reward_vs_base": around(-0.05 * gain, 0.011 if gain else 0.0),
+        "diversity": {
+            "vendi_order2": around(3.78 * ratio, 0.2),
+            "vendi_order2_ratio": around(ratio, 0.035 if gain else 0.0),
+            "vendi_order1": 5.4 * ratio,
+            "mean_pairwise_distance": 0.72 * ratio,
+            "features": "classifier",
+        },
+        "fidelity": {
+            "coverage": 0.97 - 0.3 * collapse,
+            "density": 1.01,
+            "classifier_frechet_distance": 3.4 * collapse,
+            "classifier_inception_score": {"mean": 4.9 * ratio, "std": 0.2},
+        },
+        "modes": {**dict(zip(MODES, counts, strict=True)), "unrecognised": 192 - sum(counts)},
+        "mode_entropy": 1.60 * ratio,
+        "mean_confidence": 0.981,
+        "monitors": {
+            "dark_pixel_fraction": monitor(0.061, dark, 0.05),
+            "edge_density": monitor(0.184, -0.1 * gain, 0.06),
+            "colour_entropy": monitor(4.31, -0.4 * gain, 0.5),
+            "unrecognised_fraction": monitor(0.031, 0.01, 0.05),
+        },
+        "rewards": [source.gauss(-1.277 + gain, 0.1) for _ in range(192)],
+    }
+
+
+def update(epoch: int, *, spent: int, window: tuple[int, int] | None = (10, 19)) -> dict[str, Any]:
+    """An update record as `update` writes it."""
+    source = random.Random(epoch)
+    return {
+        "epoch": epoch,
+        "window": window,
+        "mean_start_step": 14.2,
+        "num_evaluations": spent,
+        "reward_mean": -1.25 + 0.02 * epoch,
+        "reward_std": 0.14,
+        "seconds": {"sample": 14.8, "score": 0.4, "update": 19.5},
+        "updates": [
+            {
+                "update": index,
+                "loss": source.gauss(0, 2e-5),
+                "learning_rate": 1e-4,
+                "grad_norm": source.uniform(0.04, 0.09),
+                "clip_fraction": source.uniform(0.1, 0.3),
+                "approx_kl": source.uniform(1e-9, 4e-9),
+                "ratio_mean": 1.00001,
+                "ratio_max": 1.0004,
+            }
+            for index in range(8)
+        ],
+        "grad_norm_by_step": {
+            str(step): 0.02 + 0.004 * (step - 10) + source.uniform(0, 0.006) for step in range(10, 18)
+        },
+    }
+
+
+def decision(epoch: int, outcome: str, *, gain: float, ratio: float, previous: str | None) -> dict[str, Any]:
+    """A decision record as `promote` writes it."""
+    is_kept = ratio - 0.035 > 0.9
+    return {
+        "outcome": outcome,
+        "candidate_id": f"run-7/epoch-{epoch:04d}",
+        "incumbent_id": previous,
+        "reward_vs_incumbent": around(gain, 0.0123),
+        "diversity_ratio": around(ratio, 0.035),
+        "diversity_floor": 0.9,
+        "monitors_tripped": [],
+        "checks": [
+            {"name": "reward", "passed": True, "detail": f"lower bound {gain - 0.0123:.4f} is above 0"},
+            {
+                "name": "diversity",
+                "passed": is_kept,
+                "detail": f"lower bound {ratio - 0.035:.3f} against the floor 0.900",
+            },
+            {"name": "monitors", "passed": True, "detail": "none past its limit"},
+        ],
+        "reasons": [] if is_kept else [f"diversity: the lower bound {ratio - 0.035:.3f} is not above the floor 0.900"],
+        "attempts": 1,
+        "sequence": epoch if outcome == "promoted" else None,
+        "time": f"2026-03-0{epoch + 1}T10:20:30+00:00",
+    }
+
+
+CONFIG: dict[str, Any] = {
+    "description": "HRF on the shipped avatars, split at half",
+    "model": {"source": "shipped:avatars-32", "batch_size": 64},
+    "sampler": {"steps": 20, "spacing": "leading", "eta": 1.0, "min_std": 0.05},
+    "policy": {"split": 0.5, "prefix_pool": 0},
+    "starts": {"kind": "window", "schedule": "fixed"},
+    "rollout": {"roots": 8, "branches": 8},
+    "reward": {"name": "jpeg_compressibility", "quality": 95},
+    "update": {"learning_rate": 1e-4, "clip_range": 1e-4},
+    "evaluation": {"num_samples": 192, "confidence": 0.95},
+    "gate": {"diversity_margin": 0.1},
+    "run": {"epochs": 5},
+}
+
+
+def summary_record(
+    *, gains: tuple[float, ...] = (0.04, 0.09, 0.15, 0.21, 0.30), method: str = "window"
+) -> dict[str, Any]:
+    """A run whose third epoch was not evaluated, whose first two were promoted and whose last two lost too much."""
+    epochs = []
+    for epoch, gain in enumerate(gains):
+        ratio, spent = 1.0 - 0.6 * gain, 12_352 * (epoch + 1)
+        measured = None if epoch == 2 else evaluation(epoch, gain=gain, ratio=ratio, spent=spent)
+        outcome = "promoted" if ratio - 0.035 > 0.9 else "rejected"
+        decided = decision(epoch, outcome, gain=gain, ratio=ratio, previous="run-6/epoch-0004" if epoch else None)
+        epochs.append(
+            {
+                "epoch": epoch,
+                "update": update(epoch, spent=spent, window=None if method == "noise" else (10, 19)),
+                "evaluation": measured,
+                "decision": None if measured is None else decided,
+            }
+        )
+    return {
+        "run": {
+            "run_id": "avatars-20260301-7",
+            "experiment": "avatars",
+            "storage": "s3://hrf/runs",
+            "run_seed": 0,
+            "started_from": None,
+            "num_epochs": len(gains),
+            "preset": "avatars-compressibility",
+        },
+        "config": {**copy.deepcopy(CONFIG), "starts": {"kind": method, "schedule": "fixed"}},
+        "base": evaluation(-1, gain=0.0, ratio=1.0, spent=0),
+        "epochs": epochs,
+        "promoted": {"sequence": 1, "candidate_id": "run-7/epoch-0001", "policy_digest": "ab" * 32},
+        "versions": {"hrf": "0.1.0", "torch": "2.13.0", "pillow": "13.0.0"},
+        "totals": {"seconds": 174.5, "num_evaluations": 61_760},
+    }
+
+
+def write_summary(folder: Path, record: dict[str, Any], *, has_grids: bool = True, **grid: Any) -> Path:
+    """Write a summary folder with its pictures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "summary.json").write_text(json.dumps(record), encoding="utf-8")
+    if has_grids:
+        write_grid(folder / "base_grid.png", seed=1, **grid)
+        for entry in record["epochs"]:
+            if entry["evaluation"] is not None:
+                write_grid(folder / f"epochs/{entry['epoch']:04d}/grid.png", seed=entry["epoch"] + 2, **grid)
+    return folder
+
+
+class Page(HTMLParser):
+    """Collects the elements of a page and its text, and checks that elements close in order."""
+
+    VOID = frozenset({"meta", "img", "br", "hr", "link", "input"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.pieces: list[str] = []
+        self.feed(html)
+        self.close()
+        assert self.open == []
+        self.text = re.sub(r"\s+", " ", " ".join(self.pieces)).replace("\u202f", " ")
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.pieces.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def assert_self_contained(html: str) -> None:
+    page = Page(html)
+    assert not page.all("script")
+    assert not page.all("link")
+    assert not page.all("iframe")
+    for _, attributes in page.elements:
+        for name, value in attributes.items():
+            assert not name.startswith("on")
+            if name in {"src", "srcset", "poster", "data"}:
+                assert value is not None
+                assert value.startswith("data:image/")
+            if name == "href":
+                assert value is not None
+                assert value.startswith("#")
+    assert "url(" not in html
+    assert "@import" not in html
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_summary(tmp_path / "summary", summary_record())
+
+
+def test_run_report_is_one_small_file_that_asks_the_network_for_nothing(folder: Path) -> None:
+    html = render_run(folder)
+    assert len(html.encode()) < LARGEST_PAGE
+    assert_self_contained(html)
+
+
+def test_every_image_has_a_text_and_every_header_cell_a_scope(folder: Path) -> None:
+    page = Page(render_run(folder))
+    assert len(page.all("img")) == 6
+    assert all(image["alt"] for image in page.all("img"))
+    assert all(cell.get("scope") in {"row", "col"} for cell in page.all("th"))
+    assert all(chart.get("aria-label") for chart in page.all("svg") if chart.get("role") == "img")
+
+
+def test_headline_says_what_was_promoted_what_it_gained_and_what_it_cost(folder: Path) -> None:
+    text = Page(render_run(folder)).text
+    assert "Promoted, epoch 1" in text
+    assert "2 later candidates were not promoted" in text
+    assert "+0.090 kB" in text
+    assert "[+0.078, +0.102]; −1.277 → −1.187 kB" in text
+    assert "[0.91, 0.98]; lower bound above the floor of 0.90" in text
+    assert "61 760" in text
+    assert "rewards are negative and a value nearer to zero is better" in text
+    assert "the base's weights take the steps before 10 of 20" in text
+    assert "[10, 19) in epochs 0 to 4" in text
+
+
+def test_rejected_run_leads_with_the_reason(tmp_path: Path) -> None:
+    record = summary_record()
+    for entry in record["epochs"][:2]:
+        entry["decision"]["outcome"] = "rejected"
+    text = Page(render_run(write_summary(tmp_path / "summary", record))).text
+    assert "Not promoted Epoch 4: diversity: the lower bound 0.785 is not above the floor 0.900" in text
+    assert "lower bound not above the floor of 0.90" in text
+
+
+def test_every_decision_is_there_with_all_its_numbers_and_checks(folder: Path) -> None:
+    record = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    text = Page(render_run(folder)).text
+    decided = [entry["decision"] for entry in record["epochs"] if entry["decision"]]
+    assert len(decided) == 4
+    for made in decided:
+        assert made["candidate_id"] in text
+        assert interval(Interval(**made["reward_vs_incumbent"]), 4, sign=True) in text
+        assert interval(Interval(**made["diversity_ratio"]), 3) in text
+        assert made["time"] in text
+        assert all(check["detail"] in text for check in made["checks"])
+        assert all(reason in text for reason in made["reasons"])
+
+
+def test_every_epoch_has_its_row_and_the_one_without_evaluation_says_so(folder: Path) -> None:
+    record = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    text = Page(render_run(folder)).text
+    assert text.count("[10, 19) 37 056 −1.210 ± 0.140 not evaluated") == 1
+    for entry in record["epochs"]:
+        if entry["evaluation"]:
+            assert interval(Interval(**entry["evaluation"]["reward"])) in text
+            assert interval(Interval(**entry["evaluation"]["diversity"]["vendi_order2_ratio"]), 2) in text
+
+
+@pytest.mark.parametrize("render", ["run", "compare", "evaluation"])
+def test_hostile_names_stay_text(tmp_path: Path, render: str) -> None:
+    hostile = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
+    record = summary_record()
+    record["run"]["run_id"] = record["config"]["description"] = record["base"]["reward"]["name"] = hostile
+    record["config"][hostile] = hostile
+    record["versions"][hostile] = hostile
+    record["base"]["modes"][hostile] = 3
+    first = record["epochs"][0]
+    first["evaluation"]["modes"][hostile] = 3
+    first["evaluation"]["monitors"][hostile] = first["evaluation"]["monitors"]["edge_density"]
+    first["decision"]["reasons"] = [hostile]
+    first["decision"]["checks"][0]["detail"] = hostile
+    folder = write_summary(tmp_path / "summary", record)
+    (folder / "evaluation.json").write_text(json.dumps(record["base"]), encoding="utf-8")
+    pages = {
+        "run": lambda: render_run(folder),
+        "compare": lambda: render_compare([(hostile, folder), ("plain", folder)]),
+        "evaluation": lambda: render_evaluation(folder),
+    }
+    html = pages[render]()
+    assert_self_contained(html)
+    assert "<script" not in html
+    assert "alert(1)" in Page(html).text
+
+
+def stripped(record: dict[str, Any]) -> dict[str, Any]:
+    """The record with everything null that may be."""
+    for measured in (record["base"], *(entry["evaluation"] for entry in record["epochs"])):
+        if measured is None:
+            continue
+        for key in ("held_out_reward", "held_out_reward_vs_base", "modes", "mode_entropy", "mean_confidence"):
+            measured[key] = None
+        measured["fidelity"]["classifier_inception_score"] = None
+        measured["diversity"]["features"] = "pixels"
+        measured["monitors"]["unrecognised_fraction"] = None
+    for entry in record["epochs"]:
+        entry["update"] = {**entry["update"], "window": None, "updates": [], "grad_norm_by_step": {}, "seconds": {}}
+        entry["decision"] = None
+    record["promoted"] = None
+    return record
+
+
+def test_what_is_null_is_said_to_be_absent(tmp_path: Path) -> None:
+    folder = write_summary(tmp_path / "summary", stripped(summary_record()), has_grids=False)
+    page = Page(render_run(folder))
+    assert "Not put to the gate" in page.text
+    assert "no mode histogram" in page.text
+    assert "No update recorded it." in page.text
+    assert "The summary holds no pictures." in page.text
+    assert "No candidate of this run was put to the gate." in page.text
+    assert "None" not in page.text
+    assert "nan" not in page.text
+    assert_self_contained(render_compare([("a", folder)]))
+
+
+def test_run_without_any_evaluated_epoch_is_reported(tmp_path: Path) -> None:
+    record = summary_record()
+    for entry in record["epochs"]:
+        entry["evaluation"] = entry["decision"] = None
+    folder = write_summary(tmp_path / "summary", record)
+    assert "No epoch of this run was evaluated." in Page(render_run(folder)).text
+    assert "not evaluated" in Page(render_compare([("a", folder)])).text
+    assert compare_table([("a", folder)])[0]["last_reward"] is None
+
+
+def test_run_of_no_epochs_and_no_config_is_reported(tmp_path: Path) -> None:
+    record = {"run": {"run_id": "r"}, "config": {}, "base": summary_record()["base"], "epochs": []}
+    text = Page(render_run(write_summary(tmp_path / "summary", record))).text
+    assert "Budget: 0 epochs" in text
+    assert "None" not in text
+
+
+def test_number_that_is_not_finite_is_said_to_be_so_and_not_drawn(tmp_path: Path) -> None:
+    record = summary_record()
+    record["epochs"][0]["evaluation"]["diversity"]["vendi_order2_ratio"]["low"] = float("nan")
+    html = render_run(write_summary(tmp_path / "summary", record))
+    assert "[not finite, " in html
+    assert not re.search(r'(?:d|x|y|cx|cy|width|height)="[^"]*nan', html)
+
+
+def test_huge_grids_are_made_smaller_and_the_page_says_so(tmp_path: Path) -> None:
+    folder = write_summary(tmp_path / "summary", summary_record(), tile=256, is_noise=True)
+    assert (folder / "base_grid.png").stat().st_size > LARGEST_PAGE
+    for html in (render_run(folder), render_compare([("a", folder), ("b", folder)])):
+        assert len(html.encode()) < LARGEST_PAGE
+        assert "to keep the page small" in html
+
+
+def test_compare_table_has_the_last_and_the_best_epoch_that_kept_the_floor(tmp_path: Path) -> None:
+    hrf = write_summary(tmp_path / "hrf", summary_record(gains=(0.02, 0.05, 0.08, 0.10, 0.2)))
+    ddpo = write_summary(tmp_path / "ddpo", summary_record(gains=(0.2, 0.3), method="noise"))
+    rows = compare_table([("hrf", hrf), ("ddpo", ddpo)])
+    assert [row["arm"] for row in rows] == ["hrf", "ddpo"]
+    assert [row["evaluations"] for row in rows] == [61_760, 24_704]
+    assert rows[0]["last_epoch"] == 4
+    assert rows[0]["best_epoch"] == 3
+    assert rows[0]["best_gain"] == pytest.approx(0.10)
+    assert rows[0]["last_diversity_ratio_low"] == pytest.approx(0.845)
+    assert rows[0]["best_unrecognised_fraction"] == pytest.approx(6 / 192, abs=0.02)
+    assert rows[1]["best_epoch"] is None
+    assert rows[1]["outcome"] == "rejected"
+
+
+def test_compare_report_shows_arms_side_by_side(tmp_path: Path) -> None:
+    hrf = write_summary(tmp_path / "hrf", summary_record())
+    ddpo = write_summary(tmp_path / "ddpo", summary_record(gains=(0.2, 0.3), method="noise"))
+    html = render_compare([("hrf", hrf), ("ddpo", ddpo)])
+    assert len(html.encode()) < LARGEST_PAGE
+    assert_self_contained(html)
+    page = Page(html)
+    assert len(page.all("img")) == 3
+    assert "starts.kind window noise" in page.text
+    assert "rollout.roots" not in page.text
+    assert "different amounts of work" in page.text
+    assert "no epoch kept the floor" in page.text
+
+
+def test_compare_warns_of_arms_that_were_measured_differently(tmp_path: Path) -> None:
+    record = summary_record()
+    record["base"]["num_samples"] = 64
+    arms = [("a", write_summary(tmp_path / "a", summary_record())), ("b", write_summary(tmp_path / "b", record))]
+    assert "b was evaluated with other samples than a" in Page(render_compare(arms)).text
+
+
+@pytest.mark.parametrize("names", [[], ["a", "a"]])
+def test_compare_refuses_arms_it_cannot_tell_apart(folder: Path, names: list[str]) -> None:
+    with pytest.raises(ConfigError, match="arms"):
+        render_compare([(name, folder) for name in names])
+
+
+def test_evaluation_fragment_is_small_and_has_the_key_numbers(tmp_path: Path) -> None:
+    record = evaluation(3, gain=0.11, ratio=0.96, spent=42_000)
+    (tmp_path / "evaluation.json").write_text(json.dumps(record), encoding="utf-8")
+    write_grid(tmp_path / "grid.png", seed=3, tile=256, is_noise=True)
+    html = render_evaluation(tmp_path)
+    assert len(html.encode()) < 300_000
+    assert_self_contained(html)
+    text = Page(html).text
+    assert "Evaluation after epoch 3" in text
+    assert "+0.110 [+0.098, +0.122]" in text
+    assert "42 000" in text
+    (tmp_path / "grid.png").unlink()
+    assert "no picture" in Page(render_evaluation(tmp_path)).text
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [(None, "no such file"), ("{", "not JSON"), ("[]", "not a JSON object"), ('{"run": {}}', "run.run_id")],
+)
+def test_broken_summary_is_named(tmp_path: Path, content: str | None, named: str) -> None:
+    if content is not None:
+        (tmp_path / "summary.json").write_text(content, encoding="utf-8")
+    with pytest.raises(ArtifactError, match=named):
+        read_summary(tmp_path)
+
+
+def test_broken_picture_is_named(folder: Path) -> None:
+    (folder / "base_grid.png").write_bytes(b"not a picture")
+    with pytest.raises(ArtifactError, match=r"base_grid\.png: it is not an image"):
+        render_run(folder)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (-0.0512, "−0.0512"), (12345.6, "12346"), (1.5e-5, "1.50e−5"), (2.5e7, "2.50e7"), (None, "–")],
+)
+def test_significant_digits(value: float | None, text: str) -> None:
+    assert significant(value) == text
+
+
+def test_rounding_to_zero_leaves_no_sign() -> None:
+    assert number(-0.0001, 2) == "0.00"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [(0.0, 1.0, [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]), (-1.29, -0.93, [-1.2, -1.1, -1.0]), (0, 61_760, [0, 2e4, 4e4, 6e4])],
+)
+def test_ticks_are_round_and_inside(low: float, high: float, ticks: list[float]) -> None:
+    assert round_ticks(low, high) == pytest.approx(ticks)
+
+
+def test_chart_keeps_every_point_interval_and_rule_in_sight() -> None:
+    points = [Point(x=0, y=1.0, y_range=(0.2, 1.4)), Point(x=3, y=2.0, y_range=(1.7, 2.2))]
+    drawn = line_chart([Series(name="s", points=points)], description="d", x=Axis(), rules=[Rule(y=-0.5, text="floor")])
+    assert drawn is not None
+    heights = [float(value) for value in re.findall(r'cy="([\d.]+)"', drawn)]
+    assert len(heights) == 2
+    assert heights[0] > heights[1]
+    rule = re.search(r'class="rule" d="M50.0 ([\d.]+)', drawn)
+    assert rule is not None
+    assert heights[0] < float(rule[1]) <= 210
+
+
+def test_chart_of_one_point_or_equal_points_is_drawn() -> None:
+    for points in ([Point(x=1, y=5)], [Point(x=1, y=0), Point(x=2, y=0)]):
+        assert "<circle" in str(line_chart([Series(name="s", points=points)], description="d", x=Axis()))
+
+
+def test_chart_of_nothing_is_none() -> None:
+    assert line_chart([Series(name="s", points=[Point(x=0, y=float("inf"))])], description="d", x=Axis()) is None
