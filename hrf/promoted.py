@@ -18,7 +18,7 @@ def read_pointer(storage: Storage, experiment: str) -> dict[str, Any] | None:
 
 
 def fetch_incumbent(storage: Storage, pointer: Mapping[str, Any], target: str | Path) -> Path:
-    """Download the promoted policy's folder.
+    """Download the promoted candidate's folder: the policy with its `evaluation.json`.
 
     Args:
         storage: Where the experiment lives.
@@ -29,13 +29,13 @@ def fetch_incumbent(storage: Storage, pointer: Mapping[str, Any], target: str | 
         ArtifactError: If it is gone or damaged, or is not the policy that was promoted.
         StorageError: If the storage fails.
     """
-    key = f"{pointer['candidate_key']}/policy"
+    key = str(pointer["candidate_key"])
     folder = storage.download_folder(key, target)
     manifest = read_manifest(folder)
-    if manifest.content_digest() != pointer["policy_digest"]:
+    if manifest.content_digest() != pointer["candidate_digest"]:
         raise ArtifactError(
             storage.url(key),
-            problem="not the policy that was promoted: its digest differs from the pointer's",
+            problem="not what was promoted: its digest differs from the pointer's",
             producer=manifest.describe_producer(),
             fix="restore the folder, or promote another candidate",
         )

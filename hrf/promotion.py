@@ -6,7 +6,7 @@ Below the experiment's name:
     history/000001.json                   every promotion's record, numbered without gaps
     decisions/RUN/epoch-0000.json         the final decision on a candidate
     attempts/RUN/epoch-0000/001.json      the verdict against one incumbent, with the pointer version it is about
-    candidates/RUN/epoch-0000/policy/     the policy; evaluation.json beside it
+    candidates/RUN/epoch-0000/            the policy folder, with its evaluation.json and its manifest
 
 Only the pointer is ever replaced, and only by compare-and-swap; everything else is created once. The protocol, safe for
 any number of promoters, each of which may die between any two calls and be run again:
@@ -25,17 +25,21 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hrf.checkpoint import read_folder
+from hrf.checkpoint import read_manifest
 from hrf.errors import ArtifactError, StorageError
 from hrf.gate import Decision, decide
 from hrf.promoted import fetch_incumbent, history, read_pointer
 from hrf.storage import Conflict, Storage
 
+if TYPE_CHECKING:
+    from hrf.config.sections import Gate
+
 __all__ = ["Candidate", "Decision", "decide", "fetch_incumbent", "history", "promote", "read_pointer"]
 
 _MAX_ATTEMPTS = 1000
+_EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,18 +48,15 @@ class Candidate:
 
     run_id: str
     epoch: int
-    policy_folder: Path
+    folder: Path
+    """What is stored of it: the policy with its `evaluation.json`, written by `writing_folder`."""
     evaluation: Mapping[str, Any]
     """Its evaluation record."""
     evaluation_digest: str
     """Equal digests say that two evaluations measured the same thing on the same noise."""
-    config_digest: str
 
     def __post_init__(self) -> None:
-        for name in ("run_id", "evaluation_digest", "config_digest"):
-            if not getattr(self, name):
-                raise ValueError(f"a candidate needs a {name}")
-        if "/" in self.run_id:
+        if not self.run_id or "/" in self.run_id:
             raise ValueError(f"a run id is one name, got {self.run_id!r}")
 
     @property
@@ -69,9 +70,9 @@ def promote(
     experiment: str,
     candidate: Candidate,
     *,
-    base_rewards: Sequence[float],
+    base_evaluation: Mapping[str, Any],
     known_incumbents: Mapping[str, Sequence[float]],
-    diversity_margin: float,
+    gate: Gate,
     confidence: float,
 ) -> dict[str, Any]:
     """Store a candidate, decide on it and, if it passes the gate, move the promoted pointer to it.
@@ -82,11 +83,11 @@ def promote(
         storage: Where the experiment lives.
         experiment: Its name.
         candidate: The policy with its evaluation.
-        base_rewards: The base's reward per evaluation seed: the bar while nothing is promoted.
+        base_evaluation: The base's evaluation record: its rewards are the bar while nothing is promoted.
         known_incumbents: Rewards, measured as the candidate's were, of incumbents by candidate id. Of other incumbents
             the stored rewards are taken if their evaluation digest is the candidate's.
-        diversity_margin: The gate's δ.
-        confidence: The gate's confidence.
+        gate: The gate's settings.
+        confidence: Of the reward's interval, in (0, 1).
 
     Returns:
         The decision record. `outcome` is "promoted", "rejected" (the gate says no) or "lost" (another candidate stands
@@ -101,22 +102,22 @@ def promote(
     case = _Case(storage, experiment, candidate)
     if (final := case.read_final()) is not None:
         return final
-    policy_digest = case.store_candidate()
+    candidate_digest = case.store_candidate()
 
     def judge(pointer: dict[str, Any] | None) -> dict[str, Any]:
-        rewards = case.incumbent_rewards(pointer, base_rewards, known_incumbents)
+        rewards = case.incumbent_rewards(pointer, base_evaluation["rewards"], known_incumbents)
         if rewards is None:
             return {"outcome": "lost", **_INCOMPARABLE}
         decision = decide(
             candidate.evaluation,
             incumbent_rewards=rewards,
-            diversity_margin=diversity_margin,
+            diversity_margin=gate.diversity_margin,
             confidence=confidence,
         )
         return {"outcome": "promoted" if decision.promote else "rejected", **decision.as_record()}
 
     for number in range(1, _MAX_ATTEMPTS + 1):
-        if (outcome := case.attempt(number, judge, policy_digest)) is not None:
+        if (outcome := case.attempt(number, judge, candidate_digest)) is not None:
             return outcome
     raise StorageError(
         storage.url(f"{experiment}/promoted.json"),
@@ -154,28 +155,23 @@ class _Case:
         self._candidate_key = f"{experiment}/candidates/{candidate.candidate_id}"
 
     def store_candidate(self) -> str:
-        """Upload policy and evaluation; returns the digest of the policy's contents."""
-        folder = read_folder(self._candidate.policy_folder)
-        manifest = self._storage.upload_folder(folder, f"{self._candidate_key}/policy")
-        key = f"{self._candidate_key}/evaluation.json"
-        value = {"evaluation_digest": self._candidate.evaluation_digest, **self._candidate.evaluation}
-        try:
-            self._storage.create_json(key, value)
-        except Conflict as conflict:
+        """Upload the candidate's folder; returns the digest of its contents."""
+        manifest = read_manifest(self._candidate.folder)
+        if _EVALUATION not in manifest.files:
             raise ArtifactError(
-                conflict.uri,
-                problem="another evaluation of a candidate with this run id and epoch is there already",
-                producer=f"run {self._candidate.run_id}",
-                fix="run ids must not be used twice: start again under a new one",
-            ) from conflict
-        return manifest.content_digest()
+                self._candidate.folder / _EVALUATION,
+                problem="a candidate's folder needs it: later candidates are compared with it",
+                producer=manifest.describe_producer(),
+                fix="write the evaluation record into the folder",
+            )
+        return self._storage.upload_folder(self._candidate.folder, self._candidate_key).content_digest()
 
     def read_final(self) -> dict[str, Any] | None:
         """The final decision on the candidate, if there is one."""
         return self._read(_decision_key(self._experiment, self._candidate.candidate_id))
 
     def attempt(
-        self, number: int, judge: Callable[[dict[str, Any] | None], dict[str, Any]], policy_digest: str
+        self, number: int, judge: Callable[[dict[str, Any] | None], dict[str, Any]], candidate_digest: str
     ) -> dict[str, Any] | None:
         """Steps 1 to 4 once; returns the final decision, or None if the pointer has moved on."""
         found = self._storage.read_json(self._pointer_key)
@@ -188,7 +184,7 @@ class _Case:
             self._check_never_promoted()
         key = f"{self._experiment}/attempts/{self._candidate.candidate_id}/{number:03d}.json"
         if (bound := self._read(key)) is None:
-            own = {"pointer_etag": etag, "record": self._record(number, judge(pointer), pointer, policy_digest)}
+            own = {"pointer_etag": etag, "record": self._record(number, judge(pointer), pointer, candidate_digest)}
             bound = self._create_or_read(key, own)
         if bound["record"]["decision"]["outcome"] != "promoted":
             return self._create_final(bound["record"]["decision"])
@@ -235,7 +231,7 @@ class _Case:
             return known_incumbents[pointer["candidate_id"]]
         if pointer["evaluation_digest"] != self._candidate.evaluation_digest:
             return None
-        key = f"{pointer['candidate_key']}/evaluation.json"
+        key = f"{pointer['candidate_key']}/{_EVALUATION}"
         if (evaluation := self._read(key)) is None:
             raise ArtifactError(
                 self._storage.url(key),
@@ -246,7 +242,7 @@ class _Case:
         return list(evaluation["rewards"])
 
     def _record(
-        self, number: int, verdict: dict[str, Any], pointer: dict[str, Any] | None, policy_digest: str
+        self, number: int, verdict: dict[str, Any], pointer: dict[str, Any] | None, candidate_digest: str
     ) -> dict[str, Any]:
         """The promotion record that a verdict stands for; its `decision` may become the candidate's decision record."""
         candidate = self._candidate
@@ -258,9 +254,8 @@ class _Case:
             "run_id": candidate.run_id,
             "epoch": candidate.epoch,
             "candidate_key": self._candidate_key,
-            "policy_digest": policy_digest,
+            "candidate_digest": candidate_digest,
             "evaluation_digest": candidate.evaluation_digest,
-            "config_digest": candidate.config_digest,
             "time": time,
         }
         decision = {
