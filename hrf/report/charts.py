@@ -123,7 +123,7 @@ def _tick_text(value: float, spacing: float) -> str:
     if spacing >= 1000:
         return f"{value / 1000:.{0 if spacing % 1000 == 0 else 1}f}k".replace("-", MINUS)
     if 0 < spacing < 1e-4:
-        return significant(round(value / spacing) * spacing, 2)
+        return significant(round(value / spacing) * spacing, 2).replace(".0e", "e")
     return f"{value + 0.0:.{max(0, -math.floor(math.log10(spacing) + 1e-9))}f}".replace("-", MINUS)
 
 

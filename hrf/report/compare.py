@@ -9,8 +9,8 @@ from hrf.errors import ConfigError
 from hrf.report import curves
 from hrf.report.charts import NEUTRAL
 from hrf.report.curves import Arm
-from hrf.report.formatting import count, fraction, interval, number, reward_unit, with_unit
-from hrf.report.page import Cell, Table, render
+from hrf.report.formatting import count, fraction, number, reward_unit, with_unit
+from hrf.report.page import Cell, Table, estimate_cell, render
 from hrf.report.pictures import Picture, embed
 from hrf.report.summary import Epoch, Evaluation, Summary, read_summary
 from hrf.report.tables import flatten, outcome_cell
@@ -227,9 +227,9 @@ def _result_row(name: str, summary: Summary, pair: tuple[Epoch, Evaluation] | No
         name,
         str(entry.epoch),
         count(summary.num_evaluations_after(entry)),
-        interval(record.reward),
-        interval(record.reward_vs_base, sign=True),
-        interval(record.diversity.vendi_order2_ratio, 2),
+        estimate_cell(record.reward),
+        estimate_cell(record.reward_vs_base, sign=True),
+        estimate_cell(record.diversity.vendi_order2_ratio, 2),
         number(record.mode_entropy, 2),
         fraction(record.unrecognised_fraction),
         number(record.fidelity.coverage, 3),

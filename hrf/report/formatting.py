@@ -45,8 +45,12 @@ def interval(estimate: Interval | None, decimals: int = 3, *, sign: bool = False
     """An estimate with its interval, such as `0.95 [0.91, 0.99]`; a dash where there is none."""
     if estimate is None:
         return ABSENT
-    low, high = number(estimate.low, decimals, sign=sign), number(estimate.high, decimals, sign=sign)
-    return f"{number(estimate.value, decimals, sign=sign)} [{low}, {high}]"
+    return f"{number(estimate.value, decimals, sign=sign)} {bounds(estimate, decimals, sign=sign)}"
+
+
+def bounds(estimate: Interval, decimals: int = 3, *, sign: bool = False) -> str:
+    """The interval alone, such as `[0.91, 0.99]`."""
+    return f"[{number(estimate.low, decimals, sign=sign)}, {number(estimate.high, decimals, sign=sign)}]"
 
 
 def fraction(value: float | None) -> str:

@@ -10,17 +10,34 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hrf.report.formatting import ABSENT, bounds, number, with_unit
 from hrf.report.pictures import Picture
+from hrf.report.summary import Interval
 
 TEMPLATES = Path(__file__).parent.parent / "templates"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell with a tone: `good`, `bad` or `muted`; the text alone must say it too."""
+    """A table cell.
+
+    Attributes:
+        text: The content.
+        tone: `good`, `bad` or `muted`; the text alone must say it too.
+        detail: A second, smaller line, such as an interval.
+    """
 
     text: str
     tone: str = ""
+    detail: str = ""
+
+
+def estimate_cell(estimate: Interval | None, decimals: int = 3, *, sign: bool = False, unit: str = "") -> Cell:
+    """An estimate above its interval; a dash where there is none."""
+    if estimate is None:
+        return Cell(ABSENT)
+    text = with_unit(number(estimate.value, decimals, sign=sign), unit)
+    return Cell(text, detail=bounds(estimate, decimals, sign=sign))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,4 +94,4 @@ def render(template: str, **context: object) -> str:
     return _environment().get_template(template).render(**context)
 
 
-__all__ = ["Cell", "Figure", "Picture", "Table", "Tile", "render"]
+__all__ = ["Cell", "Figure", "Picture", "Table", "Tile", "estimate_cell", "render"]

@@ -8,7 +8,7 @@ import yaml
 
 from hrf.report import curves, tables
 from hrf.report.charts import NEUTRAL
-from hrf.report.formatting import count, duration, number, reward_unit, with_unit, words
+from hrf.report.formatting import bounds, count, duration, number, reward_unit, with_unit, words
 from hrf.report.page import Figure, Tile, render
 from hrf.report.pictures import Picture, embed
 from hrf.report.summary import Summary, read_summary
@@ -53,12 +53,12 @@ def render_run(summary_folder: Path) -> str:
                 colour=2,
             ),
             curves.plane([(summary.run.run_id, summary)], floor, unit=unit),
-            *held_out(summary),
         ],
         epochs=tables.epoch_table(summary),
         modes=curves.modes(
             [("base", NEUTRAL, summary.base), *([(f"epoch {shown[0].epoch}", 0, shown[1])] if shown else [])]
         ),
+        held_out=held_out(summary),
         metrics=tables.metric_table(summary),
         monitors=tables.monitor_table(summary),
         health=[*curves.training_health(summary), curves.gradient_by_step(summary)],
@@ -110,13 +110,13 @@ def tiles(summary: Summary) -> list[Tile]:
         Tile(
             label=f"Reward gain, epoch {entry.epoch}",
             value=with_unit(number(gain.value, sign=True), unit),
-            detail=f"{_range(gain.low, gain.high, 3, sign=True)}; {before_after}",
+            detail=f"{bounds(gain, sign=True)}; {before_after}",
             tone=gain_tone,
         ),
         Tile(
             label=f"Diversity ratio, epoch {entry.epoch}",
             value=number(ratio.value, 2),
-            detail=f"{_range(ratio.low, ratio.high, 2)}; {floor_words}",
+            detail=f"{bounds(ratio, 2)}; {floor_words}",
             tone=floor_tone,
         ),
         Tile(
@@ -125,10 +125,6 @@ def tiles(summary: Summary) -> list[Tile]:
             detail=f"denoiser evaluations in {len(summary.epochs)} epochs, {duration(summary.seconds)}",
         ),
     ]
-
-
-def _range(low: float, high: float, decimals: int, *, sign: bool = False) -> str:
-    return f"[{number(low, decimals, sign=sign)}, {number(high, decimals, sign=sign)}]"
 
 
 def grids(summary: Summary) -> list[Picture]:

@@ -16,7 +16,7 @@ from hrf.report.formatting import (
     with_unit,
     words,
 )
-from hrf.report.page import Cell, Table
+from hrf.report.page import Cell, Table, estimate_cell
 from hrf.report.summary import Decision, Epoch, Evaluation, Monitor, Summary
 
 
@@ -26,6 +26,7 @@ def epoch_table(summary: Summary) -> Table:
     suffix = f", {unit}" if unit else ""
     header = (
         "Epoch",
+        "Outcome",
         "Start window",
         "Denoiser evaluations",
         f"Rollout reward{suffix}",
@@ -37,42 +38,43 @@ def epoch_table(summary: Summary) -> Table:
         "Unrecog­nised",
         "Held-out gain",
         "Time",
-        "Outcome",
     )
-    base: list[str | Cell] = ["base", "–", "0", "–", *_measured_cells(summary.base), "–", "–"]
+    base: list[str | Cell] = ["base", "–", "–", "0", "–", *_measured_cells(summary.base, is_base=True), "–"]
     rows: list[list[str | Cell]] = [base]
     for entry in summary.epochs:
         update = entry.update
         seconds = [part for part in (update.seconds.values() if update else ()) if part is not None]
-        rollout = "–" if update is None or update.reward_mean is None else number(update.reward_mean)
-        if update is not None and update.reward_mean is not None and update.reward_std is not None:
-            rollout += f" ± {number(update.reward_std)}"
+        rollout = Cell("–")
+        if update is not None and update.reward_mean is not None:
+            spread = "" if update.reward_std is None else f"± {number(update.reward_std)}"
+            rollout = Cell(number(update.reward_mean), detail=spread)
         measured = (
             _measured_cells(entry.evaluation) if entry.evaluation else [Cell("not evaluated", "muted"), *["–"] * 6]
         )
         rows.append(
             [
                 str(entry.epoch),
+                outcome_cell(entry.decision),
                 steps(update.window) if update else "–",
                 count(summary.num_evaluations_after(entry)),
                 rollout,
                 *measured,
                 duration(sum(seconds)) if seconds else "–",
-                outcome_cell(entry.decision),
             ]
         )
     return Table(caption="Every epoch; square brackets hold confidence intervals", header=header, rows=rows)
 
 
-def _measured_cells(record: Evaluation) -> list[str | Cell]:
+def _measured_cells(record: Evaluation, *, is_base: bool = False) -> list[str | Cell]:
+    held_out = None if is_base else record.held_out_reward_vs_base
     return [
-        interval(record.reward),
-        interval(record.reward_vs_base, sign=True),
-        interval(record.diversity.vendi_order2, 2),
-        interval(record.diversity.vendi_order2_ratio, 2),
+        estimate_cell(record.reward),
+        "–" if is_base else estimate_cell(record.reward_vs_base, sign=True),
+        estimate_cell(record.diversity.vendi_order2, 2),
+        "1" if is_base else estimate_cell(record.diversity.vendi_order2_ratio, 2),
         number(record.mode_entropy, 2),
         fraction(record.unrecognised_fraction),
-        interval(record.held_out_reward_vs_base, sign=True),
+        estimate_cell(held_out, sign=True),
     ]
 
 
@@ -94,15 +96,15 @@ def metric_table(summary: Summary) -> Table:
     return Table(caption="All metrics of the base and of the epoch shown", header=header, rows=rows)
 
 
-def _metric_column(record: Evaluation) -> list[tuple[str, str]]:
+def _metric_column(record: Evaluation) -> list[tuple[str, str | Cell]]:
     diversity, fidelity = record.diversity, record.fidelity
     score = fidelity.classifier_inception_score
     return [
-        ("Reward", with_unit(interval(record.reward), reward_unit(record.reward.name))),
-        ("Held-out reward", interval(record.held_out_reward)),
+        ("Reward", estimate_cell(record.reward, unit=reward_unit(record.reward.name))),
+        ("Held-out reward", estimate_cell(record.held_out_reward)),
         (
             f"Vendi score, order 2 ({diversity.features or 'features not recorded'})",
-            interval(diversity.vendi_order2, 2),
+            estimate_cell(diversity.vendi_order2, 2),
         ),
         (f"Vendi score, order 1, at n = {record.num_samples}", number(diversity.vendi_order1, 2)),
         ("Mean pairwise cosine distance", number(diversity.mean_pairwise_distance, 3)),

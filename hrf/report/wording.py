@@ -79,7 +79,7 @@ def reward_words(summary: Summary) -> str:
 def what_was_run(summary: Summary) -> list[str]:
     """The run in a few sentences; what a summary does not record is left out."""
     kind = str(summary.setting("starts.kind") or "")
-    sentences = [f"Method: {METHODS[kind]}." if kind in METHODS else f"Method: {kind or 'not recorded'}."]
+    sentences = [f"{METHODS.get(kind, f'Method: {kind}') if kind else 'The method is not recorded'}."]
     switch, num_steps = switch_step(summary), summary.setting("sampler.steps")
     if switch is not None:
         sentences.append(

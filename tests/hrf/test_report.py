@@ -329,7 +329,7 @@ def test_every_decision_is_there_with_all_its_numbers_and_checks(folder: Path) -
 def test_every_epoch_has_its_row_and_the_one_without_evaluation_says_so(folder: Path) -> None:
     record = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     text = Page(render_run(folder)).text
-    assert text.count("[10, 19) 37 056 −1.210 ± 0.140 not evaluated") == 1
+    assert text.count("2 – [10, 19) 37 056 −1.210 ± 0.140 not evaluated") == 1
     for entry in record["epochs"]:
         if entry["evaluation"]:
             assert interval(Interval(**entry["evaluation"]["reward"])) in text
