@@ -1,0 +1,49 @@
+"""What tests of several folders share: a real S3 server, started once, and a fresh place on it per test."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hrf.storage import Storage
+from pipelines.embedded_s3 import EmbeddedS3
+
+
+@pytest.fixture(scope="session")
+def embedded_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
+    """A SeaweedFS server with the bucket `hrf`, started on first use and killed at the end."""
+    with EmbeddedS3.start(tmp_path_factory.mktemp("s3"), "hrf") as server:
+        yield server
+
+
+@pytest.fixture
+def s3_environment(embedded_s3: EmbeddedS3, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The server's variables, also set for this process and its children."""
+    variables = embedded_s3.environment()
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    return variables
+
+
+@pytest.fixture
+def storage_uri(s3_environment: dict[str, str]) -> str:
+    """An `s3://bucket/prefix` that no other test uses, reachable with this process's own variables."""
+    return f"s3://hrf/{uuid.uuid4().hex}"
+
+
+@pytest.fixture
+def storage(storage_uri: str) -> Storage:
+    """A fresh, empty place in object storage."""
+    return Storage.open(storage_uri)
+
+
+@pytest.fixture
+def work_dir(tmp_path: Path) -> Iterator[Path]:
+    """A folder for an S3 server of the test's own, which is down again after the test whatever happened."""
+    folder = tmp_path / "embedded"
+    yield folder
+    if folder.exists():
+        EmbeddedS3.start(folder, "hrf").stop()
