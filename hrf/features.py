@@ -72,7 +72,7 @@ def classifier_features(images: NDArray[np.float32], classifier: ImageClassifier
     Raises:
         ValueError: Images of another size than the classifier's, or outside [0, 1].
     """
-    with torch.inference_mode():
+    with torch.no_grad():
         batches = torch.split(torch.from_numpy(images), CLASSIFIER_BATCH)
         return torch.cat([classifier.features(batch) for batch in batches])
 

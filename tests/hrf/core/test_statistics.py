@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -43,11 +43,13 @@ def test_paired_difference_is_first_minus_second_and_agrees_with_the_paired_t_te
     assert interval.low > 0.2
 
 
+@settings(deadline=None)
 @given(st.lists(FINITE, min_size=2, max_size=30))
 def test_a_policy_does_not_differ_from_itself(values: list[float]) -> None:
     assert paired_difference(values, values) == Interval(value=0.0, low=0.0, high=0.0, standard_error=0.0)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(FINITE, FINITE), min_size=2, max_size=30))
 def test_swapping_the_sides_of_a_difference_mirrors_it(pairs: list[tuple[float, float]]) -> None:
     a, b = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -55,6 +57,7 @@ def test_swapping_the_sides_of_a_difference_mirrors_it(pairs: list[tuple[float, 
     assert (there.value, there.low, there.high) == (-back.value, -back.high, -back.low)
 
 
+@settings(deadline=None)
 @given(st.lists(FINITE, min_size=3, max_size=30))
 def test_the_jackknife_of_a_mean_is_the_interval_of_a_mean(values: list[float]) -> None:
     """Kills: the factor (n - 1)/n left out, inverted or squared."""

@@ -1,0 +1,217 @@
+"""What a policy's fixed-seed images are worth: reward, diversity, fidelity and drift, against the base's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from hrf.classifier import UNRECOGNISED, ImageClassifier
+from hrf.config import Evaluation, Monitors
+from hrf.core import diversity
+from hrf.core.statistics import Interval, mean_interval, paired_difference
+from hrf.errors import NumericalError
+from hrf.features import CLASSIFIER_BATCH, Embedder
+from hrf.measured import Measured, mode_entropy, mode_histogram
+from hrf.monitors import MonitorReading, colour_entropy, dark_pixel_fraction, edge_density, read_monitor
+from hrf.rewards import Reward
+
+NUM_NEIGHBOURS = 5
+"""k of coverage and density (their paper: 5)."""
+
+INCEPTION_SPLITS = 10
+"""Splits of the Inception score (the HRF paper: 10)."""
+
+__all__ = ["Measured", "evaluation_record", "measure"]
+
+
+def measure(
+    images: NDArray[np.float32],
+    *,
+    reward: Reward,
+    held_out_reward: Reward | None,
+    embedder: Embedder,
+    classifier: ImageClassifier | None,
+) -> Measured:
+    """Measure images one by one.
+
+    Args:
+        images: [n, 3, H, W], float32 in [0, 1], one per evaluation seed.
+        reward: What the policy is trained on.
+        held_out_reward: What it is never trained on, or None.
+        embedder: Images to features; see `hrf.features.build_embedder`.
+        classifier: Counts modes; None leaves them out.
+    """
+    return Measured(
+        images=images,
+        rewards=reward(images),
+        reward_name=reward.name,
+        held_out_rewards=None if held_out_reward is None else held_out_reward(images),
+        held_out_reward_name=None if held_out_reward is None else held_out_reward.name,
+        features=embedder(images).numpy(),
+        probabilities=None if classifier is None else _probabilities(images, classifier),
+        labels=None if classifier is None else classifier.labels,
+    )
+
+
+def evaluation_record(
+    candidate: Measured,
+    base: Measured,
+    *,
+    settings: Evaluation,
+    limits: Monitors,
+    epoch: int,
+    num_evaluations: int,
+) -> dict[str, Any]:
+    """Make the record that promotion decides on and the report shows (`evaluation.json`).
+
+    A base's own record is made with the base as candidate: differences 0 and diversity ratio 1 with intervals of
+    width 0, coverage 1, density 1 (but for ties of distance), Fréchet distance 0 up to rounding, no monitor tripped.
+
+    Args:
+        candidate: Measured on the evaluation seeds.
+        base: The same for the base model, with the same reward, features and classifier.
+        settings: The evaluation's settings.
+        limits: Largest allowed drift, per monitor.
+        epoch: Epoch that made the candidate.
+        num_evaluations: Denoiser evaluations (forward equivalents) spent on it so far.
+
+    Returns:
+        JSON values only. What was not measured is None: no held-out reward, no classifier, too few samples for splits.
+
+    Raises:
+        ValueError: Candidate and base were not measured alike.
+        NumericalError: Samples on which a metric has no value, such as features of length zero.
+    """
+    _check_comparable(candidate, base, settings)
+    confidence = settings.confidence
+    held_out, held_out_vs_base = _held_out(candidate, base, confidence)
+    try:
+        diversity_part = _diversity(candidate, base, settings)
+        fidelity = _fidelity(candidate, base, settings)
+        monitors = _monitors(candidate, base, limits)
+    except ValueError as error:
+        raise NumericalError(
+            f"a metric has no value on these samples: {error}",
+            where=f"evaluation, epoch={epoch}, evaluation seed={settings.seed}, {len(candidate)} samples",
+            fix="look at the sample grid; a collapsed policy needs a lower learning rate, a tiny sample a larger n",
+        ) from error
+    return {
+        "epoch": epoch,
+        "num_samples": len(candidate),
+        "eta": settings.eta,
+        "evaluation_seed": settings.seed,
+        "num_evaluations": num_evaluations,
+        "reward": _named_mean(candidate.reward_name, candidate.rewards, confidence),
+        "reward_vs_base": _difference(candidate.rewards, base.rewards, confidence),
+        "held_out_reward": held_out,
+        "held_out_reward_vs_base": held_out_vs_base,
+        "diversity": diversity_part,
+        "fidelity": fidelity,
+        "modes": mode_histogram(candidate),
+        "mode_entropy": mode_entropy(candidate),
+        "mean_confidence": None
+        if candidate.probabilities is None
+        else float(candidate.probabilities.max(axis=1).mean()),
+        "monitors": monitors,
+        "rewards": candidate.rewards.tolist(),
+    }
+
+
+def _probabilities(images: NDArray[np.float32], classifier: ImageClassifier) -> NDArray[np.float64]:
+    with torch.inference_mode():
+        logits = torch.cat([classifier(batch) for batch in torch.split(torch.from_numpy(images), CLASSIFIER_BATCH)])
+        probabilities: NDArray[np.float64] = logits.double().softmax(dim=1).numpy()
+    return probabilities
+
+
+def _check_comparable(candidate: Measured, base: Measured, settings: Evaluation) -> None:
+    for name in ("reward_name", "held_out_reward_name", "labels"):
+        ours, theirs = getattr(candidate, name), getattr(base, name)
+        if ours != theirs:
+            raise ValueError(f"candidate and base differ in {name}: {ours!r} and {theirs!r}")
+    if candidate.images.shape != base.images.shape or candidate.features.shape != base.features.shape:
+        raise ValueError(
+            f"candidate and base differ in shape: images {candidate.images.shape} and {base.images.shape}, "
+            f"features {candidate.features.shape} and {base.features.shape}"
+        )
+    if len(candidate) != settings.num_samples:
+        raise ValueError(f"the settings ask for {settings.num_samples} samples, {len(candidate)} were measured")
+
+
+def _held_out(
+    candidate: Measured, base: Measured, confidence: float
+) -> tuple[dict[str, Any] | None, dict[str, float] | None]:
+    if candidate.held_out_rewards is None or base.held_out_rewards is None or candidate.held_out_reward_name is None:
+        return None, None
+    return (
+        _named_mean(candidate.held_out_reward_name, candidate.held_out_rewards, confidence),
+        _difference(candidate.held_out_rewards, base.held_out_rewards, confidence),
+    )
+
+
+def _named_mean(name: str, values: NDArray[np.float64], confidence: float) -> dict[str, Any]:
+    return {"name": name, **mean_interval(values.tolist(), confidence).as_dict()}
+
+
+def _difference(a: NDArray[np.float64], b: NDArray[np.float64], confidence: float) -> dict[str, float]:
+    return paired_difference(a.tolist(), b.tolist(), confidence).as_dict()
+
+
+def _diversity(candidate: Measured, base: Measured, settings: Evaluation) -> dict[str, Any]:
+    features, base_features = torch.from_numpy(candidate.features), torch.from_numpy(base.features)
+    ratio = diversity.vendi_order2_ratio_interval(features, base_features, settings.confidence)
+    return {
+        "vendi_order2": _ends(diversity.vendi_order2_interval(features, settings.confidence)),
+        "vendi_order2_ratio": _ends(ratio),
+        "vendi_order1": diversity.vendi_score(features),
+        "mean_pairwise_distance": diversity.mean_pairwise_distance(features),
+        "features": settings.features,
+    }
+
+
+def _ends(interval: Interval) -> dict[str, float]:
+    return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+
+def _fidelity(candidate: Measured, base: Measured, settings: Evaluation) -> dict[str, Any]:
+    features, base_features = torch.from_numpy(candidate.features), torch.from_numpy(base.features)
+    coverage, density = diversity.coverage_density(features, base_features, NUM_NEIGHBOURS)
+    return {
+        "coverage": coverage,
+        "density": density,
+        "classifier_frechet_distance": diversity.frechet_distance(features, base_features)
+        if settings.features == "classifier"
+        else None,
+        "classifier_inception_score": _inception_score(candidate),
+    }
+
+
+def _inception_score(measured: Measured) -> dict[str, float] | None:
+    if measured.probabilities is None or len(measured) < 2 * INCEPTION_SPLITS:
+        return None
+    mean, deviation = diversity.classifier_inception_score(torch.from_numpy(measured.probabilities), INCEPTION_SPLITS)
+    return {"mean": mean, "std": deviation}
+
+
+def _monitors(candidate: Measured, base: Measured, limits: Monitors) -> dict[str, MonitorReading]:
+    values, base_values = _statistics(candidate), _statistics(base)
+    return {
+        name: read_monitor(name, value=value, base=base_values[name], limit=getattr(limits, name))
+        for name, value in values.items()
+    }
+
+
+def _statistics(measured: Measured) -> dict[str, float]:
+    """Each monitor's mean; "unrecognised_fraction" only where there is a classifier to recognise anything."""
+    values = {
+        "dark_pixel_fraction": float(dark_pixel_fraction(measured.images).mean()),
+        "edge_density": float(edge_density(measured.images).mean()),
+        "colour_entropy": float(colour_entropy(measured.images).mean()),
+    }
+    counts = mode_histogram(measured)
+    if counts is not None:
+        values["unrecognised_fraction"] = counts[UNRECOGNISED] / len(measured)
+    return values
