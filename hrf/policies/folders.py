@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from diffusers import DDIMScheduler, UNet2DModel
-from safetensors.torch import SafetensorError
+from safetensors import SafetensorError
 from torch import Tensor
 
 from hrf.config import Config

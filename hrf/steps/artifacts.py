@@ -1,9 +1,8 @@
-"""How trajectories, samples, training state and history lie in their folders."""
+"""How trajectories, training state, evaluation starts and the prefix pool lie in their folders."""
 
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -94,18 +93,3 @@ def load_prefix_pool(folder: Path, switch_step: int) -> PrefixPool | None:
     """Read the pool from a verified baseline folder; None if the run has none."""
     file = folder / "prefix_pool.safetensors"
     return PrefixPool(states=load_file(file)["states"], step=switch_step) if file.is_file() else None
-
-
-def epoch_folder(history: Path, epoch: int) -> Path:
-    """Where the records of an epoch lie in a history folder."""
-    return history / "epochs" / f"{epoch:04d}"
-
-
-def extend_history(history: str, folder: Path, epoch: int, records: Mapping[str, Any]) -> Path:
-    """Copy a history folder and add JSON records to one of its epochs; returns the epoch's folder."""
-    shutil.copytree(read_folder(history) / "epochs", folder / "epochs", dirs_exist_ok=True)
-    target = epoch_folder(folder, epoch)
-    target.mkdir(exist_ok=True, parents=True)
-    for name, record in records.items():
-        (target / name).write_text(json.dumps(record, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return target

@@ -38,8 +38,7 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
     starts = evaluation_starts(untrained, config, report)
     measured = measure_policy(context, untrained, starts, report)
     record = evaluation_record(
-        measured, measured, settings=config.evaluation, monitors=config.gate.monitors, epoch=-1, num_evaluations=0,
-        reward_name=config.reward.name,
+        measured, measured, settings=config.evaluation, limits=config.gate.monitors, epoch=-1, num_evaluations=0
     )
     incumbents = {}
     if about["started_from"]:

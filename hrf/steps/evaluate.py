@@ -6,12 +6,14 @@ import json
 from typing import Any
 
 from hrf.checkpoint import read_folder, writing_folder
-from hrf.evaluation import Measured, evaluation_record
+from hrf.evaluation import evaluation_record
 from hrf.images import grid
+from hrf.measured import Measured
 from hrf.policies.folders import load_policy
 from hrf.progress import emit
-from hrf.steps.artifacts import epoch_folder, load_evaluation_starts
+from hrf.steps.artifacts import load_evaluation_starts
 from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.history import epoch_folder
 from hrf.steps.measuring import GRID_IMAGES, measure_policy
 
 
@@ -45,10 +47,9 @@ def evaluate(
         measured,
         Measured.load(baseline_folder / "base"),
         settings=config.evaluation,
-        monitors=config.gate.monitors,
+        limits=config.gate.monitors,
         epoch=epoch,
         num_evaluations=update["num_evaluations"],
-        reward_name=config.reward.name,
     )
     with writing_folder(evaluation, producer=context.producer("evaluate", epoch)) as folder:
         (folder / "evaluation.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
@@ -70,9 +71,9 @@ def evaluation_metrics(record: dict[str, Any]) -> dict[str, Any]:
         "vendi_order2_ratio_low": record["diversity"]["vendi_order2_ratio"]["low"],
         "coverage": record["fidelity"]["coverage"],
         "density": record["fidelity"]["density"],
+        "mode_entropy": record["mode_entropy"],
         "num_evaluations": record["num_evaluations"],
         **{name: monitor["value"] for name, monitor in record["monitors"].items()},
     }
-    if record["mode_entropy"] is not None:
-        metrics["mode_entropy"] = record["mode_entropy"]
-    return metrics
+    # What needs a classifier, or more samples, is absent rather than zero.
+    return {name: value for name, value in metrics.items() if value is not None}

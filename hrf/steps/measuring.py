@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from hrf.classifier import ImageClassifier
-from hrf.evaluation import Measured, measure
-from hrf.features import embedder
+from hrf.evaluation import measure
+from hrf.features import build_embedder
 from hrf.images import to_images
+from hrf.measured import Measured
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rewards import build_reward
 from hrf.rollout import OnAdvance
@@ -29,6 +30,6 @@ def measure_policy(
         to_images(samples),
         reward=build_reward(config.reward, context.classifier("reward")),
         held_out_reward=build_reward(held_out, context.classifier("held_out")) if held_out else None,
-        embedder=embedder(config.evaluation.features, classifier),
+        embedder=build_embedder(config.evaluation, classifier),
         classifier=classifier,
     )

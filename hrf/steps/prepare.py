@@ -143,15 +143,15 @@ def _pack_classifiers(config: Config, target: Path) -> None:
     """Copy the classifiers that rewards and evaluation use, and try every reward once: a typo should cost seconds."""
     wanted = {"evaluation": config.evaluation.classifier}
     rewards = {"reward": config.reward, "held_out": config.evaluation.held_out_reward}
+    fields = {"reward": "reward", "held_out": "evaluation.held_out_reward", "evaluation": "evaluation"}
     wanted |= {name: reward.classifier for name, reward in rewards.items() if reward and reward.name == "classifier"}
     for name, source in wanted.items():
         if source:
-            field = "evaluation.classifier" if name == "evaluation" else f"{name}.classifier"
-            shutil.copytree(classifier_folder(source, field), target / name)
+            shutil.copytree(classifier_folder(source, f"{fields[name]}.classifier"), target / name)
     for name, reward in rewards.items():
         if reward:
             folder = target / name
-            build_reward(reward, folder if folder.is_dir() else None)
+            build_reward(reward, folder if folder.is_dir() else None, field=fields[name])
 
 
 def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None) -> None:
@@ -183,9 +183,8 @@ def _evaluation_digest(config: Config, identity: dict[str, Any]) -> str:
     measured = {
         "evaluation": config.evaluation.model_dump(mode="json", exclude={"every", "confidence"}),
         "reward": config.reward.model_dump(mode="json"),
-        "sampler": identity["sampler"],
-        "switch_step": identity["switch_step"],
-        "base": identity["base"]["digest"],
+        "forward_dtype": config.model.forward_dtype,
+        "policy": identity,
     }
     return hashlib.sha256(canonical_json(measured)).hexdigest()
 

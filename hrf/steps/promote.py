@@ -13,6 +13,7 @@ from hrf.progress import emit
 from hrf.promotion import Candidate
 from hrf.promotion import promote as promote_candidate
 from hrf.steps.context import CONFIG_FILE, Run, step
+from hrf.steps.history import extend_history
 from hrf.storage import Storage
 
 AVERAGE_FOLDER = "average"
@@ -45,8 +46,6 @@ def promote(
     Returns:
         The decision in flat values.
     """
-    from hrf.steps.artifacts import extend_history
-
     context = Run.read(run)
     about, config = context.about, context.config
     baseline_folder, evaluation_folder = read_folder(baseline), read_folder(evaluation)
@@ -78,13 +77,15 @@ def promote(
         target = extend_history(history, folder, epoch, records)
         shutil.copyfile(evaluation_folder / "grid.png", target / "grid.png")
     emit("epoch-decided", epoch=epoch, outcome=outcome["outcome"])
-    return {
+    metrics = {
         "outcome": outcome["outcome"],
         "promoted": int(outcome["outcome"] == "promoted"),
         "candidate_id": outcome["candidate_id"],
-        "reward_vs_incumbent": outcome["reward_vs_incumbent"]["value"],
-        "reward_vs_incumbent_low": outcome["reward_vs_incumbent"]["low"],
     }
+    if outcome["reward_vs_incumbent"]:
+        metrics["reward_vs_incumbent"] = outcome["reward_vs_incumbent"]["value"]
+        metrics["reward_vs_incumbent_low"] = outcome["reward_vs_incumbent"]["low"]
+    return metrics
 
 
 def _write_candidate(policy: Path, context: Run, evaluation: dict[str, Any], target: Path) -> None:

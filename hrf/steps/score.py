@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from hrf.checkpoint import read_folder, writing_folder
+from hrf.errors import NumericalError
 from hrf.images import to_images
-from hrf.rewards import Reward, build_reward
+from hrf.rewards import ImageError, Reward, build_reward
 from hrf.steps.context import Run, step
 
 
@@ -52,16 +53,18 @@ def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
 def reward_samples(
     reward: Reward, samples: NDArray[np.float32], groups: NDArray[np.int64], epoch: int
 ) -> NDArray[np.float64]:
-    """Rewards of samples in [-1, 1]; an error of the reward is told with the branch that it came from."""
-    names = branch_names(groups, epoch)
-    return reward(to_images(samples), names)
+    """Rewards of samples in [-1, 1], one per branch.
+
+    Raises:
+        NumericalError: If an image or its reward is out of range; it names the branch, whose seed finds it again.
+    """
+    try:
+        return reward(to_images(samples))
+    except ImageError as error:
+        raise NumericalError(error.problem, where=branch_name(groups, error.image, epoch), fix=error.fix) from error
 
 
-def branch_names(groups: NDArray[np.int64], epoch: int) -> list[str]:
-    """How messages name each branch: `epoch 3, root 5, branch 1`, which are the coordinates of its seed."""
-    seen: dict[int, int] = {}
-    names = []
-    for group in groups.tolist():
-        names.append(f"epoch {epoch}, root {group}, branch {seen.setdefault(group, 0)}")
-        seen[group] += 1
-    return names
+def branch_name(groups: NDArray[np.int64], index: int, epoch: int) -> str:
+    """The coordinates of a branch's seed: epoch, root, and its number among the root's branches."""
+    root = int(groups[index])
+    return f"epoch={epoch}, root={root}, branch={int((groups[:index] == root).sum())}"

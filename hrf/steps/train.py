@@ -8,8 +8,9 @@ from typing import Any
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.cost import expected_sampling_evaluations
 from hrf.rewards import build_reward
-from hrf.steps.artifacts import extend_history, load_prefix_pool
+from hrf.steps.artifacts import load_prefix_pool
 from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.history import extend_history
 from hrf.steps.score import reward_samples
 from hrf.steps.update import TrainingSession, update_metrics
 from hrf.training import build_starts, sample_episodes

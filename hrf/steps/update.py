@@ -18,8 +18,9 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import POLICY_FILE, load_average, load_policy, save_policy
 from hrf.progress import emit
 from hrf.rollout import Trajectories
-from hrf.steps.artifacts import extend_history, load_training_state, load_trajectories, save_training_state
+from hrf.steps.artifacts import load_training_state, load_trajectories, save_training_state
 from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.history import extend_history
 from hrf.training import advantages_of
 from hrf.update import Updater, build_optimizer
 

@@ -1,0 +1,132 @@
+"""The loss against golden values computed by hand, numpy, and its mutants."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import tensor
+
+from hrf.core.objective import (
+    approximate_kl,
+    clipped_surrogate,
+    group_advantages,
+    outside_trust_region,
+    tail_fraction,
+)
+
+
+def surrogate(ratio: float, advantage: float, clip_range: float = 0.2, advantage_clip: float = 10.0) -> float:
+    return float(
+        clipped_surrogate(
+            tensor([math.log(ratio)], dtype=torch.float64),
+            tensor([0.0], dtype=torch.float64),
+            tensor([advantage], dtype=torch.float64),
+            clip_range=tensor([clip_range], dtype=torch.float64),
+            advantage_clip=tensor([advantage_clip], dtype=torch.float64),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss"),
+    [
+        (1.0, 2.0, -2.0),
+        (1.1, 2.0, -2.2),
+        (1.5, 2.0, -2.4),  # clipped above: kills a surrogate without clipping
+        (0.5, 2.0, -1.0),  # not clipped below for a gain: kills clipping on both sides (min for max)
+        (0.5, -2.0, 1.6),  # clipped below
+        (1.5, -2.0, 3.0),  # not clipped above for a loss
+    ],
+)
+def test_the_surrogate_is_pessimistic_on_both_signs_of_the_advantage(ratio, advantage, loss):
+    """Kills: the sign, min for max, and a clip on the wrong side."""
+    assert surrogate(ratio, advantage) == pytest.approx(loss)
+
+
+def test_advantages_are_clipped_on_both_sides():
+    assert surrogate(1.0, 7.0, advantage_clip=2.5) == pytest.approx(-2.5)
+    assert surrogate(1.0, -7.0, advantage_clip=2.5) == pytest.approx(2.5)
+
+
+@given(log_ratio=st.floats(-2, 2), advantage=st.floats(-5, 5), clip_range=st.floats(0.01, 0.5))
+def test_the_surrogate_never_claims_more_than_the_plain_ratio(log_ratio, advantage, clip_range):
+    plain = -advantage * math.exp(log_ratio)
+
+    assert surrogate(math.exp(log_ratio), advantage, clip_range) >= plain - 1e-9
+
+
+@given(advantage=st.floats(0.1, 5))
+def test_a_clipped_ratio_has_no_gradient(advantage):
+    log_prob = tensor([0.5], requires_grad=True)
+    clipped_surrogate(
+        log_prob, tensor([0.0]), tensor([advantage]), clip_range=tensor([0.1]), advantage_clip=tensor([10.0])
+    ).sum().backward()
+
+    assert float(log_prob.grad) == 0.0
+
+
+def test_advantages_are_standardised_within_each_group():
+    """Kills: standardising over all groups, and Bessel's correction."""
+    rewards = tensor([1.0, 2.0, 6.0, 10.0, 10.0, 40.0], dtype=torch.float64)
+    groups = tensor([0, 0, 0, 7, 7, 7])
+
+    advantages = group_advantages(rewards, groups, delta=1e-12).numpy()
+
+    for members in (slice(0, 3), slice(3, 6)):
+        values = rewards.numpy()[members]
+        np.testing.assert_allclose(advantages[members], (values - values.mean()) / values.std())
+
+
+def test_a_constant_group_gives_exact_zeros_and_leaves_the_others_alone():
+    advantages = group_advantages(tensor([0.1, 0.1, 0.1, 0.0, 1.0]), tensor([0, 0, 0, 1, 1]), delta=1e-8)
+
+    assert advantages[:3].tolist() == [0.0, 0.0, 0.0]
+    assert advantages[3:].tolist() == pytest.approx([-1.0, 1.0])
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-100, 100)), min_size=1, max_size=30))
+def test_advantages_sum_to_zero_in_every_group_and_keep_the_order(pairs):
+    groups, rewards = (tensor(values) for values in zip(*pairs, strict=True))
+    advantages = group_advantages(rewards.double(), groups, delta=1e-6)
+
+    for group in groups.unique():
+        own = advantages[groups == group]
+        assert float(own.sum()) == pytest.approx(0.0, abs=1e-6)
+        order = rewards.double()[groups == group].argsort(stable=True)
+        assert (own[order].diff() >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("rewards", "groups", "delta"),
+    [([1.0, float("nan")], [0, 0], 1e-8), ([1.0], [0, 0], 1e-8), ([1.0], [0], 0.0)],
+)
+def test_bad_rewards_are_refused(rewards, groups, delta):
+    with pytest.raises(ValueError, match="rewards"):
+        group_advantages(tensor(rewards), tensor(groups), delta=delta)
+
+
+def test_the_tail_fraction_is_1_from_the_start_and_falls_with_the_start_step():
+    """Kills: k / K for (K - k) / K, which would loosen the trust region for late starts."""
+    assert tail_fraction(tensor([0, 10, 35]), 40).tolist() == pytest.approx([1.0, 0.75, 0.125])
+
+
+def test_k3_estimates_the_kl_divergence_of_two_normals():
+    old, new = torch.distributions.Normal(0.0, 1.0), torch.distributions.Normal(0.3, 1.0)
+    values = torch.randn(200_000, generator=torch.Generator().manual_seed(0))
+
+    estimate = approximate_kl(new.log_prob(values), old.log_prob(values))
+
+    exact = float(torch.distributions.kl_divergence(old, new))
+    assert float(estimate.mean()) == pytest.approx(exact, abs=4 * float(estimate.std()) / 200_000**0.5)
+    assert float(estimate.min()) >= -1e-6
+
+
+def test_the_clip_fraction_counts_ratios_outside_the_trust_region_on_either_side():
+    log_prob = tensor([0.0, 0.05, 0.2, -0.2])
+
+    outside = outside_trust_region(log_prob, torch.zeros(4), torch.full((4,), 0.1))
+
+    assert outside.tolist() == [False, False, True, True]

@@ -1,0 +1,126 @@
+"""The denoising loop: what it calls, what it records, and that batching changes nothing but rounding."""
+
+import pytest
+import torch
+
+from hrf.core.schedule import gaussian_log_prob, renoise
+from hrf.rollout import denoise, draw_noise, rollout
+from hrf.seeds import Purpose, stream
+from tests.hrf.toys import small_policy
+
+SHAPE = (3, 8, 8)
+
+
+def streams(count: int, seed: int = 0) -> list[torch.Generator]:
+    return [stream(seed, Purpose.BRANCH, 0, i, 0) for i in range(count)]
+
+
+def branches(policy, steps):
+    roots = torch.zeros(len(steps), *SHAPE)
+    own = streams(len(steps))
+    return renoise(policy.schedule, roots, steps, draw_noise(own, SHAPE, torch.device("cpu"))), own
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_a_rollout_calls_the_denoiser_exactly_from_each_start_to_the_end(batch_size):
+    """Trap 6. Kills: computing steps before the start, or a last step too many."""
+    policy = small_policy()
+    steps = torch.tensor([3, 0, 1, 3, 2])
+    states, own = branches(policy, steps)
+
+    rollout(policy, states, steps, torch.zeros(5), own, batch_size=batch_size, reduction="mean")
+
+    expected = sorted(int(policy.schedule.timesteps[k]) for start in steps for k in range(start, 6))
+    assert sorted(policy.denoiser.seen) == expected
+
+
+def test_batches_are_full_until_the_work_runs_out_also_where_starts_differ():
+    policy = small_policy()
+    steps = torch.tensor([0, 3, 1, 2, 3, 3, 0, 2])
+    states, own = branches(policy, steps)
+
+    denoise(policy, states, steps, own, batch_size=4)
+
+    sizes = policy.denoiser.batch_sizes
+    assert sum(sizes) == int((6 - steps).sum())
+    assert sizes[: sizes.index(min(sizes))].count(4) == sizes.index(min(sizes))
+
+
+def test_samples_do_not_depend_on_the_batch_size_beyond_rounding():
+    policy = small_policy()
+    steps = torch.tensor([0, 3, 1, 2, 3])
+    results = []
+    for batch_size in (1, 2, 5):
+        states, own = branches(policy, steps)
+        results.append(denoise(policy, states, steps, own, batch_size=batch_size))
+
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(results[0], results[2], rtol=1e-5, atol=1e-5)
+
+
+def test_the_record_is_the_trajectory_that_was_walked():
+    """Recomputes every recorded transition from the recorded state alone. Kills: states shifted by one."""
+    policy = small_policy()
+    steps = torch.tensor([2, 0, 3])
+    states, own = branches(policy, steps)
+
+    tails, _ = rollout(policy, states, steps, torch.tensor([0, 1, 2]), own, batch_size=2, reduction="mean")
+
+    assert tails.num_trained_steps == 4
+    assert len(tails.states) == (2 + 1) + (4 + 1) + (1 + 1)
+    pairs = tails.pairs(torch.arange(3))
+    assert pairs.step.tolist() == [2, 3, 0, 1, 2, 3, 3]
+    assert pairs.branch.tolist() == [0, 0, 1, 1, 1, 1, 2]
+    with torch.no_grad():
+        mean, std = policy.transition(tails.states[pairs.state_index], pairs.step)
+    log_prob = gaussian_log_prob(tails.states[pairs.state_index + 1], mean, std, "mean")
+    torch.testing.assert_close(log_prob, tails.log_probs[pairs.pair_index], rtol=1e-5, atol=1e-5)
+    first = torch.tensor([0, 2, 6])
+    assert torch.equal(tails.states[pairs.state_index[first]], states)
+
+
+def test_recorded_states_are_float32_also_with_a_bfloat16_denoiser():
+    """Trap 3: a state stored in bfloat16 would move log-probs by more than the clip range."""
+    policy = small_policy(forward_dtype=torch.bfloat16)
+    steps = torch.tensor([0, 1])
+    states, own = branches(policy, steps)
+
+    tails, samples = rollout(policy, states, steps, torch.tensor([0, 0]), own, batch_size=2, reduction="mean")
+
+    assert tails.states.dtype == tails.log_probs.dtype == samples.dtype == torch.float32
+    assert (tails.states != tails.states.bfloat16().float()).float().mean() > 0.9
+
+
+def test_a_start_at_an_untrained_step_is_refused():
+    policy = small_policy()
+    steps = torch.tensor([4])
+    states, own = branches(policy, steps)
+
+    with pytest.raises(ValueError, match="trained"):
+        rollout(policy, states, steps, torch.tensor([0]), own, batch_size=1, reduction="mean")
+
+
+def test_a_split_policy_uses_the_reference_before_the_switch_and_the_tuned_weights_from_it_on():
+    """Kills: <= for < at the switch step."""
+    policy = small_policy(switch_step=3)
+    own = streams(2)
+
+    denoise(policy, draw_noise(own, SHAPE, torch.device("cpu")), torch.zeros(2, dtype=torch.int64), own, batch_size=2)
+
+    timesteps = policy.schedule.timesteps.tolist()
+    assert policy.reference.seen == [t for t in timesteps[:3] for _ in range(2)]
+    assert policy.denoiser.seen == [t for t in timesteps[3:] for _ in range(2)]
+
+
+def test_streams_of_different_purposes_and_coordinates_differ_and_seed_zero_is_a_seed():
+    """Trap 9."""
+    draws = {
+        tuple(torch.randn(3, generator=stream(seed, purpose, *coordinates)).tolist())
+        for seed in (0, 1)
+        for purpose in Purpose
+        for coordinates in ((0, 0), (0, 1), (1, 0), (0,))
+    }
+
+    assert len(draws) == 2 * len(Purpose) * 4
+    first, again = (torch.randn(3, generator=stream(0, Purpose.ROOT, 0)) for _ in range(2))
+    assert torch.equal(first, again)
