@@ -32,7 +32,7 @@ def to_images(samples: NDArray[np.float32]) -> NDArray[np.float32]:
             where="to_images",
             fix="convert the finished samples, and nothing else, to float32",
         )
-    bad = ~(np.abs(samples) <= _IMPLAUSIBLE).reshape(len(samples), -1).all(axis=1)
+    bad = ~(np.abs(samples) <= _IMPLAUSIBLE).all(axis=(1, 2, 3))
     if bad.any():
         index = int(np.flatnonzero(bad)[0])
         worst = float(np.abs(samples[index]).max())

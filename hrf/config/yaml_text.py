@@ -45,9 +45,18 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456
 
 
 class _Dumper(yaml.SafeDumper):
-    """SafeDumper that also quotes strings which only YAML 1.2 reads as numbers, such as `1e-4`."""
+    """SafeDumper that also quotes strings which only YAML 1.2 reads as numbers, such as `1e-4`.
+
+    Strings with control characters and unusual line breaks go in double quotes, with escapes: PyYAML reads a line break
+    such as U+0085 in another style as a blank.
+    """
+
+    def represent_text(self, value: str) -> yaml.ScalarNode:
+        """Represent a string, escaped where needed."""
+        return self.represent_scalar("tag:yaml.org,2002:str", value, style=None if value.isprintable() else '"')
 
 
+_Dumper.add_representer(str, _Dumper.represent_text)
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 

@@ -61,7 +61,7 @@ class CheckedReward:
                 f"images must be [B, 3, H, W], got {list(images.shape)}", "input", "put the channels second"
             )
         # Written so that NaN fails, too.
-        bad = ~((images >= 0) & (images <= 1)).reshape(len(images), -1).all(axis=1)
+        bad = ~((images >= 0) & (images <= 1)).all(axis=(1, 2, 3))
         if bad.any():
             index = int(np.flatnonzero(bad)[0])
             low, high = float(images[index].min()), float(images[index].max())

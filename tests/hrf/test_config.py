@@ -1,0 +1,447 @@
+"""The configuration: what it accepts, what it refuses and how it says so, and its text form."""
+
+from __future__ import annotations
+
+import copy
+import re
+import subprocess
+import sys
+from importlib import resources
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from hrf.config import Config, Reward, Rollout, Run, list_presets, resolve
+from hrf.config.tree import deep_merge
+from hrf.config.yaml_text import dump_yaml, parse_yaml
+from hrf.core.window import Window
+from hrf.errors import ConfigError
+
+PRESETS = [preset.name for preset in list_presets()]
+DEFAULT = "avatars-compressibility"
+
+
+def error_of(preset: str, overrides: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        resolve(preset, overrides)
+    return caught.value
+
+
+def preset_text(name: str) -> str:
+    return resources.files("hrf").joinpath(f"presets/{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_the_presets_are_these():
+    assert PRESETS == [
+        "avatars-compressibility",
+        "avatars-ddpo",
+        "avatars-hrf",
+        "avatars-hrf-d",
+        "avatars-incompressibility",
+        "avatars-published",
+        "avatars-smoke",
+        "celebahq-compressibility",
+    ]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_can_be_run_and_describes_itself(name):
+    config = resolve(name)
+    own = {preset.name: preset.description for preset in list_presets()}[name]
+    assert own
+    assert config.description == own
+    assert len(config.window_schedule(config.sampler.steps - 1).stages) if config.starts.kind != "noise" else True
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_number_in_a_preset_says_where_it_comes_from(name):
+    numbers = [line for line in preset_text(name).splitlines() if re.search(r"[:\[] *-?\.?\d", line.split("#")[0])]
+    silent = [
+        line
+        for line in numbers
+        if not re.search(r"# (paper|published code|ours)\b", line) and not re.search(r"prefix_pool: 0$", line)
+    ]
+    assert numbers
+    assert silent == []
+
+
+def test_the_method_presets_differ_from_the_default_only_in_where_episodes_start():
+    default = resolve(DEFAULT).to_mapping()
+    for name in ("avatars-ddpo", "avatars-hrf", "avatars-hrf-d"):
+        other = resolve(name).to_mapping()
+        assert {key for key in default if default[key] != other[key]} <= {"description", "policy", "starts"}
+
+
+def test_the_published_preset_holds_the_published_numbers():
+    config = resolve("avatars-published")
+    assert (config.sampler.steps, config.sampler.min_std, config.rollout.branches) == (40, 0.0, 5)
+    assert (config.update.learning_rate, config.update.weight_decay, config.update.clip_range) == (5e-6, 1e-3, 1e-4)
+    schedule = config.window_schedule(39)
+    assert [schedule.window(epoch) for epoch in (0, 34, 35, 69)] == [Window(0, 20)] * 2 + [Window(20, 39)] * 2
+
+
+def test_overrides_replace_single_fields_and_keep_the_rest():
+    config = resolve(DEFAULT, "update: {learning_rate: 3e-5}\nrun: {epochs: 7}")
+    assert config.update.learning_rate == 3e-5
+    assert config.run.epochs == 7
+    assert config.update.weight_decay == resolve(DEFAULT).update.weight_decay
+
+
+def test_without_a_preset_the_overrides_are_everything_and_may_extend_one():
+    assert resolve("") == Config()
+    assert resolve("", f"extends: {DEFAULT}\nrun: {{seed: 5}}") == resolve(DEFAULT, "run: {seed: 5}")
+
+
+def test_a_preset_and_extends_together_are_refused():
+    error = error_of(DEFAULT, "extends: avatars-hrf")
+    assert error.field == "extends"
+    assert "choose no preset" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "field"), [("avatar-hrf", "", "preset"), ("", "extends: avatar-hrf", "extends")]
+)
+def test_an_unknown_preset_lists_the_presets_and_guesses(preset, overrides, field):
+    error = error_of(preset, overrides)
+    assert error.field == field
+    assert all(name in error.expected for name in PRESETS)
+    assert "did you mean 'avatars-hrf'" in error.fix
+
+
+def test_changes_are_checked_again():
+    config = resolve(DEFAULT)
+    assert config.with_changes({"run": {"epochs": 5}}).run.epochs == 5
+    with pytest.raises(ConfigError, match=r"run\.epochs"):
+        config.with_changes({"run": {"epochs": 0}})
+
+
+def test_a_configuration_cannot_be_changed_in_place():
+    with pytest.raises(ValidationError, match="frozen"):
+        resolve(DEFAULT).run.epochs = 5
+
+
+def test_one_made_in_python_is_checked_as_well():
+    with pytest.raises(ConfigError, match=r"update\.minibatch"):
+        Config(rollout=Rollout(roots=1, branches=2))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "expected", "fix"),
+    [
+        ("update: {learning_rate: '1e-4'}", "update.learning_rate", "a number", "without quotes"),
+        ("update: {learning_rate: true}", "update.learning_rate", "a number", ""),
+        ("update: {learning_rate: 0}", "update.learning_rate", "greater than 0", ""),
+        ("update: {kl_weight: .nan}", "update.kl_weight", "a finite number", ""),
+        ("update: {kl_weight: .inf}", "update.kl_weight", "a finite number", ""),
+        ("update: {scale_trust_region: 'true'}", "update.scale_trust_region", "true or false", "without quotes"),
+        ("update: {scale_trust_region: yes}", "update.scale_trust_region", "true or false", "without quotes"),
+        ("update: {scale_trust_region: 1}", "update.scale_trust_region", "true or false", ""),
+        ("run: {epochs: 3.0}", "run.epochs", "an integer", ""),
+        ("run: {epochs: true}", "run.epochs", "an integer", ""),
+        ("run: {epochs: '3'}", "run.epochs", "an integer", "without quotes"),
+        ("run: {epochs: 0}", "run.epochs", "greater than or equal to 1", ""),
+        ("run: {seed: -1}", "run.seed", "greater than or equal to 0", ""),
+        ("run: {start_from: promotd}", "run.start_from", "'promoted' or 'base'", "did you mean 'promoted'"),
+        ("run: 3", "run", "a mapping of fields", "`run: {name: value}`"),
+        ("run:", "run", "a mapping of fields", ""),
+        ("model: {source: 3}", "model.source", "text", "in quotes"),
+        ("model: {revision: null}", "model.revision", "text", ""),
+        ("starts: {windows: [{fractions: [0.5]}]}", "starts.windows[0].fractions[1]", "a pair", ""),
+        ("starts: {windows: [{steps: [1, 2, 3]}]}", "starts.windows[0].steps", "a pair", ""),
+        ("starts: {windows: {steps: [1, 2]}}", "starts.windows", "a list", ""),
+        ("policy: {split: 1.0}", "policy.split", "less than 1", ""),
+        ("sampler: {eta: 1.5}", "sampler.eta", "less than or equal to 1", ""),
+        ("evaluation: {held_out_reward: {quality: 101}}", "evaluation.held_out_reward.quality", "100", ""),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_rule_and_a_fix(overrides, field, expected, fix):
+    error = error_of(DEFAULT, overrides)
+    assert error.field == field
+    assert expected in error.expected
+    assert fix in error.fix
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field", "fix"),
+    [
+        ("updat: {beta1: 0.5}", "updat", "did you mean update?"),
+        ("update: {learning_rat: 0.5}", "update.learning_rat", "did you mean update.learning_rate?"),
+        ("learning_rate: 0.5", "learning_rate", "`update: {learning_rate: ...}`"),
+        ("update.learning_rate: 0.5", "update.learning_rate", "`update: {learning_rate: ...}`"),
+        ("gate: {dark_pixel_fraction: 0.5}", "gate.dark_pixel_fraction", "`gate.monitors: {dark_pixel_fraction: ...}`"),
+        ("evaluation: {held_out_reward: {nam: x}}", "evaluation.held_out_reward.nam", "held_out_reward.name?"),
+        ("starts: {windows: [{step: [1, 2]}]}", "starts.windows[0].step", "did you mean starts.windows[0].steps?"),
+        ("run: {zzz: 1}", "run.zzz", "the fields here are epochs"),
+    ],
+)
+def test_an_unknown_key_is_answered_with_the_one_that_was_meant(overrides, field, fix):
+    error = error_of(DEFAULT, overrides)
+    assert error.field == field
+    assert fix in error.fix
+
+
+def test_the_first_problem_names_the_fields_of_the_others():
+    error = error_of(DEFAULT, "run: {epochs: 0, seed: x}\nupdate: {beta1: 2}")
+    assert error.field == "update.beta1"
+    assert "2 more problems: run.epochs, run.seed" in error.fix
+
+
+def test_an_integer_is_a_number():
+    assert resolve(DEFAULT, "update: {learning_rate: 1}").update.learning_rate == 1.0
+
+
+HF = "hf:google/ddpm-celebahq-256"
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "field"),
+    [
+        (DEFAULT, f"model: {{source: '{HF}'}}", "model.revision"),
+        (DEFAULT, f"model: {{source: '{HF}', revision: main}}", "model.revision"),
+        (DEFAULT, "model: {source: 'hf:ddpm', revision: cd5c944777ea2668051904ead6cc120739b86c4d}", "model.source"),
+        (DEFAULT, "model: {revision: cd5c944777ea2668051904ead6cc120739b86c4d}", "model.revision"),
+        (DEFAULT, "model: {source: 'shipped:avatar-32'}", "model.source"),
+        (DEFAULT, "model: {source: 'https://x/y'}", "model.source"),
+        (DEFAULT, "model: {source: 's3://bucket'}", "model.source"),
+        (DEFAULT, "model: {source: ''}", "model.source"),
+        (DEFAULT, "sampler: {eta: 0}", "sampler.eta"),
+        (DEFAULT, "policy: {split: 0.0}", "policy.prefix_pool"),
+        (DEFAULT, "policy: {prefix_pool: 7}", "policy.prefix_pool"),
+        (DEFAULT, "policy: {split: 0.95}", "policy.split"),
+        (DEFAULT, "policy: {split: 0.75}", "starts.windows[0]"),
+        ("avatars-hrf", "starts: {windows: [{fractions: [0.95, 1.0]}]}", "starts.windows[0]"),
+        ("avatars-hrf", "starts: {windows: [{steps: [10, 20]}]}", "starts.windows[0]"),
+        ("avatars-hrf", "starts: {windows: [{steps: [5, 5]}]}", "starts.windows[0]"),
+        ("avatars-hrf", "starts: {windows: []}", "starts.windows"),
+        ("avatars-hrf", "starts: {schedule: baseline}", "starts.windows"),
+        ("avatars-hrf", "starts: {schedule: baseline, windows: []}\nrun: {epochs: 1}", "starts.schedule"),
+        (DEFAULT, "starts: {schedule: baseline, windows: []}", "starts.schedule"),
+        ("avatars-hrf", "starts: {schedule: sliding, windows: []}", "starts.width"),
+        ("avatars-hrf", "starts: {width: 0.2}", "starts.width"),
+        ("avatars-hrf", "starts: {selection: {beta: 0.7}}", "starts.selection"),
+        ("avatars-hrf", "starts: {kind: noise}", "starts.schedule"),
+        ("avatars-published", "run: {epochs: 60}", "starts.windows"),
+        ("avatars-hrf-d", "starts: {selection: {coarse_stride: 3}}", "starts.selection.coarse_stride"),
+        ("avatars-hrf-d", "starts: {selection: {coarse_stride: 2}}", "starts.selection.coarse_stride"),
+        (
+            "avatars-hrf-d",
+            "starts: {selection: {rule: exhaustive, coarse_stride: 8}}",
+            "starts.selection.coarse_stride",
+        ),
+        ("avatars-hrf-d", "starts: {schedule: fixed, windows: [{steps: [4, 6]}]}", "starts.selection.stride"),
+        (DEFAULT, "rollout: {branches: 1}\nupdate: {minibatch: 8}", "rollout.branches"),
+        ("avatars-ddpo", "rollout: {roots: 1, branches: 1}\nupdate: {minibatch: 1}", "rollout.branches"),
+        (DEFAULT, "update: {minibatch: 65}", "update.minibatch"),
+        (DEFAULT, "reward: {label: planets}", "reward.label"),
+        (DEFAULT, "reward: {function: 'a:b'}", "reward.function"),
+        (DEFAULT, "reward: {name: classifier}", "reward.label"),
+        (DEFAULT, "reward: {name: classifier, label: planets, classifier: ''}", "reward.classifier"),
+        (DEFAULT, "reward: {name: classifier, label: planets, quality: 80}", "reward.quality"),
+        (DEFAULT, "reward: {name: classifier, label: planets, legacy_range: true}", "reward.legacy_range"),
+        (DEFAULT, "reward: {name: python}", "reward.function"),
+        (DEFAULT, "reward: {name: python, function: 'a.b.c'}", "reward.function"),
+        (DEFAULT, "update: {warmup_updates: 3}", "update.warmup_updates"),
+        (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3}", "update.total_updates"),
+        (DEFAULT, "evaluation: {classifier: ''}", "evaluation.features"),
+        (DEFAULT, "evaluation: {classifier: '', features: pixels}", "gate.monitors.unrecognised_fraction"),
+        (DEFAULT, "evaluation: {held_out_reward: {}}", "evaluation.held_out_reward"),
+        (DEFAULT, "evaluation: {held_out_reward: {name: classifier}}", "evaluation.held_out_reward.label"),
+        (DEFAULT, "run: {epochs: 3, epochs_per_step: 2}\nevaluation: {every: 2}", "run.epochs"),
+        (DEFAULT, "run: {epochs: 4, epochs_per_step: 2}", "evaluation.every"),
+    ],
+)
+def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, overrides, field):
+    assert error_of(preset, overrides).field == field
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides"),
+    [
+        (DEFAULT, "model: {source: 's3://bucket/models/a'}"),
+        (DEFAULT, "model: {source: ../models/mine}"),
+        (DEFAULT, "policy: {split: 0.9, prefix_pool: 0}\nstarts: {schedule: uniform, windows: []}"),
+        ("avatars-hrf", "starts: {schedule: sliding, windows: [], width: 0.25}"),
+        ("avatars-ddpo", "policy: {split: 0.5, prefix_pool: 64}"),
+        ("avatars-ddpo", "rollout: {roots: 64, branches: 1}"),
+        (DEFAULT, "reward: {name: classifier, label: planets}"),
+        (DEFAULT, "evaluation: {held_out_reward: {name: classifier, label: planets}}"),
+        (DEFAULT, "reward: {name: python, function: 'my.rewards:redness'}"),
+        (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3, total_updates: 10}"),
+        (DEFAULT, "run: {epochs: 4, epochs_per_step: 2}\nevaluation: {every: 2}"),
+    ],
+)
+def test_what_can_be_run_is_accepted(preset, overrides):
+    assert isinstance(resolve(preset, overrides), Config)
+
+
+def test_windows_past_the_models_trained_steps_are_found_when_those_are_known():
+    config = resolve("avatars-hrf", "starts: {windows: [{steps: [10, 19]}]}")
+    with pytest.raises(ConfigError, match="not trained") as caught:
+        config.window_schedule(18)
+    assert caught.value.field == "starts.windows[0]"
+
+
+@pytest.mark.parametrize(("split", "steps", "switch"), [(0.0, 20, 0), (0.5, 20, 10), (0.5, 7, 4), (0.07, 100, 7)])
+def test_the_switch_step_is_the_first_at_or_after_the_split(split, steps, switch):
+    overrides = f"sampler: {{steps: {steps}}}\npolicy: {{split: {split}}}"
+    assert resolve("", overrides).switch_step == switch
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-4", 1e-4),
+        ("1.e+3", 1000.0),
+        (".5", 0.5),
+        ("-3", -3),
+        ("no", "no"),
+        ("on", "on"),
+        ("010", "010"),
+        ("1:30", "1:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("1_000", "1_000"),
+        ("true", True),
+        ("null", None),
+        ("'1e-4'", "1e-4"),
+    ],
+)
+def test_plain_scalars_are_read_as_yaml_1_2_reads_them(text, value):
+    read = parse_yaml(f"x: {text}", origin="test")["x"]
+    assert read == value
+    assert type(read) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "got"),
+    [
+        ("run: [", "line 1"),
+        ("run: {epochs: 1}\nrun: {seed: 1}", "line 2, column 1: key 'run' twice"),
+        ("1: 2", "key 1 is no string"),
+        ("a: !!python/object/apply:os.system [ls]", "line 1, column 4"),
+        ("a: \x07", "special characters"),
+    ],
+)
+def test_broken_yaml_is_reported_with_its_place(text, got):
+    error = error_of("", text)
+    assert error.field == "overrides"
+    assert got in str(error.got)
+
+
+@pytest.mark.parametrize("text", ["- a", "just text", "3"])
+def test_overrides_are_a_mapping(text):
+    assert "a mapping" in error_of("", text).expected
+
+
+@pytest.mark.parametrize("text", ["a: &x [*x]", "a: !!set {b}", 'description: "\\ud800"'])
+def test_yaml_that_is_no_plain_data_is_refused(text):
+    assert isinstance(error_of("", text), ConfigError)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["1e-4", "no", "~", "null", "0x1f", "1:30", "", " ", "a: b", "# c", "true", "2024-01-01", "010"]
+)
+scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
+trees = st.dictionaries(
+    texts, st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+)
+
+
+@given(trees)
+def test_what_is_dumped_is_read_back_as_it_was(tree):
+    assert parse_yaml(dump_yaml(tree), origin="test") == tree
+
+
+@st.composite
+def configs(draw) -> Config:
+    """Valid configurations that leave the defaults in every section."""
+    roots, branches = draw(st.integers(1, 9)), draw(st.integers(2, 9))
+    steps = draw(st.integers(4, 60))
+    start = draw(st.integers(0, steps - 2))
+    positive = st.floats(1e-12, 1e3)
+    held_out = draw(st.none() | st.just({"name": "classifier", "label": draw(texts.filter(bool))}))
+    return Config.from_mapping(
+        {
+            "description": draw(texts),
+            "sampler": {"steps": steps, "spacing": draw(st.sampled_from(["leading", "trailing"]))},
+            "policy": {"split": draw(st.sampled_from([0.0, start / steps]))},
+            "starts": {"schedule": "fixed", "windows": [{"steps": [start, draw(st.integers(start + 1, steps - 1))]}]},
+            "rollout": {"roots": roots, "branches": branches},
+            "update": {"learning_rate": draw(positive), "minibatch": draw(st.integers(1, roots * branches))},
+            "evaluation": {"held_out_reward": held_out},
+            "gate": {"monitors": {"edge_density": draw(st.none() | positive)}},
+            "run": {"seed": draw(st.integers(0, 2**63 - 1))},
+        }
+    )
+
+
+@given(configs())
+def test_a_configuration_survives_its_text_form(config):
+    again = Config.from_yaml(config.to_yaml())
+    assert again == config
+    assert again.digest() == config.digest()
+
+
+def test_the_digest_sees_every_value_and_no_order():
+    config = resolve(DEFAULT)
+    assert (
+        resolve(DEFAULT, "run: {seed: 4, epochs: 5}").digest() == resolve(DEFAULT, "run: {epochs: 5, seed: 4}").digest()
+    )
+    assert resolve(DEFAULT, "run: {seed: 1}").digest() != config.digest()
+    assert resolve(DEFAULT, f"run: {{seed: {config.run.seed}}}").digest() == config.digest()
+    assert re.fullmatch(r"[0-9a-f]{64}", config.digest())
+
+
+def test_the_digest_is_the_same_in_another_process():
+    code = f"from hrf.config import resolve; import sys; sys.stdout.write(resolve({DEFAULT!r}).digest())"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == resolve(DEFAULT).digest()
+
+
+def leaves(tree: dict, path: tuple = ()) -> dict:
+    """Path -> value of everything that is no mapping, and of empty mappings."""
+    found = {}
+    for key, value in tree.items():
+        found |= leaves(value, (*path, key)) if isinstance(value, dict) and value else {(*path, key): value}
+    return found
+
+
+names = st.sampled_from("abc")
+nested = st.recursive(
+    st.integers() | st.lists(st.integers(), max_size=2), lambda inner: st.dictionaries(names, inner, max_size=3)
+)
+mappings = st.dictionaries(names, nested, max_size=3)
+
+
+@given(mappings, mappings)
+def test_merged_changes_win_and_the_rest_is_kept(base, changes):
+    before = copy.deepcopy((base, changes))
+    merged = leaves(deep_merge(base, changes))
+    assert (base, changes) == before
+    wanted = leaves(changes)
+    for path, value in wanted.items():
+        if value != {}:
+            assert merged[path] == value
+    for path, value in leaves(base).items():
+        untouched = not any(path[: len(other)] == other or other[: len(path)] == path for other in wanted)
+        if untouched:
+            assert merged[path] == value
+
+
+@given(mappings)
+def test_merging_nothing_or_oneself_changes_nothing(tree):
+    assert deep_merge(tree, {}) == tree
+    assert deep_merge({}, tree) == tree
+    assert deep_merge(tree, tree) == tree
+
+
+@pytest.mark.parametrize("module", ["hrf.config", "hrf.images", "hrf.rewards", "hrf.core.window"])
+def test_steps_without_a_model_do_not_wait_for_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_defaults_are_a_configuration():
+    assert Config().reward == Reward()
+    assert Config().run == Run()
