@@ -120,7 +120,7 @@ def round_ticks(low: float, high: float, at_most: int = 6) -> list[float]:
 
 
 def _tick_text(value: float, spacing: float) -> str:
-    if spacing >= 1000:
+    if spacing >= 1000 and value:
         return f"{value / 1000:.{0 if spacing % 1000 == 0 else 1}f}k".replace("-", MINUS)
     if 0 < spacing < 1e-4:
         return significant(round(value / spacing) * spacing, 2).replace(".0e", "e")

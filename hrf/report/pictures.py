@@ -42,11 +42,11 @@ class Picture:
 
 
 def _shrunk(image: Image.Image, at_most_bytes: int) -> tuple[bytes, str]:
-    """Encode as WebP, at half the size again and again until it fits."""
-    reduced, quality = image.convert("RGB"), 90
+    """Encode as WebP, at three quarters of the size again and again until it fits."""
+    reduced = image.convert("RGB")
     while True:
         stream = io.BytesIO()
-        reduced.save(stream, "WEBP", quality=quality)
+        reduced.save(stream, "WEBP", quality=90, method=2)
         if len(stream.getvalue()) <= at_most_bytes or min(reduced.size) <= 16:
             return stream.getvalue(), f"Re-encoded at {reduced.width}×{reduced.height} pixels to keep the page small."
         reduced = reduced.resize((max(1, reduced.width * 3 // 4), max(1, reduced.height * 3 // 4)))

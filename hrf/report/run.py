@@ -122,7 +122,8 @@ def tiles(summary: Summary) -> list[Tile]:
         Tile(
             label="Work",
             value=count(summary.num_evaluations),
-            detail=f"denoiser evaluations in {len(summary.epochs)} epochs, {duration(summary.seconds)}",
+            detail=f"denoiser evaluations in {len(summary.epochs)} epochs"
+            + ("" if summary.seconds is None else f", {duration(summary.seconds)}"),
         ),
     ]
 

@@ -143,6 +143,12 @@ class EpochUpdate(Record):
     updates: list[OptimizerUpdate] = Field(default_factory=list)
     grad_norm_by_step: dict[int, float | None] = Field(default_factory=dict)
 
+    @property
+    def total_seconds(self) -> float | None:
+        """Seconds of all stages of the epoch; None if none was recorded."""
+        known = [part for part in self.seconds.values() if part is not None]
+        return sum(known) if known else None
+
 
 class Check(Record):
     """One condition of the gate."""
@@ -264,7 +270,7 @@ class Summary(Record):
     @property
     def seconds(self) -> float | None:
         """Seconds spent in sampling, scoring and updating over all epochs; None if no epoch recorded any."""
-        parts = [part for entry in self.epochs if entry.update for part in entry.update.seconds.values()]
+        parts = [entry.update.total_seconds for entry in self.epochs if entry.update]
         known = [part for part in parts if part is not None]
         return sum(known) if known else None
 

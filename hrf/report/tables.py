@@ -19,50 +19,55 @@ from hrf.report.formatting import (
 from hrf.report.page import Cell, Table, estimate_cell
 from hrf.report.summary import Decision, Epoch, Evaluation, Monitor, Summary
 
+_NOT_EVALUATED: list[str | Cell] = [Cell("not evaluated", "muted"), *["–"] * 6]
+
 
 def epoch_table(summary: Summary) -> Table:
-    """One row per epoch, the base first."""
+    """One row per epoch, the base first; columns in which no epoch has anything are left out."""
     unit = reward_unit(summary.base.reward.name)
     suffix = f", {unit}" if unit else ""
     header = (
         "Epoch",
         "Outcome",
         "Start window",
-        "Denoiser evaluations",
+        "Denoiser evaluations, time",
         f"Rollout reward{suffix}",
         f"Reward{suffix}",
         f"Gain{suffix}",
         "Vendi, order 2",
         "Diversity ratio",
         "Mode entropy",
-        "Unrecog­nised",
+        "Unrecog\u00adnised",
         "Held-out gain",
-        "Time",
     )
-    base: list[str | Cell] = ["base", "–", "–", "0", "–", *_measured_cells(summary.base, is_base=True), "–"]
-    rows: list[list[str | Cell]] = [base]
+    rows: list[list[str | Cell]] = [["base", "–", "–", "0", "–", *_measured_cells(summary.base, is_base=True)]]
     for entry in summary.epochs:
         update = entry.update
-        seconds = [part for part in (update.seconds.values() if update else ()) if part is not None]
+        spent = duration(update.total_seconds) if update and update.total_seconds is not None else ""
         rollout = Cell("–")
         if update is not None and update.reward_mean is not None:
             spread = "" if update.reward_std is None else f"± {number(update.reward_std)}"
             rollout = Cell(number(update.reward_mean), detail=spread)
-        measured = (
-            _measured_cells(entry.evaluation) if entry.evaluation else [Cell("not evaluated", "muted"), *["–"] * 6]
-        )
         rows.append(
             [
                 str(entry.epoch),
                 outcome_cell(entry.decision),
                 steps(update.window) if update else "–",
-                count(summary.num_evaluations_after(entry)),
+                Cell(count(summary.num_evaluations_after(entry)), detail=spent),
                 rollout,
-                *measured,
-                duration(sum(seconds)) if seconds else "–",
+                *(_measured_cells(entry.evaluation) if entry.evaluation else _NOT_EVALUATED),
             ]
         )
-    return Table(caption="Every epoch; square brackets hold confidence intervals", header=header, rows=rows)
+    kept = [column for column in range(len(header)) if any(_plain_text(row[column]) != "–" for row in rows)]
+    return Table(
+        caption="Every epoch; square brackets hold confidence intervals",
+        header=[header[column] for column in kept],
+        rows=[[row[column] for column in kept] for row in rows],
+    )
+
+
+def _plain_text(cell: str | Cell) -> str:
+    return cell if isinstance(cell, str) else cell.text
 
 
 def _measured_cells(record: Evaluation, *, is_base: bool = False) -> list[str | Cell]:
