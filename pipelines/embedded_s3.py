@@ -6,6 +6,9 @@ holder however it dies, keep it in order:
 * `s3.start.lock` is held while one process starts or stops the server;
 * `s3.alive.lock` is handed to the server itself: while it cannot be taken, the server lives, with its id in `s3.pid`;
 * `s3.users.lock` is shared by all processes that use the server; only the last one stops it.
+
+S3 itself asks for the keys; the listeners behind it (SeaweedFS's filer and volume server) don't, so on a machine with
+other users they can reach the objects. It is a tool for one's own machine, not a server for others.
 """
 
 from __future__ import annotations
@@ -132,6 +135,8 @@ def _running_server(work_dir: Path, bucket: str) -> dict[str, Any]:
         if _wait_ready(work_dir, settings, bucket):
             return settings
         _end_server(work_dir, settings["ports"], graceful=False)
+    if settings is not None:
+        _remove_sockets(settings["ports"])
     for _ in range(3):
         settings = _prepare_settings(work_dir, settings)
         process = _spawn(work_dir, settings)
@@ -291,7 +296,7 @@ def _is_alive(work_dir: Path) -> bool:
 
 
 def _end_server(work_dir: Path, ports: dict[str, int], *, graceful: bool) -> None:
-    """End the server, wait until it is gone, and clear away the sockets that a killed one leaves in /tmp."""
+    """End the server and wait until it is gone."""
     pid_file = work_dir / "s3.pid"
     while _is_alive(work_dir) and not (pid_file.exists() and pid_file.read_text().strip()):
         time.sleep(0.01)
@@ -306,9 +311,13 @@ def _end_server(work_dir: Path, ports: dict[str, int], *, graceful: bool) -> Non
             os.kill(pid, signal.SIGKILL)
         while _is_alive(work_dir):
             time.sleep(0.01)
+    _remove_sockets(ports)
+
+
+def _remove_sockets(ports: dict[str, int]) -> None:
+    """Clear away the sockets, named after its ports, that a killed server leaves in /tmp."""
     for name, port in ports.items():
-        kind = name.replace(".", "-")
-        Path(f"/tmp/seaweedfs-{kind}-{port}.sock").unlink(missing_ok=True)
+        Path(f"/tmp/seaweedfs-{name.replace('.', '-')}-{port}.sock").unlink(missing_ok=True)
 
 
 def _lock_file(path: Path) -> IO[str]:

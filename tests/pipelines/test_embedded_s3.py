@@ -1,0 +1,168 @@
+"""The embedded S3 server: one per folder, whoever starts it and however anyone dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from hrf.errors import StorageError
+from hrf.storage import Storage
+from pipelines.embedded_s3 import EmbeddedS3
+
+START_AND_WAIT = """
+import sys, time, pathlib
+from pipelines.embedded_s3 import EmbeddedS3
+from hrf.storage import Storage
+server = EmbeddedS3.start(pathlib.Path(sys.argv[1]), "hrf")
+storage = Storage.open("s3://hrf", environment=server.environment())
+for number in range(int(sys.argv[2])):
+    storage.create_json(f"{number}.json", {"number": number})
+    print(number, server.pid, flush=True)
+"""
+
+
+def storage_of(server: EmbeddedS3) -> Storage:
+    return Storage.open("s3://hrf", environment=server.environment())
+
+
+def wait_until_gone(pid: int) -> None:
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]:
+        time.sleep(0.01)
+
+
+def test_a_second_start_joins_and_the_last_user_stops(work_dir):
+    first = EmbeddedS3.start(work_dir, "hrf")
+    second = EmbeddedS3.start(work_dir, "other")
+    pid = first.pid
+    assert (second.pid, second.endpoint) == (pid, first.endpoint)
+    Storage.open("s3://other", environment=second.environment()).check()
+    assert first.stop() is False
+    storage_of(second).check()
+    assert second.stop() is True
+    wait_until_gone(pid)
+    assert first.stop() is True
+
+
+def test_a_killed_server_comes_back_with_keys_and_objects(work_dir, tmp_path):
+    (tmp_path / "large").write_bytes(b"0123456789abcdef" * (9 * 2**20 // 16))
+    server = EmbeddedS3.start(work_dir, "hrf")
+    storage = storage_of(server)
+    etags = {number: storage.create_json(f"{number}.json", {"number": number}) for number in range(50)}
+    storage.upload_file(tmp_path / "large", "large")
+    os.kill(server.pid, signal.SIGKILL)
+    again = EmbeddedS3.start(work_dir, "hrf")
+    assert again.environment() == server.environment()
+    storage = storage_of(again)
+    assert [storage.read_json(f"{number}.json") for number in etags] == [({"number": n}, e) for n, e in etags.items()]
+    assert storage.read_bytes("large")[0] == (tmp_path / "large").read_bytes()
+    storage.replace_json("0.json", {"number": -1}, etags[0])
+
+
+def test_a_server_whose_ports_were_taken_meanwhile_moves_and_keeps_its_objects(work_dir):
+    server = EmbeddedS3.start(work_dir, "hrf")
+    storage_of(server).create_json("k.json", {"n": 1})
+    assert server.stop()
+    with socket.socket() as squatter:
+        squatter.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        squatter.bind(("127.0.0.1", int(server.endpoint.rpartition(":")[2])))
+        squatter.listen()
+        moved = EmbeddedS3.start(work_dir, "hrf")
+        assert moved.endpoint != server.endpoint
+        assert storage_of(moved).read_json("k.json")[0] == {"n": 1}
+
+
+def test_the_server_outlives_its_killed_starter_and_is_joined_with_every_acknowledged_object(work_dir):
+    starter = subprocess.Popen(
+        [sys.executable, "-c", START_AND_WAIT, str(work_dir), "100000"], stdout=subprocess.PIPE, text=True
+    )
+    acknowledged = [starter.stdout.readline() for _ in range(20)]
+    starter.kill()
+    acknowledged += starter.stdout.readlines()
+    starter.wait()
+    server = EmbeddedS3.start(work_dir, "hrf")
+    whole = [line.split() for line in acknowledged if line.endswith("\n")]
+    assert {int(pid) for _, pid in whole} == {server.pid}
+    storage = storage_of(server)
+    assert [storage.read_json(f"{number}.json")[0]["number"] for number, _ in whole] == list(range(len(whole)))
+
+
+def test_a_starter_killed_at_any_time_leaves_nothing_that_hinders_the_next(work_dir):
+    for delay in (0.35, 0.45, 0.6, 0.9):
+        starter = subprocess.Popen(
+            [sys.executable, "-c", START_AND_WAIT, str(work_dir), "1"], stdout=subprocess.DEVNULL
+        )
+        time.sleep(delay)
+        starter.kill()
+        starter.wait()
+        server = EmbeddedS3.start(work_dir, "hrf")
+        storage_of(server).check()
+        assert server.stop()
+
+
+def test_starters_at_the_same_time_share_one_server(work_dir):
+    starters = [
+        subprocess.Popen(
+            [sys.executable, "-c", START_AND_WAIT.replace("{number}", f"{name}-{{number}}"), str(work_dir), "1"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in "abc"
+    ]
+    outputs = [starter.communicate()[0] for starter in starters]
+    assert [starter.returncode for starter in starters] == [0, 0, 0]
+    assert len({output.split()[1] for output in outputs}) == 1
+    found = storage_of(EmbeddedS3.start(work_dir, "hrf")).list()
+    assert found == [".write-check.json", "a-0.json", "b-0.json", "c-0.json"]
+
+
+def listening_addresses(pid: int) -> set[str]:
+    inodes = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            inodes.add(os.readlink(descriptor))
+        except FileNotFoundError:
+            continue
+    addresses = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:
+            fields = line.split()
+            if fields[3] == "0A" and f"socket:[{fields[9]}]" in inodes:
+                addresses.add(fields[1].partition(":")[0])
+    return addresses
+
+
+def test_only_the_loopback_is_bound(embedded_s3):
+    assert listening_addresses(embedded_s3.pid) == {"0100007F"}
+
+
+def test_keys_are_in_one_private_file_only(embedded_s3):
+    folder = embedded_s3._work_dir
+    secret = embedded_s3.environment()["AWS_SECRET_ACCESS_KEY"]
+    assert stat.S_IMODE((folder / "s3.json").stat().st_mode) == 0o600
+    assert secret not in Path(f"/proc/{embedded_s3.pid}/cmdline").read_text()
+    holders = [path.name for path in folder.iterdir() if path.is_file() and secret in path.read_text(errors="replace")]
+    assert holders == ["s3.json"]
+    assert len(secret) >= 30
+
+
+def test_unsigned_requests_are_refused(embedded_s3):
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        opener.open(f"{embedded_s3.endpoint}/hrf?list-type=2")
+
+
+def test_a_missing_program_is_named_with_its_package(work_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(StorageError, match=r"hrf-pipelines\[pipelines\]"):
+        EmbeddedS3.start(tmp_path / "other", "hrf")
