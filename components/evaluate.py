@@ -27,7 +27,10 @@ def evaluate(
         metrics: The step's numbers, for the run's page.
         page: The sample grid and the main numbers.
     """
-    from components.outputs import record, write_evaluation_page
+    from pathlib import Path
+
+    from components.outputs import record
+    from hrf.report import render_evaluation
     from hrf.steps.evaluate import evaluate as step
 
     facts = step(
@@ -39,4 +42,4 @@ def evaluate(
         evaluation=evaluation.path,
     )
     record(facts, metrics=metrics, outputs=[evaluation], parents=[run, base, policy, baseline], epoch=epoch)
-    write_evaluation_page(evaluation.path, page.path)
+    Path(page.path).write_text(render_evaluation(Path(evaluation.path)), encoding="utf-8")

@@ -1,11 +1,9 @@
-"""What every component does with what its step returned: metrics, lineage, and a page to look at.
+"""What every component does with what its step returned: metrics and lineage.
 
 Standard library only: a component imports this inside its body, in the image that runs the step.
 """
 
-import base64
 import hashlib
-import html
 import json
 import math
 import os
@@ -42,9 +40,11 @@ def record(
     """
     from hrf import __version__
 
-    for name, value in facts.items():
-        if not isinstance(value, str):
-            metrics.log_metric(name, _finite(name, value))
+    numbers = {name: _finite(name, value) for name, value in facts.items() if not isinstance(value, str)}
+    for name, number in numbers.items():
+        metrics.log_metric(name, number)
+    # Kubeflow keeps metrics in the metadata only; its local cache would take the absent file for a lost output.
+    Path(metrics.path).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     lineage: dict[str, Any] = {name: value for name, value in facts.items() if isinstance(value, str)}
     lineage["hrf_version"] = __version__
     if os.environ.get(GIT_SHA):
@@ -66,37 +66,6 @@ def manifest_digest(folder: Path) -> str:
     """SHA-256 of a folder's manifest, which itself holds the digest of every file; "" where there is none."""
     manifest = folder / MANIFEST
     return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""
-
-
-def write_evaluation_page(evaluation_folder: str, page: str) -> None:
-    """Write the small page that Kubeflow's UI shows beside an evaluation: its sample grid and its main numbers.
-
-    Args:
-        evaluation_folder: The output of the step `evaluate`.
-        page: The HTML file to write.
-    """
-    folder = Path(evaluation_folder)
-    evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    picture = base64.b64encode((folder / "grid.png").read_bytes()).decode("ascii")
-    reward, ratio = evaluation["reward"], evaluation["diversity"]["vendi_order2_ratio"]
-    rows = [
-        (f"reward ({reward['name']})", _interval(reward)),
-        ("reward against the base", _interval(evaluation["reward_vs_base"])),
-        ("diversity against the base", _interval(ratio)),
-        ("samples", str(evaluation["num_samples"])),
-    ]
-    cells = "".join(f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>" for name, value in rows)
-    Path(page).write_text(
-        "<!doctype html><meta charset='utf-8'><style>body{font:14px sans-serif}td{padding:2px 12px 2px 0}"
-        "img{image-rendering:pixelated;max-width:100%}</style>"
-        f"<h3>Epoch {int(evaluation['epoch'])}</h3><table>{cells}</table>"
-        f"<p><img alt='samples of fixed seeds' src='data:image/png;base64,{picture}'></p>",
-        encoding="utf-8",
-    )
-
-
-def _interval(interval: Mapping[str, float]) -> str:
-    return f"{interval['value']:.4g}  [{interval['low']:.4g}, {interval['high']:.4g}]"
 
 
 def _finite(name: str, value: float) -> float:

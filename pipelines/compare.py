@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from kfp import dsl
@@ -21,8 +22,6 @@ from pipelines.plan import check_task_budget, count_tasks, plan_epochs
 MOST_ARMS = 6
 #: An arm is evaluated this often at most: enough for a curve, few enough for one package.
 MOST_POINTS = 6
-#: What arms must agree on for their numbers to be comparable.
-SHARED_SECTIONS = ("model", "sampler", "reward", "evaluation", "gate")
 
 
 class CompareOutputs(NamedTuple):
@@ -44,14 +43,14 @@ class Arm:
     """The result."""
 
 
-def plan_arm(preset: str, *, overrides: str, budget: int, evaluations_per_epoch: Callable[[Config], float]) -> Arm:
+def plan_arm(preset: str, *, overrides: str, budget: int, evaluations: Callable[[Config], float]) -> Arm:
     """Find out how many epochs of a preset a budget buys, and split them into few steps.
 
     Args:
         preset: Name of a preset.
         overrides: YAML laid over it, the same for all arms.
         budget: Denoiser evaluations: a forward pass counts 1, a forward and backward pass 3.
-        evaluations_per_epoch: Expected cost of an epoch of a configuration, in the same unit.
+        evaluations: Expected cost of all epochs of a configuration, in the same unit.
 
     Returns:
         The arm, always from the base: what was promoted before is not the same start for all.
@@ -59,24 +58,44 @@ def plan_arm(preset: str, *, overrides: str, budget: int, evaluations_per_epoch:
     Raises:
         ConfigError: The budget does not buy one epoch, or the configuration is not valid at this length.
     """
-    cost = evaluations_per_epoch(resolve(preset, overrides))
-    affordable = int(budget // cost)
-    if affordable < 1:
+
+    def of_length(epochs: int, per_step: int = 1) -> Arm:
+        run = {"epochs": epochs, "epochs_per_step": per_step, "start_from": "base"}
+        merged = lay_over(overrides, {"run": run, "evaluation": {"every": per_step}})
+        return Arm(preset=preset, overrides=merged, config=resolve(preset, merged))
+
+    one = evaluations(of_length(1).config)
+    if one > budget:
         raise ConfigError(
             "budget",
-            expected=f"at least {cost:.0f}, one epoch of {preset}",
+            expected=f"at least {one:.0f}, the cost of one epoch of {preset}",
             got=budget,
             fix="raise --budget or leave this preset out",
         )
+    # Windows move, so epochs differ in cost: the first guess is put right from both sides.
+    affordable = max(1, int(budget // one))
+    while affordable > 1 and evaluations(of_length(affordable).config) > budget:
+        affordable -= 1
+    while evaluations(of_length(affordable + 1).config) <= budget:
+        affordable += 1
     points = _points(affordable)
     per_step = affordable // points
-    run = {
-        "epochs": per_step * points,
-        "epochs_per_step": per_step,
-        "start_from": "base",
-    }
-    merged = lay_over(overrides, {"run": run, "evaluation": {"every": per_step}})
-    return Arm(preset=preset, overrides=merged, config=resolve(preset, merged))
+    return of_length(per_step * points, per_step)
+
+
+def total_evaluations(config: Config, model_folder: Path) -> float:
+    """Expected cost of all epochs of a run, and of its prefix pool.
+
+    Args:
+        config: The run's configuration.
+        model_folder: Its base model, whose noise schedule says which steps are trained.
+    """
+    from hrf.cost import expected_epoch_evaluations, pool_evaluations
+    from hrf.policies.folders import noise_schedule, scheduler_config
+
+    schedule = noise_schedule(scheduler_config(model_folder), config)
+    epochs = (expected_epoch_evaluations(config, schedule, epoch) for epoch in range(config.run.epochs))
+    return pool_evaluations(config) + sum(epochs)
 
 
 def build(arms: list[Arm], *, images: Images | None = None) -> BaseComponent:
@@ -92,7 +111,7 @@ def build(arms: list[Arm], *, images: Images | None = None) -> BaseComponent:
     Raises:
         ConfigError: Too few or too many arms, arms that can't be compared, or too many tasks.
     """
-    _check_comparable(arms)
+    check_comparable(arms)
     plans = [plan_epochs(arm.config) for arm in arms]
     check_task_budget(1 + sum(count_tasks(plan) for plan in plans))
     placed = images or Images.from_environment()
@@ -132,7 +151,12 @@ def _points(epochs: int) -> int:
     return max(candidates, key=lambda points: (epochs // points * points, points))
 
 
-def _check_comparable(arms: list[Arm]) -> None:
+def check_comparable(arms: list[Arm]) -> None:
+    """Refuse arms whose numbers would not be comparable.
+
+    Raises:
+        ConfigError: They differ in model, sampler, reward, evaluation or gate; or there are too few or too many.
+    """
     if not 2 <= len(arms) <= MOST_ARMS:
         raise ConfigError("presets", expected=f"2 to {MOST_ARMS} presets", got=len(arms), fix="name that many")
     if len({arm.preset for arm in arms}) < len(arms):
@@ -141,11 +165,22 @@ def _check_comparable(arms: list[Arm]) -> None:
         )
     first, *others = arms
     for arm in others:
-        for section in SHARED_SECTIONS:
-            if getattr(arm.config, section) != getattr(first.config, section):
+        for section, value in _measured(first.config).items():
+            if _measured(arm.config)[section] != value:
                 raise ConfigError(
                     section,
                     expected=f"the same in {first.preset} and {arm.preset}",
                     got="different values",
-                    fix=f"compare presets with the same {section}, or set it for all with --set {section}.FIELD=VALUE",
+                    fix=f"compare presets with the same {section}, or set it for all with --set",
                 )
+
+
+def _measured(config: Config) -> dict[str, object]:
+    """What arms must agree on, by field, for their numbers to be comparable."""
+    return {
+        "model.source": (config.model.source, config.model.revision, config.model.forward_dtype),
+        "sampler": (config.sampler.steps, config.sampler.spacing),
+        "reward": config.reward,
+        "evaluation": config.evaluation.model_dump(exclude={"every"}),
+        "gate": config.gate,
+    }

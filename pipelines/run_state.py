@@ -137,14 +137,11 @@ class RunFolder:
         self.write(state)
         return state
 
-    def lock(self, wait_seconds: float = LOCK_SECONDS) -> int:
+    def lock(self, wait_seconds: float = LOCK_SECONDS) -> None:
         """Take the run's lock for this process, until it ends.
 
         Args:
             wait_seconds: How long to wait for a process that is about to end.
-
-        Returns:
-            The lock's file descriptor; a child that inherits it holds the lock too.
 
         Raises:
             RunBusyError: Another process keeps it.
@@ -161,7 +158,11 @@ class RunFolder:
                     raise RunBusyError(self.path.name) from error
                 time.sleep(0.1)
         self._lock = stream
-        return stream.fileno()
+
+    def lock_descriptor(self) -> int:
+        """The file descriptor of the lock that is held; a child that inherits it holds the lock too."""
+        assert self._lock is not None, "lock first"
+        return self._lock.fileno()
 
     def unlock(self) -> None:
         """Give the lock back."""

@@ -1,0 +1,74 @@
+"""The command `hrf`: run, compare, compile and look at fine-tuning runs.
+
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 artifact, 5 numerical, 6 storage, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+from hrf.errors import HrfError
+from pipelines.commands import compare, compiling, doctor, presets, run, runs, sample
+from pipelines.commands.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+class Commands(TyperGroup):
+    """Tells every error on one screen and turns it into its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except HrfError as error:
+            show_error(error, with_traceback=wants_traceback(ctx))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            error_console().print("Interrupted.")
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+        except (typer.Exit, typer.Abort, typer.TyperException):
+            raise
+        except Exception as error:
+            show_unexpected(error, with_traceback=wants_traceback(ctx))
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="hrf",
+    help="Fine-tune diffusion models on a reward, keeping their diversity.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("compare")(compare.compare)
+app.command("compile")(compiling.compile_)
+app.add_typer(runs.app, name="runs")
+app.command("report")(runs.report)
+app.command("sample")(sample.sample)
+app.command("presets")(presets.presets)
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point of `hrf`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(app())
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""What all commands share: the console, options, and how an error is told on one screen."""
+
+from __future__ import annotations
+
+import json
+import traceback as tracebacks
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+
+if TYPE_CHECKING:
+    from hrf.errors import HrfError
+
+_WANTS_TRACEBACK = "hrf.traceback"
+EXIT_INTERRUPTED = 130
+
+
+def _remember(context: typer.Context, value: bool) -> bool:
+    context.find_root().meta[_WANTS_TRACEBACK] = value
+    return value
+
+
+WorkDir = Annotated[
+    Path, typer.Option("--work-dir", envvar="HRF_WORK_DIR", help="Where runs and the embedded S3 server live.")
+]
+Bucket = Annotated[
+    str, typer.Option("--bucket", help="Bucket of a configured S3 storage, NAME or NAME/PREFIX. [env: HRF_BUCKET]")
+]
+Traceback = Annotated[
+    bool, typer.Option("--traceback", callback=_remember, help="On an error, show where in the code it came from.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+DEFAULT_WORK_DIR = Path(".hrf")
+
+
+def console() -> Console:
+    """For results, on standard output."""
+    return Console()
+
+
+def error_console() -> Console:
+    """For progress and errors, on standard error."""
+    return Console(stderr=True)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON on standard output, unstyled."""
+    typer.echo(json.dumps(value, indent=2))
+
+
+def wants_traceback(context: typer.Context) -> bool:
+    """Whether `--traceback` was given."""
+    return bool(context.find_root().meta.get(_WANTS_TRACEBACK))
+
+
+def show_error(error: HrfError, *, with_traceback: bool) -> None:
+    """Tell an error on one screen: what, the fix, and where the log is."""
+    event: dict[str, Any] = getattr(error, "event", {})
+    what, _, fix = str(error).partition(". Fix: ")
+    lines = [escape(what.strip())]
+    if fix:
+        lines += ["", f"[bold]Fix:[/] {escape(fix.strip())}"]
+    log = getattr(error, "log", None)
+    if log:
+        lines += ["", f"[bold]Log:[/] {escape(str(log))}", "The same command goes on from the last finished step."]
+    step, epoch = event.get("step"), event.get("epoch")
+    where = (f" in {step}" + (f", epoch {epoch}" if epoch is not None else "")) if step else ""
+    kind = event.get("error_type", type(error).__name__)
+    screen = error_console()
+    screen.print(Panel("\n".join(lines), title=f"[red]{escape(kind)}[/]{escape(where)}", title_align="left"))
+    if with_traceback:
+        told = event.get("traceback") or "".join(tracebacks.format_exception(error))
+        screen.print(escape(told), highlight=False, soft_wrap=True)
+
+
+def show_unexpected(error: Exception, *, with_traceback: bool) -> None:
+    """Tell an error that nobody foresaw."""
+    screen = error_console()
+    hint = "" if with_traceback else "\n\nThis is a fault of hrf's. Run again with --traceback to see where."
+    screen.print(
+        Panel(escape(f"{type(error).__name__}: {error}{hint}"), title="[red]Unexpected error", title_align="left")
+    )
+    if with_traceback:
+        screen.print(escape("".join(tracebacks.format_exception(error))), highlight=False, soft_wrap=True)

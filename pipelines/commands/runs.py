@@ -1,0 +1,111 @@
+"""`hrf runs list`, `hrf runs show` and `hrf report`."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from pipelines.commands.console import DEFAULT_WORK_DIR, AsJson, Bucket, Traceback, WorkDir, console, print_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from pipelines.run_state import RunFolder
+
+app = typer.Typer(help="Look at the runs of this work directory.", no_args_is_help=True)
+RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
+AnyRunName = Annotated[
+    str, typer.Argument(metavar="[RUN]", help="A run's id, or its beginning; the newest if left out.")
+]
+
+
+@app.command("list")
+def list_(as_json: AsJson = False, work_dir: WorkDir = DEFAULT_WORK_DIR, _traceback: Traceback = False) -> None:
+    """List the runs, oldest first."""
+    from pipelines.run_state import all_runs
+    from pipelines.tables import runs_table
+
+    found = [(folder, folder.read(), folder.status()) for folder in all_runs(work_dir / "runs")]
+    if as_json:
+        print_json([{**_plain(folder), "status": status} for folder, _, status in found])
+    elif found:
+        console().print(runs_table(found))
+    else:
+        console().print(f"No runs in {work_dir / 'runs'}. Start one: hrf run avatars-compressibility")
+
+
+@app.command()
+def show(
+    run: RunName,
+    as_json: AsJson = False,
+    bucket: Bucket = "",
+    work_dir: WorkDir = DEFAULT_WORK_DIR,
+    _traceback: Traceback = False,
+) -> None:
+    """Show one run: how it went, its epochs, and where its model comes from."""
+    from pipelines.lineage import lineage_lines, trace
+    from pipelines.run_state import find_run
+    from pipelines.tables import epochs_table, read_summary
+
+    folder = find_run(work_dir / "runs", run)
+    state = folder.read()
+    has_epochs = state.kind == "run" and folder.summary.is_dir()
+    summary = read_summary(folder.summary) if has_epochs else None
+    lineage = trace(summary, work_dir, bucket) if summary else []
+    if as_json:
+        print_json({**_plain(folder), "status": folder.status(), "summary": summary, "lineage": lineage})
+        return
+    screen = console()
+    for name, value in _facts(folder).items():
+        screen.print(f"{name:<12}{escape(value)}", highlight=False, soft_wrap=True)
+    if summary:
+        screen.print(epochs_table(summary))
+    for line in lineage_lines(lineage):
+        screen.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def report(run: AnyRunName = "", work_dir: WorkDir = DEFAULT_WORK_DIR, _traceback: Traceback = False) -> None:
+    """Print where a run's report is, one HTML file to open in a browser."""
+    from hrf.errors import ArtifactError
+    from pipelines.run_state import find_run
+
+    folder = find_run(work_dir / "runs", run)
+    if not folder.report.is_file():
+        raise ArtifactError(
+            folder.report,
+            problem=f"the run is {folder.status()}, and has no report yet",
+            fix="give the command again that started it: it goes on from the last finished step",
+        )
+    typer.echo(str(folder.report))
+
+
+def _facts(folder: RunFolder) -> dict[str, str]:
+    state = folder.read()
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.created))
+    facts = {
+        "run": state.run_id,
+        "what": state.title,
+        "experiment": state.experiment,
+        "status": f"{folder.status()}, {state.attempts} attempt{'' if state.attempts == 1 else 's'}",
+        "started": started,
+        "storage": state.arguments.get("storage", ""),
+        "hrf": state.hrf_version,
+        "log": str(folder.path / "kfp.log"),
+    }
+    if state.error:
+        facts["error"] = f"{state.error['error_type']} in {state.error['step'] or 'the run'}: {state.error['message']}"
+    if folder.report.is_file():
+        facts["report"] = str(folder.report)
+    return facts
+
+
+def _plain(folder: RunFolder) -> dict[str, Any]:
+    return {**asdict(folder.read()), "folder": str(folder.path), "report": _existing(folder.report)}
+
+
+def _existing(path: Path) -> str | None:
+    return str(path) if path.exists() else None

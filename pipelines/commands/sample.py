@@ -1,0 +1,48 @@
+"""`hrf sample`."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console
+
+
+class Source(StrEnum):
+    """Which model to draw from."""
+
+    PROMOTED = "promoted"
+    BASE = "base"
+
+
+def sample(
+    num: Annotated[int, typer.Option(min=1, max=1024, help="How many images.")] = 16,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("grid.png"),
+    source: Annotated[
+        Source, typer.Option("--from", help="The promoted model, or the base that it came from.")
+    ] = Source.PROMOTED,
+    experiment: Annotated[str, typer.Option(help="Whose promoted model.")] = "default",
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same noise for both models.")] = 0,
+    bucket: Bucket = "",
+    work_dir: WorkDir = DEFAULT_WORK_DIR,
+    _traceback: Traceback = False,
+) -> None:
+    """Draw images from the promoted model, or from the base, into one picture."""
+    from hrf.sampling import draw_samples
+    from pipelines.object_storage import object_storage
+
+    with object_storage(work_dir, bucket) as location:
+        os.environ.update(location.environment)
+        draw_samples(
+            storage=location.uri,
+            experiment=experiment,
+            source=source.value,
+            num_samples=num,
+            seed=seed,
+            output=str(output),
+        )
+    console().print(f"{output}: {num} samples of the {source.value} model", soft_wrap=True, highlight=False)

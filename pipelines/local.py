@@ -1,0 +1,254 @@
+"""Run a compiled pipeline on this machine: start or resume it, follow it, stop it, and keep what it made."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hrf.errors import HrfError, StorageError
+from hrf.progress import PROGRESS_FILE
+from pipelines.archive import archive_run
+from pipelines.local_worker import OUTPUTS_FILE
+from pipelines.run_state import RunFolder, RunState, find_unfinished, fingerprint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from hrf.config import Config
+    from pipelines.object_storage import Location
+
+RUNNER_PID = "HRF_RUNNER_PID"
+POLL_SECONDS = 0.2
+#: How long a stopped process group has until it is killed.
+GRACE_SECONDS = 5.0
+
+
+class StepFailedError(HrfError):
+    """A step of a run ended with an error that it reported, or without a word.
+
+    Args:
+        event: The step's report: step, epoch, error_type, message, exit_code, traceback.
+        log: Where everything that the run said is.
+    """
+
+    def __init__(self, event: Mapping[str, Any], *, log: Path) -> None:
+        self.event, self.log = dict(event), log
+        self.exit_code = int(event.get("exit_code", 1))
+        super().__init__(str(event["message"]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a command asks to be run."""
+
+    kind: Literal["run", "compare"]
+    title: str
+    """The preset, file, or presets."""
+    experiment: str
+    arguments: Mapping[str, str]
+    """The pipeline's parameters, without the storage and the run's id."""
+    configs: Mapping[str, Config]
+    """The resolved configuration, or those of all arms by name."""
+    build: Callable[[], str]
+    """Compiles the package; called only for a new run."""
+
+    def fingerprint(self, location: Location) -> str:
+        """Digest of what is asked for; the unfinished run with the same one is resumed."""
+        from hrf import __version__
+
+        return fingerprint(
+            {
+                "kind": self.kind,
+                "experiment": self.experiment,
+                "configs": {name: config.digest() for name, config in self.configs.items()},
+                "start_from": self.arguments.get("start_from", ""),
+                "storage": location.uri,
+                "hrf_version": __version__,
+            }
+        )
+
+
+def open_run(request: Request, runs: Path, location: Location, *, fresh: bool) -> tuple[RunFolder, bool]:
+    """Find the unfinished run that the same command started before, or make a new one; and lock it.
+
+    Args:
+        request: What is asked for.
+        runs: The folder of all runs.
+        location: The object storage.
+        fresh: Whether to start anew whatever there is.
+
+    Returns:
+        The locked run, and whether it goes on from an earlier attempt.
+
+    Raises:
+        RunBusyError: Another process works on it.
+    """
+    asked = request.fingerprint(location)
+    found = None if fresh else find_unfinished(runs, asked)
+    if found:
+        found.lock()
+        return found, True
+    configs = {name: config.to_mapping() for name, config in request.configs.items()}
+    created = RunFolder.create(
+        runs,
+        package=request.build(),
+        kind=request.kind,
+        title=request.title,
+        experiment=request.experiment,
+        fingerprint=asked,
+        arguments={**request.arguments, "experiment": request.experiment, "storage": location.uri},
+        epochs=sum(config.run.epochs for config in request.configs.values()),
+        config=configs,
+    )
+    created.lock()
+    return created, False
+
+
+def execute(folder: RunFolder, location: Location, on_event: Callable[[dict[str, Any]], None]) -> RunState:
+    """Run a locked run to its end, and store what it made.
+
+    Args:
+        folder: The run, locked by this process.
+        location: The object storage.
+        on_event: Gets every progress event of the steps.
+
+    Returns:
+        The state of the finished run.
+
+    Raises:
+        StepFailedError: A step failed.
+        StorageError: The run is finished, but its artifacts could not be stored.
+        KeyboardInterrupt: The user stopped it. All its processes have ended.
+    """
+    state = folder.read()
+    state = folder.change(status="running", attempts=state.attempts + 1, error=None)
+    try:
+        failure = _run_worker(folder, location, on_event)
+    except KeyboardInterrupt:
+        folder.change(status="interrupted", finished=time.time())
+        raise
+    if failure:
+        kept = {name: failure.get(name) for name in ("step", "epoch", "error_type", "message", "exit_code")}
+        folder.change(status="failed", finished=time.time(), error=kept)
+        with contextlib.suppress(StorageError):
+            # The failure is what the user must hear of, even if it is the storage that has failed.
+            archive_run(folder, location.open(), state.experiment, location.environment)
+        raise StepFailedError(failure, log=folder.path / "kfp.log")
+    _keep_outputs(folder)
+    archive_run(folder, location.open(), state.experiment, location.environment)
+    return folder.change(status="finished", finished=time.time())
+
+
+def _run_worker(
+    folder: RunFolder, location: Location, on_event: Callable[[dict[str, Any]], None]
+) -> dict[str, Any] | None:
+    """Run the worker process to its end; returns the report of the step that failed, if one did."""
+    (folder.path / OUTPUTS_FILE).unlink(missing_ok=True)
+    events = EventReader(folder.path / "progress.jsonl")
+    failure: dict[str, Any] | None = None
+    with _worker(folder, location) as process:
+        ended = False
+        while not ended:
+            ended = process.poll() is not None
+            for event in events.read():
+                failure = event if event["event"] == "step-failed" else failure
+                on_event(event)
+            if not ended:
+                time.sleep(POLL_SECONDS)
+    if (folder.path / OUTPUTS_FILE).is_file():
+        return None
+    return failure or _unexplained(folder.path / "kfp.log", process.returncode)
+
+
+def _unexplained(log: Path, status: int) -> dict[str, Any]:
+    """A report for a run that ended before a step could report, such as by an import that fails."""
+    said = re.findall(r"^\s*(\w*(?:Error|Exception): .*)$", log.read_text(errors="replace"), re.MULTILINE)
+    problem = said[-1] if said else f"the run's process ended with status {status}, and no step said why"
+    return {
+        "step": "",
+        "error_type": "Unexpected",
+        "message": f"{problem}. Fix: see the end of its log",
+        "exit_code": 1,
+    }
+
+
+@contextlib.contextmanager
+def _worker(folder: RunFolder, location: Location) -> Iterator[subprocess.Popen[bytes]]:
+    """The worker, in a process group of its own, none of which outlives the block."""
+    environment = {
+        **os.environ,
+        **location.environment,
+        PROGRESS_FILE: str(folder.path / "progress.jsonl"),
+        RUNNER_PID: str(os.getpid()),
+        "PYTHONUNBUFFERED": "1",
+    }
+    # Without it, one busy neighbour makes a step several times slower: waiting threads spin.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    lock = folder.lock_descriptor()
+    with open(folder.path / "kfp.log", "ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pipelines.local_worker", str(folder.path)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            # The worker shares the lock: until the last of a killed run is gone, nobody else works on it.
+            pass_fds=(lock,),
+        )
+    try:
+        yield process
+    finally:
+        _end_group(process)
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    """End a process and all that it started, at first kindly."""
+    for number, seconds in ((signal.SIGTERM, GRACE_SECONDS), (signal.SIGKILL, None)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+    process.wait()
+
+
+def _keep_outputs(folder: RunFolder) -> None:
+    """Copy report and summary to where they are easily found."""
+    outputs = json.loads((folder.path / OUTPUTS_FILE).read_text(encoding="utf-8"))
+    shutil.copyfile(outputs["report"], folder.report)
+    shutil.rmtree(folder.summary, ignore_errors=True)
+    shutil.copytree(outputs["summary"], folder.summary)
+
+
+class EventReader:
+    """Follows a file of JSON lines, from its present end on.
+
+    Args:
+        path: The file; it may not exist yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """The events of all lines that were finished since the last call."""
+        if not self._path.exists():
+            return []
+        with open(self._path, "rb") as stream:
+            stream.seek(self._offset)
+            whole, newline, _ = stream.read().rpartition(b"\n")
+        self._offset += len(whole) + len(newline)
+        return [json.loads(line) for line in whole.splitlines()]

@@ -1,0 +1,96 @@
+"""What a run's progress looks like in a terminal: a line per finished step, and a bar for the one at work."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class ProgressView:
+    """Shows progress events as they come. A context manager.
+
+    Args:
+        console: Where to. On anything but a terminal there are no bars, only lines.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[amount]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._bar: Any = None
+        self._described = ""
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._progress.stop()
+
+    def handle(self, event: dict[str, Any]) -> None:
+        """Show one event; kinds that need no showing are passed over."""
+        show = {
+            "step-started": self._show_work,
+            "advanced": self._show_work,
+            "step-finished": self._show_finished,
+            "epoch-trained": self._show_trained,
+            "epoch-evaluated": self._show_evaluated,
+            "epoch-decided": self._show_decided,
+        }.get(event["event"])
+        if show:
+            show(event)
+
+    def _show_work(self, event: dict[str, Any]) -> None:
+        described = describe(event)
+        total, done = event.get("total"), event.get("done", 0)
+        if self._bar is None or described != self._described:
+            if self._bar is not None:
+                self._progress.remove_task(self._bar)
+            self._described = described
+            self._bar = self._progress.add_task(described, total=total, amount="")
+        amount = f"{min(done / total, 1.0):4.0%}" if total else f"{done or ''}"
+        self._progress.update(self._bar, total=total, completed=done, amount=amount)
+
+    def _show_finished(self, event: dict[str, Any]) -> None:
+        if self._bar is not None:
+            self._progress.remove_task(self._bar)
+            self._bar = None
+        self._say(f"[green]done[/]  {describe(event):<22} {event.get('seconds', 0.0):7.1f} s")
+
+    def _show_trained(self, event: dict[str, Any]) -> None:
+        window = event.get("window")
+        where = f", started at steps {window[0]}-{window[1] - 1}" if window else ""
+        self._say(f"      epoch {event['epoch']} trained: reward of its rollouts {event['reward_mean']:.4g}{where}")
+
+    def _show_evaluated(self, event: dict[str, Any]) -> None:
+        reward, diversity = interval(event["reward"]), interval(event["diversity"])
+        self._say(f"      epoch {event['epoch']} evaluated: reward {reward}, diversity {diversity} of the base's")
+
+    def _show_decided(self, event: dict[str, Any]) -> None:
+        self._say(f"      epoch {event['epoch']} {event.get('outcome', '')}")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False)
+
+
+def describe(event: dict[str, Any]) -> str:
+    """A step's name with its epoch, if it has one."""
+    epoch = event.get("epoch")
+    return event["step"] if epoch is None else f"epoch {epoch}: {event['step']}"
+
+
+def interval(record: dict[str, float], digits: int = 3) -> str:
+    """A value with its interval, such as `1.02 [0.98, 1.06]`."""
+    return f"{record['value']:.{digits}f} [{record['low']:.{digits}f}, {record['high']:.{digits}f}]"
