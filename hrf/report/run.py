@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -66,7 +67,7 @@ def render_run(summary_folder: Path) -> str:
         identity=tables.identity_table(summary),
         totals=tables.facts("Totals", summary.totals),
         versions=tables.facts("Versions", summary.versions),
-        pointer=tables.facts("The pointer to the promoted policy at the end of this run", summary.promoted or {}),
+        pointer=tables.facts("The promoted policy when this run ended", _scalars(summary.promoted or {})),
         config=yaml.safe_dump(summary.config, sort_keys=False, allow_unicode=True),
     )
 
@@ -179,3 +180,8 @@ def held_out(summary: Summary) -> list[Figure]:
     unit = reward_unit(name)
     title = f"Held-out reward ({words(name)})" + (f", {unit}" if unit else "")
     return [curves.per_epoch(summary, title, lambda record: record.held_out_reward, decimals=3, colour=3)]
+
+
+def _scalars(pointer: dict[str, Any]) -> dict[str, Any]:
+    """The pointer's own fields; the decision inside it stands among the decisions."""
+    return {name: value for name, value in pointer.items() if not isinstance(value, dict | list)}

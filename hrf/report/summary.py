@@ -41,6 +41,7 @@ class Interval(Record):
     value: float
     low: float
     high: float
+    standard_error: float | None = None
 
 
 class RewardEstimate(Interval):
@@ -173,6 +174,9 @@ class Decision(Record):
     attempts: int | None = None
     sequence: int | None = None
     time: str | float | None = None
+    confidence: float | None = None
+    candidate_digest: str | None = None
+    evaluation_digest: str | None = None
 
 
 class Epoch(Record):

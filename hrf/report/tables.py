@@ -160,16 +160,22 @@ def _change_and_limit(name: str, monitor: Monitor) -> tuple[str, str]:
 def decision_context(entry: Epoch, decision: Decision, unit: str) -> dict[str, object]:
     """One promotion decision, as the template prints it."""
     sequence = None if decision.sequence is None else str(decision.sequence)
+    error = decision.reward_vs_incumbent.standard_error if decision.reward_vs_incumbent else None
+    confidence = "–" if decision.confidence is None else f"{100 * decision.confidence:g} %"
     facts_of_it = [
         ("Candidate", decision.candidate_id),
         ("Incumbent", decision.incumbent_id or "none: judged against the base"),
         ("Reward over the incumbent", with_unit(interval(decision.reward_vs_incumbent, 4, sign=True), unit)),
+        ("Its standard error", number(error, 4)),
         ("Diversity ratio to the base", interval(decision.diversity_ratio, 3)),
         ("Diversity floor", number(decision.diversity_floor, 3)),
         ("Monitors past their limit", ", ".join(map(words, decision.monitors_tripped)) or "none"),
+        ("Confidence of the intervals", confidence),
         ("Attempts", count(decision.attempts)),
         ("Sequence number", sequence or "–"),
         ("Time", moment(decision.time)),
+        ("Digest of the policy", decision.candidate_digest or "–"),
+        ("Digest of the evaluation", decision.evaluation_digest or "–"),
     ]
     checks: list[list[str | Cell]] = [
         [words(check.name), Cell("passed", "good") if check.passed else Cell("failed", "bad"), check.detail or "–"]
@@ -182,7 +188,8 @@ def decision_context(entry: Epoch, decision: Decision, unit: str) -> dict[str, o
         "checks": Table(
             caption=f"Checks of epoch {entry.epoch}", header=("Check", "Result", "Detail"), rows=checks, is_text=True
         ),
-        "reasons": decision.reasons,
+        # A promotion's reasons are the details of its checks once more.
+        "reasons": [] if decision.outcome == "promoted" and decision.checks else decision.reasons,
     }
 
 

@@ -1,222 +1,29 @@
-"""The HTML reports, made from summary folders written here in the layout that `hrf.report.summary` describes."""
+"""The HTML reports: complete, small, self-contained, and honest about what is missing."""
 
 from __future__ import annotations
 
-import copy
 import json
-import random
 import re
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
 
+from hrf.config import Evaluation, Monitors
 from hrf.errors import ArtifactError, ConfigError
+from hrf.evaluation import Measured, evaluation_record
+from hrf.features import pixel_features
+from hrf.gate import decide
 from hrf.report import compare_table, render_compare, render_evaluation, render_run
 from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks
 from hrf.report.formatting import interval, number, significant
 from hrf.report.summary import Interval, read_summary
+from hrf.update import UpdateMetrics
+from tests.hrf.summary_folders import evaluation, stripped, summary_record, write_grid, write_summary
 
-MODES = ("planets", "landscape", "sprouts", "critters", "marbles", "pixel-art")
 LARGEST_PAGE = 3_000_000
-
-
-def write_grid(
-    path: Path, *, seed: int, tile: int = 32, columns: int = 6, rows: int = 4, is_noise: bool = False
-) -> None:
-    """Write a grid of flat discs on coloured grounds, or of noise, which no encoder can make small."""
-    source = random.Random(seed)
-    size = (tile * columns, tile * rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if is_noise:
-        Image.frombytes("RGB", size, source.randbytes(3 * size[0] * size[1])).save(path)
-        return
-    grid = Image.new("RGB", size)
-    for cell in range(columns * rows):
-        ground, disc = (tuple(source.randrange(40, 240) for _ in range(3)) for _ in range(2))
-        sample = Image.new("RGB", (tile, tile), ground)
-        radius = source.uniform(0.2, 0.45) * tile
-        for x in range(tile):
-            for y in range(tile):
-                if (x - tile / 2) ** 2 + (y - tile / 2) ** 2 < radius**2:
-                    sample.putpixel((x, y), disc)
-        grid.paste(sample, (tile * (cell % columns), tile * (cell // columns)))
-    grid.save(path)
-
-
-def around(value: float, half_width: float) -> dict[str, float]:
-    """An interval record."""
-    return {"value": value, "low": value - half_width, "high": value + half_width, "standard_error": half_width / 1.96}
-
-
-def evaluation(epoch: int, *, gain: float, ratio: float, spent: int) -> dict[str, Any]:
-    """An evaluation record as `evaluate` writes it."""
-    source = random.Random(epoch + 7)
-    collapse = 1 - ratio
-    weights = [1 / 6 + (0.6 * collapse if mode == "landscape" else -0.12 * collapse) for mode in MODES]
-    counts = [round(186 * weight) for weight in weights]
-    dark = 0.02 * gain
-
-    def monitor(base: float, change: float, limit: float) -> dict[str, Any]:
-        return {"value": base + change, "base": base, "change": change, "limit": limit, "tripped": abs(change) > limit}
-
-    return {
-        "epoch": epoch,
-        "num_samples": 192,
-        "eta": 1.0,
-        "evaluation_seed": 0,
-        "num_evaluations": spent,
-        "reward": {"name": "jpeg_compressibility", **around(-1.277 + gain, 0.024)},
-        "reward_vs_base": around(gain, 0.012 if gain else 0.0),
-        "held_out_reward": {"name": "classifier", **around(0.93 - 0.05 * gain, 0.02)},
-        "held_out_reward_vs_base": around(-0.05 * gain, 0.011 if gain else 0.0),
-        "diversity": {
-            "vendi_order2": around(3.78 * ratio, 0.2),
-            "vendi_order2_ratio": around(ratio, 0.035 if gain else 0.0),
-            "vendi_order1": 5.4 * ratio,
-            "mean_pairwise_distance": 0.72 * ratio,
-            "features": "classifier",
-        },
-        "fidelity": {
-            "coverage": 0.97 - 0.3 * collapse,
-            "density": 1.01,
-            "classifier_frechet_distance": 3.4 * collapse,
-            "classifier_inception_score": {"mean": 4.9 * ratio, "std": 0.2},
-        },
-        "modes": {**dict(zip(MODES, counts, strict=True)), "unrecognised": 192 - sum(counts)},
-        "mode_entropy": 1.60 * ratio,
-        "mean_confidence": 0.981,
-        "monitors": {
-            "dark_pixel_fraction": monitor(0.061, dark, 0.05),
-            "edge_density": monitor(0.184, -0.1 * gain, 0.06),
-            "colour_entropy": monitor(4.31, -0.4 * gain, 0.5),
-            "unrecognised_fraction": monitor(0.031, 0.01, 0.05),
-        },
-        "rewards": [source.gauss(-1.277 + gain, 0.1) for _ in range(192)],
-    }
-
-
-def update(epoch: int, *, spent: int, window: tuple[int, int] | None = (10, 19)) -> dict[str, Any]:
-    """An update record as `update` writes it."""
-    source = random.Random(epoch)
-    return {
-        "epoch": epoch,
-        "window": window,
-        "mean_start_step": 14.2,
-        "num_evaluations": spent,
-        "reward_mean": -1.25 + 0.02 * epoch,
-        "reward_std": 0.14,
-        "seconds": {"sample": 14.8, "score": 0.4, "update": 19.5},
-        "updates": [
-            {
-                "update": index,
-                "loss": source.gauss(0, 2e-5),
-                "learning_rate": 1e-4,
-                "grad_norm": source.uniform(0.04, 0.09),
-                "clip_fraction": source.uniform(0.1, 0.3),
-                "approx_kl": source.uniform(1e-9, 4e-9),
-                "ratio_mean": 1.00001,
-                "ratio_max": 1.0004,
-            }
-            for index in range(8)
-        ],
-        "grad_norm_by_step": {
-            str(step): 0.02 + 0.004 * (step - 10) + source.uniform(0, 0.006) for step in range(10, 18)
-        },
-    }
-
-
-def decision(epoch: int, outcome: str, *, gain: float, ratio: float, previous: str | None) -> dict[str, Any]:
-    """A decision record as `promote` writes it."""
-    is_kept = ratio - 0.035 > 0.9
-    return {
-        "outcome": outcome,
-        "candidate_id": f"run-7/epoch-{epoch:04d}",
-        "incumbent_id": previous,
-        "reward_vs_incumbent": around(gain, 0.0123),
-        "diversity_ratio": around(ratio, 0.035),
-        "diversity_floor": 0.9,
-        "monitors_tripped": [],
-        "checks": [
-            {"name": "reward", "passed": True, "detail": f"lower bound {gain - 0.0123:.4f} is above 0"},
-            {
-                "name": "diversity",
-                "passed": is_kept,
-                "detail": f"lower bound {ratio - 0.035:.3f} against the floor 0.900",
-            },
-            {"name": "monitors", "passed": True, "detail": "none past its limit"},
-        ],
-        "reasons": [] if is_kept else [f"diversity: the lower bound {ratio - 0.035:.3f} is not above the floor 0.900"],
-        "attempts": 1,
-        "sequence": epoch if outcome == "promoted" else None,
-        "time": f"2026-03-0{epoch + 1}T10:20:30+00:00",
-    }
-
-
-CONFIG: dict[str, Any] = {
-    "description": "HRF on the shipped avatars, split at half",
-    "model": {"source": "shipped:avatars-32", "batch_size": 64},
-    "sampler": {"steps": 20, "spacing": "leading", "eta": 1.0, "min_std": 0.05},
-    "policy": {"split": 0.5, "prefix_pool": 0},
-    "starts": {"kind": "window", "schedule": "fixed"},
-    "rollout": {"roots": 8, "branches": 8},
-    "reward": {"name": "jpeg_compressibility", "quality": 95},
-    "update": {"learning_rate": 1e-4, "clip_range": 1e-4},
-    "evaluation": {"num_samples": 192, "confidence": 0.95},
-    "gate": {"diversity_margin": 0.1},
-    "run": {"epochs": 5},
-}
-
-
-def summary_record(
-    *, gains: tuple[float, ...] = (0.04, 0.09, 0.15, 0.21, 0.30), method: str = "window"
-) -> dict[str, Any]:
-    """A run whose third epoch was not evaluated, whose first two were promoted and whose last two lost too much."""
-    epochs = []
-    for epoch, gain in enumerate(gains):
-        ratio, spent = 1.0 - 0.6 * gain, 12_352 * (epoch + 1)
-        measured = None if epoch == 2 else evaluation(epoch, gain=gain, ratio=ratio, spent=spent)
-        outcome = "promoted" if ratio - 0.035 > 0.9 else "rejected"
-        decided = decision(epoch, outcome, gain=gain, ratio=ratio, previous="run-6/epoch-0004" if epoch else None)
-        epochs.append(
-            {
-                "epoch": epoch,
-                "update": update(epoch, spent=spent, window=None if method == "noise" else (10, 19)),
-                "evaluation": measured,
-                "decision": None if measured is None else decided,
-            }
-        )
-    return {
-        "run": {
-            "run_id": "avatars-20260301-7",
-            "experiment": "avatars",
-            "storage": "s3://hrf/runs",
-            "run_seed": 0,
-            "started_from": None,
-            "num_epochs": len(gains),
-            "preset": "avatars-compressibility",
-        },
-        "config": {**copy.deepcopy(CONFIG), "starts": {"kind": method, "schedule": "fixed"}},
-        "base": evaluation(-1, gain=0.0, ratio=1.0, spent=0),
-        "epochs": epochs,
-        "promoted": {"sequence": 1, "candidate_id": "run-7/epoch-0001", "policy_digest": "ab" * 32},
-        "versions": {"hrf": "0.1.0", "torch": "2.13.0", "pillow": "13.0.0"},
-        "totals": {"seconds": 174.5, "num_evaluations": 61_760},
-    }
-
-
-def write_summary(folder: Path, record: dict[str, Any], *, has_grids: bool = True, **grid: Any) -> Path:
-    """Write a summary folder with its pictures."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "summary.json").write_text(json.dumps(record), encoding="utf-8")
-    if has_grids:
-        write_grid(folder / "base_grid.png", seed=1, **grid)
-        for entry in record["epochs"]:
-            if entry["evaluation"] is not None:
-                write_grid(folder / f"epochs/{entry['epoch']:04d}/grid.png", seed=entry["epoch"] + 2, **grid)
-    return folder
 
 
 class Page(HTMLParser):
@@ -322,6 +129,8 @@ def test_every_decision_is_there_with_all_its_numbers_and_checks(folder: Path) -
         assert interval(Interval(**made["reward_vs_incumbent"]), 4, sign=True) in text
         assert interval(Interval(**made["diversity_ratio"]), 3) in text
         assert made["time"] in text
+        assert number(made["reward_vs_incumbent"]["standard_error"], 4) in text
+        assert made["candidate_digest"] in text
         assert all(check["detail"] in text for check in made["checks"])
         assert all(reason in text for reason in made["reasons"])
 
@@ -360,23 +169,6 @@ def test_hostile_names_stay_text(tmp_path: Path, render: str) -> None:
     assert_self_contained(html)
     assert "<script" not in html
     assert "alert(1)" in Page(html).text
-
-
-def stripped(record: dict[str, Any]) -> dict[str, Any]:
-    """The record with everything null that may be."""
-    for measured in (record["base"], *(entry["evaluation"] for entry in record["epochs"])):
-        if measured is None:
-            continue
-        for key in ("held_out_reward", "held_out_reward_vs_base", "modes", "mode_entropy", "mean_confidence"):
-            measured[key] = None
-        measured["fidelity"]["classifier_inception_score"] = None
-        measured["diversity"]["features"] = "pixels"
-        measured["monitors"]["unrecognised_fraction"] = None
-    for entry in record["epochs"]:
-        entry["update"] = {**entry["update"], "window": None, "updates": [], "grad_norm_by_step": {}, "seconds": {}}
-        entry["decision"] = None
-    record["promoted"] = None
-    return record
 
 
 def test_what_is_null_is_said_to_be_absent(tmp_path: Path) -> None:
@@ -538,3 +330,45 @@ def test_chart_of_one_point_or_equal_points_is_drawn() -> None:
 
 def test_chart_of_nothing_is_none() -> None:
     assert line_chart([Series(name="s", points=[Point(x=0, y=float("inf"))])], description="d", x=Axis()) is None
+
+
+def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Path) -> None:
+    generator = np.random.default_rng(5)
+    settings = Evaluation(num_samples=40, features="pixels", classifier="")
+    base, better = (
+        Measured(
+            images=images,
+            rewards=images.mean(axis=(1, 2, 3), dtype=np.float64),
+            reward_name="brightness",
+            features=pixel_features(images).numpy(),
+        )
+        for images in (generator.random((40, 3, 8, 8), dtype=np.float32) * scale for scale in (0.8, 1.0))
+    )
+    about = {"settings": settings, "limits": Monitors(unrecognised_fraction=None), "num_evaluations": 800}
+    base_record = evaluation_record(base, base, epoch=-1, **about)
+    record = evaluation_record(better, base, epoch=0, **about)
+    verdict = decide(record, incumbent_rewards=base_record["rewards"], diversity_margin=0.1, confidence=0.95)
+    metrics = UpdateMetrics(
+        update=0,
+        loss=0.1,
+        learning_rate=1e-4,
+        grad_norm=0.3,
+        clip_fraction=0.2,
+        approx_kl=1e-6,
+        ratio_mean=1.0,
+        ratio_max=1.1,
+        kl_to_reference=0.0,
+    )
+    summary = summary_record(gains=(0.04,))
+    summary["base"] = base_record
+    summary["epochs"][0]["evaluation"] = record
+    summary["epochs"][0]["update"]["updates"] = [asdict(metrics)]
+    summary["epochs"][0]["decision"] = {**summary["epochs"][0]["decision"], **verdict.as_record()}
+    folder = write_summary(tmp_path / "summary", summary)
+    read = read_summary(folder)
+    (_, measured), (_, decided) = read.evaluated[0], read.decided[0]
+    assert measured.model_dump(exclude_unset=True) == {name: record[name] for name in record if name != "rewards"}
+    assert decided.diversity_floor == verdict.diversity_floor
+    assert [check.detail for check in decided.checks] == [check.detail for check in verdict.checks]
+    text = Page(render_run(folder)).text
+    assert all(check.detail in text for check in verdict.checks)
