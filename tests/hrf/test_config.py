@@ -9,7 +9,7 @@ import sys
 from importlib import resources
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -348,6 +348,7 @@ trees = st.dictionaries(
 )
 
 
+@settings(deadline=None)
 @given(trees)
 def test_what_is_dumped_is_read_back_as_it_was(tree):
     assert parse_yaml(dump_yaml(tree), origin="test") == tree
@@ -376,6 +377,7 @@ def configs(draw) -> Config:
     )
 
 
+@settings(deadline=None)
 @given(configs())
 def test_a_configuration_survives_its_text_form(config):
     again = Config.from_yaml(config.to_yaml())
@@ -414,6 +416,7 @@ nested = st.recursive(
 mappings = st.dictionaries(names, nested, max_size=3)
 
 
+@settings(deadline=None)
 @given(mappings, mappings)
 def test_merged_changes_win_and_the_rest_is_kept(base, changes):
     before = copy.deepcopy((base, changes))
@@ -429,6 +432,7 @@ def test_merged_changes_win_and_the_rest_is_kept(base, changes):
             assert merged[path] == value
 
 
+@settings(deadline=None)
 @given(mappings)
 def test_merging_nothing_or_oneself_changes_nothing(tree):
     assert deep_merge(tree, {}) == tree

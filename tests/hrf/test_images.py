@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrf.errors import NumericalError
@@ -42,6 +42,7 @@ def test_only_batches_of_float32_are_converted(samples):
         to_images(samples)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 255))
 def test_bytes_survive_the_way_there_and_back(byte):
     """Kills truncation, which loses one level for many bytes."""

@@ -7,7 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrf.core.window import Window, WindowError, WindowSchedule, build_schedule, first_step_from
@@ -51,6 +51,7 @@ def test_an_empty_or_negative_window_is_refused(start, stop):
         Window(start, stop)
 
 
+@settings(deadline=None)
 @given(
     steps=st.integers(2, 1000),
     untrained=st.integers(1, 5),
@@ -68,6 +69,7 @@ def test_fractions_are_the_trained_steps_between_them_in_exact_arithmetic(steps,
             build(spec, steps=steps, trained=trained)
 
 
+@settings(deadline=None)
 @given(steps=st.integers(1, 1000), step=st.integers(0, 999))
 def test_first_step_from_a_steps_own_fraction_is_that_step(steps, step):
     """Kills ceil(fraction * K), which rounds 0.07 * 100 up to 8."""
@@ -100,6 +102,7 @@ def test_a_schedule_that_changes_needs_two_epochs(name):
         build(Spec(name, width=0.2 if name == "sliding" else 0.0), epochs=1)
 
 
+@settings(deadline=None)
 @given(
     epochs=st.integers(2, 40), steps=st.integers(10, 60), switch=st.integers(0, 4), width_percent=st.integers(10, 30)
 )
@@ -169,6 +172,7 @@ def test_no_epoch_outside_the_schedule_has_a_window(epoch):
         schedule.window(epoch)
 
 
+@settings(deadline=None)
 @given(order=st.permutations(range(6)))
 def test_the_window_of_an_epoch_does_not_depend_on_what_was_asked_before(order):
     schedule = build(Spec("sliding", width=0.25), epochs=6)
