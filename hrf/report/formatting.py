@@ -98,3 +98,8 @@ def moment(time: str | float | None) -> str:
     if time is None:
         return ABSENT
     return time if isinstance(time, str) else datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
+
+
+def shortened(digest: str | None) -> str:
+    """The beginning of a digest, enough to tell two apart."""
+    return ABSENT if digest is None else digest if len(digest) <= 16 else f"{digest[:16]}…"

@@ -11,6 +11,7 @@ from hrf.report.formatting import (
     moment,
     number,
     reward_unit,
+    shortened,
     significant,
     steps,
     with_unit,
@@ -174,8 +175,8 @@ def decision_context(entry: Epoch, decision: Decision, unit: str) -> dict[str, o
         ("Attempts", count(decision.attempts)),
         ("Sequence number", sequence or "–"),
         ("Time", moment(decision.time)),
-        ("Digest of the policy", decision.candidate_digest or "–"),
-        ("Digest of the evaluation", decision.evaluation_digest or "–"),
+        ("Digest of the policy", shortened(decision.candidate_digest)),
+        ("Digest of the evaluation", shortened(decision.evaluation_digest)),
     ]
     checks: list[list[str | Cell]] = [
         [words(check.name), Cell("passed", "good") if check.passed else Cell("failed", "bad"), check.detail or "–"]

@@ -127,7 +127,7 @@ def decision(epoch: int, outcome: str, *, gain: float, ratio: float, previous: s
         "incumbent_id": previous,
         "reward_vs_incumbent": around(gain, 0.0123),
         "confidence": 0.95,
-        "candidate_digest": f"{epoch:064x}",
+        "candidate_digest": f"{epoch:02x}" * 32,
         "evaluation_digest": "cd" * 32,
         "diversity_ratio": around(ratio, 0.035),
         "diversity_floor": 0.9,
