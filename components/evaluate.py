@@ -11,6 +11,7 @@ def evaluate(
     base: Input[Model],
     policy: Input[Model],
     baseline: Input[Artifact],
+    history: Input[Artifact],
     evaluation: Output[Artifact],
     metrics: Output[Metrics],
     page: Output[HTML],
@@ -23,6 +24,7 @@ def evaluate(
         base: The pretrained model, frozen.
         policy: The policy that this step is given.
         baseline: The base measured on the fixed seeds, and what else is computed once per run.
+        history: The records of the epochs so far, this one's update included.
         evaluation: The candidate measured on the fixed seeds.
         metrics: The step's numbers, for the run's page.
         page: The sample grid and the main numbers.
@@ -39,7 +41,8 @@ def evaluate(
         base=base.path,
         policy=policy.path,
         baseline=baseline.path,
+        history=history.path,
         evaluation=evaluation.path,
     )
-    record(facts, metrics=metrics, outputs=[evaluation], parents=[run, base, policy, baseline], epoch=epoch)
+    record(facts, metrics=metrics, outputs=[evaluation], parents=[run, base, policy, baseline, history], epoch=epoch)
     Path(page.path).write_text(render_evaluation(Path(evaluation.path)), encoding="utf-8")

@@ -76,7 +76,7 @@ def _build_epoch(evaluated: bool, in_one_task: bool, images: Images) -> Callable
             updated = place(update(epoch=epoch, **rollout, **settled, **trained), "worker", images).outputs
         new_policy, new_history = updated["new_policy"], updated["new_history"]
         if evaluated:
-            task = evaluate(epoch=last_epoch, policy=new_policy, baseline=baseline, **settled)
+            task = evaluate(epoch=last_epoch, policy=new_policy, baseline=baseline, history=new_history, **settled)
             measured = place(task, "worker", images).outputs
             task = promote(
                 epoch=last_epoch,

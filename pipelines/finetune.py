@@ -12,6 +12,7 @@ from components.prepare import prepare
 from components.summarize import summarize
 from hrf.config import Config
 from pipelines.epoch import build_epochs
+from pipelines.overrides import lay_over
 from pipelines.placement import Images, place
 from pipelines.plan import EpochStep, check_task_budget, count_tasks, plan_epochs
 
@@ -46,7 +47,8 @@ def build(config: Config, *, preset: str = "", overrides: str = "", images: Imag
     check_task_budget(count_tasks(steps))
     placed = images or Images.from_environment()
     epochs = build_epochs(steps, placed)
-    default_overrides = overrides if preset or overrides else config.to_yaml()
+    # In one line: Kubeflow's compiler writes defaults into a comment, which a second line would end.
+    default_overrides = lay_over(overrides, {} if preset or overrides else config.to_mapping())
 
     @dsl.pipeline(name="hrf-finetune", description="Fine-tune a diffusion model on a reward, window by window.")
     def finetune(

@@ -8,8 +8,6 @@ import yaml
 from kfp import compiler
 from kfp.dsl.base_component import BaseComponent
 
-from hrf.errors import ConfigError
-
 
 def compile_package(pipeline: BaseComponent) -> str:
     """Compile a pipeline to a package.
@@ -19,22 +17,13 @@ def compile_package(pipeline: BaseComponent) -> str:
 
     Returns:
         The package's YAML text, in ASCII: Kubeflow's database can't hold all of Unicode.
-
-    Raises:
-        ConfigError: A default of the pipeline's parameters has a character outside ASCII.
     """
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         # Kubeflow warns of its own deprecations, which a user can do nothing about.
         warnings.simplefilter("ignore", DeprecationWarning)
         path = Path(folder) / "package.yaml"
         compiler.Compiler().compile(pipeline, str(path))
-        text = path.read_text(encoding="utf-8")
-    if not text.isascii():
-        strange = sorted({character for character in text if not character.isascii()})
-        raise ConfigError(
-            "overrides", expected="ASCII text only", got="".join(strange[:20]), fix="write it without these characters"
-        )
-    return text
+        return path.read_text(encoding="ascii")
 
 
 def with_caching(package: str) -> str:

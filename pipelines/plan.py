@@ -52,19 +52,18 @@ def plan_epochs(config: Config) -> tuple[EpochStep, ...]:
     """Split a run's epochs into sub-pipelines.
 
     Args:
-        config: A resolved configuration; `run.epochs_per_step` divides `run.epochs`.
+        config: A resolved configuration; `run.epochs_per_step` divides `run.epochs` and `evaluation.every`.
 
     Returns:
-        One entry per sub-pipeline. The last one is always evaluated; another one is if `evaluation.every` says so for
-        any of its epochs.
+        One entry per sub-pipeline, evaluated after every `evaluation.every` epochs and at the end.
     """
     num_epochs, per_step, every = config.run.epochs, config.run.epochs_per_step, config.evaluation.every
     steps = []
     for first in range(0, num_epochs, per_step):
-        epochs = range(first, first + per_step)
-        due = any((epoch + 1) % every == 0 for epoch in epochs) or epochs[-1] == num_epochs - 1
+        last = first + per_step - 1
+        due = (last + 1) % every == 0 or last == num_epochs - 1
         steps.append(
-            EpochStep(first_epoch=first, num_epochs=per_step, evaluated=due, label=_label(config, first, epochs[-1]))
+            EpochStep(first_epoch=first, num_epochs=per_step, evaluated=due, label=_label(config, first, last))
         )
     return tuple(steps)
 

@@ -1,0 +1,218 @@
+"""Compiled packages: what a cluster would be given."""
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from hrf.config import resolve
+from hrf.errors import ConfigError
+from pipelines import compare, finetune
+from pipelines.package import compile_package, with_caching
+from pipelines.placement import Images
+
+IMAGES = Images(control="registry/control:1", worker="registry/worker:1", reward="registry/reward:1")
+
+
+@pytest.fixture(scope="module")
+def package():
+    config = resolve("avatars-compressibility", "{run: {epochs: 2}, evaluation: {every: 2}}")
+    return compile_package(finetune.build(config, preset="avatars-compressibility", overrides="x: 1", images=IMAGES))
+
+
+@pytest.fixture(scope="module")
+def spec(package):
+    return yaml.safe_load(package)
+
+
+def _tasks(dag):
+    return {name: sorted(task.get("dependentTasks", [])) for name, task in dag["tasks"].items()}
+
+
+def test_the_package_is_a_pipeline_spec(spec):
+    parsed = json_format.ParseDict(spec, pipeline_spec_pb2.PipelineSpec())
+    assert parsed.pipeline_info.name == "hrf-finetune"
+
+
+def test_a_platform_spec_is_understood_if_there_is_one(package):
+    for document in list(yaml.safe_load_all(package))[1:]:
+        json_format.ParseDict(document, pipeline_spec_pb2.PlatformSpec())
+
+
+def test_the_package_is_ascii_and_small(package):
+    assert package.isascii()
+    assert len(package) < 300_000
+
+
+def test_the_tasks_and_their_order(spec):
+    assert _tasks(spec["root"]["dag"]) == {
+        "prepare": [],
+        "baseline": ["prepare"],
+        "epoch": ["baseline", "prepare"],
+        "epoch-2": ["baseline", "epoch", "prepare"],
+        "summarize": ["baseline", "epoch-2", "prepare"],
+    }
+    assert _tasks(spec["components"]["comp-epoch"]["dag"]) == {
+        "sample": [],
+        "score": ["sample"],
+        "update": ["sample", "score"],
+    }
+    assert _tasks(spec["components"]["comp-epoch-2"]["dag"]) == {
+        "sample": [],
+        "score": ["sample"],
+        "update": ["sample", "score"],
+        "evaluate": ["update"],
+        "promote": ["evaluate", "update"],
+    }
+
+
+def test_display_names_say_what_an_epoch_is_about(spec):
+    names = [task["taskInfo"]["name"] for task in spec["root"]["dag"]["tasks"].values()]
+    assert sorted(names) == [
+        "baseline",
+        "epoch 0: window 10-last",
+        "epoch 1: window 10-last",
+        "prepare",
+        "summarize",
+    ]
+
+
+def test_the_parameters_are_flat_with_defaults_and_help(spec):
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
+    assert {name: (entry["parameterType"], entry["defaultValue"]) for name, entry in parameters.items()} == {
+        "preset": ("STRING", "avatars-compressibility"),
+        "overrides": ("STRING", '{"x": 1}'),
+        "start_from": ("STRING", ""),
+        "experiment": ("STRING", "default"),
+        "storage": ("STRING", "s3://hrf"),
+        "run_tag": ("STRING", ""),
+    }
+    assert all(entry["description"] and entry["isOptional"] for entry in parameters.values())
+
+
+def test_every_task_runs_in_the_image_of_its_role(spec):
+    executors = spec["deploymentSpec"]["executors"]
+    images = {name.removeprefix("exec-"): entry["container"]["image"] for name, entry in executors.items()}
+    roles = {"promote": "control", "summarize": "control", "score": "reward"}
+    for name, image in images.items():
+        assert image == f"registry/{roles.get(name.split('-')[0], 'worker')}:1", name
+
+
+def _all_tasks(spec):
+    dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+    return [task for dag in dags for task in dag["tasks"].values()]
+
+
+def test_a_cluster_never_answers_a_task_from_its_cache(spec):
+    assert not any(task["cachingOptions"].get("enableCache") for task in _all_tasks(spec))
+
+
+def test_here_every_task_is_cached_and_nothing_else_differs(package, spec):
+    cached = yaml.safe_load(with_caching(package))
+    assert all(task["cachingOptions"] == {"enableCache": True} for task in _all_tasks(cached))
+    for task in [*_all_tasks(cached), *_all_tasks(spec)]:
+        del task["cachingOptions"]
+    assert cached == spec
+    # Put back what the shared fixture had.
+    for task in _all_tasks(spec):
+        task["cachingOptions"] = {}
+
+
+def test_the_number_of_epochs_and_the_evaluated_epoch_are_constants(spec):
+    tasks = spec["root"]["dag"]["tasks"]
+    numbers = tasks["epoch-2"]["inputs"]["parameters"]
+    assert {name: entry["runtimeValue"]["constant"] for name, entry in numbers.items()} == {
+        "epoch": 1.0,
+        "last_epoch": 1.0,
+        "num_epochs": 1.0,
+    }
+    assert tasks["prepare"]["inputs"]["parameters"]["num_epochs"]["runtimeValue"]["constant"] == 2.0
+
+
+def test_several_epochs_per_step_are_one_task_that_is_evaluated_at_its_last_epoch():
+    config = resolve("avatars-compressibility", "{run: {epochs: 6, epochs_per_step: 3}, evaluation: {every: 3}}")
+    spec = yaml.safe_load(compile_package(finetune.build(config)))
+    assert _tasks(spec["components"]["comp-epochs"]["dag"]) == {
+        "train": [],
+        "evaluate": ["train"],
+        "promote": ["evaluate", "train"],
+    }
+    numbers = spec["root"]["dag"]["tasks"]["epochs-2"]["inputs"]["parameters"]
+    assert numbers["epoch"]["runtimeValue"]["constant"] == 3.0
+    assert numbers["last_epoch"]["runtimeValue"]["constant"] == 5.0
+
+
+def test_without_a_preset_the_whole_configuration_is_the_default():
+    config = resolve("avatars-smoke", "update: {learning_rate: 3e-5}")
+    spec = yaml.safe_load(compile_package(finetune.build(config)))
+    defaults = spec["root"]["inputDefinitions"]["parameters"]
+    assert resolve("", defaults["overrides"]["defaultValue"]) == config
+
+
+def test_text_outside_ascii_is_escaped_and_lines_are_joined():
+    overrides = "description: Übung\nrun:\n  epochs: 1\n"
+    package = compile_package(
+        finetune.build(resolve("avatars-smoke", overrides), preset="avatars-smoke", overrides=overrides)
+    )
+    default = yaml.safe_load(package)["root"]["inputDefinitions"]["parameters"]["overrides"]["defaultValue"]
+    assert package.isascii()
+    assert "\n" not in default
+    assert resolve("avatars-smoke", default) == resolve("avatars-smoke", overrides)
+
+
+def test_too_many_epochs_are_refused_before_compiling():
+    with pytest.raises(ConfigError, match="epochs_per_step"):
+        finetune.build(resolve("avatars-compressibility", "run: {epochs: 30}"))
+
+
+def _flat(config):
+    """A cost that is easy to check: 100 evaluations per epoch."""
+    return 100.0 * config.run.epochs
+
+
+@pytest.mark.parametrize(
+    ("budget", "epochs", "per_step"), [(100, 1, 1), (250, 2, 1), (700, 6, 1), (1050, 10, 2), (2400, 24, 4)]
+)
+def test_an_arm_gets_what_its_budget_buys_in_few_equal_steps(budget, epochs, per_step):
+    arm = compare.plan_arm("avatars-compressibility", overrides="", budget=budget, evaluations=_flat)
+    assert (arm.config.run.epochs, arm.config.run.epochs_per_step) == (epochs, per_step)
+    assert arm.config.run.start_from == "base"
+    assert resolve(arm.preset, arm.overrides) == arm.config
+
+
+def test_a_budget_below_one_epoch_is_refused():
+    with pytest.raises(ConfigError, match="one epoch"):
+        compare.plan_arm("avatars-compressibility", overrides="", budget=99, evaluations=_flat)
+
+
+def test_epochs_of_unequal_cost_never_exceed_the_budget():
+    def rising(config):
+        return sum(100.0 * (epoch + 1) for epoch in range(config.run.epochs))
+
+    arm = compare.plan_arm("avatars-compressibility", overrides="", budget=650, evaluations=rising)
+    assert arm.config.run.epochs == 3
+
+
+def _arms(*presets, overrides=""):
+    return [compare.plan_arm(name, overrides=overrides, budget=300, evaluations=_flat) for name in presets]
+
+
+def test_a_comparison_has_one_run_per_arm_and_ends_in_one_task():
+    arms = _arms("avatars-compressibility", "avatars-ddpo", "avatars-hrf")
+    spec = yaml.safe_load(compile_package(compare.build(arms, images=IMAGES)))
+    tasks = spec["root"]["dag"]["tasks"]
+    assert [name for name in tasks if name.startswith("prepare")] == ["prepare", "prepare-2", "prepare-3"]
+    assert sorted(tasks["compare"]["inputs"]["artifacts"]) == ["arm_1", "arm_2", "arm_3"]
+    names = tasks["compare"]["inputs"]["parameters"]["names"]["runtimeValue"]["constant"]
+    assert names == "avatars-compressibility,avatars-ddpo,avatars-hrf"
+
+
+@pytest.mark.parametrize("presets", [["avatars-hrf"], ["avatars-hrf", "avatars-hrf"]])
+def test_too_few_or_equal_arms_are_refused(presets):
+    with pytest.raises(ConfigError):
+        compare.build(_arms(*presets))
+
+
+def test_arms_with_different_rewards_are_refused():
+    with pytest.raises(ConfigError, match="reward"):
+        compare.build(_arms("avatars-compressibility", "avatars-incompressibility"))

@@ -1,0 +1,94 @@
+"""How a run's epochs become sub-pipelines, and how many tasks that makes."""
+
+import warnings
+
+import pytest
+
+from hrf.config import resolve
+from hrf.errors import ConfigError
+from pipelines.plan import check_task_budget, count_tasks, plan_epochs
+
+
+def _plan(**changes):
+    return plan_epochs(resolve("avatars-compressibility").with_changes(changes))
+
+
+def test_one_sub_pipeline_per_epoch():
+    steps = _plan(run={"epochs": 3})
+    assert [(step.first_epoch, step.last_epoch, step.evaluated) for step in steps] == [
+        (0, 0, True),
+        (1, 1, True),
+        (2, 2, True),
+    ]
+
+
+def test_evaluation_is_as_often_as_asked_and_always_at_the_end():
+    steps = _plan(run={"epochs": 5}, evaluation={"every": 2})
+    assert [step.evaluated for step in steps] == [False, True, False, True, True]
+
+
+def test_several_epochs_in_one_step_are_evaluated_at_their_end():
+    steps = _plan(run={"epochs": 12, "epochs_per_step": 3}, evaluation={"every": 6})
+    assert [(step.first_epoch, step.last_epoch, step.evaluated) for step in steps] == [
+        (0, 2, False),
+        (3, 5, True),
+        (6, 8, False),
+        (9, 11, True),
+    ]
+
+
+def test_labels_name_epochs_and_windows():
+    steps = _plan(
+        run={"epochs": 2},
+        starts={"schedule": "custom", "windows": [{"steps": [10, 14], "epochs": 1}, {"steps": [14, 18], "epochs": 1}]},
+    )
+    assert [step.label for step in steps] == ["epoch 0: window 10-13", "epoch 1: window 14-17"]
+
+
+def test_a_window_to_the_end_says_so_since_the_last_trained_step_depends_on_the_model():
+    assert _plan(run={"epochs": 1})[0].label == "epoch 0: window 10-last"
+
+
+def test_epochs_of_one_step_are_labelled_with_their_first_and_last_window():
+    steps = _plan(
+        run={"epochs": 4, "epochs_per_step": 4}, evaluation={"every": 4}, starts={"schedule": "later", "windows": []}
+    )
+    assert steps[0].label == "epochs 0-3: window 10-14 to window 15-last"
+
+
+def test_starts_from_noise_have_no_window():
+    assert plan_epochs(resolve("avatars-ddpo"))[0].label == "epoch 0: starts from noise"
+
+
+@pytest.mark.parametrize(
+    ("changes", "tasks"),
+    [
+        ({"run": {"epochs": 3}}, 3 + 3 * 6),
+        ({"run": {"epochs": 3}, "evaluation": {"every": 3}}, 3 + 4 + 4 + 6),
+        ({"run": {"epochs": 12, "epochs_per_step": 4}, "evaluation": {"every": 4}}, 3 + 3 * 4),
+    ],
+)
+def test_tasks_are_counted(changes, tasks):
+    assert count_tasks(_plan(**changes)) == tasks
+
+
+def test_up_to_forty_tasks_pass_without_a_word():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_task_budget(40)
+
+
+def test_more_than_forty_tasks_are_warned_of():
+    with pytest.warns(UserWarning, match="41 tasks.*epochs_per_step"):
+        check_task_budget(41)
+
+
+def test_up_to_a_hundred_and_fifty_tasks_are_taken():
+    with pytest.warns(UserWarning, match="150 tasks"):
+        check_task_budget(150)
+
+
+def test_more_than_a_hundred_and_fifty_tasks_are_refused():
+    with pytest.raises(ConfigError, match="151 tasks") as refused:
+        check_task_budget(151)
+    assert refused.value.field == "run.epochs"
