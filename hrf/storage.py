@@ -235,6 +235,19 @@ class Storage:
                 verify_file(partial / name, entry, f"{manifest.describe_producer()}; from {self.url(key)}")
         return target
 
+    def download_all(self, target: str | Path) -> Path:
+        """Download everything below this place, such as a model that another tool has put there.
+
+        Raises:
+            StorageError: If nothing is there, the server refuses or does not answer, or the disk is full.
+        """
+        keys = self.list()
+        if not keys:
+            raise StorageError(self.uri, problem="nothing is there", fix="check the bucket and the prefix")
+        for key in keys:
+            self._download(key.removeprefix("/"), Path(target) / key.removeprefix("/"), producer="another tool")
+        return Path(target)
+
     def _full(self, key: str) -> str:
         if key and not _is_key(key.removesuffix("/")):
             raise StorageError(

@@ -47,8 +47,7 @@ def fetch_model(model: Model, target: Path) -> Path:
     if source.startswith("shipped:"):
         return shipped_folder(source.removeprefix("shipped:"))
     if source.startswith("s3://"):
-        Storage.open(source).download_prefix("", target)
-        return target
+        return Storage.open(source).download_all(target)
     if source.startswith("hf:"):
         return _fetch_from_hub(source.removeprefix("hf:"), model.revision, target)
     folder = Path(source).expanduser()

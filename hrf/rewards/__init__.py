@@ -6,9 +6,9 @@ from pathlib import Path
 
 from hrf.config.sections import Reward as RewardConfig
 from hrf.errors import ConfigError
-from hrf.rewards.base import CheckedReward, Reward
+from hrf.rewards.base import CheckedReward, ImageError, Reward
 
-__all__ = ["CheckedReward", "Reward", "build_reward"]
+__all__ = ["CheckedReward", "ImageError", "Reward", "build_reward"]
 
 
 def build_reward(

@@ -27,6 +27,18 @@ class Reward(Protocol):
         """Score images."""
 
 
+class ImageError(NumericalError):
+    """An image, or the score of one, that is out of range.
+
+    Attributes:
+        image: Its index in the batch; the caller knows which seed that was.
+    """
+
+    def __init__(self, problem: str, *, image: int, fix: str) -> None:
+        self.image = image
+        super().__init__(problem, where=f"image={image}", fix=fix)
+
+
 @dataclass(frozen=True, kw_only=True)
 class CheckedReward:
     """A reward that refuses what no reward should see, and what no reward should say.
@@ -65,10 +77,10 @@ class CheckedReward:
         if bad.any():
             index = int(np.flatnonzero(bad)[0])
             low, high = float(images[index].min()), float(images[index].max())
-            raise self._error(
-                f"images must lie in [0, 1], got [{low:.4g}, {high:.4g}]",
-                f"image={index}",
-                "convert samples in [-1, 1] with hrf.images.to_images",
+            raise ImageError(
+                f"reward {self.name!r}: images must lie in [0, 1], got [{low:.4g}, {high:.4g}]",
+                image=index,
+                fix="convert samples in [-1, 1] with hrf.images.to_images",
             )
 
     def _checked_scores(self, result: Any, count: int) -> NDArray[np.float64]:
@@ -83,7 +95,11 @@ class CheckedReward:
         bad = ~np.isfinite(scores)
         if bad.any():
             index = int(np.flatnonzero(bad)[0])
-            raise self._error(f"a score is {scores[index]}", f"image={index}", "look at that image; mend the reward")
+            raise ImageError(
+                f"reward {self.name!r}: a score is {scores[index]}",
+                image=index,
+                fix="look at that image; mend the reward",
+            )
         return scores
 
     def _error(self, problem: str, where: str, fix: str) -> NumericalError:

@@ -23,10 +23,10 @@ class CountingUNet(UNet2DModel):
         return super().forward(sample, timestep, **options)
 
 
-def small_unet(seed: int = 0, size: int = 8, dropout: float = 0.0) -> CountingUNet:
+def small_unet(seed: int = 0, size: int = 8, dropout: float = 0.0, kind: type[UNet2DModel] = CountingUNet) -> UNet2DModel:
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
-        return CountingUNet(
+        return kind(
             sample_size=size,
             in_channels=3,
             out_channels=3,
@@ -62,10 +62,11 @@ class LinearChain(nn.Module):
         super().__init__()
         self.theta = nn.Parameter(theta.clone())
         self.config = SimpleNamespace(sample_size=1, in_channels=1)
-        self._step_of = {int(t): k for k, t in enumerate(schedule.timesteps)}
+        # Timesteps fall with the step; searchsorted wants them rising.
+        self._rising = schedule.timesteps.flip(0)
 
     def forward(self, states: Tensor, timesteps: Tensor) -> SimpleNamespace:
-        steps = torch.tensor([self._step_of[int(t)] for t in timesteps])
+        steps = len(self._rising) - 1 - torch.searchsorted(self._rising, timesteps)
         return SimpleNamespace(sample=self.theta[steps].reshape(-1, 1, 1, 1).expand_as(states))
 
 

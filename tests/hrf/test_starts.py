@@ -1,0 +1,158 @@
+"""Start distributions: what they share, where they part, and that no noise is used twice."""
+
+import pytest
+import torch
+
+from hrf.core.schedule import renoise
+from hrf.core.window import Window
+from hrf.rollout import denoise, draw_noise
+from hrf.seeds import Purpose, stream
+from hrf.starts import FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, SelectedSteps, uniform_steps
+from tests.hrf.toys import small_policy
+
+CPU = torch.device("cpu")
+
+
+def hrf_starts(window: Window, pool: PrefixPool | None = None, **changes) -> RenoisedStarts:
+    options = {"num_roots": 3, "num_branches": 4, "choose_steps": uniform_steps, **changes}
+    return RenoisedStarts(window_of=lambda epoch: window, fresh=FreshStarts(batch_size=8, pool=pool), **options)
+
+
+def test_ddpo_starts_are_noise_at_step_0_in_one_group_and_cost_nothing():
+    starts = NoiseStarts(num_episodes=5, fresh=FreshStarts(batch_size=8)).draw(small_policy(), run_seed=0, epoch=0)
+
+    assert starts.steps.tolist() == [0] * 5
+    assert starts.groups.tolist() == [0] * 5
+    assert starts.window is None
+    assert starts.num_evaluations == 0
+    expected = draw_noise([stream(0, Purpose.ROOT, 0, i) for i in range(5)], (3, 8, 8), CPU)
+    assert torch.equal(starts.states, expected)
+
+
+def test_hrf_branches_are_their_roots_re_noised_with_independent_noise():
+    """The root is recomputed here from its stream alone. Kills: one noise for all branches of a root."""
+    policy = small_policy()
+    starts = hrf_starts(Window(1, 4)).draw(policy, run_seed=0, epoch=2)
+
+    assert starts.groups.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    streams = [stream(0, Purpose.ROOT, 2, root) for root in range(3)]
+    noise = draw_noise(streams, (3, 8, 8), CPU)
+    roots = denoise(policy, noise, torch.zeros(3, dtype=torch.int64), streams, batch_size=8)
+    branch_noise = draw_noise([stream(0, Purpose.BRANCH, 2, r, b) for r in range(3) for b in range(4)], (3, 8, 8), CPU)
+    expected = renoise(policy.schedule, roots[starts.groups], starts.steps, branch_noise)
+    assert torch.equal(starts.states, expected)
+
+
+def test_all_branches_of_a_root_start_at_one_step_of_the_window_and_all_of_the_window_is_used():
+    """Kills: an inclusive upper end, and one step for all roots."""
+    seen = set()
+    for epoch in range(40):
+        starts = hrf_starts(Window(1, 4)).draw(small_policy(), run_seed=0, epoch=epoch)
+        by_root = starts.steps.reshape(3, 4)
+        assert (by_root == by_root[:, :1]).all()
+        seen |= set(starts.steps.tolist())
+
+    assert seen == {1, 2, 3}
+
+
+def test_roots_cost_k_evaluations_each_and_nothing_else():
+    policy = small_policy()
+
+    starts = hrf_starts(Window(1, 4)).draw(policy, run_seed=0, epoch=0)
+
+    assert starts.num_evaluations == 3 * 6 == len(policy.denoiser.seen)
+
+
+def test_hrf_with_start_step_0_is_ddpo_with_a_baseline_per_root():
+    """Trap 5: at k = 0 a branch is noise up to the signal that is left there, sqrt(alpha_bar_0)."""
+    policy = small_policy(num_steps=40)
+    starts = hrf_starts(Window(0, 1)).draw(policy, run_seed=0, epoch=0)
+
+    noise = draw_noise([stream(0, Purpose.BRANCH, 0, r, b) for r in range(3) for b in range(4)], (3, 8, 8), CPU)
+    signal = float(policy.schedule.alpha_bars[0]) ** 0.5
+    assert starts.steps.tolist() == [0] * 12
+    assert float((starts.states - noise).abs().max()) < 1.1 * signal + 1e-3
+
+
+def test_with_a_prefix_pool_roots_cost_only_the_tail_and_come_from_the_pool():
+    policy = small_policy(switch_step=3)
+    pool = PrefixPool(states=torch.randn(7, 3, 8, 8, generator=torch.Generator().manual_seed(0)), step=3)
+
+    starts = hrf_starts(Window(3, 4), pool=pool).draw(policy, run_seed=0, epoch=0)
+
+    assert starts.num_evaluations == 3 * (6 - 3)
+    assert not hasattr(policy.reference, "seen")
+
+
+def test_the_pool_is_drawn_without_repetition_while_it_lasts_and_differs_between_epochs():
+    pool = PrefixPool(states=torch.arange(10.0).reshape(10, 1, 1, 1), step=3)
+
+    first, second, long = (pool.draw(n, run_seed=0, epoch=e).flatten().tolist() for n, e in ((10, 0), (10, 1), (25, 0)))
+
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert sorted(long[:20]) == sorted([*range(10), *range(10)])
+
+
+def test_noise_starts_of_a_split_policy_begin_at_the_switch():
+    """With noise starts a split policy is DDPO on the tail."""
+    policy = small_policy(switch_step=3)
+
+    starts = NoiseStarts(num_episodes=4, fresh=FreshStarts(batch_size=8)).draw(policy, run_seed=0, epoch=0)
+
+    assert starts.steps.tolist() == [3] * 4
+    assert starts.num_evaluations == 4 * 3 == len(policy.reference.seen)
+
+
+def selected(**changes) -> SelectedSteps:
+    options = {
+        "score": lambda samples: samples.flatten(1).mean(1).double(),
+        "embed": lambda samples: samples.flatten(1).double(),
+        "num_branches": 2,
+        "stride": 1,
+        "beta": 0.5,
+        "batch_size": 8,
+        **changes,
+    }
+    return SelectedSteps(**options)
+
+
+def test_the_exhaustive_rule_tries_every_candidate_of_every_root_to_the_end():
+    policy = small_policy()
+
+    starts = hrf_starts(Window(0, 4), choose_steps=selected()).draw(policy, run_seed=0, epoch=0)
+
+    per_root = 6 + 2 * (6 + 5 + 4 + 3)
+    assert starts.num_evaluations == 3 * per_root == len(policy.denoiser.seen)
+    # The earlier step of a pair wins, so the last candidate never does.
+    assert all(step in range(3) for step in starts.steps.tolist())
+
+
+def test_the_one_step_rule_costs_one_evaluation_per_candidate_and_branch():
+    starts = hrf_starts(Window(0, 4), choose_steps=selected(one_step=True)).draw(small_policy(), run_seed=0, epoch=0)
+
+    assert starts.num_evaluations == 3 * (6 + 2 * 4)
+
+
+def test_coarse_to_fine_looks_at_fewer_candidates_and_stays_in_the_window():
+    policy = small_policy(num_steps=20)
+
+    exhaustive = hrf_starts(Window(0, 16), choose_steps=selected()).draw(policy, run_seed=0, epoch=0)
+    cheap = hrf_starts(Window(0, 16), choose_steps=selected(coarse_stride=4)).draw(policy, run_seed=0, epoch=0)
+
+    assert cheap.num_evaluations < 0.7 * exhaustive.num_evaluations
+    assert all(0 <= step < 16 for step in cheap.steps.tolist())
+
+
+def test_the_noise_that_selects_a_start_is_never_the_noise_of_an_episode():
+    """The winner's curse of the published code: kills selection on the branches' own streams."""
+    chosen = hrf_starts(Window(0, 4), choose_steps=selected()).draw(small_policy(), run_seed=0, epoch=0)
+    plain = hrf_starts(Window(0, 4)).draw(small_policy(), run_seed=0, epoch=0)
+
+    for ours, theirs in zip(chosen.streams, plain.streams, strict=True):
+        assert torch.equal(ours.get_state(), theirs.get_state())
+
+
+def test_a_window_with_one_candidate_leaves_nothing_to_select():
+    with pytest.raises(ValueError, match="fewer than two candidates"):
+        hrf_starts(Window(2, 3), choose_steps=selected()).draw(small_policy(), run_seed=0, epoch=0)

@@ -1,0 +1,274 @@
+"""The update: the scale of its gradient against a closed form, its trust region, its bookkeeping."""
+
+import math
+
+import pytest
+import torch
+
+from hrf.config import Update
+from hrf.core.schedule import build_schedule
+from hrf.errors import NumericalError
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.rollout import draw_noise, rollout
+from hrf.seeds import Purpose, stream
+from hrf.update import Updater, build_optimizer, learning_rate
+from tests.hrf.toys import LINEAR_ALPHA_BARS, LinearChain, chain_coefficients, small_policy, small_unet
+
+NUM_STEPS = 6
+THETA = torch.tensor([0.3, -0.2, 0.1, 0.4, -0.3, 0.2])
+#: Settings under which the surrogate's gradient is the plain policy gradient.
+PLAIN = {
+    "learning_rate": 1e-30,
+    "clip_range": 1e3,
+    "advantage_clip": 1e9,
+    "scale_trust_region": False,
+    "max_grad_norm": 1e9,
+    "minibatch": 10**6,
+    "microbatch": 512,
+    "log_prob_reduction": "sum",
+    "weight_decay": 0.0,
+}
+
+
+def chain_policy() -> DiffusionPolicy:
+    schedule = build_schedule(LINEAR_ALPHA_BARS, num_steps=NUM_STEPS)
+    chain = LinearChain(schedule, THETA)
+    return DiffusionPolicy(denoiser=chain, schedule=schedule, prediction="epsilon", clip_range=None)
+
+
+def chain_rollout(policy, starts, seed):
+    streams = [stream(seed, Purpose.BRANCH, 0, i, 0) for i in range(len(starts))]
+    states = draw_noise(streams, (1, 1, 1), torch.device("cpu"))
+    groups = torch.zeros(len(starts), dtype=torch.int64)
+    return rollout(policy, states, starts, groups, streams, batch_size=4096, reduction="sum")
+
+
+def gradient_of(policy, trajectories, advantages, **changes) -> torch.Tensor:
+    updater = Updater(policy, build_optimizer(policy.denoiser, Update()), Update(**{**PLAIN, **changes}))
+    updater.run(trajectories, advantages, run_seed=0, epoch=0)
+    return policy.denoiser.theta.grad.clone().double()
+
+
+def exact_gradient(policy, start: int, reward: str) -> torch.Tensor:
+    """-dE[r(x_K)]/dtheta of an episode from x_start ~ N(0, 1), for r = x_K or r = x_K^2, written out by hand."""
+    a, b = chain_coefficients(policy.schedule)
+    sensitivity = torch.zeros(NUM_STEPS, dtype=torch.float64)
+    mean = 0.0
+    for k in range(start, NUM_STEPS):
+        mean = float(a[k]) * mean + float(b[k] * THETA[k])
+        sensitivity[k] = b[k] * a[k + 1 :].prod()
+    gradient = -sensitivity * (1.0 if reward == "linear" else 2 * mean)
+    gradient[policy.schedule.num_trained_steps :] = 0
+    return gradient
+
+
+def measured_gradients(start: int, reward: str, repeats: int = 40, **changes) -> tuple[torch.Tensor, torch.Tensor]:
+    gradients = []
+    for seed in range(repeats):
+        policy = chain_policy()
+        trajectories, samples = chain_rollout(policy, torch.full((400,), start), seed)
+        x = samples.flatten()
+        rewards = x if reward == "linear" else x**2
+        gradients.append(gradient_of(policy, trajectories, rewards - rewards.mean(), **changes))
+    stacked = torch.stack(gradients)
+    return stacked.mean(0), stacked.std(0) / math.sqrt(repeats)
+
+
+@pytest.mark.parametrize("reward", ["linear", "quadratic"])
+@pytest.mark.parametrize("start", [0, 2])
+def test_the_gradient_of_a_chain_is_that_of_its_closed_form(reward, start):
+    """Trap 1. Kills: a wrong sigma, a mean over steps for the sum, an off-by-one at the start step."""
+    mean, error = measured_gradients(start, reward)
+
+    exact = exact_gradient(chain_policy(), start, reward)
+    assert (mean[:start] == 0).all()
+    trained = slice(start, chain_policy().schedule.num_trained_steps)
+    # The baseline is the sample mean of the 400 rewards, which shrinks the gradient by 1/400.
+    shrunk = exact[trained] * (1 - 1 / 400)
+    assert ((mean[trained] - shrunk).abs() < 3 * error[trained] + 1e-12).all(), (mean, exact, error)
+
+
+def test_the_closed_form_catches_a_gradient_of_the_wrong_scale():
+    """The mutant: log-probs of all steps averaged instead of summed has a ratio of exactly 1, and a third of the scale."""
+    mean, error = measured_gradients(2, "linear")
+
+    exact = exact_gradient(chain_policy(), 2, "linear")
+    num_tail_steps = chain_policy().schedule.num_trained_steps - 2
+    mutant = mean / num_tail_steps
+    trained = slice(2, 2 + num_tail_steps)
+    assert ((mutant[trained] - exact[trained]).abs() > 3 * error[trained]).any()
+
+
+def test_the_gradient_does_not_depend_on_the_microbatch():
+    policy = chain_policy()
+    trajectories, samples = chain_rollout(policy, torch.tensor([0, 1, 3, 2, 0]), seed=0)
+    advantages = samples.flatten()
+
+    whole, parts = (gradient_of(policy, trajectories, advantages, microbatch=size) for size in (100, 3))
+
+    torch.testing.assert_close(whole, parts, rtol=1e-5, atol=1e-6)
+
+
+def unet_case(**changes):
+    policy = small_policy()
+    streams = [stream(0, Purpose.BRANCH, 0, i, 0) for i in range(6)]
+    states = draw_noise(streams, (3, 8, 8), torch.device("cpu"))
+    starts = torch.tensor([0, 1, 1, 2, 0, 3])
+    trajectories, _ = rollout(
+        policy, states, starts, torch.zeros(6, dtype=torch.int64), streams, batch_size=4, reduction="mean"
+    )
+    settings = Update(**{"learning_rate": 1e-3, "minibatch": 6, "microbatch": 4, **changes})
+    updater = Updater(policy, build_optimizer(policy.denoiser, settings), settings)
+    return updater, trajectories, torch.tensor([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])
+
+
+def test_the_first_inner_step_has_ratio_one_and_the_second_has_not():
+    """Trap 2."""
+    updater, trajectories, advantages = unet_case(inner_epochs=2)
+
+    first, second = updater.run(trajectories, advantages, run_seed=0, epoch=0)[0]
+
+    assert first.ratio_mean == pytest.approx(1.0, abs=1e-6)
+    assert first.approx_kl == pytest.approx(0.0, abs=1e-9)
+    assert abs(second.ratio_max - 1.0) > 1e-5
+    assert second.approx_kl > first.approx_kl
+
+
+def test_an_update_moves_the_weights_that_sample():
+    """Trap 8."""
+    updater, trajectories, advantages = unet_case()
+    before = {name: value.clone() for name, value in updater.policy.denoiser.state_dict().items()}
+
+    updater.run(trajectories, advantages, run_seed=0, epoch=0)
+
+    after = updater.policy.denoiser.state_dict()
+    assert any(not torch.equal(before[name], after[name]) for name in before)
+    reference = updater.policy.reference.state_dict()
+    assert all(torch.equal(before[name], reference[name]) for name in before)
+
+
+def test_every_trained_step_and_branch_costs_one_forward_and_one_backward():
+    """Trap 6."""
+    updater, trajectories, advantages = unet_case()
+    updater.policy.denoiser.seen.clear()
+
+    updater.run(trajectories, advantages, run_seed=0, epoch=0)
+
+    trained = updater.policy.schedule.num_trained_steps
+    assert len(updater.policy.denoiser.seen) == int((trained - trajectories.start_steps).sum())
+
+
+def test_sampling_and_training_see_the_same_function_also_with_dropout_in_the_model():
+    """Trap 4. Kills: a denoiser put into training mode, whose dropout moves the ratio."""
+    policy = small_policy()
+    object.__setattr__(policy, "denoiser", small_unet(dropout=0.5))
+    streams = [stream(0, Purpose.BRANCH, 0, i, 0) for i in range(4)]
+    trajectories, _ = rollout(
+        policy,
+        draw_noise(streams, (3, 8, 8), torch.device("cpu")),
+        torch.zeros(4, dtype=torch.int64),
+        torch.zeros(4, dtype=torch.int64),
+        streams,
+        batch_size=4,
+        reduction="mean",
+    )
+    settings = Update(minibatch=4)
+    updater = Updater(policy, build_optimizer(policy.denoiser, settings), settings)
+
+    (metrics,), _ = updater.run(trajectories, torch.tensor([1.0, -1, 1, -1]), run_seed=0, epoch=0)
+
+    assert metrics.ratio_max == pytest.approx(1.0, abs=1e-5)
+
+
+def test_the_gradient_norm_of_every_trained_step_is_measured_in_the_first_update():
+    """Each step's own norm, computed here from that step's pairs alone."""
+    updater, trajectories, advantages = unet_case(max_grad_norm=1e9, learning_rate=1e-30)
+
+    _, norms = updater.run(trajectories, advantages, run_seed=0, epoch=0)
+
+    assert sorted(norms) == [0, 1, 2, 3]
+    pairs = trajectories.pairs(torch.arange(6))
+    for step, norm in norms.items():
+        updater.optimizer.zero_grad()
+        updater._backward(trajectories, advantages, pairs.select(pairs.step == step), 6)
+        alone = torch.nn.utils.get_total_norm([p.grad for p in updater.policy.denoiser.parameters()])
+        assert norm == pytest.approx(float(alone), rel=1e-4)
+
+
+def test_a_later_start_has_a_tighter_trust_region():
+    """Ratios of 1 + 1e-3 at K = 6: outside 0.5e-3 * rho for late starts only where rho scales it, and inside otherwise."""
+    updater, trajectories, advantages = unet_case(clip_range=1.5e-3)
+    shifted = trajectories.log_probs - math.log(1 + 1e-3)
+    moved = type(trajectories)(**{**trajectories.__dict__, "log_probs": shifted})
+
+    scaled = updater.run(moved, advantages, run_seed=0, epoch=0)[0][0].clip_fraction
+    unscaled_updater, *_ = unet_case(clip_range=1.5e-3, scale_trust_region=False)
+    unscaled = unscaled_updater.run(moved, advantages, run_seed=0, epoch=0)[0][0].clip_fraction
+
+    # rho = (6 - k) / 6: starts at 0 and 1 keep 1e-3 inside (1.5e-3, 1.25e-3), starts at 2 and 3 don't (1e-3, 0.75e-3).
+    lengths = {0: 4, 1: 3, 2: 2, 3: 1}
+    outside = sum(lengths[k] for k in (2, 3)) / sum(lengths[k] for k in (0, 1, 1, 2, 0, 3))
+    assert unscaled == 0.0
+    assert scaled == pytest.approx(outside, abs=lengths[2] / 14)
+    assert scaled > 0
+
+
+def test_minibatches_go_across_groups_and_use_every_branch_once():
+    updater, trajectories, advantages = unet_case(minibatch=4)
+
+    metrics, _ = updater.run(trajectories, advantages, run_seed=0, epoch=0)
+
+    assert [m.update for m in metrics] == [0, 1]
+    assert updater.num_updates == 2
+
+
+def test_the_average_follows_the_weights():
+    policy = small_policy()
+    updater, trajectories, advantages = unet_case(ema_decay=0.75)
+    updater.policy = policy
+    updater.optimizer = build_optimizer(policy.denoiser, updater.settings)
+    before = {name: value.detach().clone() for name, value in policy.denoiser.named_parameters()}
+    updater.average = {name: value.clone() for name, value in before.items()}
+
+    updater.run(trajectories, advantages, run_seed=0, epoch=0)
+
+    for name, parameter in policy.denoiser.named_parameters():
+        torch.testing.assert_close(updater.average[name], 0.75 * before[name] + 0.25 * parameter.detach())
+
+
+def test_a_kl_penalty_pulls_towards_the_reference():
+    """With zero advantages the gradient is the penalty's alone: the KL falls. Kills: its sign."""
+    updater, trajectories, _ = unet_case(kl_weight=1.0, inner_epochs=8, learning_rate=1e-3, max_grad_norm=1e9)
+    with torch.no_grad():
+        for parameter in updater.policy.denoiser.conv_out.parameters():
+            parameter.add_(0.05)
+
+    metrics, _ = updater.run(trajectories, torch.zeros(6), run_seed=0, epoch=0)
+
+    assert metrics[0].kl_to_reference > 0
+    assert metrics[-1].kl_to_reference < 0.7 * metrics[0].kl_to_reference
+
+
+def test_an_update_that_is_not_finite_stops_the_run_and_leaves_the_weights_alone():
+    updater, trajectories, advantages = unet_case()
+    before = {name: value.clone() for name, value in updater.policy.denoiser.state_dict().items()}
+    advantages[2] = float("inf")
+    broken = type(trajectories)(**{**trajectories.__dict__, "log_probs": trajectories.log_probs * float("nan")})
+
+    with pytest.raises(NumericalError, match="epoch=3, update=0"):
+        updater.run(broken, advantages, run_seed=0, epoch=3)
+
+    after = updater.policy.denoiser.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_rate_warms_up_linearly_and_falls_to_zero_along_a_cosine():
+    settings = Update(learning_rate=2.0, rate_schedule="warmup_cosine", warmup_updates=4, total_updates=12)
+
+    rates = [learning_rate(settings, update) for update in range(13)]
+
+    assert rates[:4] == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert rates[4] == pytest.approx(2.0)
+    assert rates[8] == pytest.approx(1.0)
+    assert rates[12] == pytest.approx(0.0, abs=1e-12)
+    assert learning_rate(Update(learning_rate=3.0), 1000) == 3.0
