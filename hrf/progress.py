@@ -1,6 +1,7 @@
 """Progress of long work, as JSON lines that a watching process can follow.
 
-A step doesn't know who watches it: the local runner names a file in `HRF_PROGRESS_FILE`; where nobody does, nothing is written.
+A step doesn't know who watches it: the local runner names a file in `HRF_PROGRESS_FILE`; where nobody does, nothing is
+written.
 """
 
 from __future__ import annotations

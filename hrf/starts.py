@@ -189,7 +189,7 @@ class SelectedSteps:
     """Candidates are every stride-th step of the window."""
     beta: float
     coarse_stride: int = 1
-    """Look at every coarse_stride-th candidate first, then refine around the winner; 1 tries all (the published rule)."""
+    """Look at every coarse_stride-th candidate first, then refine around the winner; 1 tries all (published)."""
     one_step: bool = False
     """Judge a candidate by the denoiser's one-step estimate instead of a full denoising."""
     batch_size: int
@@ -210,9 +210,7 @@ class SelectedSteps:
         unseen = [[step for step in steps if step not in coarse] for steps in fine]
         for measured, more in zip(tried, self._try(policy, roots, unseen, run_seed, epoch, count), strict=True):
             measured.update(more)
-        return torch.tensor(
-            [steps[self._winner(steps, measured)] for steps, measured in zip(fine, tried, strict=True)]
-        )
+        return torch.tensor([steps[self._winner(steps, measured)] for steps, measured in zip(fine, tried, strict=True)])
 
     def _winner(self, steps: Sequence[int], measured: dict[int, tuple[float, float]]) -> int:
         rewards = [measured[step][0] for step in steps]

@@ -30,6 +30,7 @@ from hrf.starts import (
     uniform_steps,
 )
 
+
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
     """What one epoch's sampling made."""

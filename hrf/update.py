@@ -169,9 +169,7 @@ class Updater:
             for position, index in enumerate(chunks):
                 yield pairs.select(index), position == len(chunks) - 1
 
-    def _backward(
-        self, trajectories: Trajectories, advantages: Tensor, pairs: Pairs, num_branches: int
-    ) -> Tensor:
+    def _backward(self, trajectories: Trajectories, advantages: Tensor, pairs: Pairs, num_branches: int) -> Tensor:
         """Add the gradient of a microbatch; returns [5, P]: loss, kl to reference, log ratio, outside, approx_kl."""
         settings, policy, device = self.settings, self.policy, self.policy.device
         states = trajectories.states[pairs.state_index].to(device)

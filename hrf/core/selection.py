@@ -6,6 +6,7 @@ Source: HRF-D of arXiv 2410.08315. The coarse grid with refinement is ours: it l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def minmax(values: Sequence[float]) -> list[float]:
@@ -35,10 +36,8 @@ def pair_scores(mean_rewards: Sequence[float], distances: Sequence[float], beta:
     """
     if len(mean_rewards) < 2 or len(mean_rewards) != len(distances):
         raise ValueError(f"need at least two candidates, got {len(mean_rewards)} rewards, {len(distances)} distances")
-    gains = [later - earlier for earlier, later in zip(mean_rewards, mean_rewards[1:], strict=False)]
-    return [
-        gain - beta * distance for gain, distance in zip(minmax(gains), minmax(list(distances)[1:]), strict=True)
-    ]
+    gains = [later - earlier for earlier, later in pairwise(mean_rewards)]
+    return [gain - beta * distance for gain, distance in zip(minmax(gains), minmax(list(distances)[1:]), strict=True)]
 
 
 def best_pair(mean_rewards: Sequence[float], distances: Sequence[float], beta: float) -> int:

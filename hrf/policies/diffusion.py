@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,7 @@ class DiffusionPolicy:
     @property
     def sample_shape(self) -> tuple[int, int, int]:
         """(C, H, W) of a sample."""
-        config = self.denoiser.config
+        config: Any = self.denoiser.config
         size = config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
         return int(config.in_channels), int(height), int(width)
@@ -85,9 +86,7 @@ class DiffusionPolicy:
     def estimate(self, states: Tensor, steps: Tensor) -> Tensor:
         """The one-step estimate of the finished samples; [B, C, H, W] -> [B, C, H, W]."""
         output = self._denoise(states, steps)
-        return denoised(
-            self.schedule, states, steps, output, prediction=self.prediction, clip_range=self.clip_range
-        )[0]
+        return denoised(self.schedule, states, steps, output, prediction=self.prediction, clip_range=self.clip_range)[0]
 
     def _denoise(self, states: Tensor, steps: Tensor) -> Tensor:
         """Run the denoiser that owns each sample's step: one call, or two where a batch lies on both sides."""

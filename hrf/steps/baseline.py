@@ -50,9 +50,7 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
         measured.save(folder / "base")
         save_evaluation_starts(starts, folder)
         if config.policy.prefix_pool:
-            save_prefix_pool(
-                draw_prefix_pool(untrained, config, run_seed=context.run_seed, on_advance=report), folder
-            )
+            save_prefix_pool(draw_prefix_pool(untrained, config, run_seed=context.run_seed, on_advance=report), folder)
         (folder / "baseline.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
         (folder / "incumbents.json").write_text(json.dumps(incumbents) + "\n", encoding="utf-8")
         grid(measured.images[:GRID_IMAGES], columns=8).save(folder / "base_grid.png")

@@ -112,7 +112,7 @@ def prepare(
 
 
 def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
-    """What a policy folder says of itself: under which sampler and beside which reference its weights mean something."""
+    """What a policy folder says of itself: the sampler and the reference that its weights belong to."""
     return {
         "kind": "split" if config.policy.split > 0 else "full",
         "switch_step": config.switch_step,

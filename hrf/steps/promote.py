@@ -89,7 +89,7 @@ def promote(
 
 
 def _write_candidate(policy: Path, context: Run, evaluation: dict[str, Any], target: Path) -> None:
-    """A policy as it would be shipped: diffusers' layout with the weights that were evaluated, and where they are from."""
+    """A policy as it would be shipped: diffusers' layout with the weights that were evaluated, and their origin."""
     averaged = policy / AVERAGE_FOLDER
     shutil.copytree(averaged if averaged.is_dir() else policy / "unet", target / "unet")
     shutil.copytree(policy / "scheduler", target / "scheduler")

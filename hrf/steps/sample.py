@@ -41,16 +41,12 @@ def sample(
         config, current, reward=lambda: build_reward(config.reward, context.classifier("reward")), pool=pool
     )
     report = advance_reporter("sample", epoch, round(expected_sampling_evaluations(config, current.schedule, epoch)))
-    episodes = sample_episodes(
-        current, distribution, config, run_seed=context.run_seed, epoch=epoch, on_advance=report
-    )
+    episodes = sample_episodes(current, distribution, config, run_seed=context.run_seed, epoch=epoch, on_advance=report)
     producer = context.producer("sample", epoch)
     with writing_folder(trajectories, producer=producer) as folder:
         save_episodes(episodes, folder, {"epoch": epoch})
     with writing_folder(samples, producer=producer) as folder:
-        save_file(
-            {"samples": episodes.samples, "groups": episodes.trajectories.groups}, folder / "samples.safetensors"
-        )
+        save_file({"samples": episodes.samples, "groups": episodes.trajectories.groups}, folder / "samples.safetensors")
     return sampling_metrics(episodes)
 
 

@@ -76,9 +76,7 @@ def train(
             "num_evaluations": episodes.num_evaluations,
             "seconds": episodes.seconds,
         }
-        records[current] = session.learn(
-            episodes.trajectories, rewards, sampled, time.perf_counter() - began, current
-        )
+        records[current] = session.learn(episodes.trajectories, rewards, sampled, time.perf_counter() - began, current)
     last = epoch + num_epochs - 1
     session.save(new_policy, new_training_state, "train", last)
     with writing_folder(new_history, producer=context.producer("train", last)) as folder:

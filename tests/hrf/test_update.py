@@ -89,7 +89,7 @@ def test_the_gradient_of_a_chain_is_that_of_its_closed_form(reward, start):
 
 
 def test_the_closed_form_catches_a_gradient_of_the_wrong_scale():
-    """The mutant: log-probs of all steps averaged instead of summed has a ratio of exactly 1, and a third of the scale."""
+    """The mutant: a mean over steps for the sum has a ratio of exactly 1, and a fraction of the scale."""
     mean, error = measured_gradients(2, "linear")
 
     exact = exact_gradient(chain_policy(), 2, "linear")
@@ -196,7 +196,7 @@ def test_the_gradient_norm_of_every_trained_step_is_measured_in_the_first_update
 
 
 def test_a_later_start_has_a_tighter_trust_region():
-    """Ratios of 1 + 1e-3 at K = 6: outside 0.5e-3 * rho for late starts only where rho scales it, and inside otherwise."""
+    """Ratios of 1 + 1e-3 are inside a clip range of 1.5e-3, and outside it for late starts once rho scales it."""
     updater, trajectories, advantages = unet_case(clip_range=1.5e-3)
     shifted = trajectories.log_probs - math.log(1 + 1e-3)
     moved = type(trajectories)(**{**trajectories.__dict__, "log_probs": shifted})

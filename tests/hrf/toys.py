@@ -23,7 +23,9 @@ class CountingUNet(UNet2DModel):
         return super().forward(sample, timestep, **options)
 
 
-def small_unet(seed: int = 0, size: int = 8, dropout: float = 0.0, kind: type[UNet2DModel] = CountingUNet) -> UNet2DModel:
+def small_unet(
+    seed: int = 0, size: int = 8, dropout: float = 0.0, kind: type[UNet2DModel] = CountingUNet
+) -> UNet2DModel:
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
         return kind(

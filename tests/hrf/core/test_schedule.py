@@ -66,9 +66,7 @@ def test_the_nearly_deterministic_step_is_left_out_by_default(num_steps):
 def test_timesteps_are_those_of_diffusers(spacing, offset):
     reference = diffusers_scheduler(50, timestep_spacing=spacing, steps_offset=offset)
 
-    schedule = build_schedule(
-        LINEAR, num_steps=50, spacing=spacing, steps_offset=offset if spacing == "leading" else 0
-    )
+    schedule = build_schedule(LINEAR, num_steps=50, spacing=spacing, steps_offset=offset if spacing == "leading" else 0)
 
     assert schedule.timesteps.tolist() == reference.timesteps.tolist()
 
@@ -185,5 +183,5 @@ def test_impossible_samplers_are_refused(options):
 
 
 def test_a_reduction_has_to_be_named():
-    with pytest.raises(ValueError, match="mean.*sum"):
+    with pytest.raises(ValueError, match=r"mean.*sum"):
         gaussian_log_prob(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1), "density")

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError, StorageError
@@ -139,7 +139,7 @@ def test_tables_come_from_the_schedulers_own_betas_offset_and_final_alpha(change
 
 
 def test_a_min_std_above_every_step_is_a_configuration_error(base):
-    with pytest.raises(ConfigError, match="sampler.min_std.*no step would be trained"):
+    with pytest.raises(ConfigError, match=r"sampler\.min_std.*no step would be trained"):
         load_policy(config_for("x", sampler={"min_std": 0.999}), base, base)
 
 
@@ -171,7 +171,7 @@ def test_a_bfloat16_forward_gives_float32_transitions_close_to_the_float32_ones(
 def test_a_gpu_that_is_not_there_is_an_error_and_not_a_cpu(base):
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    with pytest.raises(ConfigError, match="model.device"):
+    with pytest.raises(ConfigError, match=r"model\.device"):
         load_policy(config_for("x", model={"device": "cuda"}), base, base)
 
 

@@ -1,0 +1,39 @@
+# `make run` and `make test` set up all they need on a machine with Python 3.11 and make.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+# A second thread that spins while it waits makes a busy machine three times slower.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: run test test-unit lint base-model clean
+
+run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default preset; again: go on from what was promoted
+	$(BIN)/hrf run avatars-compressibility
+
+test: lint test-unit $(VENV)/.dev  ## everything
+	$(BIN)/python -m pytest -m "slow or e2e"
+
+test-unit: $(VENV)/.dev  ## the fast part
+	$(BIN)/python -m pytest -m "not slow and not e2e"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+base-model: $(VENV)/.dev  ## draw the data, train the shipped model and its classifier anew (about an hour)
+	$(BIN)/python -m hrf.base_model hrf/assets/avatars-32
+
+# One virtual environment: the development one holds the run-time one.
+$(VENV)/.runtime: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[pipelines]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[pipelines,base-model,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .hrf
