@@ -54,6 +54,8 @@ def load_denoiser(folder: Path) -> UNet2DModel:
         raise ArtifactError(
             weights, problem=f"not a loadable UNet2DModel: {error}", fix="give an unconditional diffusers UNet2DModel"
         ) from error
+    # diffusers notes the path it loaded from; saved again, the same model would differ from machine to machine.
+    model.register_to_config(_name_or_path="")
     return model.float().eval()
 
 

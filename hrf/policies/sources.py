@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
+from hrf.checkpoint import read_manifest, writing_folder
 from hrf.config import Model
 from hrf.errors import ArtifactError, ConfigError, StorageError
+from hrf.policies.folders import normalise_base
 from hrf.storage import Storage
 
 _HUB_FILES = ["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"]
@@ -59,6 +63,22 @@ def fetch_model(model: Model, target: Path) -> Path:
             fix="correct the path, or name where the model comes from",
         )
     return folder
+
+
+def fetch_base(model: Model, target: Path, producer: Mapping[str, object]) -> str:
+    """Fetch a base model and write it as a pipeline folder with a manifest.
+
+    Args:
+        model: Where it is.
+        target: The folder to write.
+        producer: For the manifest.
+
+    Returns:
+        The digest of its contents, which is the same wherever it came from.
+    """
+    with tempfile.TemporaryDirectory() as scratch, writing_folder(target, producer=producer) as folder:
+        normalise_base(fetch_model(model, Path(scratch) / "model"), folder)
+    return read_manifest(target).content_digest()
 
 
 def _fetch_from_hub(repository: str, revision: str, target: Path) -> Path:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from hrf import __version__
-from hrf.checkpoint import canonical_json, read_manifest, writing_folder
+from hrf.checkpoint import canonical_json, writing_folder
 from hrf.config import Config, resolve
 from hrf.errors import ConfigError
-from hrf.policies.folders import POLICY_FILE, noise_schedule, normalise_base, scheduler_config
-from hrf.policies.sources import classifier_folder, fetch_model
+from hrf.policies.folders import POLICY_FILE, noise_schedule, scheduler_config
+from hrf.policies.sources import classifier_folder, fetch_base
 from hrf.promotion import fetch_incumbent, read_pointer
 from hrf.rewards import build_reward
 from hrf.seeds import derive_seed
@@ -66,7 +66,8 @@ def prepare(
     _check_epochs(config, num_epochs)
     store = Storage.open(storage)
     store.check()
-    base_digest = _write_base(config, run_id, Path(base))
+    origin = {"step": "prepare", "run": run_id, "hrf": __version__, "source": config.model.source}
+    base_digest = fetch_base(config.model, Path(base), origin)
     schedule = noise_schedule(scheduler_config(Path(base)), config)
     config.window_schedule(schedule.num_trained_steps)
     identity = policy_identity(config, base_digest)
@@ -129,14 +130,6 @@ def _check_epochs(config: Config, num_epochs: int) -> None:
             got=config.run.epochs,
             fix="compile the pipeline anew for that number; a loop over a run-time number doesn't exist in Kubeflow",
         )
-
-
-def _write_base(config: Config, run_id: str, target: Path) -> str:
-    """Fetch the base model and write it out; returns the digest of its contents."""
-    producer = {"step": "prepare", "run": run_id, "hrf": __version__, "source": config.model.source}
-    with tempfile.TemporaryDirectory() as scratch, writing_folder(target, producer=producer) as folder:
-        normalise_base(fetch_model(config.model, Path(scratch) / "model"), folder)
-    return read_manifest(target).content_digest()
 
 
 def _pack_classifiers(config: Config, target: Path) -> None:
