@@ -3,10 +3,12 @@
 Black frames, flat colour and high-frequency noise all please some reward. A candidate that drifts this far from the
 base is not promoted, however high its reward.
 
-What limits have to tell apart, measured on 600 pictures of the shipped model's data set. Keeping the quarter of each
-style that JPEG compresses best: edges -16%, colour entropy -0.2 bits, dark pixels -0.002. A blur of 1 pixel: edges -37%,
-of 1.5 pixels: -73%. Noise of 0.05: edges +46%, of 0.1: +200%. Half the brightness: dark pixels +0.14, entropy -0.4 bits.
-A third of the pictures black: dark pixels +0.33, entropy -0.8 bits.
+What limits have to tell apart, measured on 600 pictures of the shipped model's data set:
+
+* the quarter of each style that JPEG compresses best: edges -16%, colour entropy -0.2 bits, dark pixels -0.002;
+* a blur of 1 pixel: edges -37%, of 1.5 pixels: -73%; noise of 0.05: edges +46%, of 0.1: +200%;
+* half the brightness: dark pixels +0.14, entropy -0.4 bits;
+* a third of the pictures black: dark pixels +0.33, entropy -0.8 bits.
 """
 
 from __future__ import annotations
