@@ -70,16 +70,15 @@ class ProgressView:
         self._say(f"[green]done[/]  {describe(event):<22} {event.get('seconds', 0.0):7.1f} s")
 
     def _show_trained(self, event: dict[str, Any]) -> None:
-        window = event.get("window")
-        where = f", started at steps {window[0]}-{window[1] - 1}" if window else ""
-        self._say(f"      epoch {event['epoch']} trained: reward of its rollouts {event['reward_mean']:.4g}{where}")
+        reward, window = event["reward_mean"], window_words(event.get("window"))
+        self._say(f"      epoch {event['epoch']} trained: window {window}, reward of its rollouts {reward:.4g}")
 
     def _show_evaluated(self, event: dict[str, Any]) -> None:
         reward, diversity = interval(event["reward"]), interval(event["diversity"])
-        self._say(f"      epoch {event['epoch']} evaluated: reward {reward}, diversity {diversity} of the base's")
+        self._say(f"      reward {reward}, diversity {diversity} of the base's")
 
     def _show_decided(self, event: dict[str, Any]) -> None:
-        self._say(f"      epoch {event['epoch']} {event.get('outcome', '')}")
+        self._say(f"      candidate of epoch {event['epoch']} {event['outcome']}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False)
@@ -89,6 +88,13 @@ def describe(event: dict[str, Any]) -> str:
     """A step's name with its epoch, if it has one."""
     epoch = event.get("epoch")
     return event["step"] if epoch is None else f"epoch {epoch}: {event['step']}"
+
+
+def window_words(window: list[int] | None) -> str:
+    """A half-open window of start steps by its first and last one."""
+    if not window:
+        return "none"
+    return str(window[0]) if window[1] == window[0] + 1 else f"{window[0]}-{window[1] - 1}"
 
 
 def interval(record: dict[str, float], digits: int = 3) -> str:

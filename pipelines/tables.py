@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from hrf.errors import ArtifactError
-from pipelines.progress_view import interval
+from pipelines.progress_view import interval, window_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,19 +39,20 @@ def read_summary(folder: Path) -> dict[str, Any]:
 
 def epochs_table(summary: dict[str, Any]) -> Table:
     """One line per epoch: window, reward and diversity with their intervals, and what the gate decided."""
-    evaluated = [entry["evaluation"] for entry in summary["epochs"] if entry["evaluation"]]
-    name = evaluated[0]["reward"]["name"] if evaluated else "reward"
-    table = Table("epoch", "window", name, "against the base", "diversity (of the base's)", "decision")
-    if summary.get("base"):
-        table.add_row("base", "", interval(summary["base"]["reward"], 4), "", "1", "")
+    reward, config = summary["base"]["reward"], summary["config"]
+    title = f"{reward['name']}, {config['evaluation']['confidence']:.0%} intervals"
+    table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False, title=title)
+    for heading in ("epoch", "window", "reward", "change from base", "diversity / base's", "decision"):
+        table.add_column(heading, no_wrap=heading != "decision")
+    table.add_row("base", "", f"{reward['value']:.3f}", "", "1", "")
     for entry in summary["epochs"]:
-        evaluation, decision, window = entry["evaluation"], entry["decision"], entry["update"]["window"]
+        evaluation, decision = entry["evaluation"], entry["decision"]
         table.add_row(
             str(entry["epoch"]),
-            f"{window[0]}-{window[1] - 1}" if window else "noise",
-            interval(evaluation["reward"], 4) if evaluation else "-",
-            interval(evaluation["reward_vs_base"], 4) if evaluation else "-",
-            interval(evaluation["diversity"]["vendi_order2_ratio"]) if evaluation else "-",
+            window_words(entry["update"]["window"]),
+            f"{evaluation['reward']['value']:.3f}" if evaluation else "-",
+            interval(evaluation["reward_vs_base"]) if evaluation else "-",
+            interval(evaluation["diversity"]["vendi_order2_ratio"], 2) if evaluation else "-",
             _decision(decision) if decision else "-",
         )
     return table
@@ -59,16 +60,16 @@ def epochs_table(summary: dict[str, Any]) -> Table:
 
 def runs_table(folders: list[tuple[RunFolder, RunState, str]]) -> Table:
     """One line per run, newest last."""
-    table = Table("run", "what", "experiment", "epochs", "started", "status", "attempts")
+    table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False)
+    for heading in ("run", "what", "experiment", "epochs", "status"):
+        table.add_column(heading, no_wrap=heading in ("run", "status"))
     for _, state, status in folders:
         table.add_row(
             state.run_id,
             escape(state.title),
             escape(state.experiment),
             str(state.epochs),
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(state.created)),
             f"[{STATUS_COLOURS[status]}]{status}[/]",
-            str(state.attempts),
         )
     return table
 

@@ -1,0 +1,239 @@
+"""Runs on this machine: to the end, failing, stopped, killed, and gone on with."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hrf.config import resolve
+from pipelines.local import EventReader, Request, StepFailedError, execute, open_run
+from pipelines.object_storage import Location
+from pipelines.run_state import RunBusyError, RunFolder
+from tests.pipelines import tiny
+
+pytestmark = pytest.mark.e2e
+PACKAGE = tiny.package()
+
+
+@pytest.fixture
+def location(storage_uri, s3_environment):
+    return Location(uri=storage_uri, environment=s3_environment, embedded=True)
+
+
+class Asked:
+    """A request for the tiny pipeline, and the files by which a test talks to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.runs, self.notes, self.gate = folder / "runs", folder / "notes", folder / "gate"
+        self.request = Request(
+            kind="run",
+            title="tiny",
+            experiment="tests",
+            arguments={"notes": str(self.notes), "gate": str(self.gate)},
+            configs={"tiny": resolve("avatars-smoke")},
+            build=lambda: PACKAGE,
+        )
+
+    def lines(self):
+        return self.notes.read_text().splitlines() if self.notes.exists() else []
+
+    def run(self, location, order, on_event=lambda event: None, fresh=False):
+        """Open and execute; returns the folder, whether it was resumed, and its last state or error."""
+        self.gate.write_text(order)
+        folder, resumed = open_run(self.request, self.runs, location, fresh=fresh)
+        try:
+            outcome = execute(folder, location, on_event)
+        except StepFailedError as error:
+            outcome = error
+        finally:
+            folder.unlock()
+        return folder, resumed, outcome
+
+
+@pytest.fixture
+def asked(tmp_path):
+    return Asked(tmp_path)
+
+
+def _wait_for(condition, seconds=60.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def _is_alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def test_a_run_ends_with_report_summary_and_stored_artifacts(asked, location, storage):
+    events = []
+    folder, resumed, state = asked.run(location, "finish", events.append)
+    assert not resumed
+    assert (state.status, state.attempts) == ("finished", 1)
+    assert folder.report.read_text() == f"<p>{state.run_id}"
+    assert (folder.summary / "summary.json").is_file()
+    assert {"step-started", "step-finished"} <= {event["event"] for event in events}
+    stored = storage.list(f"tests/runs/{state.run_id}/")
+    assert any(key.endswith("first/made/manifest.json") for key in stored)
+    assert f"tests/runs/{state.run_id}/kfp.log" in stored
+    assert not any("/cache/" in key for key in stored)
+
+
+def test_the_stored_log_holds_no_secret(asked, location, storage, s3_environment):
+    folder, _, state = asked.run(location, "finish")
+    secret = s3_environment["AWS_SECRET_ACCESS_KEY"]
+    assert secret in (folder.path / "kfp.log").read_text(), "the component is there to let it slip"
+    log, _ = storage.read_bytes(f"tests/runs/{state.run_id}/kfp.log")
+    assert secret.encode() not in log
+    assert b"<AWS_SECRET_ACCESS_KEY>" in log
+
+
+def test_no_file_of_a_run_but_its_log_holds_a_secret(asked, location, s3_environment):
+    folder, _, _ = asked.run(location, "finish")
+    for file in folder.path.rglob("*"):
+        if file.is_file() and file.name != "kfp.log":
+            assert s3_environment["AWS_SECRET_ACCESS_KEY"].encode() not in file.read_bytes(), file
+
+
+def test_a_failed_step_is_told_with_its_exit_code_and_stored_artifacts(asked, location, storage):
+    folder, _, error = asked.run(location, "fail")
+    assert isinstance(error, StepFailedError)
+    assert error.exit_code == 5
+    assert error.event["step"] == "second"
+    assert "the loss is nan" in str(error)
+    assert folder.read().status == "failed"
+    assert folder.read().error["error_type"] == "NumericalError"
+    assert any("first/made" in key for key in storage.list(f"tests/runs/{folder.path.name}/artifacts/"))
+
+
+def test_a_step_that_dies_without_a_word_is_an_unexpected_failure(asked, location):
+    _, _, error = asked.run(location, "crash")
+    assert isinstance(error, StepFailedError)
+    assert error.exit_code == 1
+
+
+def test_the_same_command_goes_on_with_the_first_unfinished_step(asked, location):
+    failed, _, _ = asked.run(location, "fail")
+    folder, resumed, state = asked.run(location, "finish")
+    assert resumed
+    assert folder.path == failed.path
+    assert (state.status, state.attempts, state.error) == ("finished", 2, None)
+    assert [line.split()[0] for line in asked.lines()] == ["first", "second", "second"]
+
+
+def test_after_a_finished_run_the_same_command_starts_another(asked, location):
+    first, _, _ = asked.run(location, "finish")
+    second, resumed, _ = asked.run(location, "finish")
+    assert not resumed
+    assert second.path != first.path
+
+
+def test_fresh_leaves_an_unfinished_run_alone(asked, location):
+    failed, _, _ = asked.run(location, "fail")
+    folder, resumed, _ = asked.run(location, "finish", fresh=True)
+    assert not resumed
+    assert failed.read().status == "failed"
+    assert folder.path != failed.path
+
+
+def test_another_request_does_not_resume_it(asked, location, tmp_path):
+    asked.run(location, "fail")
+    other = Asked(tmp_path)
+    other.request = Request(**{**vars(asked.request), "configs": {"tiny": resolve("avatars-smoke", "run: {seed: 1}")}})
+    _, resumed, _ = other.run(location, "finish")
+    assert not resumed
+
+
+def test_a_run_that_is_worked_on_cannot_be_worked_on_twice(asked, location):
+    folder, _ = open_run(asked.request, asked.runs, location, fresh=False)
+    try:
+        with pytest.raises(RunBusyError, match=folder.path.name):
+            RunFolder(folder.path).lock(wait_seconds=0.2)
+        assert folder.status() == "running"
+    finally:
+        folder.unlock()
+    assert folder.status() == "interrupted"
+
+
+def test_an_interrupt_ends_all_processes_and_the_run_can_go_on(asked, location):
+    asked.gate.write_text("hang")
+    folder, _ = open_run(asked.request, asked.runs, location, fresh=False)
+
+    def interrupt():
+        _wait_for(lambda: any(line.startswith("second") for line in asked.lines()))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        execute(folder, location, lambda event: None)
+    folder.unlock()
+    assert folder.read().status == "interrupted"
+    _, step, shell = asked.lines()[-1].split()
+    assert not _is_alive(step)
+    assert not _is_alive(shell)
+    _, resumed, state = asked.run(location, "finish")
+    assert resumed
+    assert state.status == "finished"
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+from pipelines.local import execute
+from pipelines.object_storage import Location
+from pipelines.run_state import RunFolder
+folder = RunFolder(Path(sys.argv[1])); folder.lock()
+execute(folder, Location(uri=sys.argv[2], environment={}, embedded=True), lambda event: None)
+"""
+
+
+def test_a_killed_command_leaves_no_process_behind_and_the_run_can_go_on(asked, location):
+    asked.gate.write_text("hang")
+    folder, _ = open_run(asked.request, asked.runs, location, fresh=False)
+    folder.unlock()
+    command = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder.path), location.uri])
+    _wait_for(lambda: any(line.startswith("second") for line in asked.lines()))
+    command.kill()
+    command.wait()
+    step = asked.lines()[-1].split()[1]
+    _wait_for(lambda: not _is_alive(step), seconds=5)
+    _wait_for(lambda: folder.status() == "interrupted", seconds=5)
+    again, resumed, state = asked.run(location, "finish")
+    assert resumed
+    assert again.path == folder.path
+    assert state.status == "finished"
+    assert [line.split()[0] for line in asked.lines()] == ["first", "second", "second"]
+
+
+def test_events_are_read_once_and_only_in_whole_lines(tmp_path):
+    file = tmp_path / "progress.jsonl"
+    file.write_text('{"event": "old"}\n')
+    reader = EventReader(file)
+    assert reader.read() == []
+    with open(file, "a") as stream:
+        stream.write('{"event": "a"}\n{"eve')
+        stream.flush()
+        assert reader.read() == [{"event": "a"}]
+        stream.write('nt": "b"}\n')
+    assert reader.read() == [{"event": "b"}]
+    assert reader.read() == []
+
+
+def test_the_state_survives_a_write_and_names_what_was_asked(asked, location):
+    folder, _ = open_run(asked.request, asked.runs, location, fresh=False)
+    folder.unlock()
+    state = json.loads((folder.path / "state.json").read_text())
+    assert state["arguments"]["storage"] == location.uri
+    assert state["arguments"]["run_tag"] == folder.path.name
+    assert state["config"]["tiny"]["sampler"]["steps"] == 6

@@ -1,0 +1,55 @@
+"""Which object storage a command takes."""
+
+import pytest
+
+from hrf.errors import StorageError
+from pipelines.archive import without_secrets
+from pipelines.object_storage import CONFIGURED_BY, configured_location, is_configured, object_storage
+
+
+@pytest.fixture(autouse=True)
+def nothing_configured(monkeypatch):
+    for name in (*CONFIGURED_BY, "HRF_BUCKET"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_any_configuration_it_is_the_embedded_server():
+    assert not is_configured()
+
+
+@pytest.mark.parametrize("name", [*CONFIGURED_BY, "HRF_BUCKET"])
+def test_any_of_the_variables_configures_another_one(name, monkeypatch):
+    monkeypatch.setenv(name, "value")
+    assert is_configured()
+
+
+def test_an_empty_variable_configures_nothing(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "")
+    assert not is_configured()
+
+
+def test_the_option_wins_over_the_variable(monkeypatch):
+    monkeypatch.setenv("HRF_BUCKET", "theirs")
+    assert configured_location("mine/prefix").uri == "s3://mine/prefix"
+    assert configured_location("s3://mine").uri == "s3://mine"
+    assert configured_location().uri == "s3://theirs"
+
+
+def test_a_configured_storage_without_a_bucket_names_the_cause_and_the_fix(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
+    with pytest.raises(StorageError, match=r"AWS_ENDPOINT_URL_S3 is set.*--bucket"):
+        configured_location()
+
+
+def test_the_embedded_server_is_reached_by_its_own_variables_and_ends(work_dir):
+    with object_storage(work_dir) as location:
+        assert location.embedded
+        location.open().check()
+        storage = location.open()
+    with pytest.raises(StorageError):
+        storage.list()
+
+
+def test_secrets_are_blotted_out_and_empty_ones_leave_the_text_alone():
+    environment = {"AWS_SECRET_ACCESS_KEY": "s3cr3t", "HF_TOKEN": ""}
+    assert without_secrets("key s3cr3t.", environment) == "key <AWS_SECRET_ACCESS_KEY>."
