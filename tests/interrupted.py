@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from botocore.exceptions import ConnectionClosedError
@@ -16,8 +17,9 @@ class Killed(Exception):  # noqa: N818 - it stands for a signal.
     """The process is gone; nothing in the library catches this."""
 
 
-def before_request(storage: Storage, number: int, action: Callable[[Any], None]) -> Storage:
-    """Call `action` with the n-th request (from 1) that this storage is about to send; returns the storage."""
+@contextmanager
+def before_request(storage: Storage, number: int, action: Callable[[Any], None]) -> Iterator[None]:
+    """Within the block, call `action` with the n-th request (from 1) that this storage is about to send."""
     count = itertools.count(1)
 
     def handler(request: Any, **_: object) -> None:
@@ -25,11 +27,14 @@ def before_request(storage: Storage, number: int, action: Callable[[Any], None])
             action(request)
 
     storage._client.meta.events.register("before-send.s3", handler)
-    return storage
+    try:
+        yield
+    finally:
+        storage._client.meta.events.unregister("before-send.s3", handler)
 
 
-def dying_before(storage: Storage, number: int) -> Storage:
-    """Make the storage's process die right before its n-th request."""
+def dying_before(storage: Storage, number: int) -> AbstractContextManager[None]:
+    """Within the block, make the storage's process die right before its n-th request."""
 
     def die(request: Any) -> None:
         raise Killed
@@ -37,8 +42,8 @@ def dying_before(storage: Storage, number: int) -> Storage:
     return before_request(storage, number, die)
 
 
-def losing_the_answer_of(storage: Storage, number: int) -> Storage:
-    """Let the n-th request reach the server, and drop the connection before its answer arrives."""
+def losing_the_answer_of(storage: Storage, number: int) -> AbstractContextManager[None]:
+    """Within the block, let the n-th request reach the server, and drop the connection before its answer arrives."""
 
     def lose(request: Any) -> None:
         URLLib3Session(proxies={}).send(request)

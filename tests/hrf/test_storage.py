@@ -57,9 +57,9 @@ def test_replacing_what_is_gone_is_a_conflict(storage):
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_write_whose_answer_is_lost_counts_as_done(storage, lost):
     """The client's own retry meets its first write and is refused; that must not look like another writer."""
-    losing_the_answer_of(storage, lost)
-    etag = storage.create_json("k.json", {"n": 1})
-    storage.replace_json("k.json", {"n": 2}, etag)
+    with losing_the_answer_of(storage, lost):
+        etag = storage.create_json("k.json", {"n": 1})
+        storage.replace_json("k.json", {"n": 2}, etag)
     assert storage.read_json("k.json")[0] == {"n": 2}
 
 
@@ -131,21 +131,21 @@ def test_uploading_again_sends_nothing_and_other_contents_are_refused(storage, p
     assert (storage.download_folder("p", tmp_path / "back") / "config.json").read_text() == "{1}"
 
 
-def test_an_upload_that_dies_anywhere_is_invisible_and_completes_when_run_again(storage_uri, policy, tmp_path):
+def test_an_upload_that_dies_anywhere_is_invisible_and_completes_when_run_again(storage, policy, tmp_path):
     number, died = 0, True
     while died:
         number += 1
         key = f"p{number}"
         try:
-            dying_before(Storage.open(storage_uri), number).upload_folder(policy, key)
+            with dying_before(storage, number):
+                storage.upload_folder(policy, key)
             died = False
         except Killed:
-            storage = Storage.open(storage_uri)
             with pytest.raises(ArtifactError, match="no complete folder"):
                 storage.download_folder(key, tmp_path / key)
             assert not (tmp_path / key).exists()
             storage.upload_folder(policy, key)
-        read_folder(Storage.open(storage_uri).download_folder(key, tmp_path / key))
+        read_folder(storage.download_folder(key, tmp_path / key))
     assert number == 7, "manifest read, two files each looked up and put, manifest put; the seventh was not reached"
 
 

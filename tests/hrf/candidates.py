@@ -1,0 +1,77 @@
+"""Candidates for promotion tests. Imports little, so that many processes can start with it."""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hrf.checkpoint import writing_folder
+from hrf.config import Gate
+from hrf.promotion import Candidate, promote
+from hrf.storage import Storage
+
+EXPERIMENT = "avatars"
+NUM_SEEDS = 32
+NUM_RACERS = 16
+TRIPPED_RACERS = (3, 11)
+BASE_REWARDS = [random.Random(seed).gauss(-1.3, 0.1) for seed in range(NUM_SEEDS)]
+
+
+def evaluation_of(gain: float, *, epoch: int = 0, ratio_low: float = 0.95, tripped: bool = False) -> dict[str, Any]:
+    """The fields of an evaluation record that promotion reads: better than the base by exactly `gain` on average."""
+    noise = [random.Random(f"{epoch} {seed}").gauss(0.0, 0.01) for seed in range(NUM_SEEDS)]
+    offset = gain - sum(noise) / NUM_SEEDS
+    return {
+        "epoch": epoch,
+        "rewards": [base + offset + deviation for base, deviation in zip(BASE_REWARDS, noise, strict=True)],
+        "diversity": {"vendi_order2_ratio": {"value": ratio_low + 0.03, "low": ratio_low, "high": ratio_low + 0.06}},
+        "monitors": {"edge_density": {"tripped": tripped}, "dark_pixel_fraction": {"tripped": False}},
+    }
+
+
+def candidate_of(folder: Path, run_id: str, gain: float, *, digest: str = "e1", **evaluation: Any) -> Candidate:
+    """A candidate whose policy is a line of text."""
+    record = evaluation_of(gain, **evaluation)
+    target = folder / run_id / str(record["epoch"])
+    with writing_folder(target, producer={"step": "promote", "run": run_id}) as partial:
+        (partial / "weights.bin").write_text(f"{run_id} {gain}")
+        (partial / "evaluation.json").write_text(json.dumps(record))
+    return Candidate(run_id=run_id, epoch=record["epoch"], folder=target, evaluation=record, evaluation_digest=digest)
+
+
+def put_forward(
+    storage: Storage, candidate: Candidate, known: Mapping[str, Sequence[float]] | None = None
+) -> dict[str, Any]:
+    """Promote under the default gate."""
+    return promote(
+        storage,
+        EXPERIMENT,
+        candidate,
+        base_evaluation={"rewards": BASE_REWARDS},
+        known_incumbents=known or {},
+        gate=Gate(),
+        confidence=0.95,
+    )
+
+
+def racing_candidate(folder: Path, number: int) -> Candidate:
+    """One of sixteen whose gains come in a mixed order; two of them fail the gate whatever the incumbent is."""
+    gain = 0.02 * (1 + 7 * number % NUM_RACERS)
+    return candidate_of(folder, f"run-{number}", gain, epoch=number, tripped=number in TRIPPED_RACERS)
+
+
+def race(uri: str, folder: str, number: str) -> None:
+    """Get ready, wait for the starting signal on the standard input, promote, and tell the outcome."""
+    storage, candidate = Storage.open(uri), racing_candidate(Path(folder), int(number))
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.readline()
+    sys.stdout.write(put_forward(storage, candidate)["outcome"])
+
+
+if __name__ == "__main__":
+    race(*sys.argv[1:])

@@ -1,0 +1,343 @@
+"""The gate, and the promoted pointer under races, kills and lost answers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from hrf.checkpoint import read_folder, writing_folder
+from hrf.errors import ArtifactError, NumericalError
+from hrf.promotion import Candidate, decide, fetch_incumbent, history, read_pointer
+from hrf.storage import Storage
+from tests.hrf.candidates import (
+    BASE_REWARDS,
+    EXPERIMENT,
+    NUM_RACERS,
+    NUM_SEEDS,
+    TRIPPED_RACERS,
+    candidate_of,
+    evaluation_of,
+    put_forward,
+    racing_candidate,
+)
+from tests.interrupted import Killed, before_request, dying_before, losing_the_answer_of
+
+
+def assert_sound(storage: Storage, candidates: list[Candidate]) -> None:
+    """One unbroken history that ends at the pointer; one final decision per candidate, which agrees with it."""
+    records = history(storage, EXPERIMENT)
+    promoted = [record["candidate_id"] for record in records]
+    assert len(set(promoted)) == len(promoted), "a candidate was promoted twice"
+    assert read_pointer(storage, EXPERIMENT) == (records[-1] if records else None)
+    assert storage.list(f"{EXPERIMENT}/history/") == [
+        f"{EXPERIMENT}/history/{number:06d}.json" for number in range(1, len(records) + 1)
+    ]
+    for candidate in candidates:
+        decision = storage.read_json(f"{EXPERIMENT}/decisions/{candidate.candidate_id}.json")[0]
+        assert (decision["outcome"] == "promoted") == (candidate.candidate_id in promoted)
+    rewards = {candidate.candidate_id: candidate.evaluation["rewards"] for candidate in candidates}
+    bars = [BASE_REWARDS, *(rewards[candidate_id] for candidate_id in promoted)]
+    for record, bar in zip(records, bars, strict=False):
+        gains = np.subtract(rewards[record["candidate_id"]], bar)
+        assert record["decision"]["reward_vs_incumbent"]["value"] == pytest.approx(gains.mean())
+        assert record["decision"]["reward_vs_incumbent"]["low"] > 0
+
+
+class TestGate:
+    def decide(self, evaluation: dict[str, Any], incumbent: Any = BASE_REWARDS) -> Any:
+        return decide(evaluation, incumbent_rewards=list(incumbent), diversity_margin=0.1, confidence=0.95)
+
+    def test_a_better_reward_with_kept_diversity_is_promoted(self):
+        decision = self.decide(evaluation_of(0.1))
+        assert decision.promote
+        assert [check.passed for check in decision.checks] == [True, True, True]
+
+    @pytest.mark.parametrize(
+        ("evaluation", "failed"),
+        [
+            (evaluation_of(0.0), "reward"),
+            (evaluation_of(-0.1), "reward"),
+            (evaluation_of(0.1, ratio_low=0.9), "diversity"),
+            (evaluation_of(0.1, ratio_low=0.899), "diversity"),
+            (evaluation_of(0.1, tripped=True), "monitors"),
+        ],
+    )
+    def test_each_condition_alone_rejects_and_is_the_reason(self, evaluation, failed):
+        decision = self.decide(evaluation)
+        assert not decision.promote
+        assert [check.name for check in decision.checks if not check.passed] == [failed]
+        assert decision.reasons == [check.detail for check in decision.checks if not check.passed]
+
+    def test_the_interval_is_the_paired_t_test(self):
+        """Kills: unpaired differences, the normal quantile for Student's, a one-sided confidence, swapped operands."""
+        incumbent = np.random.default_rng(3).normal(-1.3, 0.1, NUM_SEEDS)
+        rewards = incumbent + np.random.default_rng(4).normal(0.02, 0.05, NUM_SEEDS)
+        expected = stats.ttest_rel(rewards, incumbent).confidence_interval(0.95)
+        found = self.decide(evaluation_of(0.0) | {"rewards": rewards.tolist()}, incumbent).reward_vs_incumbent
+        assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+
+    @given(gain=st.floats(-0.2, 0.2), ratio_low=st.floats(0.5, 1.5), tripped=st.booleans())
+    def test_it_promotes_exactly_if_all_three_conditions_hold(self, gain, ratio_low, tripped):
+        evaluation = evaluation_of(gain, ratio_low=ratio_low, tripped=tripped)
+        better = stats.ttest_rel(evaluation["rewards"], BASE_REWARDS).confidence_interval(0.95).low > 0
+        assert self.decide(evaluation).promote == (better and ratio_low > 0.9 and not tripped)
+
+    def test_numbers_that_are_not_finite_stop_it(self):
+        broken = evaluation_of(0.1)
+        broken["rewards"][3] = float("nan")
+        with pytest.raises(NumericalError, match="a reward is not finite"):
+            self.decide(broken)
+        with pytest.raises(NumericalError, match="diversity ratio"):
+            self.decide(evaluation_of(0.1, ratio_low=float("nan")))
+
+    def test_rewards_of_other_seeds_are_refused(self):
+        with pytest.raises(ValueError, match="same seeds"):
+            self.decide(evaluation_of(0.1), BASE_REWARDS[:-1])
+
+    def test_the_record_is_json_with_every_number(self):
+        record = self.decide(evaluation_of(0.1, tripped=True)).as_record()
+        assert json.loads(json.dumps(record)) == record
+        assert record["monitors_tripped"] == ["edge_density"]
+        assert record["diversity_floor"] == pytest.approx(0.9)
+        assert record["diversity_ratio"] == {"value": 0.98, "low": 0.95, "high": 1.01}
+
+
+def test_the_first_good_candidate_becomes_the_incumbent_and_can_be_fetched(storage, tmp_path):
+    candidate = candidate_of(tmp_path, "r1", 0.1)
+    assert read_pointer(storage, EXPERIMENT) is None
+    decision = put_forward(storage, candidate)
+    assert (decision["outcome"], decision["sequence"], decision["attempts"]) == ("promoted", 1, 1)
+    assert decision["incumbent_id"] is None
+    pointer = read_pointer(storage, EXPERIMENT)
+    assert pointer["decision"] == decision
+    folder = read_folder(fetch_incumbent(storage, pointer, tmp_path / "incumbent"))
+    assert (folder / "weights.bin").read_text() == "r1 0.1"
+    assert_sound(storage, [candidate])
+
+
+def test_a_rejected_candidate_is_recorded_and_kept_and_moves_nothing(storage, tmp_path):
+    candidate = candidate_of(tmp_path, "r1", -0.1)
+    assert put_forward(storage, candidate)["outcome"] == "rejected"
+    assert storage.read_manifest(f"{EXPERIMENT}/candidates/{candidate.candidate_id}") is not None
+    assert_sound(storage, [candidate])
+
+
+def test_a_later_candidate_has_to_beat_the_incumbent_and_not_the_base(storage, tmp_path):
+    first, worse, better = (
+        candidate_of(tmp_path, name, gain, epoch=epoch)
+        for epoch, (name, gain) in enumerate([("r1", 0.1), ("r2", 0.05), ("r3", 0.15)])
+    )
+    outcomes = [put_forward(storage, candidate)["outcome"] for candidate in (first, worse, better)]
+    assert outcomes == ["promoted", "rejected", "promoted"]
+    assert [record["previous"] for record in history(storage, EXPERIMENT)] == [None, first.candidate_id]
+    assert_sound(storage, [first, worse, better])
+
+
+def test_running_again_returns_the_same_record(storage, tmp_path):
+    candidates = [candidate_of(tmp_path, "r1", 0.1), candidate_of(tmp_path, "r2", 0.05)]
+    decisions = [put_forward(storage, candidate) for candidate in candidates]
+    put_forward(storage, candidate_of(tmp_path, "r3", 0.3))
+    assert [put_forward(storage, candidate) for candidate in candidates] == decisions
+
+
+def test_an_incumbent_evaluated_otherwise_is_compared_only_by_rewards_measured_anew(storage, tmp_path):
+    incumbent = candidate_of(tmp_path, "r1", 0.1, digest="other settings")
+    put_forward(storage, incumbent)
+    lost = put_forward(storage, candidate_of(tmp_path, "r2", 0.2))
+    assert (lost["outcome"], lost["reward_vs_incumbent"], lost["sequence"]) == ("lost", None, None)
+    assert "other settings" in lost["reasons"][0]
+    known = {incumbent.candidate_id: [reward + 0.1 for reward in BASE_REWARDS]}
+    assert put_forward(storage, candidate_of(tmp_path, "r3", 0.2), known)["outcome"] == "promoted"
+
+
+def test_a_run_id_used_twice_is_refused_and_overwrites_nothing(storage, tmp_path):
+    candidate = candidate_of(tmp_path / "a", "r1", 0.1)
+    with dying_before(storage, 8), pytest.raises(Killed):
+        put_forward(storage, candidate)
+    with pytest.raises(ArtifactError, match="run ids must not be used twice"):
+        put_forward(storage, candidate_of(tmp_path / "b", "r1", 0.2))
+    assert put_forward(storage, candidate)["outcome"] == "promoted"
+
+
+def test_a_deleted_pointer_is_not_taken_for_a_new_experiment(storage, tmp_path):
+    put_forward(storage, candidate_of(tmp_path, "r1", 0.1))
+    prefix = storage.uri.removeprefix("s3://hrf/")
+    storage._client.delete_object(Bucket="hrf", Key=f"{prefix}/{EXPERIMENT}/promoted.json")
+    with pytest.raises(ArtifactError, match=r"000001\.json, to promoted\.json"):
+        put_forward(storage, candidate_of(tmp_path, "r2", 0.2))
+
+
+def test_a_broken_history_is_refused(storage, tmp_path):
+    for number, gain in enumerate((0.1, 0.2, 0.3)):
+        put_forward(storage, candidate_of(tmp_path, f"r{number}", gain))
+    prefix = storage.uri.removeprefix("s3://hrf/")
+    storage._client.delete_object(Bucket="hrf", Key=f"{prefix}/{EXPERIMENT}/history/000002.json")
+    with pytest.raises(ArtifactError, match="no unbroken chain"):
+        history(storage, EXPERIMENT)
+
+
+def test_a_swapped_policy_is_not_fetched_as_the_promoted_one(storage, tmp_path):
+    candidate = candidate_of(tmp_path, "r1", 0.1)
+    put_forward(storage, candidate)
+    other = candidate_of(tmp_path / "other", "r1", 0.3)
+    storage.upload_folder(other.folder, f"{EXPERIMENT}/candidates/{candidate.candidate_id}", replace=True)
+    with pytest.raises(ArtifactError, match="not what was promoted"):
+        fetch_incumbent(storage, read_pointer(storage, EXPERIMENT), tmp_path / "incumbent")
+
+
+def test_a_candidate_without_its_evaluation_is_refused(storage, tmp_path):
+    candidate = candidate_of(tmp_path, "r1", 0.1)
+    with writing_folder(candidate.folder, producer={"step": "promote"}) as folder:
+        (folder / "weights.bin").write_text("r1")
+    with pytest.raises(ArtifactError, match=r"evaluation\.json: a candidate's folder needs it"):
+        put_forward(storage, candidate)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Candidates of three runs, and as many experiments as wanted in which the first of them is the incumbent."""
+
+    storage: Storage
+    first: Candidate
+    challenger: Candidate
+    rival: Candidate
+
+    def fresh(self, case: object) -> Storage:
+        bucket, _, prefix = self.storage.uri.removeprefix("s3://").partition("/")
+        storage = Storage(bucket, f"{prefix}/{case}", self.storage._client)
+        put_forward(storage, self.first)
+        return storage
+
+
+@pytest.fixture
+def set_scene(storage: Storage, tmp_path: Path) -> Callable[[float, float], Scene]:
+    def build(challenger_gain: float, rival_gain: float) -> Scene:
+        first, challenger, rival = (
+            candidate_of(tmp_path, name, gain, epoch=epoch)
+            for epoch, (name, gain) in enumerate(
+                [("first", 0.1), ("challenger", challenger_gain), ("rival", rival_gain)]
+            )
+        )
+        return Scene(storage=storage, first=first, challenger=challenger, rival=rival)
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("gain", "with_rival"),
+    [(0.2, False), (0.2, True), (0.0, False)],
+    ids=["promoted", "rival promoted meanwhile", "rejected"],
+)
+def test_killed_before_any_request_and_run_again_it_ends_the_same(set_scene, gain, with_rival):
+    scene = set_scene(gain, 0.3)
+    number, died = 0, True
+    while died:
+        number += 1
+        storage = scene.fresh(number)
+        try:
+            with dying_before(storage, number):
+                put_forward(storage, scene.challenger)
+            died = False
+        except Killed:
+            pass
+        took_effect = read_pointer(storage, EXPERIMENT)["candidate_id"] == scene.challenger.candidate_id
+        if with_rival:
+            put_forward(storage, scene.rival)
+        decision = put_forward(storage, scene.challenger)
+        assert (decision["outcome"] == "promoted") == (gain > 0 and (took_effect or not with_rival))
+        assert put_forward(storage, scene.challenger) == decision
+        assert_sound(storage, [scene.first, scene.challenger] + [scene.rival] * with_rival)
+    assert number > 10
+
+
+@pytest.mark.parametrize("rival_gain", [0.15, 0.3], ids=["weaker rival", "stronger rival"])
+def test_a_rival_promoted_before_any_request_is_reckoned_with(set_scene, rival_gain):
+    """The race, played through: at each request of the challenger a rival is promoted from start to end."""
+    scene = set_scene(0.2, rival_gain)
+    outcomes: set[tuple[object, ...]] = set()
+    number, rival_outcomes = 0, ["none yet"]
+    while rival_outcomes:
+        number += 1
+        storage, rival_outcomes = scene.fresh(number), []
+
+        def let_rival_pass(request: object, storage: Storage = storage, into: list[str] = rival_outcomes) -> None:
+            into.append(put_forward(storage, scene.rival)["outcome"])
+
+        with before_request(storage, number, let_rival_pass):
+            decision = put_forward(storage, scene.challenger)
+        assert_sound(storage, [scene.first, scene.challenger] + [scene.rival] * bool(rival_outcomes))
+        outcomes.add((decision["outcome"], decision["attempts"], *rival_outcomes))
+    assert (("promoted" if rival_gain < 0.2 else "rejected"), 2, "promoted") in outcomes
+    assert ("promoted", 1) in outcomes
+
+
+def test_the_same_candidate_put_forward_twice_at_once_is_decided_once(set_scene):
+    """A retried step beside its undead predecessor, with a promotion of another run in between."""
+    scene = set_scene(0.2, 0.3)
+    number, others = 0, [{}]
+    while others:
+        number += 1
+        storage, others = scene.fresh(number), []
+
+        def repeat(request: object, storage: Storage = storage, into: list[dict[str, Any]] = others) -> None:
+            into.append(put_forward(storage, scene.challenger))
+            put_forward(storage, scene.rival)
+
+        with before_request(storage, number, repeat):
+            decision = put_forward(storage, scene.challenger)
+        assert all(other == decision for other in others)
+        assert_sound(storage, [scene.first, scene.challenger] + [scene.rival] * bool(others))
+
+
+def test_any_lost_answer_changes_nothing(set_scene):
+    scene = set_scene(0.2, 0.3)
+    number, lost = 0, [True]
+    while lost:
+        number += 1
+        storage, lost = scene.fresh(number), []
+        with losing_the_answer_of(storage, number), before_request(storage, number, lost.append):
+            decision = put_forward(storage, scene.challenger)
+        assert (decision["outcome"], decision["attempts"]) == ("promoted", 1)
+        assert_sound(storage, [scene.first, scene.challenger])
+
+
+@pytest.mark.e2e
+def test_16_processes_promoting_at_once_give_one_linear_history(storage, tmp_path):
+    promoters = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.hrf.candidates", storage.uri, str(tmp_path), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+        for number in range(NUM_RACERS)
+    ]
+    assert [promoter.stdout.readline() for promoter in promoters] == ["ready\n"] * NUM_RACERS
+    for promoter in promoters:
+        promoter.stdin.write("go\n")
+        promoter.stdin.flush()
+    outcomes = [promoter.communicate()[0].strip() for promoter in promoters]
+    assert [promoter.returncode for promoter in promoters] == [0] * NUM_RACERS
+
+    candidates = [racing_candidate(tmp_path / "again", number) for number in range(NUM_RACERS)]
+    assert_sound(storage, candidates)
+    records = history(storage, EXPERIMENT)
+    assert outcomes.count("promoted") == len(records) >= 1
+    assert outcomes.count("rejected") == NUM_RACERS - len(records)
+    gains = [np.mean(candidates[record["epoch"]].evaluation["rewards"]) for record in records]
+    assert gains == sorted(gains)
+    passing = [candidate for number, candidate in enumerate(candidates) if number not in TRIPPED_RACERS]
+    best = max(passing, key=lambda candidate: np.mean(candidate.evaluation["rewards"]))
+    assert records[-1]["candidate_id"] == best.candidate_id
