@@ -311,6 +311,8 @@ def _end_server(work_dir: Path, ports: dict[str, int], *, graceful: bool) -> Non
             os.kill(pid, signal.SIGKILL)
         while _is_alive(work_dir):
             time.sleep(0.01)
+        with contextlib.suppress(ChildProcessError):  # It may be the child of another process, or of none.
+            os.waitpid(pid, 0)
     _remove_sockets(ports)
 
 
