@@ -63,7 +63,7 @@ def prepare(
         HrfError: For whatever can't work.
     """
     config = resolve(preset, overrides)
-    _check_epochs(config, num_epochs)
+    check_epochs(config, num_epochs)
     store = Storage.open(storage)
     store.check()
     origin = {"step": "prepare", "run": run_id, "hrf": __version__, "source": config.model.source}
@@ -122,7 +122,12 @@ def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
     }
 
 
-def _check_epochs(config: Config, num_epochs: int) -> None:
+def check_epochs(config: Config, num_epochs: int) -> None:
+    """Refuse a configuration of another length than the pipeline's.
+
+    Raises:
+        ConfigError: If `run.epochs` is not `num_epochs`.
+    """
     if config.run.epochs != num_epochs:
         raise ConfigError(
             "run.epochs",

@@ -1,0 +1,147 @@
+"""A run of a few seconds on a model of a few thousand parameters, driven step by step."""
+
+from pathlib import Path
+
+import pytest
+from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+from hrf.config import Config
+from hrf.steps.baseline import baseline
+from hrf.steps.evaluate import evaluate
+from hrf.steps.prepare import prepare
+from hrf.steps.promote import promote
+from hrf.steps.sample import sample
+from hrf.steps.score import score
+from hrf.steps.summarize import summarize
+from hrf.steps.train import train
+from hrf.steps.update import update
+from tests.hrf.toys import small_unet
+
+TINY = {
+    "sampler": {"steps": 6},
+    "starts": {"kind": "window", "schedule": "sliding", "width": 0.5},
+    "rollout": {"roots": 2, "branches": 3},
+    "update": {"minibatch": 4, "microbatch": 5, "learning_rate": 1e-3},
+    "evaluation": {"num_samples": 8, "features": "pixels", "classifier": ""},
+    "gate": {"monitors": {"unrecognised_fraction": None}},
+    "run": {"epochs": 4},
+}
+
+
+class StepByStep:
+    """Runs the steps in a folder, one folder an output, named after the output and the epoch."""
+
+    def __init__(self, folder: Path, storage: str, config: Config) -> None:
+        self.folder, self.storage, self.config = folder, storage, config
+
+    def at(self, name: str) -> str:
+        return str(self.folder / name)
+
+    def prepare(self, run_id: str = "run", experiment: str = "tiny") -> None:
+        prepare(
+            preset="",
+            overrides=self.config.to_yaml(),
+            num_epochs=self.config.run.epochs,
+            experiment=experiment,
+            run_id=run_id,
+            start_from="",
+            storage=self.storage,
+            run=self.at("run"),
+            base=self.at("base"),
+            policy=self.at("policy-0"),
+            training_state=self.at("state-0"),
+            history=self.at("history-0"),
+        )
+        baseline(run=self.at("run"), base=self.at("base"), policy=self.at("policy-0"), baseline=self.at("baseline"))
+
+    def sample(self, epoch: int) -> None:
+        sample(
+            run=self.at("run"),
+            base=self.at("base"),
+            policy=self.at(f"policy-{epoch}"),
+            baseline=self.at("baseline"),
+            epoch=epoch,
+            trajectories=self.at(f"trajectories-{epoch}"),
+            samples=self.at(f"samples-{epoch}"),
+        )
+
+    def epoch(self, epoch: int) -> None:
+        self.sample(epoch)
+        score(run=self.at("run"), samples=self.at(f"samples-{epoch}"), epoch=epoch, scores=self.at(f"scores-{epoch}"))
+        update(
+            run=self.at("run"),
+            base=self.at("base"),
+            policy=self.at(f"policy-{epoch}"),
+            training_state=self.at(f"state-{epoch}"),
+            trajectories=self.at(f"trajectories-{epoch}"),
+            scores=self.at(f"scores-{epoch}"),
+            history=self.at(f"history-{epoch}"),
+            epoch=epoch,
+            new_policy=self.at(f"policy-{epoch + 1}"),
+            new_training_state=self.at(f"state-{epoch + 1}"),
+            new_history=self.at(f"history-{epoch + 1}"),
+        )
+
+    def train(self, epoch: int, num_epochs: int) -> None:
+        train(
+            run=self.at("run"),
+            base=self.at("base"),
+            policy=self.at(f"policy-{epoch}"),
+            training_state=self.at(f"state-{epoch}"),
+            baseline=self.at("baseline"),
+            history=self.at(f"history-{epoch}"),
+            epoch=epoch,
+            num_epochs=num_epochs,
+            new_policy=self.at(f"policy-{epoch + num_epochs}"),
+            new_training_state=self.at(f"state-{epoch + num_epochs}"),
+            new_history=self.at(f"history-{epoch + num_epochs}"),
+        )
+
+    def judge(self, epoch: int) -> dict:
+        """Evaluate and promote the policy after an epoch; its history is then `judged-EPOCH`."""
+        evaluate(
+            run=self.at("run"),
+            base=self.at("base"),
+            policy=self.at(f"policy-{epoch + 1}"),
+            baseline=self.at("baseline"),
+            history=self.at(f"history-{epoch + 1}"),
+            epoch=epoch,
+            evaluation=self.at(f"evaluation-{epoch}"),
+        )
+        return promote(
+            run=self.at("run"),
+            policy=self.at(f"policy-{epoch + 1}"),
+            baseline=self.at("baseline"),
+            evaluation=self.at(f"evaluation-{epoch}"),
+            history=self.at(f"history-{epoch + 1}"),
+            epoch=epoch,
+            new_history=self.at(f"judged-{epoch}"),
+            decision=self.at(f"decision-{epoch}"),
+        )
+
+    def summarize(self, history: str) -> dict:
+        return summarize(
+            run=self.at("run"),
+            baseline=self.at("baseline"),
+            history=self.at(history),
+            report=self.at("report.html"),
+            summary=self.at("summary"),
+        )
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    DDPMPipeline(small_unet(kind=UNet2DModel), DDPMScheduler(beta_schedule="linear")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def steps(tmp_path, storage_uri, tiny_model):
+    """Makes a run in a folder of its own: steps("name", {"run": {"epochs": 2}})."""
+
+    def make(name: str = "run", changes: dict | None = None) -> StepByStep:
+        config = Config.from_mapping({**TINY, "model": {"source": str(tiny_model)}}).with_changes(changes or {})
+        return StepByStep(tmp_path / name, storage_uri, config)
+
+    return make

@@ -1,0 +1,255 @@
+"""Whole epochs through folders: exact resume, equal routes to the same weights, counted costs, failing rewards."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hrf.checkpoint import read_manifest
+from hrf.cost import expected_epoch_evaluations
+from hrf.errors import ArtifactError, ConfigError, HrfError, NumericalError
+from hrf.policies.folders import noise_schedule, scheduler_config
+from hrf.steps.prepare import check_epochs
+from hrf.steps.score import branch_name
+
+SPLIT = {
+    "policy": {"split": 0.5, "prefix_pool": 4},
+    "starts": {"kind": "window", "schedule": "uniform", "width": 0.0},
+}
+DDPO = {"starts": {"kind": "noise", "schedule": "uniform", "width": 0.0}}
+SELECTED = {
+    "starts": {
+        "kind": "selected",
+        "schedule": "uniform",
+        "width": 0.0,
+        "selection": {"stride": 1, "branches": 2, "coarse_stride": 2, "preview_steps": 1},
+    }
+}
+
+
+def digest(run, name: str) -> str:
+    return read_manifest(run.at(name)).content_digest()
+
+
+def record(run, epoch: int, name: str = "update.json") -> dict:
+    return json.loads((run.folder / f"history-{epoch + 1}" / "epochs" / f"{epoch:04d}" / name).read_text())
+
+
+@pytest.mark.parametrize("changes", [{}, SPLIT, {"update": {"ema_decay": 0.9}}], ids=["hrf", "split", "average"])
+def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit(steps, changes):
+    """Trap 7: through files after every epoch, against four epochs in one process that never reads them back.
+
+    Weights, moments, counters, learning rate, window and the next epoch's trajectories. Kills: moments not restored,
+    a counter that starts again, a window by a mutable counter.
+    """
+    rates = {
+        "update": {"rate_schedule": "warmup_cosine", "warmup_updates": 3, "total_updates": 10},
+        "run": {"epochs": 5},
+    }
+    straight, resumed = steps("straight", changes), steps("resumed", changes)
+    for run in (straight, resumed):
+        run.config = run.config.with_changes(rates)
+        run.prepare(experiment=run.folder.name)
+    straight.train(0, 4)
+    resumed.train(0, 2)
+    for epoch in (2, 3):
+        resumed.epoch(epoch)
+
+    assert digest(straight, "policy-4") == digest(resumed, "policy-4")
+    assert digest(straight, "state-4") == digest(resumed, "state-4")
+    for epoch in range(4):
+        folder = f"epochs/{epoch:04d}/update.json"
+        ours, theirs = (json.loads((run.folder / "history-4" / folder).read_text()) for run in (straight, resumed))
+        ours.pop("seconds"), theirs.pop("seconds")
+        assert ours == theirs
+    for run in (straight, resumed):
+        run.sample(4)
+    following = [
+        read_manifest(run.at("trajectories-4")).files["trajectories.safetensors"] for run in (straight, resumed)
+    ]
+    assert following[0] == following[1]
+    assert [update["update"] for update in record(resumed, 3)["updates"]] == [6, 7]
+
+
+def test_moments_that_are_not_restored_change_the_next_weights(steps):
+    """The mutant of trap 7: a fresh optimizer state at the same weights."""
+    run = steps()
+    run.prepare()
+    run.epoch(0)
+    run.epoch(1)
+    honest = digest(run, "policy-2")
+    (run.folder / "state-1").rename(run.folder / "kept")
+    (run.folder / "state-0").rename(run.folder / "state-1")
+
+    run.epoch(1)
+
+    assert digest(run, "policy-2") != honest
+
+
+def test_a_step_that_runs_again_gives_the_same_bytes(steps):
+    """All but the wall times, which `about.json` and the history tell."""
+
+    def contents() -> dict:
+        folders = ("trajectories-0", "samples-0", "policy-1", "state-1")
+        files = {(name, file): entry for name in folders for file, entry in read_manifest(run.at(name)).files.items()}
+        return {key: entry["sha256"] for key, entry in files.items() if key[1] != "about.json"}
+
+    run = steps()
+    run.prepare()
+    run.epoch(0)
+    before = contents()
+
+    run.epoch(0)
+
+    assert contents() == before
+
+
+@pytest.mark.parametrize("changes", [{}, SPLIT, DDPO, SELECTED], ids=["hrf", "split", "ddpo", "hrf-d"])
+def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps, changes):
+    """Costs recomputed from the start steps: a forward per tail step, and forward plus backward per trained one."""
+    run = steps("run", changes)
+    run.prepare()
+    run.epoch(0)
+
+    about = json.loads((run.folder / "trajectories-0" / "about.json").read_text())
+    starts = load_file(run.folder / "trajectories-0" / "trajectories.safetensors")["start_steps"]
+    steps_of_k, trained, switch = 6, 4, run.config.switch_step
+    per_root = steps_of_k - switch if run.config.policy.prefix_pool else steps_of_k
+    roots = 0 if run.config.starts.kind == "noise" else 2 * per_root
+    tails = int((steps_of_k - starts).sum())
+    if run.config.starts.kind != "selected":
+        assert about["num_evaluations"] == roots + tails
+    pool = run.config.policy.prefix_pool * switch
+    spent = pool + about["num_evaluations"] + 3 * int((trained - starts).sum())
+    assert record(run, 0)["num_evaluations"] == spent
+    schedule = noise_schedule(scheduler_config(run.folder / "base"), run.config)
+    assert expected_epoch_evaluations(run.config, schedule, 0) == pytest.approx(spent - pool, rel=0.5)
+
+
+def test_one_step_per_epoch_and_several_epochs_per_step_promote_the_same_weights(steps):
+    separate, together = steps("separate"), steps("together")
+    for run in (separate, together):
+        run.prepare(experiment=run.folder.name)
+    for epoch in (0, 1):
+        separate.epoch(epoch)
+    together.train(0, 2)
+
+    separate.judge(1)
+    together.judge(1)
+
+    for name in ("policy-2", "evaluation-1"):
+        assert digest(separate, name) == digest(together, name)
+
+
+def test_the_records_of_a_run_are_gathered_in_its_summary(steps):
+    run = steps("run", {"run": {"epochs": 2}})
+    run.prepare()
+    run.epoch(0)
+    run.judge(0)
+    (run.folder / "judged-0").rename(run.folder / "history-1b")
+    (run.folder / "history-1").rename(run.folder / "unused")
+    (run.folder / "history-1b").rename(run.folder / "history-1")
+    run.epoch(1)
+    run.judge(1)
+
+    metrics = run.summarize("judged-1")
+
+    summary = json.loads((run.folder / "summary" / "summary.json").read_text())
+    assert [epoch["epoch"] for epoch in summary["epochs"]] == [0, 1]
+    assert all(epoch[part] for epoch in summary["epochs"] for part in ("update", "evaluation", "decision"))
+    assert metrics["num_epochs"] == 2
+    assert metrics["reward"] == summary["epochs"][1]["evaluation"]["reward"]["value"]
+    assert (run.folder / "report.html").read_text().startswith("<!")
+
+
+def test_evaluation_noise_is_the_same_for_base_and_candidate(steps):
+    """The base, evaluated as a candidate, differs from itself by nothing."""
+    run = steps()
+    run.prepare()
+    run.epoch(0)
+    (run.folder / "policy-1").rename(run.folder / "tuned")
+    (run.folder / "policy-0").rename(run.folder / "policy-1")
+
+    run.judge(0)
+
+    evaluation = json.loads((run.folder / "evaluation-0" / "evaluation.json").read_text())
+    assert evaluation["reward_vs_base"] == {"value": 0.0, "low": 0.0, "high": 0.0, "standard_error": 0.0}
+    assert evaluation["diversity"]["vendi_order2_ratio"]["value"] == 1.0
+
+
+def test_a_damaged_artifact_is_named_with_its_producer(steps):
+    run = steps()
+    run.prepare()
+    weights = run.folder / "policy-0" / "unet" / "diffusion_pytorch_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(bytes(content))
+
+    with pytest.raises(ArtifactError, match=r"diffusion_pytorch_model.*sha256.*step prepare, run run"):
+        run.sample(0)
+
+
+def test_a_pipeline_compiled_for_another_number_of_epochs_is_refused(steps):
+    run = steps()
+    run.config = run.config.with_changes({"run": {"epochs": 3}})
+    with pytest.raises(ConfigError, match=r"run\.epochs"):
+        check_epochs(run.config, 4)
+
+
+@pytest.fixture
+def user_rewards(tmp_path, monkeypatch):
+    (tmp_path / "my_rewards.py").write_text(
+        "import numpy as np\n"
+        "def nan_at_4(images):\n    r = images.mean(axis=(1, 2, 3)).astype('float64'); r[4] = np.nan; return r\n"
+        "def broken(images):\n    raise RuntimeError('my scorer broke')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield
+    sys.modules.pop("my_rewards", None)
+
+
+def with_reward(function: str) -> dict:
+    return {"reward": {"name": "python", "function": f"my_rewards:{function}"}}
+
+
+def score_tiny(run) -> None:
+    from hrf.steps.score import score
+
+    run.sample(0)
+    score(run=run.at("run"), samples=run.at("samples-0"), epoch=0, scores=run.at("scores-0"))
+
+
+def test_a_reward_that_is_not_finite_names_epoch_root_and_branch_and_leaves_nothing(steps, user_rewards, monkeypatch):
+    run = steps()
+    run.prepare()
+    changed = run.config.with_changes(with_reward("nan_at_4"))
+    monkeypatch.setattr("hrf.steps.context.Config.from_yaml", lambda text: changed)
+
+    with pytest.raises(NumericalError, match="epoch=0, root=1, branch=1"):
+        score_tiny(run)
+
+    assert not (run.folder / "scores-0").exists()
+
+
+def test_a_reward_that_raises_is_reported_with_its_own_error(steps, user_rewards, monkeypatch):
+    run = steps()
+    run.prepare()
+    changed = run.config.with_changes(with_reward("broken"))
+    monkeypatch.setattr("hrf.steps.context.Config.from_yaml", lambda text: changed)
+
+    with pytest.raises(HrfError, match="my scorer broke"):
+        score_tiny(run)
+
+
+def test_branches_are_counted_within_their_root():
+    groups = torch.tensor([3, 3, 5, 3, 5]).numpy()
+
+    assert [branch_name(groups, i, 7) for i in range(5)] == [
+        "epoch=7, root=3, branch=0",
+        "epoch=7, root=3, branch=1",
+        "epoch=7, root=5, branch=0",
+        "epoch=7, root=3, branch=2",
+        "epoch=7, root=5, branch=1",
+    ]
