@@ -46,10 +46,17 @@ class EmbeddedS3:
         bucket: The bucket that `start` was given.
     """
 
-    def __init__(self, work_dir: Path, bucket: str, settings: dict[str, Any], users: IO[str]) -> None:
+    def __init__(
+        self,
+        work_dir: Path,
+        bucket: str,
+        settings: dict[str, Any],
+        users: IO[str],
+        process: subprocess.Popen[bytes] | None,
+    ) -> None:
         self.bucket = bucket
         self.endpoint = f"http://{_HOST}:{settings['ports']['s3']}"
-        self._work_dir, self._settings, self._users = work_dir, settings, users
+        self._work_dir, self._settings, self._users, self._process = work_dir, settings, users, process
 
     @classmethod
     def start(cls, work_dir: Path, bucket: str) -> Self:
@@ -70,11 +77,11 @@ class EmbeddedS3:
             users = _lock_file(work_dir / "s3.users.lock")
             try:
                 fcntl.flock(users, fcntl.LOCK_SH)
-                server = cls(work_dir, bucket, _running_server(work_dir, bucket), users)
+                settings, process = _running_server(work_dir, bucket)
             except BaseException:
                 users.close()
                 raise
-        return server
+        return cls(work_dir, bucket, settings, users, process)
 
     @property
     def pid(self) -> int:
@@ -106,6 +113,8 @@ class EmbeddedS3:
                 return False
             else:
                 _end_server(self._work_dir, self._settings["ports"], graceful=graceful)
+                if self._process is not None:
+                    self._process.wait()
                 return True
             finally:
                 self._users.close()
@@ -128,12 +137,16 @@ def _environment(settings: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _running_server(work_dir: Path, bucket: str) -> dict[str, Any]:
-    """Join the live server or start one, wait until its bucket takes writes, and return its settings."""
+def _running_server(work_dir: Path, bucket: str) -> tuple[dict[str, Any], subprocess.Popen[bytes] | None]:
+    """Join the live server or start one, and wait until its bucket takes writes.
+
+    Returns:
+        Its settings, and its process where it is this one's child.
+    """
     settings = _load_settings(work_dir)
     if settings is not None and _is_alive(work_dir):
         if _wait_ready(work_dir, settings, bucket):
-            return settings
+            return settings, None
         _end_server(work_dir, settings["ports"], graceful=False)
     if settings is not None:
         _remove_sockets(settings["ports"])
@@ -141,7 +154,7 @@ def _running_server(work_dir: Path, bucket: str) -> dict[str, Any]:
         settings = _prepare_settings(work_dir, settings)
         process = _spawn(work_dir, settings)
         if _wait_ready(work_dir, settings, bucket):
-            return settings
+            return settings, process
         # Most likely another program took one of the ports in the moment between choosing and using them.
         _end_server(work_dir, settings["ports"], graceful=False)
         process.wait()
