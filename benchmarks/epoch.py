@@ -1,0 +1,174 @@
+"""Wall time and bytes of one epoch, next to the least possible.
+
+    python -m benchmarks.epoch [PRESET] [--repeats N]
+
+Time: sample, score and update of one epoch against a floor of as many raw denoiser evaluations in full batches,
+forward for the sampling, forward and backward for the update. The two are measured in turn, so that a machine whose
+speed drifts slows both. Bytes: what an epoch's steps hand on through artifacts, against tail states, log-probabilities
+and weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import save_file
+
+from hrf.config import Config, resolve
+from hrf.cost import pool_evaluations
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.policies.folders import load_policy
+from hrf.policies.sources import classifier_folder, fetch_base
+from hrf.rewards import build_reward
+from hrf.starts import PrefixPool
+from hrf.steps.artifacts import save_episodes, save_training_state
+from hrf.steps.score import reward_samples
+from hrf.training import Episodes, advantages_of, build_starts, draw_prefix_pool, sample_episodes
+from hrf.update import Updater, build_optimizer
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("preset", nargs="?", default="avatars-compressibility")
+    parser.add_argument("--repeats", type=int, default=5)
+    arguments = parser.parse_args()
+    config = resolve(arguments.preset)
+    with tempfile.TemporaryDirectory() as scratch:
+        base = Path(scratch) / "base"
+        fetch_base(config.model, base, {"step": "benchmark"})
+        policy = load_policy(config, base, base)
+        measure(config, policy, arguments.repeats, Path(scratch))
+
+
+def measure(config: Config, policy: DiffusionPolicy, repeats: int, scratch: Path) -> None:
+    """Time epochs and their floors in turn, and print the tables."""
+    pool = None
+    if config.policy.prefix_pool:
+        states = draw_prefix_pool(policy, config, run_seed=config.run.seed, on_advance=None)
+        pool = PrefixPool(states=states, step=policy.switch_step)
+    folder = classifier_folder("shipped", "reward.classifier") if config.reward.name == "classifier" else None
+    reward = build_reward(config.reward, folder)
+    distribution = build_starts(config, policy, reward=lambda: reward, pool=pool)
+    updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update)
+    rows: list[dict[str, float]] = []
+    for repeat in range(repeats + 1):
+        epoch = repeat % config.run.epochs
+        sampling, episodes = timed(
+            lambda epoch=epoch: sample_episodes(
+                policy, distribution, config, run_seed=config.run.seed, epoch=epoch, on_advance=None
+            )
+        )
+        scoring, rewards = timed(
+            lambda episodes=episodes, epoch=epoch: reward_samples(
+                reward, episodes.samples.numpy(), episodes.trajectories.groups.numpy(), epoch
+            )
+        )
+        advantages = advantages_of(rewards, episodes.trajectories, config)
+        updating, _ = timed(
+            lambda episodes=episodes, advantages=advantages, epoch=epoch: updater.run(
+                episodes.trajectories, advantages, run_seed=config.run.seed, epoch=epoch
+            )
+        )
+        pairs = int(episodes.trajectories.tail_lengths.sum()) * config.update.inner_epochs
+        forward, _ = timed(lambda count=episodes.num_evaluations: forwards(policy, count, config.model.batch_size))
+        both, _ = timed(lambda pairs=pairs: forwards_and_backwards(policy, pairs, config.update.microbatch))
+        if repeat:  # The first round warms up.
+            rows.append(
+                {"sample": sampling, "score": scoring, "update": updating, "forward floor": forward, "floor": both}
+            )
+    print_times(rows)
+    print_bytes(policy, updater, episodes, rewards, scratch)
+    Console().print(f"Once per run: {pool_evaluations(config):,} evaluations for the prefix pool, in neither column.")
+
+
+def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds and result of a call."""
+    began = time.perf_counter()
+    result = function()
+    return time.perf_counter() - began, result
+
+
+@torch.no_grad()
+def forwards(policy: DiffusionPolicy, count: int, batch_size: int) -> None:
+    """`count` evaluations of the bare denoiser in full batches; the last batch holds what is left."""
+    for size in batches(count, batch_size):
+        policy.denoiser(torch.zeros(size, *policy.sample_shape), torch.zeros(size, dtype=torch.int64))
+
+
+def forwards_and_backwards(policy: DiffusionPolicy, count: int, batch_size: int) -> None:
+    """The same with gradients to all weights."""
+    for size in batches(count, batch_size):
+        output = policy.denoiser(torch.zeros(size, *policy.sample_shape), torch.zeros(size, dtype=torch.int64)).sample
+        output.sum().backward()
+    policy.denoiser.zero_grad()
+
+
+def batches(count: int, size: int) -> list[int]:
+    """`count` in parts of `size` and a rest."""
+    return [size] * (count // size) + ([count % size] if count % size else [])
+
+
+def print_times(rows: list[dict[str, float]]) -> None:
+    """One column a part; medians over the repeats, and the ratio paired within each."""
+    ratios = [(row["sample"] + row["score"] + row["update"]) / (row["forward floor"] + row["floor"]) for row in rows]
+    table = Table("part", "seconds (median)", "floor", "ratio", title=f"One epoch, {len(rows)} repeats")
+    median = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
+    parts = [("sample", median["sample"], median["forward floor"]), ("update", median["update"], median["floor"])]
+    for name, seconds, floor in parts:
+        table.add_row(name, f"{seconds:.2f}", f"{floor:.2f}", f"{seconds / floor:.2f}")
+    table.add_row("score", f"{median['score']:.3f}", "", "")
+    table.add_row("epoch", "", "", f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
+    Console().print(table)
+
+
+def print_bytes(
+    policy: DiffusionPolicy,
+    updater: Updater,
+    episodes: Episodes,
+    rewards: np.ndarray,
+    scratch: Path,
+) -> None:
+    """Bytes of an epoch's artifacts against their content."""
+    parts: dict[str, tuple[int, int]] = {}
+    weights = sum(parameter.numel() * 4 for parameter in policy.denoiser.parameters())
+    tails = episodes.trajectories
+    for name, write, least in (
+        (
+            "trajectories",
+            lambda folder: save_episodes(episodes, folder, {}),
+            tails.states.nbytes + tails.log_probs.nbytes,
+        ),
+        (
+            "samples",
+            lambda folder: save_file({"samples": episodes.samples}, folder / "samples.safetensors"),
+            episodes.samples.nbytes,
+        ),
+        ("policy", lambda folder: policy.denoiser.save_pretrained(folder), weights),
+        ("training state", lambda folder: save_training_state(updater, folder, 0), 2 * weights),
+    ):
+        folder = scratch / name
+        folder.mkdir()
+        write(folder)
+        parts[name] = (sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()), least)
+    parts["scores"] = (len(str(rewards.tolist())), rewards.nbytes)
+    table = Table("artifact", "bytes", "least", "ratio", title=f"Artifacts of one epoch of {len(rewards)} branches")
+    for name, (written, least) in parts.items():
+        table.add_row(name, f"{written:,}", f"{least:,}", f"{written / least:.3f}")
+    written, least = (sum(values) for values in zip(*parts.values(), strict=True))
+    table.add_row("all", f"{written:,}", f"{least:,}", f"{written / least:.3f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
