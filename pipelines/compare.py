@@ -112,7 +112,7 @@ def build(arms: list[Arm], *, images: Images | None = None) -> BaseComponent:
         ConfigError: Too few or too many arms, arms that can't be compared, or too many tasks.
     """
     check_comparable(arms)
-    plans = [plan_epochs(arm.config) for arm in arms]
+    plans = [plan_epochs(arm.config, few_tasks=True) for arm in arms]
     check_task_budget(1 + sum(count_tasks(plan) for plan in plans))
     placed = images or Images.from_environment()
     epochs = [build_epochs(plan, placed) for plan in plans]

@@ -34,7 +34,7 @@ def build_epochs(steps: Sequence[EpochStep], images: Images) -> list[tuple[Epoch
     Returns:
         Each entry of the plan with its sub-pipeline; entries of the same kind share one.
     """
-    kinds = [(step.evaluated, step.num_epochs > 1) for step in steps]
+    kinds = [(step.evaluated, step.in_one_task) for step in steps]
     pipelines = {kind: _build_epoch(*kind, images) for kind in dict.fromkeys(kinds)}
     return [(step, pipelines[kind]) for step, kind in zip(steps, kinds, strict=True)]
 

@@ -32,6 +32,8 @@ class EpochStep:
     """Its first epoch, counted from 0."""
     num_epochs: int
     """How many epochs it trains."""
+    in_one_task: bool
+    """Whether one task samples, scores and updates; always so for several epochs."""
     evaluated: bool
     """Whether the policy is evaluated, and offered for promotion, at its end."""
     label: str
@@ -45,14 +47,15 @@ class EpochStep:
     @property
     def num_tasks(self) -> int:
         """Tasks on a cluster: the sub-pipeline itself, its training tasks, and evaluate and promote."""
-        return 1 + (3 if self.num_epochs == 1 else 1) + (2 if self.evaluated else 0)
+        return 1 + (1 if self.in_one_task else 3) + (2 if self.evaluated else 0)
 
 
-def plan_epochs(config: Config) -> tuple[EpochStep, ...]:
+def plan_epochs(config: Config, *, few_tasks: bool = False) -> tuple[EpochStep, ...]:
     """Split a run's epochs into sub-pipelines.
 
     Args:
         config: A resolved configuration; `run.epochs_per_step` divides `run.epochs` and `evaluation.every`.
+        few_tasks: Whether to train single epochs in one task too. The numbers are the same.
 
     Returns:
         One entry per sub-pipeline, evaluated after every `evaluation.every` epochs and at the end.
@@ -63,7 +66,13 @@ def plan_epochs(config: Config) -> tuple[EpochStep, ...]:
         last = first + per_step - 1
         due = (last + 1) % every == 0 or last == num_epochs - 1
         steps.append(
-            EpochStep(first_epoch=first, num_epochs=per_step, evaluated=due, label=_label(config, first, last))
+            EpochStep(
+                first_epoch=first,
+                num_epochs=per_step,
+                in_one_task=few_tasks or per_step > 1,
+                evaluated=due,
+                label=_label(config, first, last),
+            )
         )
     return tuple(steps)
 

@@ -70,8 +70,9 @@ class ProgressView:
         self._say(f"[green]done[/]  {describe(event):<22} {event.get('seconds', 0.0):7.1f} s")
 
     def _show_trained(self, event: dict[str, Any]) -> None:
-        reward, window = event["reward_mean"], window_words(event.get("window"))
-        self._say(f"      epoch {event['epoch']} trained: window {window}, reward of its rollouts {reward:.4g}")
+        reward, window = event["reward_mean"], event["window"]
+        where = f"window {window_words(window)}" if window else "starts from noise"
+        self._say(f"      epoch {event['epoch']} trained: {where}, reward of its rollouts {reward:.4g}")
 
     def _show_evaluated(self, event: dict[str, Any]) -> None:
         reward, diversity = interval(event["reward"]), interval(event["diversity"])
@@ -81,7 +82,7 @@ class ProgressView:
         self._say(f"      candidate of epoch {event['epoch']} {event['outcome']}")
 
     def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False)
+        self._console.print(line, highlight=False, soft_wrap=True)
 
 
 def describe(event: dict[str, Any]) -> str:
@@ -90,10 +91,8 @@ def describe(event: dict[str, Any]) -> str:
     return event["step"] if epoch is None else f"epoch {epoch}: {event['step']}"
 
 
-def window_words(window: list[int] | None) -> str:
+def window_words(window: list[int]) -> str:
     """A half-open window of start steps by its first and last one."""
-    if not window:
-        return "none"
     return str(window[0]) if window[1] == window[0] + 1 else f"{window[0]}-{window[1] - 1}"
 
 

@@ -46,10 +46,10 @@ def epochs_table(summary: dict[str, Any]) -> Table:
         table.add_column(heading, no_wrap=heading != "decision")
     table.add_row("base", "", f"{reward['value']:.3f}", "", "1", "")
     for entry in summary["epochs"]:
-        evaluation, decision = entry["evaluation"], entry["decision"]
+        evaluation, decision, window = entry["evaluation"], entry["decision"], entry["update"]["window"]
         table.add_row(
             str(entry["epoch"]),
-            window_words(entry["update"]["window"]),
+            window_words(window) if window else "noise",
             f"{evaluation['reward']['value']:.3f}" if evaluation else "-",
             interval(evaluation["reward_vs_base"]) if evaluation else "-",
             interval(evaluation["diversity"]["vendi_order2_ratio"], 2) if evaluation else "-",

@@ -85,5 +85,6 @@ def show_plan(arms: list[Arm], budget: int) -> None:
     """Say what each arm's budget buys."""
     table = Table("preset", "epochs", "evaluated every", title=f"{budget:,} denoiser evaluations each")
     for arm in arms:
-        table.add_row(arm.preset, str(arm.config.run.epochs), f"{arm.config.run.epochs_per_step} epochs")
+        every = arm.config.evaluation.every
+        table.add_row(arm.preset, str(arm.config.run.epochs), "epoch" if every == 1 else f"{every} epochs")
     console().print(table)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from pipelines.commands.configuring import Settings, choose
-from pipelines.commands.console import Traceback, console
-from pipelines.commands.run import told_warnings
+from pipelines.commands.console import Traceback, console, error_console
 
 
 def compile_(
@@ -29,8 +30,10 @@ def compile_(
     from pipelines.plan import count_tasks, plan_epochs
 
     chosen = choose(preset, settings, {"epochs": epochs} if epochs else {})
-    with told_warnings():
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as noted:
         package = compile_package(build(chosen.config, preset=chosen.preset, overrides=chosen.overrides))
+    for warning in noted:
+        error_console().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True, highlight=False)
     try:
         output.write_text(package, encoding="ascii")
     except OSError as error:

@@ -43,7 +43,7 @@ def run(
     if start_from:
         changes["start_from"] = start_from
     chosen = choose(preset, settings, changes)
-    with told_warnings():
+    with without_budget_warnings():
         check_task_budget(count_tasks(plan_epochs(chosen.config)))
 
     def build() -> str:
@@ -73,7 +73,7 @@ def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> R
     screen = error_console()
     with object_storage(work_dir, bucket) as location:
         location.open().check()
-        with told_warnings():
+        with without_budget_warnings():
             folder, resumed = open_run(request, work_dir / "runs", location, fresh=fresh)
         word = "Resuming" if resumed else "Starting"
         screen.print(
@@ -112,22 +112,9 @@ def show_finished(folder: RunFolder, work_dir: Path, bucket: str) -> None:
     screen.print(f"Samples:   {command}", soft_wrap=True, highlight=False)
 
 
-def told_warnings() -> Any:
-    """A block in which warnings are told in one line, without the code that gave them."""
-    block = warnings.catch_warnings()
-
-    class Told:
-        def __enter__(self) -> None:
-            block.__enter__()
-            warnings.simplefilter("always", UserWarning)
-            warnings.showwarning = lambda message, *_, **__: error_console().print(
-                f"[yellow]Note:[/] {escape(str(message))}"
-            )
-
-        def __exit__(self, *exception: object) -> None:
-            block.__exit__(*exception)
-
-    return Told()
+def without_budget_warnings() -> warnings.catch_warnings[None]:
+    """A block without the warning of many tasks: what a cluster can't retry, this machine can resume."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
 def this_command() -> str:
