@@ -234,6 +234,7 @@ def set_scene(storage: Storage, tmp_path: Path) -> Callable[[float, float], Scen
     return build
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize(
     ("gain", "with_rival"),
     [(0.2, False), (0.2, True), (0.0, False)],
@@ -261,6 +262,7 @@ def test_killed_before_any_request_and_run_again_it_ends_the_same(set_scene, gai
     assert number > 10
 
 
+@pytest.mark.e2e
 @pytest.mark.parametrize("rival_gain", [0.15, 0.3], ids=["weaker rival", "stronger rival"])
 def test_a_rival_promoted_before_any_request_is_reckoned_with(set_scene, rival_gain):
     """The race, played through: at each request of the challenger a rival is promoted from start to end."""
@@ -282,6 +284,7 @@ def test_a_rival_promoted_before_any_request_is_reckoned_with(set_scene, rival_g
     assert ("promoted", 1) in outcomes
 
 
+@pytest.mark.e2e
 def test_the_same_candidate_put_forward_twice_at_once_is_decided_once(set_scene):
     """A retried step beside its undead predecessor, with a promotion of another run in between."""
     scene = set_scene(0.2, 0.3)
@@ -300,6 +303,35 @@ def test_the_same_candidate_put_forward_twice_at_once_is_decided_once(set_scene)
         assert_sound(storage, [scene.first, scene.challenger] + [scene.rival] * bool(others))
 
 
+@pytest.mark.e2e
+def test_two_that_judge_one_candidate_against_different_incumbents_agree(set_scene):
+    """One of them saw an incumbent that beats the candidate, the other its successor, which does not."""
+    scene = set_scene(0.2, 0.3)
+    known = {
+        scene.first.candidate_id: [reward + 0.5 for reward in BASE_REWARDS],
+        scene.rival.candidate_id: [reward + 0.1 for reward in BASE_REWARDS],
+    }
+    outcomes = set()
+    number, others = 0, [{}]
+    while others:
+        number += 1
+        storage, others = scene.fresh(number), []
+
+        def overtake(request: object, storage: Storage = storage, into: list[dict[str, Any]] = others) -> None:
+            put_forward(storage, scene.rival)
+            into.append(put_forward(storage, scene.challenger, known))
+
+        with before_request(storage, number, overtake):
+            decision = put_forward(storage, scene.challenger, known)
+        assert all(other == decision for other in others)
+        assert storage.read_json(f"{EXPERIMENT}/decisions/{scene.challenger.candidate_id}.json")[0] == decision
+        promoted = [record["candidate_id"] for record in history(storage, EXPERIMENT)]
+        assert (scene.challenger.candidate_id in promoted) == (decision["outcome"] == "promoted")
+        outcomes.add((decision["outcome"], decision["incumbent_id"]))
+    assert outcomes == {("rejected", scene.first.candidate_id), ("promoted", scene.rival.candidate_id)}
+
+
+@pytest.mark.e2e
 def test_any_lost_answer_changes_nothing(set_scene):
     scene = set_scene(0.2, 0.3)
     number, lost = 0, [True]

@@ -63,6 +63,7 @@ def test_a_killed_server_comes_back_with_keys_and_objects(work_dir, tmp_path):
     storage.replace_json("0.json", {"number": -1}, etags[0])
 
 
+@pytest.mark.e2e
 def test_a_server_whose_ports_were_taken_meanwhile_moves_and_keeps_its_objects(work_dir):
     server = EmbeddedS3.start(work_dir, "hrf")
     storage_of(server).create_json("k.json", {"n": 1})
@@ -76,6 +77,7 @@ def test_a_server_whose_ports_were_taken_meanwhile_moves_and_keeps_its_objects(w
         assert storage_of(moved).read_json("k.json")[0] == {"n": 1}
 
 
+@pytest.mark.e2e
 def test_the_server_outlives_its_killed_starter_and_is_joined_with_every_acknowledged_object(work_dir):
     starter = subprocess.Popen(
         [sys.executable, "-c", START_AND_WAIT, str(work_dir), "100000"], stdout=subprocess.PIPE, text=True
@@ -91,6 +93,7 @@ def test_the_server_outlives_its_killed_starter_and_is_joined_with_every_acknowl
     assert [storage.read_json(f"{number}.json")[0]["number"] for number, _ in whole] == list(range(len(whole)))
 
 
+@pytest.mark.e2e
 def test_a_starter_killed_at_any_time_leaves_nothing_that_hinders_the_next(work_dir):
     for delay in (0.35, 0.45, 0.6, 0.9):
         starter = subprocess.Popen(
@@ -104,6 +107,7 @@ def test_a_starter_killed_at_any_time_leaves_nothing_that_hinders_the_next(work_
         assert server.stop()
 
 
+@pytest.mark.e2e
 def test_starters_at_the_same_time_share_one_server(work_dir):
     starters = [
         subprocess.Popen(
