@@ -249,7 +249,7 @@ HF = "hf:google/ddpm-celebahq-256"
         (DEFAULT, "evaluation: {held_out_reward: {}}", "evaluation.held_out_reward"),
         (DEFAULT, "evaluation: {held_out_reward: {name: classifier}}", "evaluation.held_out_reward.label"),
         (DEFAULT, "run: {epochs: 3, epochs_per_step: 2}\nevaluation: {every: 2}", "run.epochs"),
-        (DEFAULT, "run: {epochs: 4, epochs_per_step: 2}", "evaluation.every"),
+        (DEFAULT, "run: {epochs: 6, epochs_per_step: 3}", "evaluation.every"),
     ],
 )
 def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, overrides, field):
@@ -269,7 +269,7 @@ def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, ov
         (DEFAULT, "evaluation: {held_out_reward: {name: classifier, label: planets}}"),
         (DEFAULT, "reward: {name: python, function: 'my.rewards:redness'}"),
         (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3, total_updates: 10}"),
-        (DEFAULT, "run: {epochs: 4, epochs_per_step: 2}\nevaluation: {every: 2}"),
+        (DEFAULT, "run: {epochs: 6, epochs_per_step: 3}\nevaluation: {every: 2}"),
     ],
 )
 def test_what_can_be_run_is_accepted(preset, overrides):
