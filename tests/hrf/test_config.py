@@ -269,7 +269,7 @@ def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, ov
         (DEFAULT, "evaluation: {held_out_reward: {name: classifier, label: planets}}"),
         (DEFAULT, "reward: {name: python, function: 'my.rewards:redness'}"),
         (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3, total_updates: 10}"),
-        (DEFAULT, "run: {epochs: 6, epochs_per_step: 3}\nevaluation: {every: 2}"),
+        (DEFAULT, "run: {epochs: 6, epochs_per_step: 3}\nevaluation: {every: 3}"),
     ],
 )
 def test_what_can_be_run_is_accepted(preset, overrides):
