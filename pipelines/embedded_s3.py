@@ -96,7 +96,7 @@ class EmbeddedS3:
         """Leave the server; the last of its users stops it.
 
         A killed server loses no acknowledged object and the next `start` finds them all, so killing is the default; a
-        graceful stop takes SeaweedFS 17 to 31 seconds.
+        graceful stop can take SeaweedFS half a minute.
 
         Args:
             graceful: Whether the server may take its time to end.
