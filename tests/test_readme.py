@@ -1,0 +1,397 @@
+"""The README against the code: links, files, commands, numbers, and its lines of Python, which are run."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import shlex
+import sys
+from dataclasses import fields
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import typer
+from numpy.typing import NDArray
+
+from hrf import errors
+from hrf.config import Evaluation, Monitors, list_presets, resolve
+from hrf.core.window import Window
+from hrf.evaluation import Measured, evaluation_record
+from hrf.gate import decide
+from hrf.monitors import MONITORS
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.policies.folders import load_denoiser, load_policy, normalise_base, save_policy
+from hrf.policies.sources import shipped_folder
+from hrf.rewards import build_reward
+from hrf.storage import Storage
+from hrf.update import UpdateMetrics
+from pipelines.cli import app
+from pipelines.overrides import from_settings, lay_over
+from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OUTSIDE_FENCES = FENCE.sub("", README)
+LINKS = sorted({*re.findall(r"\]\(([^)\s]+)\)", OUTSIDE_FENCES), *re.findall(r'src="([^"]+)"', README)})
+
+
+def section(heading: str) -> str:
+    """The text below a heading of the second level."""
+    found = re.search(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", README, re.MULTILINE | re.DOTALL)
+    assert found, f"the README has no section {heading!r}"
+    return found[1]
+
+
+def fenced(language: str, text: str = README) -> list[str]:
+    return [body for kind, body in FENCE.findall(text) if kind == language]
+
+
+class TestLinks:
+    @pytest.mark.parametrize("link", [link for link in LINKS if not link.startswith(("http", "#"))])
+    def test_a_relative_link_leads_to_a_file(self, link: str) -> None:
+        assert (ROOT / link).is_file()
+
+    def test_a_link_within_the_page_leads_to_a_heading(self) -> None:
+        headings = re.findall(r"^#+ (.*)$", OUTSIDE_FENCES, re.MULTILINE)
+        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert {link[1:] for link in LINKS if link.startswith("#")} <= anchors
+
+
+def file_tree() -> list[str]:
+    """Paths of the section Files: two spaces of indentation per level, a folder ends in a slash."""
+    (block,) = fenced("text", section("Files"))
+    above: list[str] = []
+    paths = []
+    for line in block.splitlines():
+        name = line.split()[0]
+        depth = (len(line) - len(line.lstrip())) // 2
+        above = above[:depth]
+        paths.append("".join(above) + name)
+        if name.endswith("/"):
+            above.append(name)
+    return paths
+
+
+class TestFiles:
+    @pytest.mark.parametrize("path", file_tree())
+    def test_a_named_file_exists(self, path: str) -> None:
+        assert (ROOT / path).is_dir() if path.endswith("/") else (ROOT / path).is_file()
+
+    @pytest.mark.parametrize("package", ["hrf", "components", "pipelines", "benchmarks"])
+    def test_every_module_has_its_line(self, package: str) -> None:
+        modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*.py")}
+        told = {path for path in modules if path.startswith("pipelines/commands/") or path.endswith("__init__.py")}
+        assert modules - told - set(file_tree()) == set()
+
+    def test_every_preset_is_listed(self) -> None:
+        rows = re.findall(r"^\| \[`([\w-]+)`\]", section("Use it"), re.MULTILINE)
+        assert sorted(rows) == sorted(preset.name for preset in list_presets())
+
+
+def typed_commands() -> list[list[str]]:
+    """Arguments of every `hrf` command line in a fenced block, without variables set before it and without comments."""
+    commands = []
+    for block in fenced("sh"):
+        for line in block.splitlines():
+            words = shlex.split(line, comments=True)
+            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                words = words[1:]
+            if words[:1] == ["hrf"]:
+                commands.append(words[1:])
+    return commands
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse a command line as `hrf` would, without running it."""
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("hrf", list(arguments))
+    rest = list(arguments)
+    while hasattr(command, "resolve_command"):
+        _, command, rest = command.resolve_command(context, rest)
+        context = command.make_context(command.name, list(rest), parent=context)
+
+
+class TestCommands:
+    def test_there_are_commands_to_check(self) -> None:
+        assert {"run", "compare", "compile", "presets", "doctor", "runs", "report", "sample"} == {
+            arguments[0] for arguments in typed_commands()
+        }
+
+    @pytest.mark.parametrize("arguments", typed_commands(), ids=" ".join)
+    def test_a_command_line_is_one_that_hrf_takes(self, arguments: list[str]) -> None:
+        # N stands for a number.
+        parse(["1" if word == "N" else word for word in arguments])
+
+    @pytest.mark.parametrize("arguments", [["run", "avatars-hrf", "--no-such-option"], ["runs", "no-such-command"]])
+    def test_a_wrong_command_line_would_be_found(self, arguments: list[str]) -> None:
+        with pytest.raises(Exception, match="No such"):
+            parse(arguments)
+
+    def test_commands_named_in_the_text_exist(self) -> None:
+        command: Any = typer.main.get_command(app)
+        for name in re.findall(r"`hrf ([a-z]+)", OUTSIDE_FENCES):
+            assert name in command.commands
+
+    def test_options_named_in_the_text_exist(self) -> None:
+        command: Any = typer.main.get_command(app)
+        known = {option for sub in command.commands.values() for parameter in sub.params for option in parameter.opts}
+        known |= {option for parameter in command.commands["runs"].commands["show"].params for option in parameter.opts}
+        named = set(re.findall(r"`(--[a-z-]+)", OUTSIDE_FENCES))
+        assert named <= known
+        assert "--traceback" in named
+
+    @pytest.mark.parametrize("arguments", [words for words in typed_commands() if words[0] in ("run", "compile")])
+    def test_its_settings_make_a_configuration_that_can_be_run(self, arguments: list[str]) -> None:
+        if arguments[1].endswith(".yaml"):
+            return
+        settings = [value for option, value in pairwise(arguments) if option == "--set"]
+        epochs = arguments[arguments.index("--epochs") + 1] if "--epochs" in arguments else None
+        changes = from_settings([*settings, *([f"run.epochs={epochs}"] if epochs else [])])
+        resolve(arguments[1], lay_over("", changes))
+
+    def test_make_has_the_targets(self) -> None:
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+        assert set(re.findall(r"^make ([\w-]+)", "\n".join(fenced("sh")), re.MULTILINE)) <= set(targets)
+
+    def test_python_scripts_and_modules_exist(self) -> None:
+        for words in re.findall(r"^python (.*)$", "\n".join(fenced("sh")), re.MULTILINE):
+            name = words.removeprefix("-m ").split()[0]
+            assert (ROOT / (name if name.endswith(".py") else name.replace(".", "/") + ".py")).is_file()
+
+    def test_the_file_is_a_configuration_that_can_be_run(self) -> None:
+        (text,) = fenced("yaml")
+        config = resolve("", text)
+        assert config.switch_step == 12
+        assert config.window_schedule(18).window(0) == Window(12, 18)
+
+    def test_fields_named_in_the_text_exist(self) -> None:
+        config = resolve("avatars-compressibility").to_mapping()
+        for dotted in set(re.findall(rf"`((?:{'|'.join(config)})\.\w+)", OUTSIDE_FENCES)):
+            top, field = dotted.split(".")
+            # `update.json` and the like are files.
+            assert field in ("json", "yaml") or field in config[top], dotted
+
+
+class TestExitCodes:
+    def test_the_table_has_the_codes_of_the_errors(self) -> None:
+        rows = dict(re.findall(r"^\| (\d+) \| .*\(`(\w+)`\) \|$", section("Exit codes"), re.MULTILINE))
+        classes = [entry for entry in vars(errors).values() if isinstance(entry, type)]
+        assert rows == {
+            str(error.exit_code): error.__name__
+            for error in classes
+            if error.__subclasses__() == [] or error.exit_code > 1
+        }
+
+
+def glossary_names() -> set[str]:
+    """What the first columns of the glossary's tables explain, and what its text names."""
+    return set(re.findall(r"`(\w+)`", section("Glossary")))
+
+
+def logged_names(path: str, function: str, variables: tuple[str, ...] = ()) -> set[str]:
+    """Names in the dicts that a function returns or puts into the given variables, without those of nested dicts."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    (body,) = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == function]
+    names: set[str] = set()
+    for node in ast.walk(body):
+        if isinstance(node, ast.Return) and node.value is not None:
+            names |= dict_keys(node.value)
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            target = node.targets[0] if isinstance(node, ast.Assign) else node.target
+            if isinstance(target, ast.Name) and target.id in variables and node.value is not None:
+                names |= dict_keys(node.value)
+            if isinstance(target, ast.Subscript) and ast.unparse(target.value) in variables:
+                names |= key_name(target.slice)
+    return names
+
+
+def dict_keys(node: ast.expr) -> set[str]:
+    if not isinstance(node, ast.Dict):
+        return set()
+    keys = (
+        dict_keys(value) if key is None else key_name(key) for key, value in zip(node.keys, node.values, strict=True)
+    )
+    return set().union(*keys)
+
+
+def key_name(key: ast.expr) -> set[str]:
+    if isinstance(key, ast.Constant):
+        return {str(key.value)}
+    if isinstance(key, ast.JoinedStr):
+        # Named after a preset.
+        return {"PRESET" + "".join(str(part.value) for part in key.values if isinstance(part, ast.Constant))}
+    return set()
+
+
+FLAT_OUTPUTS = [
+    ("hrf/steps/prepare.py", "prepare"),
+    ("hrf/steps/baseline.py", "baseline"),
+    ("hrf/steps/sample.py", "sampling_metrics"),
+    ("hrf/steps/score.py", "score"),
+    ("hrf/steps/update.py", "update_metrics"),
+    ("hrf/steps/evaluate.py", "evaluation_metrics"),
+    ("hrf/steps/promote.py", "promote"),
+    ("hrf/steps/summarize.py", "closing_metrics"),
+    ("hrf/steps/compare.py", "compare"),
+]
+RECORDS = [
+    ("hrf/steps/update.py", "learn", ("record",)),
+    ("hrf/steps/summarize.py", "_totals", ()),
+    ("hrf/promotion.py", "_record", ("about", "decision")),
+]
+
+
+def measured(seed: int) -> Measured:
+    generator = np.random.default_rng(seed)
+
+    def draw(*shape: int) -> NDArray[Any]:
+        return generator.random(shape)
+
+    return Measured(
+        images=draw(24, 3, 8, 8).astype(np.float32),
+        rewards=draw(24),
+        reward_name="brightness",
+        held_out_rewards=draw(24),
+        held_out_reward_name="redness",
+        features=draw(24, 6).astype(np.float32),
+        probabilities=generator.dirichlet(np.ones(3), 24),
+        labels=("cat", "dog", "unrecognised"),
+    )
+
+
+class TestGlossary:
+    @pytest.mark.parametrize(("path", "function"), FLAT_OUTPUTS)
+    def test_it_has_every_flat_output_of_the_steps(self, path: str, function: str) -> None:
+        names = logged_names(path, function, ("metrics",))
+        assert names, f"{path}: {function} returns no dict any more"
+        assert names - glossary_names() == set()
+
+    def test_no_step_is_left_out(self) -> None:
+        decorated = {
+            path.stem
+            for path in (ROOT / "hrf" / "steps").glob("*.py")
+            if re.search(r"^@step\(", path.read_text(encoding="utf-8"), re.MULTILINE)
+        }
+        # `train` returns what `update` does.
+        assert decorated - {"train"} == {Path(path).stem for path, _ in FLAT_OUTPUTS}
+
+    @pytest.mark.parametrize(("path", "function", "variables"), RECORDS)
+    def test_it_has_the_fields_of_the_records(self, path: str, function: str, variables: tuple[str, ...]) -> None:
+        names = logged_names(path, function, variables)
+        assert names
+        assert names - glossary_names() == set()
+
+    def test_it_has_every_metric_of_an_update(self) -> None:
+        assert {field.name for field in fields(UpdateMetrics)} - glossary_names() == set()
+
+    def test_it_has_everything_in_an_evaluation_and_in_a_decision(self) -> None:
+        settings = Evaluation(num_samples=24)
+        record = evaluation_record(
+            measured(0), measured(1), settings=settings, limits=Monitors(), epoch=0, num_evaluations=0
+        )
+        names = {*record, *record["diversity"], *record["fidelity"], *record["monitors"], *record["reward"]}
+        names |= set(record["monitors"]["edge_density"]) | set(record["fidelity"]["classifier_inception_score"])
+        decision = decide(record, incumbent_rewards=[0.0] * 24, diversity_margin=0.1, confidence=0.95).as_record()
+        assert {*names, *decision, *decision["checks"][0]} - glossary_names() == set()
+        assert set(MONITORS) <= set(record["monitors"])
+
+
+class TestEquations:
+    ROWS = re.findall(r"\| `(hrf\.[\w.]+)` \|", section("Equations"))
+
+    def test_there_are_some(self) -> None:
+        assert len(self.ROWS) > 10
+
+    @pytest.mark.parametrize("dotted", ROWS)
+    def test_the_function_exists(self, dotted: str) -> None:
+        module, _, name = dotted.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def first_python(heading: str) -> str:
+    return fenced("python", section(heading))[0]
+
+
+def with_values(code: str, **values: object) -> str:
+    """The code with other values for variables that it sets at the beginning of a line."""
+    for name, value in values.items():
+        code, count = re.subn(rf"^{name} = .*$", f"{name} = {value!r}", code, flags=re.MULTILINE)
+        assert count == 1, f"the README's code sets {name} {count} times"
+    return code
+
+
+class TestOwnReward:
+    def test_the_function_is_a_reward(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "my_rewards.py").write_text(fenced("python", section("Use it"))[0])
+        monkeypatch.syspath_prepend(str(tmp_path))
+        monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+        config = resolve("avatars-smoke", "reward: {name: python, function: 'my_rewards:warmth'}")
+        images = np.random.default_rng(0).random((4, 3, 8, 8), dtype=np.float32)
+        expected = [image[0].mean() - image[2].mean() for image in images]
+        np.testing.assert_allclose(build_reward(config.reward, None)(images), expected, rtol=1e-5, atol=1e-6)
+
+
+class TestGettingAPromotedModel:
+    def test_the_lines_download_it(
+        self, storage: Storage, storage_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put_forward(storage, candidate_of(tmp_path, "first", 0.1))
+        monkeypatch.setenv("HRF_BUCKET", storage_uri)
+        monkeypatch.chdir(tmp_path)
+        exec(first_python("Get a promoted model").replace('"default"', repr(EXPERIMENT)), {})
+        assert (tmp_path / "promoted" / "weights.bin").read_text() == "first 0.1"
+
+
+class TestPlainDiffusers:
+    # Few steps, half of them the reference's.
+    PRESET = "avatars-smoke"
+    NUM_IMAGES = 2
+
+    @pytest.fixture
+    def folders(self, tmp_path: Path) -> tuple[Path, Path]:
+        """The shipped model, and one whose weights are visibly others, saved as a tuned policy with a switch step."""
+        base, tuned = tmp_path / "base", tmp_path / "tuned"
+        for folder in (base, tuned):
+            folder.mkdir()
+        normalise_base(shipped_folder("avatars-32"), base)
+        denoiser = load_denoiser(base / "unet")
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for weight in denoiser.parameters():
+                weight.mul_(1 + 0.1 * torch.randn(weight.shape, generator=generator))
+        config = resolve(self.PRESET)
+        about = {"switch_step": config.switch_step, "sampler": config.sampler.model_dump(mode="json")}
+        save_policy(tuned, denoiser, base, about, None)
+        return base, tuned
+
+    def ours(self, policy: DiffusionPolicy) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(0)
+        states = torch.randn(self.NUM_IMAGES, *policy.sample_shape, generator=generator)
+        with torch.no_grad():
+            for step in range(policy.schedule.num_steps):
+                mean, std = policy.transition(states, torch.full((self.NUM_IMAGES,), step))
+                states = mean + std * torch.randn(states.shape, generator=generator)
+        return states
+
+    def test_the_lines_make_the_pictures_of_our_own_policy(self, folders: tuple[Path, Path]) -> None:
+        base, tuned = folders
+        code = first_python("Run a promoted model with plain diffusers")
+        made: dict[str, Any] = {}
+        settings = {"reference_folder": str(shipped_folder("avatars-32")), "tuned_folder": str(tuned)}
+        exec(with_values(code, **settings, num_images=self.NUM_IMAGES), made)
+        images = made["images"]
+        assert images.shape == (self.NUM_IMAGES, 3, 32, 32)
+        assert images.abs().max() <= 1
+        policy = load_policy(resolve(self.PRESET), base, tuned)
+        assert policy.switch_step == policy.schedule.num_steps // 2
+        # Float32: the two compute the same in another order.
+        torch.testing.assert_close(images, self.ours(policy), rtol=0, atol=1e-4)
+        # The wrong half of the weights, or none of the tuned ones, would be seen.
+        elsewhere = DiffusionPolicy(**{**policy.__dict__, "switch_step": policy.switch_step - 1})
+        assert (images - self.ours(elsewhere)).abs().max() > 1e-3
