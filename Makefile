@@ -14,7 +14,7 @@ test: lint test-unit $(VENV)/.dev  ## everything
 	$(BIN)/python -m pytest -m "slow or e2e"
 
 test-unit: $(VENV)/.dev  ## the fast part
-	$(BIN)/python -m pytest -m "not slow and not e2e"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not e2e"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

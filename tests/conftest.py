@@ -7,11 +7,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from hrf.storage import Storage
 from pipelines import embedded_s3 as embedded_s3_module
 from pipelines.embedded_s3 import EmbeddedS3
+
+# A shared machine can be slow for a moment; that is no property of the code.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")
