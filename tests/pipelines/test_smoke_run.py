@@ -64,7 +64,7 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_policy_as_one_straight_throug
     done = subprocess.run(command, env=_environment(), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Resuming run" in done.stderr
-    assert "hrf sample" in done.stdout
+    assert "Promoted:  nothing yet" in done.stdout
     finished = _steps(home, "step-finished")
     assert len(finished) == len(set(finished)), "a finished step ran twice"
 

@@ -1,0 +1,57 @@
+"""Where a model comes from, in a chain back to the base."""
+
+from pipelines.lineage import lineage_lines, trace
+
+CONFIG = {"model": {"source": "shipped:avatars-32", "revision": ""}}
+
+
+def _summary(run_id, *, started_from=None, promoted_epochs=()):
+    epochs = [
+        {
+            "epoch": epoch,
+            "decision": {
+                "outcome": "promoted" if epoch in promoted_epochs else "rejected",
+                "candidate_id": f"{run_id}/epoch-{epoch:04d}",
+            },
+        }
+        for epoch in range(3)
+    ]
+    run = {"run_id": run_id, "experiment": "e", "started_from": started_from}
+    return {"run": run, "config": CONFIG, "epochs": [*epochs, {"epoch": 3, "decision": None}]}
+
+
+def _store(storage, summary, sequence):
+    run_id = summary["run"]["run_id"]
+    epoch = max(entry["epoch"] for entry in summary["epochs"] if (entry["decision"] or {}).get("outcome") == "promoted")
+    candidate = f"{run_id}/epoch-{epoch:04d}"
+    record = {"sequence": sequence, "candidate_id": candidate, "run_id": run_id, "epoch": epoch}
+    storage.create_json(f"e/history/{sequence:06d}.json", {**record, "previous": summary["run"]["started_from"]})
+    storage.create_json(f"e/runs/{run_id}/summary.json", summary)
+
+
+def test_the_last_promotion_of_a_run_from_the_base(tmp_path):
+    chain = trace(_summary("a", promoted_epochs=(0, 2)), tmp_path, "")
+    assert [record["candidate"] for record in chain] == ["a/epoch-0002", "base"]
+    assert (chain[0]["run"], chain[0]["epoch"], chain[0]["configuration"]) == ("a", 2, "e/runs/a/config.yaml")
+
+
+def test_a_run_without_promotion_still_names_its_base(tmp_path):
+    assert lineage_lines(trace(_summary("a"), tmp_path, "")) == [
+        "lineage     run a, which promoted nothing",
+        "  came from base model shipped:avatars-32",
+    ]
+
+
+def test_a_candidate_that_nothing_is_known_of_is_said_to_be_missing(tmp_path):
+    chain = trace(_summary("b", started_from="a/epoch-0002", promoted_epochs=(1,)), tmp_path, "")
+    assert "its record is gone" in lineage_lines(chain)[1]
+
+
+def test_the_chain_goes_through_earlier_runs_in_the_storage(tmp_path, storage, storage_uri):
+    first = _summary("a", promoted_epochs=(2,))
+    second = _summary("b", started_from="a/epoch-0002", promoted_epochs=(1,))
+    _store(storage, first, 1)
+    third = _summary("c", started_from="b/epoch-0001")
+    _store(storage, second, 2)
+    chain = trace(third, tmp_path, storage_uri)
+    assert [record["candidate"] for record in chain] == [None, "b/epoch-0001", "a/epoch-0002", "base"]
