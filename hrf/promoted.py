@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hrf.checkpoint import read_manifest
-from hrf.errors import ArtifactError
+from hrf.errors import ArtifactError, ConfigError
 from hrf.storage import Storage
+
+
+def check_experiment(name: str) -> None:
+    """Refuse a name that can't be one folder in object storage.
+
+    Raises:
+        ConfigError: If it is none.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ConfigError(
+            "experiment",
+            expected="a name of letters, digits, '.', '_' and '-' that begins with a letter or digit",
+            got=name,
+            fix="choose another name",
+        )
 
 
 def read_pointer(storage: Storage, experiment: str) -> dict[str, Any] | None:

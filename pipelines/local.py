@@ -15,14 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hrf.errors import HrfError, StorageError
+from hrf.errors import ConfigError, HrfError, StorageError
 from hrf.progress import PROGRESS_FILE
 from pipelines.archive import archive_run
 from pipelines.local_worker import OUTPUTS_FILE
 from pipelines.run_state import RunFolder, RunState, find_unfinished, fingerprint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from hrf.config import Config
     from pipelines.object_storage import Location
@@ -76,6 +76,24 @@ class Request:
                 "hrf_version": __version__,
             }
         )
+
+
+def check_devices(configs: Iterable[Config]) -> None:
+    """Refuse runs that ask for a GPU where there is none. On a cluster the steps themselves do, on their own nodes.
+
+    Raises:
+        ConfigError: This machine has no GPU that torch can use.
+    """
+    if any(config.model.device == "cuda" for config in configs):
+        import torch
+
+        if not torch.cuda.is_available():
+            raise ConfigError(
+                "model.device",
+                expected="a device that this machine has",
+                got="cuda",
+                fix="--set model.device=cpu, or run on a machine with a GPU and a torch built for it",
+            )
 
 
 def open_run(request: Request, runs: Path, location: Location, *, fresh: bool) -> tuple[RunFolder, bool]:

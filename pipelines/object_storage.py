@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hrf.errors import StorageError
+from hrf.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -73,8 +73,10 @@ def object_storage(work_dir: Path, bucket: str = "") -> Iterator[Location]:
         bucket: See `configured_location`.
 
     Raises:
+        ConfigError: The work directory can't be made.
         StorageError: No bucket is named, or the embedded server does not start.
     """
+    make_work_dir(work_dir)
     if is_configured(bucket):
         yield configured_location(bucket)
         return
@@ -82,6 +84,26 @@ def object_storage(work_dir: Path, bucket: str = "") -> Iterator[Location]:
 
     with EmbeddedS3.start(work_dir / "s3", EMBEDDED_BUCKET) as server:
         yield Location(uri=f"s3://{EMBEDDED_BUCKET}", environment=server.environment(), embedded=True)
+
+
+def make_work_dir(work_dir: Path) -> None:
+    """Make a work directory, unless it is there.
+
+    Raises:
+        ConfigError: It can't be made, or not be written.
+    """
+    try:
+        work_dir.mkdir(parents=True, exist_ok=True)
+        problem = "" if os.access(work_dir, os.W_OK | os.X_OK) else "no permission to write there"
+    except OSError as error:
+        problem = str(error.strerror)
+    if problem:
+        raise ConfigError(
+            "--work-dir",
+            expected="a folder that can be written",
+            got=f"{work_dir} ({problem})",
+            fix="give another one, with --work-dir or HRF_WORK_DIR",
+        )
 
 
 def has_embedded_data(work_dir: Path) -> bool:

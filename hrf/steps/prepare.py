@@ -17,7 +17,7 @@ from hrf.config import Config, resolve
 from hrf.errors import ConfigError
 from hrf.policies.folders import POLICY_FILE, noise_schedule, scheduler_config
 from hrf.policies.sources import classifier_folder, fetch_base
-from hrf.promotion import fetch_incumbent, read_pointer
+from hrf.promoted import check_experiment, fetch_incumbent, read_pointer
 from hrf.rewards import build_reward
 from hrf.seeds import derive_seed
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
@@ -62,6 +62,7 @@ def prepare(
     Raises:
         HrfError: For whatever can't work.
     """
+    check_experiment(experiment)
     config = resolve(preset, overrides)
     check_epochs(config, num_epochs)
     store = Storage.open(storage)

@@ -66,10 +66,13 @@ def run(
 
 def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> RunFolder:
     """Run a request on this machine and show its progress; returns the finished run."""
-    from pipelines.local import execute, open_run
+    from hrf.promoted import check_experiment
+    from pipelines.local import check_devices, execute, open_run
     from pipelines.object_storage import object_storage
     from pipelines.progress_view import ProgressView
 
+    check_experiment(request.experiment)
+    check_devices(request.configs.values())
     screen = error_console()
     with object_storage(work_dir, bucket) as location:
         location.open().check()

@@ -32,6 +32,7 @@ def sample(
     _traceback: Traceback = False,
 ) -> None:
     """Draw images from the promoted model, or from the base, into one picture."""
+    _check_output(output)
     from hrf.sampling import draw_samples
     from pipelines.object_storage import object_storage
 
@@ -46,3 +47,16 @@ def sample(
             output=str(output),
         )
     console().print(f"{output}: {num} samples of the {source.value} model", soft_wrap=True, highlight=False)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a picture that couldn't be written, before it is drawn."""
+    from hrf.errors import ConfigError
+
+    if output.suffix.lower() != ".png" or not output.resolve().parent.is_dir() or output.is_dir():
+        raise ConfigError(
+            "--output",
+            expected="a file NAME.png in a folder that exists",
+            got=str(output),
+            fix="correct the name, or make the folder",
+        )
