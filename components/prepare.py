@@ -9,6 +9,8 @@ def prepare(
     preset: str,
     overrides: str,
     num_epochs: int,
+    epochs_per_step: int,
+    evaluate_every: int,
     experiment: str,
     run_tag: str,
     job_id: str,
@@ -27,6 +29,8 @@ def prepare(
         preset: Name of a preset; empty if `overrides` is a whole configuration.
         overrides: YAML that is laid over the preset.
         num_epochs: How many epochs the pipeline was compiled for; the configuration must say the same.
+        epochs_per_step: How many of them a step trains; likewise.
+        evaluate_every: How often the pipeline evaluates; likewise.
         experiment: Runs of one experiment share a promoted model.
         run_tag: The run's id; empty takes Kubeflow's.
         job_id: Kubeflow's id of this run.
@@ -46,6 +50,8 @@ def prepare(
         preset=preset,
         overrides=overrides,
         num_epochs=num_epochs,
+        epochs_per_step=epochs_per_step,
+        evaluate_every=evaluate_every,
         experiment=experiment,
         run_id=run_tag or job_id,
         start_from=start_from,

@@ -136,7 +136,7 @@ def build(arms: list[Arm], *, images: Images | None = None) -> BaseComponent:
                 "storage": storage,
                 "run_tag": run_tag,
             }
-            outputs = add_run(parameters, epochs=arm_epochs, images=placed, name=arm.preset)
+            outputs = add_run(parameters, config=arm.config, epochs=arm_epochs, images=placed, name=arm.preset)
             summaries[f"arm_{slot}"] = outputs.summary
         names = ",".join(arm.preset for arm in arms)
         task = place(compare(names=names, **summaries), "control", placed).set_display_name("compare")

@@ -72,6 +72,7 @@ def build(config: Config, *, preset: str = "", overrides: str = "", images: Imag
         parameters = {"preset": preset, "overrides": overrides, "start_from": start_from}
         return add_run(
             {**parameters, "experiment": experiment, "storage": storage, "run_tag": run_tag},
+            config=config,
             epochs=epochs,
             images=placed,
         )
@@ -82,6 +83,7 @@ def build(config: Config, *, preset: str = "", overrides: str = "", images: Imag
 def add_run(
     parameters: Mapping[str, Any],
     *,
+    config: Config,
     epochs: Sequence[tuple[EpochStep, Callable[..., Any]]],
     images: Images,
     name: str = "",
@@ -89,7 +91,8 @@ def add_run(
     """Add one whole run, from `prepare` to `summarize`, to the pipeline that is being built.
 
     Args:
-        parameters: What `prepare` is told, without the number of epochs and Kubeflow's id.
+        parameters: What `prepare` is told, without the pipeline's shape and Kubeflow's id.
+        config: What the pipeline is compiled for: `prepare` refuses a run of another shape.
         epochs: The plan of its epochs, with their sub-pipelines.
         images: The image of each role.
         name: Set before the display names, where a pipeline has several runs.
@@ -98,8 +101,12 @@ def add_run(
         Its report, its summary and its last policy.
     """
     prefix = f"{name}: " if name else ""
-    num_epochs = sum(step.num_epochs for step, _ in epochs)
-    task = prepare(num_epochs=num_epochs, job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **parameters)
+    shape = {
+        "num_epochs": config.run.epochs,
+        "epochs_per_step": config.run.epochs_per_step,
+        "evaluate_every": config.evaluation.every,
+    }
+    task = prepare(job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **shape, **parameters)
     prepared = place(task, "worker", images).set_display_name(f"{prefix}prepare").outputs
     settled = {"run": prepared["run"], "base": prepared["base"]}
     task = place(baseline(policy=prepared["policy"], **settled), "worker", images)

@@ -30,6 +30,8 @@ def prepare(
     preset: str,
     overrides: str,
     num_epochs: int,
+    epochs_per_step: int,
+    evaluate_every: int,
     experiment: str,
     run_id: str,
     start_from: str,
@@ -46,6 +48,8 @@ def prepare(
         preset: Name of a preset; empty if `overrides` is a whole configuration.
         overrides: YAML text over the preset.
         num_epochs: Epochs that the pipeline was compiled for; the configuration must agree.
+        epochs_per_step: Epochs that one of its steps trains; likewise.
+        evaluate_every: How often it evaluates; likewise.
         experiment: Whose promoted pointer the run starts from and moves.
         run_id: Name of the run in the storage.
         start_from: `promoted`, `base`, or empty for what the configuration says.
@@ -64,7 +68,7 @@ def prepare(
     """
     check_experiment(experiment)
     config = resolve(preset, overrides)
-    check_epochs(config, num_epochs)
+    check_shape(config, num_epochs=num_epochs, epochs_per_step=epochs_per_step, evaluate_every=evaluate_every)
     store = Storage.open(storage)
     store.check()
     origin = {"step": "prepare", "run": run_id, "hrf": __version__, "source": config.model.source}
@@ -123,19 +127,24 @@ def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
     }
 
 
-def check_epochs(config: Config, num_epochs: int) -> None:
-    """Refuse a configuration of another length than the pipeline's.
+def check_shape(config: Config, *, num_epochs: int, epochs_per_step: int, evaluate_every: int) -> None:
+    """Refuse a configuration of another shape than the pipeline's: what is unrolled can't be overridden at run time.
 
     Raises:
-        ConfigError: If `run.epochs` is not `num_epochs`.
+        ConfigError: If `run.epochs`, `run.epochs_per_step` or `evaluation.every` differs.
     """
-    if config.run.epochs != num_epochs:
-        raise ConfigError(
-            "run.epochs",
-            expected=f"{num_epochs}, the number of epochs that this pipeline was compiled for",
-            got=config.run.epochs,
-            fix="compile the pipeline anew for that number; a loop over a run-time number doesn't exist in Kubeflow",
-        )
+    for field, compiled, configured in (
+        ("run.epochs", num_epochs, config.run.epochs),
+        ("run.epochs_per_step", epochs_per_step, config.run.epochs_per_step),
+        ("evaluation.every", evaluate_every, config.evaluation.every),
+    ):
+        if compiled != configured:
+            raise ConfigError(
+                field,
+                expected=f"{compiled}, which this pipeline was compiled for",
+                got=configured,
+                fix="compile the pipeline anew for that number: Kubeflow has no loop over a run-time one",
+            )
 
 
 def _pack_classifiers(config: Config, target: Path) -> None:

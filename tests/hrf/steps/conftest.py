@@ -42,6 +42,8 @@ class StepByStep:
             preset="",
             overrides=self.config.to_yaml(),
             num_epochs=self.config.run.epochs,
+            epochs_per_step=self.config.run.epochs_per_step,
+            evaluate_every=self.config.evaluation.every,
             experiment=experiment,
             run_id=run_id,
             start_from="",

@@ -11,7 +11,7 @@ from hrf.checkpoint import read_manifest
 from hrf.cost import expected_epoch_evaluations
 from hrf.errors import ArtifactError, ConfigError, HrfError, NumericalError
 from hrf.policies.folders import noise_schedule, scheduler_config
-from hrf.steps.prepare import check_epochs
+from hrf.steps.prepare import check_shape
 from hrf.steps.score import branch_name
 
 SPLIT = {
@@ -191,11 +191,17 @@ def test_a_damaged_artifact_is_named_with_its_producer(steps):
         run.sample(0)
 
 
-def test_a_pipeline_compiled_for_another_number_of_epochs_is_refused(steps):
-    run = steps()
-    run.config = run.config.with_changes({"run": {"epochs": 3}})
-    with pytest.raises(ConfigError, match=r"run\.epochs"):
-        check_epochs(run.config, 4)
+@pytest.mark.parametrize(
+    ("shape", "field"),
+    [
+        ({"num_epochs": 5}, r"run\.epochs:"),
+        ({"epochs_per_step": 2}, r"run\.epochs_per_step:"),
+        ({"evaluate_every": 2}, r"evaluation\.every:"),
+    ],
+)
+def test_a_pipeline_compiled_for_another_shape_is_refused(steps, shape, field):
+    with pytest.raises(ConfigError, match=field):
+        check_shape(steps().config, **{"num_epochs": 4, "epochs_per_step": 1, "evaluate_every": 1, **shape})
 
 
 @pytest.fixture
