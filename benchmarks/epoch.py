@@ -146,7 +146,7 @@ def print_bytes(
     for name, write, least in (
         (
             "trajectories",
-            lambda folder: save_episodes(episodes, folder, {}),
+            lambda folder: save_episodes(episodes, folder),
             tails.states.nbytes + tails.log_probs.nbytes,
         ),
         (

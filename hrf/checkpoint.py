@@ -89,7 +89,7 @@ def writing_folder(target: str | Path, *, producer: Mapping[str, Any]) -> Iterat
         _clear_leftovers(target)
         partial = Path(tempfile.mkdtemp(prefix=_leftover_prefix(target), dir=target.parent))
     except OSError as error:
-        if (full := _disk_error(target, error)) is not None:
+        if (full := full_disk_error(target, error)) is not None:
             raise full from error
         raise
     try:
@@ -100,7 +100,7 @@ def writing_folder(target: str | Path, *, producer: Mapping[str, Any]) -> Iterat
             _move_into_place(partial, target)
     except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
-        if (full := _disk_error(target, error)) is not None:
+        if (full := full_disk_error(target, error)) is not None:
             raise full from error
         raise
 
@@ -302,8 +302,8 @@ def _clear_leftovers(target: Path) -> None:
             os.close(descriptor)
 
 
-def _disk_error(target: Path, error: BaseException) -> StorageError | None:
-    """The error to raise where the disk is full; None for any other cause."""
+def full_disk_error(target: str | Path, error: BaseException) -> StorageError | None:
+    """The error to raise, or to show, where the disk is full or a limit on its use is met; None for any other cause."""
     full = isinstance(error, OSError) and error.errno in _DISK_FULL
     # Safetensors reports the operating system's error only as text.
     if not full and not (isinstance(error, Exception) and "No space left on device" in str(error)):

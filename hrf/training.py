@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,6 +43,16 @@ class Episodes:
     num_evaluations: int
     """Denoiser evaluations for starts and rollout."""
     seconds: float
+
+    def record(self) -> dict[str, Any]:
+        """What an epoch's `update.json` tells of its sampling."""
+        window = self.starts.window
+        return {
+            "window": [window.start, window.stop] if window else None,
+            "mean_start_step": float(self.starts.steps.float().mean()),
+            "num_evaluations": self.num_evaluations,
+            "seconds": self.seconds,
+        }
 
 
 def sample_episodes(

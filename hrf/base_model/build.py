@@ -78,10 +78,10 @@ def build(
         num_workers=num_workers,
     )
     logger.info("drew %d pictures, %d more to test with", len(data), len(held_out))
+    state = train_diffusion(data, settings.diffusion, scratch=scratch)
     clock = time.perf_counter()
     classifier = train_classifier(data, settings.classifier)
     classifier_seconds = time.perf_counter() - clock
-    state = train_diffusion(data, settings.diffusion, scratch=scratch)
     unet = averaged_unet(state)
     write_models(output_folder, unet, classifier)
     # What is judged is what ships: the weights as they come back from their fp16 file.

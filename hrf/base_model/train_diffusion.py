@@ -52,7 +52,7 @@ class DiffusionTraining:
     """Decay of the exponential moving average of the weights, which is what ships."""
     seed: int = 20_250_101
     """Seed of the initial weights, the batches, the timesteps and the noise."""
-    updates_per_checkpoint: int = 500
+    updates_per_checkpoint: int = 250
     """Distance of two checkpoints."""
 
 

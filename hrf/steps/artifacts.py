@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,12 @@ ABOUT_FILE, STATE_FILE = "about.json", "state.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def save_episodes(episodes: Episodes, folder: Path, extra: Mapping[str, Any]) -> None:
+def save_episodes(episodes: Episodes, folder: Path) -> None:
     """Write an epoch's trajectories, and the numbers that `update` reports about their sampling."""
     tensors = asdict(episodes.trajectories)
     num_trained = tensors.pop("num_trained_steps")
     save_file(tensors, folder / "trajectories.safetensors")
-    window = episodes.starts.window
-    about = {
-        "num_trained_steps": num_trained,
-        "window": [window.start, window.stop] if window else None,
-        "mean_start_step": float(episodes.starts.steps.float().mean()),
-        "num_evaluations": episodes.num_evaluations,
-        "seconds": episodes.seconds,
-        **extra,
-    }
+    about = {"num_trained_steps": num_trained, **episodes.record()}
     (folder / ABOUT_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 

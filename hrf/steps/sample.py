@@ -44,7 +44,7 @@ def sample(
     episodes = sample_episodes(current, distribution, config, run_seed=context.run_seed, epoch=epoch, on_advance=report)
     producer = context.producer("sample", epoch)
     with writing_folder(trajectories, producer=producer) as folder:
-        save_episodes(episodes, folder, {"epoch": epoch})
+        save_episodes(episodes, folder)
     with writing_folder(samples, producer=producer) as folder:
         save_file({"samples": episodes.samples, "groups": episodes.trajectories.groups}, folder / "samples.safetensors")
     return sampling_metrics(episodes)
@@ -52,12 +52,8 @@ def sample(
 
 def sampling_metrics(episodes: Episodes) -> dict[str, Any]:
     """An epoch's sampling in flat numbers."""
-    window = episodes.starts.window
-    return {
-        "window_start": window.start if window else 0,
-        "window_stop": window.stop if window else 1,
-        "mean_start_step": float(episodes.starts.steps.float().mean()),
-        "num_branches": len(episodes.samples),
-        "num_evaluations": episodes.num_evaluations,
-        "seconds": episodes.seconds,
-    }
+    record = episodes.record()
+    # Starts from noise all are at the first step that is trained.
+    first = int(episodes.starts.steps[0])
+    start, stop = record.pop("window") or (first, first + 1)
+    return {"window_start": start, "window_stop": stop, "num_branches": len(episodes.samples), **record}

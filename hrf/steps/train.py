@@ -69,14 +69,8 @@ def train(
         began = time.perf_counter()
         groups = episodes.trajectories.groups
         rewards = reward_samples(reward, episodes.samples.numpy(), groups.numpy(), current)
-        window = episodes.starts.window
-        sampled = {
-            "window": [window.start, window.stop] if window else None,
-            "mean_start_step": float(episodes.starts.steps.float().mean()),
-            "num_evaluations": episodes.num_evaluations,
-            "seconds": episodes.seconds,
-        }
-        records[current] = session.learn(episodes.trajectories, rewards, sampled, time.perf_counter() - began, current)
+        score_seconds = time.perf_counter() - began
+        records[current] = session.learn(episodes.trajectories, rewards, episodes.record(), score_seconds, current)
     last = epoch + num_epochs - 1
     session.save(new_policy, new_training_state, "train", last)
     with writing_folder(new_history, producer=context.producer("train", last)) as folder:
