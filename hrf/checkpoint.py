@@ -95,7 +95,7 @@ def writing_folder(target: str | Path, *, producer: Mapping[str, Any]) -> Iterat
     try:
         with _locked(partial):
             yield partial
-            _write_manifest(partial, producer)
+            write_manifest(partial, producer)
             partial.chmod(0o755)  # mkdtemp's 0700 would shut out a later step that runs as another user.
             _move_into_place(partial, target)
     except BaseException as error:
@@ -232,7 +232,8 @@ def _files_of(folder: Path) -> dict[str, Path]:
     return found
 
 
-def _write_manifest(folder: Path, producer: Mapping[str, Any]) -> None:
+def write_manifest(folder: Path, producer: Mapping[str, Any]) -> None:
+    """Write down who made a folder and the digest of every file in it, and put all of it on the disk."""
     files = {}
     for name, path in _files_of(folder).items():
         _sync(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from diffusers import DDPMPipeline, UNet2DModel
 
+from hrf import __version__
 from hrf.base_model.card import BuildRecord, render_card
 from hrf.base_model.dataset import credits, render, without_copies_of
 from hrf.base_model.evaluate import judge, sample, save_grid
@@ -17,6 +18,7 @@ from hrf.base_model.train_classifier import ClassifierTraining, evaluate
 from hrf.base_model.train_classifier import train as train_classifier
 from hrf.base_model.train_diffusion import DiffusionTraining, averaged_unet, make_noise_scheduler
 from hrf.base_model.train_diffusion import train as train_diffusion
+from hrf.checkpoint import write_manifest
 from hrf.classifier import ImageClassifier
 
 logger = logging.getLogger(__name__)
@@ -110,6 +112,7 @@ def build(
         sample_evaluation=judge(images, classifier, seed=settings.sample_seed),
     )
     (output_folder / "README.md").write_text(render_card(record), encoding="utf-8")
+    write_manifest(output_folder, {"command": command, "data_seed": settings.data_seed, "hrf": __version__})
     logger.info("modes %s", record.sample_evaluation.histogram)
     return record
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from hrf.checkpoint import read_manifest, writing_folder
+from hrf.checkpoint import read_folder, read_manifest, writing_folder
 from hrf.config import Model
 from hrf.errors import ArtifactError, ConfigError, StorageError
 from hrf.policies.folders import normalise_base
@@ -22,6 +22,7 @@ def shipped_folder(name: str) -> Path:
 
     Raises:
         ConfigError: If there is none of that name; the message lists those there are.
+        ArtifactError: If a file of it was changed.
     """
     assets = Path(str(resources.files("hrf"))) / "assets"
     folder = assets / name
@@ -30,7 +31,7 @@ def shipped_folder(name: str) -> Path:
         raise ConfigError(
             "model.source", expected=f"shipped:NAME with NAME one of {known}", got=name, fix="choose one of these"
         )
-    return folder
+    return read_folder(folder)
 
 
 def fetch_model(model: Model, target: Path) -> Path:
