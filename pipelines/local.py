@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hrf.checkpoint import full_disk_error
 from hrf.errors import ConfigError, HrfError, StorageError
 from hrf.progress import PROGRESS_FILE
 from pipelines.archive import archive_run
@@ -31,6 +33,8 @@ RUNNER_PID = "HRF_RUNNER_PID"
 POLL_SECONDS = 0.2
 #: How long a stopped process group has until it is killed.
 GRACE_SECONDS = 5.0
+#: With less than this free, a disk is full: no report, log or state fits any more.
+FULL_BYTES = 2**16
 
 
 class StepFailedError(HrfError):
@@ -150,11 +154,14 @@ def execute(folder: RunFolder, location: Location, on_event: Callable[[dict[str,
     """
     state = folder.read()
     state = folder.change(status="running", attempts=state.attempts + 1, error=None)
+    folder.clear_leftovers()
     try:
         failure = _run_worker(folder, location, on_event)
     except KeyboardInterrupt:
         folder.change(status="interrupted", finished=time.time())
         raise
+    finally:
+        folder.clear_leftovers()
     if failure:
         kept = {name: failure.get(name) for name in ("step", "epoch", "error_type", "message", "exit_code")}
         folder.change(status="failed", finished=time.time(), error=kept)
@@ -173,6 +180,8 @@ def _run_worker(
     """Run the worker process to its end; returns the report of the step that failed, if one did."""
     (folder.path / OUTPUTS_FILE).unlink(missing_ok=True)
     events = EventReader(folder.path / "progress.jsonl")
+    log = folder.path / "kfp.log"
+    logged = log.stat().st_size if log.exists() else 0
     failure: dict[str, Any] | None = None
     with _worker(folder, location) as process:
         ended = False
@@ -185,12 +194,20 @@ def _run_worker(
                 time.sleep(POLL_SECONDS)
     if (folder.path / OUTPUTS_FILE).is_file():
         return None
-    return failure or _unexplained(folder.path / "kfp.log", process.returncode)
+    if not failure and shutil.disk_usage(folder.path).free < FULL_BYTES:
+        return _full_disk(folder.path)
+    return failure or _unexplained(log.read_bytes()[logged:].decode(errors="replace"), process.returncode)
 
 
-def _unexplained(log: Path, status: int) -> dict[str, Any]:
-    """A report for a run that ended before a step could report, such as by an import that fails."""
-    said = re.findall(r"^\s*(\w*(?:Error|Exception): .*)$", log.read_text(errors="replace"), re.MULTILINE)
+def _full_disk(path: Path) -> dict[str, Any]:
+    """A report for an attempt that could not even report."""
+    error = full_disk_error(path, OSError(errno.ENOSPC, ""))
+    return {"step": "", "error_type": type(error).__name__, "message": str(error), "exit_code": StorageError.exit_code}
+
+
+def _unexplained(log: str, status: int) -> dict[str, Any]:
+    """A report for an attempt that ended before a step could report, such as by an import that fails."""
+    said = re.findall(r"^\s*(\w*(?:Error|Exception): .*)$", log, re.MULTILINE)
     problem = said[-1] if said else f"the run's process ended with status {status}, and no step said why"
     return {
         "step": "",
@@ -209,6 +226,7 @@ def _worker(folder: RunFolder, location: Location) -> Iterator[subprocess.Popen[
         PROGRESS_FILE: str(folder.path / "progress.jsonl"),
         RUNNER_PID: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
+        "TMPDIR": str(folder.make_scratch()),
     }
     # Without it, one busy neighbour makes a step several times slower: waiting threads spin.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -262,11 +280,15 @@ class EventReader:
         self._offset = path.stat().st_size if path.exists() else 0
 
     def read(self) -> list[dict[str, Any]]:
-        """The events of all lines that were finished since the last call."""
+        """The events of all lines that were finished since the last call, but for lines that a full disk cut short."""
         if not self._path.exists():
             return []
         with open(self._path, "rb") as stream:
             stream.seek(self._offset)
             whole, newline, _ = stream.read().rpartition(b"\n")
         self._offset += len(whole) + len(newline)
-        return [json.loads(line) for line in whole.splitlines()]
+        events = []
+        for line in whole.splitlines():
+            with contextlib.suppress(ValueError):
+                events.append(json.loads(line))
+        return events

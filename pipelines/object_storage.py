@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from hrf.checkpoint import full_disk_error
 from hrf.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -74,16 +75,21 @@ def object_storage(work_dir: Path, bucket: str = "") -> Iterator[Location]:
 
     Raises:
         ConfigError: The work directory can't be made.
-        StorageError: No bucket is named, or the embedded server does not start.
+        StorageError: No bucket is named, the embedded server does not start, or the disk is full, also in the block.
     """
     make_work_dir(work_dir)
-    if is_configured(bucket):
-        yield configured_location(bucket)
-        return
-    from pipelines.embedded_s3 import EmbeddedS3
+    try:
+        if is_configured(bucket):
+            yield configured_location(bucket)
+            return
+        from pipelines.embedded_s3 import EmbeddedS3
 
-    with EmbeddedS3.start(work_dir / "s3", EMBEDDED_BUCKET) as server:
-        yield Location(uri=f"s3://{EMBEDDED_BUCKET}", environment=server.environment(), embedded=True)
+        with EmbeddedS3.start(work_dir / "s3", EMBEDDED_BUCKET) as server:
+            yield Location(uri=f"s3://{EMBEDDED_BUCKET}", environment=server.environment(), embedded=True)
+    except OSError as error:
+        if (full := full_disk_error(work_dir, error)) is not None:
+            raise full from error
+        raise
 
 
 def make_work_dir(work_dir: Path) -> None:

@@ -6,6 +6,7 @@ runs/RUN_ID/artifacts/      what the steps wrote
 runs/RUN_ID/cache/          which steps are finished, for Kubeflow's local runner
 runs/RUN_ID/kfp.log         everything the steps said
 runs/RUN_ID/progress.jsonl  their progress, line by line
+runs/RUN_ID/scratch/        their temporary files, while an attempt lasts
 runs/RUN_ID/report.html     the report, and summary/ what it was made from
 """
 
@@ -15,6 +16,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import time
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Status = Literal["running", "finished", "failed", "interrupted"]
-STATE_FILE, LOCK_FILE = "state.json", "lock"
+STATE_FILE, LOCK_FILE, SCRATCH = "state.json", "lock", "scratch"
 #: After a kill, the old worker needs a moment to notice, and holds the lock until then.
 LOCK_SECONDS = 5.0
 
@@ -101,12 +103,17 @@ class RunFolder:
         now = time.time()
         token = hashlib.sha256(f"{asked['fingerprint']}{now}{os.getpid()}".encode()).hexdigest()[:6]
         run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{token}"
-        folder = cls(runs / run_id)
-        folder.path.mkdir(parents=True)
-        (folder.path / "package.yaml").write_text(package, encoding="ascii")
         arguments = {**asked.pop("arguments"), "run_tag": run_id}
-        folder.write(RunState(run_id=run_id, created=now, hrf_version=__version__, arguments=arguments, **asked))
-        return folder
+        partial = cls(runs / f".{run_id}.partial")
+        partial.path.mkdir(parents=True)
+        try:
+            (partial.path / "package.yaml").write_text(package, encoding="ascii")
+            partial.write(RunState(run_id=run_id, created=now, hrf_version=__version__, arguments=arguments, **asked))
+            partial.path.rename(runs / run_id)
+        except BaseException:
+            shutil.rmtree(partial.path, ignore_errors=True)
+            raise
+        return cls(runs / run_id)
 
     def read(self) -> RunState:
         """The state.
@@ -128,14 +135,32 @@ class RunFolder:
         """Replace the state, whole or not at all."""
         file = self.path / STATE_FILE
         partial = file.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, file)
+        try:
+            partial.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
+            os.replace(partial, file)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
 
     def change(self, **changes: Any) -> RunState:
         """Change fields of the state; returns the new one."""
         state = replace(self.read(), **changes)
         self.write(state)
         return state
+
+    def make_scratch(self) -> Path:
+        """The folder for temporary files of the run's processes, made if absent."""
+        scratch = self.path / SCRATCH
+        scratch.mkdir(exist_ok=True)
+        return scratch
+
+    def clear_leftovers(self) -> None:
+        """Remove temporary files, and what killed steps left half-written. Only for who holds the lock."""
+        shutil.rmtree(self.path / SCRATCH, ignore_errors=True)
+        for partial in self.path.glob("*.partial"):
+            partial.unlink()
+        for partial in sorted((self.path / "artifacts").rglob(".*.partial-*")):
+            shutil.rmtree(partial, ignore_errors=True)
 
     def lock(self, wait_seconds: float = LOCK_SECONDS) -> None:
         """Take the run's lock for this process, until it ends.
@@ -197,7 +222,7 @@ class RunFolder:
 
 def all_runs(runs: Path) -> list[RunFolder]:
     """All runs below a folder, oldest first."""
-    return [RunFolder(file.parent) for file in sorted(runs.glob(f"*/{STATE_FILE}"))]
+    return [RunFolder(file.parent) for file in sorted(runs.glob(f"[!.]*/{STATE_FILE}"))]
 
 
 def find_unfinished(runs: Path, asked: str) -> RunFolder | None:
