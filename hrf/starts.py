@@ -118,7 +118,7 @@ class NoiseStarts:
         )
 
 
-ChooseSteps = Callable[[DiffusionPolicy, Tensor, Window, int, int, "_Counter"], Tensor]
+ChooseSteps = Callable[[DiffusionPolicy, Tensor, Window, int, int, OnAdvance], Tensor]
 """(policy, roots [N, C, H, W], window, run_seed, epoch, counter) -> start steps [N]."""
 
 
@@ -160,7 +160,7 @@ class RenoisedStarts:
 
 
 def uniform_steps(
-    policy: DiffusionPolicy, roots: Tensor, window: Window, run_seed: int, epoch: int, count: _Counter
+    policy: DiffusionPolicy, roots: Tensor, window: Window, run_seed: int, epoch: int, count: OnAdvance
 ) -> Tensor:
     """HRF: each root's start step is uniform in the window. [N] int64."""
     del policy, count
@@ -195,20 +195,20 @@ class SelectedSteps:
     batch_size: int
 
     def __call__(
-        self, policy: DiffusionPolicy, roots: Tensor, window: Window, run_seed: int, epoch: int, count: _Counter
+        self, policy: DiffusionPolicy, roots: Tensor, window: Window, run_seed: int, epoch: int, count: OnAdvance
     ) -> Tensor:
         """Choose a start step per root: [N] int64."""
         candidates = list(range(window.start, window.stop, self.stride))
         if len(candidates) < 2:
             raise ValueError(f"window {window} with stride {self.stride} leaves fewer than two candidates")
         coarse = coarse_candidates(candidates, self.coarse_stride)
-        tried = self._try(policy, roots, [coarse] * len(roots), run_seed, epoch, count)
+        tried = self.measure(policy, roots, [coarse] * len(roots), run_seed, epoch, count)
         winners = [self._winner(coarse, measured) for measured in tried]
         if self.coarse_stride == 1:
             return torch.tensor([coarse[winner] for winner in winners])
         fine = [refined_candidates(candidates, coarse, winner) for winner in winners]
         unseen = [[step for step in steps if step not in coarse] for steps in fine]
-        for measured, more in zip(tried, self._try(policy, roots, unseen, run_seed, epoch, count), strict=True):
+        for measured, more in zip(tried, self.measure(policy, roots, unseen, run_seed, epoch, count), strict=True):
             measured.update(more)
         return torch.tensor([steps[self._winner(steps, measured)] for steps, measured in zip(fine, tried, strict=True)])
 
@@ -217,16 +217,16 @@ class SelectedSteps:
         distances = [measured[step][1] for step in steps]
         return best_pair(rewards, distances, self.beta)
 
-    def _try(
+    def measure(
         self,
         policy: DiffusionPolicy,
         roots: Tensor,
         candidates: Sequence[Sequence[int]],
         run_seed: int,
         epoch: int,
-        count: _Counter,
+        count: OnAdvance,
     ) -> list[dict[int, tuple[float, float]]]:
-        """Mean reward and mean distance of each root's candidates: one {step: (reward, distance)} per root."""
+        """Mean reward and mean distance of each root's candidate steps: one {step: (reward, distance)} per root."""
         trials = [
             (root, step, branch)
             for root, steps in enumerate(candidates)
@@ -254,7 +254,7 @@ class SelectedSteps:
         return results
 
     def _finish(
-        self, policy: DiffusionPolicy, states: Tensor, steps: Tensor, streams: list[Generator], count: _Counter
+        self, policy: DiffusionPolicy, states: Tensor, steps: Tensor, streams: list[Generator], count: OnAdvance
     ) -> Tensor:
         if not self.one_step:
             return denoise(policy, states, steps, streams, batch_size=self.batch_size, on_advance=count)

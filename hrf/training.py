@@ -112,12 +112,13 @@ def build_starts(
         num_roots=config.rollout.roots,
         num_branches=config.rollout.branches,
         window_of=windows.window,
-        choose_steps=_selected_steps(config, reward()) if config.starts.kind == "selected" else uniform_steps,
+        choose_steps=build_selection(config, reward()) if config.starts.kind == "selected" else uniform_steps,
         fresh=fresh,
     )
 
 
-def _selected_steps(config: Config, reward: Reward) -> SelectedSteps:
+def build_selection(config: Config, reward: Reward) -> SelectedSteps:
+    """HRF-D's choice of start steps, as `starts.selection` describes it."""
     selection = config.starts.selection
     exhaustive = selection.rule == "exhaustive"
     return SelectedSteps(
