@@ -24,7 +24,7 @@ from hrf.errors import ArtifactError, StorageError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
-_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +208,12 @@ def verify_file(path: Path, entry: Mapping[str, Any], producer: str) -> None:
         problem = f"its sha256 is {digest}, the manifest says {entry['sha256']}"
     else:
         return
-    raise ArtifactError(path, problem=problem, producer=producer, fix="it was changed or damaged: run that step again")
+    raise ArtifactError(
+        path,
+        problem=problem,
+        producer=producer,
+        fix="it was changed or damaged: delete the folder and run that step again",
+    )
 
 
 def _is_file_entry(name: str, entry: object) -> bool:
@@ -307,10 +312,11 @@ def full_disk_error(target: str | Path, error: BaseException) -> StorageError | 
     """The error to raise, or to show, where the disk is full or a limit on its use is met; None for any other cause."""
     full = isinstance(error, OSError) and error.errno in _DISK_FULL
     # Safetensors reports the operating system's error only as text.
-    if not full and not (isinstance(error, Exception) and "No space left on device" in str(error)):
+    told = not isinstance(error, OSError) and any(os.strerror(number) in str(error) for number in _DISK_FULL)
+    if not full and not told:
         return None
     return StorageError(
         str(target),
-        problem="no space left on the disk; nothing was written",
+        problem="no space left on the disk, or a limit on its use is met; nothing was written",
         fix="free some space (or give the volume more) and run the step again",
     )

@@ -247,7 +247,7 @@ def _spawn(work_dir: Path, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
         "-s3.autoCreateBucket=false",
         *options,
     ]
-    with _lock_file(work_dir / "s3.alive.lock") as alive, open(work_dir / "s3.log", "wb") as log:
+    with _lock_file(work_dir / "s3.alive.lock") as alive, _private(work_dir / "s3.log", "wb") as log:
         fcntl.flock(alive, fcntl.LOCK_EX)
         return subprocess.Popen(
             # The shell notes its process id, then becomes the server: no server is nameless, whenever its starter dies.
@@ -336,7 +336,12 @@ def _remove_sockets(ports: dict[str, int]) -> None:
 
 
 def _lock_file(path: Path) -> IO[str]:
-    return open(path, "a+", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, 0o600))
+    return _private(path, "a+")
+
+
+def _private(path: Path, mode: str) -> IO[Any]:
+    """Open a file that, where it is made, only its owner may read: the server's log names its keys."""
+    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 @contextlib.contextmanager
