@@ -39,6 +39,8 @@ class Said:
     output: str
     """Standard output and standard error, as they came."""
     seconds: float
+    cpu_seconds: float
+    """Of the command itself and all its children: unlike `seconds`, it depends little on what else runs here."""
 
     @property
     def message(self) -> list[str]:
@@ -83,13 +85,20 @@ def hrf(*arguments: str, variables: Mapping[str, str] | None = None, **options: 
     with tempfile.TemporaryDirectory() as scratch:
         output = Path(scratch) / "output"
         process = start(*arguments, output=output, variables=variables, **options)
-        try:
-            process.wait(timeout=PATIENCE_SECONDS)
-        finally:
-            if process.poll() is None:
-                kill(process.pid, *descendants(process.pid))
+        cpu_seconds = end_of(process)
         said = output.read_text(encoding="utf-8", errors="replace")
-    return Said(exit_code=process.returncode, output=said, seconds=time.monotonic() - began)
+    return Said(exit_code=process.returncode, output=said, seconds=time.monotonic() - began, cpu_seconds=cpu_seconds)
+
+
+def end_of(process: subprocess.Popen[bytes]) -> float:
+    """Wait for the end of a command; returns the CPU seconds that it took."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while (found := os.wait4(process.pid, os.WNOHANG))[0] == 0:
+        if time.monotonic() > end:
+            kill(process.pid, *descendants(process.pid))
+        time.sleep(0.02)
+    process.returncode = os.waitstatus_to_exitcode(found[1])
+    return found[2].ru_utime + found[2].ru_stime
 
 
 def only_run(work_dir: Path) -> Path:

@@ -54,3 +54,14 @@ def _without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_times(entry) for key, entry in value.items() if key not in VARYING}
     return [_without_times(entry) for entry in value] if isinstance(value, list) else value
+
+
+def copy_experiment(source: Storage, target: Storage, experiment: str, folder: Path) -> None:
+    """Copy everything of an experiment into another storage, by way of a folder of this machine."""
+    for key in source.list(f"{experiment}/"):
+        file = folder / key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        found = source.read_bytes(key)
+        assert found is not None
+        file.write_bytes(found[0])
+        target.upload_file(file, key)
