@@ -241,6 +241,7 @@ def write_manifest(folder: Path, producer: Mapping[str, Any]) -> None:
     """Write down who made a folder and the digest of every file in it, and put all of it on the disk."""
     files = {}
     for name, path in _files_of(folder).items():
+        path.chmod(0o644)  # safetensors writes 0600, which would shut out a later step that runs as another user.
         _sync(path)
         files[name] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
     value = {"format_version": FORMAT_VERSION, "producer": dict(producer), "files": files}

@@ -211,3 +211,12 @@ def test_canonical_json_has_one_spelling_and_refuses_nan():
     assert canonical_json({"b": 1, "a": [1.5, "é"]}) == '{"a":[1.5,"é"],"b":1}'.encode()
     with pytest.raises(ValueError, match="not JSON compliant"):
         canonical_json(float("nan"))
+
+
+def test_other_users_may_read_a_folder_whatever_wrote_its_files(tmp_path: Path) -> None:
+    """safetensors makes files that only their owner can read; on a cluster the next step may be another user."""
+    with writing_folder(tmp_path / "out", producer={"step": "test"}) as folder:
+        (folder / "weights").touch(mode=0o600)
+
+    assert (tmp_path / "out" / "weights").stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o755
