@@ -164,7 +164,7 @@ def evaluation_starts(policy: DiffusionPolicy, config: Config, on_advance: OnAdv
     Base, incumbent and candidate share them, so that differences are paired per seed.
     """
     evaluation = config.evaluation
-    streams = [stream(evaluation.seed, Purpose.EVALUATION, index, 0) for index in range(evaluation.num_samples)]
+    streams = [stream(evaluation.seed, Purpose.EVALUATION, index) for index in range(evaluation.num_samples)]
     sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
     states = denoise(
         sampler,
@@ -181,12 +181,19 @@ def evaluation_starts(policy: DiffusionPolicy, config: Config, on_advance: OnAdv
 def evaluation_samples(
     policy: DiffusionPolicy, starts: EvaluationStarts, config: Config, on_advance: OnAdvance | None
 ) -> NDArray[np.float32]:
-    """Finished samples of the fixed seeds, [n, C, H, W] in [-1, 1]; the step noise, too, is each seed's own."""
+    """Finished samples of the fixed seeds, [n, C, H, W] in [-1, 1]; the step noise, too, is each seed's own.
+
+    A base measured for a split policy and one measured for another have the same noise, and so the same pictures.
+    """
     evaluation = config.evaluation
     count = len(starts.states)
-    streams = [stream(evaluation.seed, Purpose.EVALUATION, index, 1) for index in range(count)]
+    sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
+    streams = [stream(evaluation.seed, Purpose.EVALUATION, index) for index in range(count)]
+    # The first state and the steps before the start have used up the beginning of each stream.
+    for _ in range(1 + sum(step < starts.step for step in sampler.schedule.stochastic_steps)):
+        draw_noise(streams, policy.sample_shape, policy.device)
     samples = denoise(
-        policy.with_schedule(policy.schedule.with_eta(evaluation.eta)),
+        sampler,
         starts.states.to(policy.device),
         torch.full((count,), starts.step),
         streams,

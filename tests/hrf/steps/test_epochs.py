@@ -179,6 +179,18 @@ def test_evaluation_noise_is_the_same_for_base_and_candidate(steps):
     assert evaluation["diversity"]["vendi_order2_ratio"]["value"] == 1.0
 
 
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_base_draws_the_same_pictures_whether_the_policy_is_split_or_not(steps, eta):
+    """Arms of a comparison share base and seeds. Kills: step noise that depends on where the evaluation starts."""
+    rewards = []
+    for name, changes in (("whole", {}), ("split", SPLIT)):
+        run = steps(name, {**changes, "evaluation": {"eta": eta}})
+        run.prepare(experiment=name)
+        rewards.append(json.loads((run.folder / "baseline" / "baseline.json").read_text())["rewards"])
+
+    assert rewards[0] == rewards[1]
+
+
 def test_a_damaged_artifact_is_named_with_its_producer(steps):
     run = steps()
     run.prepare()
