@@ -14,7 +14,7 @@ from hrf.errors import StorageError
 
 _CONNECT_SECONDS = 3
 _READ_SECONDS = 30
-_ATTEMPTS = 3
+ATTEMPTS = 3
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 _CREDENTIALS_FIX = (
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (in a cluster: the secret that the pipeline names) to a key that"
@@ -22,12 +22,13 @@ _CREDENTIALS_FIX = (
 )
 
 
-def connect(uri: str, environment: Mapping[str, str] | None) -> Any:
+def connect(uri: str, environment: Mapping[str, str] | None, *, attempts: int = ATTEMPTS) -> Any:
     """Make an S3 client with path-style addresses, short time-outs and few retries; nothing is sent yet.
 
     Args:
         uri: What the client is for, for messages.
         environment: `AWS_*` variables to use instead of the process's own and whatever else boto3 finds.
+        attempts: How often a request is sent at most.
 
     Raises:
         StorageError: If the endpoint is no URL.
@@ -50,7 +51,7 @@ def connect(uri: str, environment: Mapping[str, str] | None) -> Any:
     config = Config(
         connect_timeout=_CONNECT_SECONDS,
         read_timeout=_READ_SECONDS,
-        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        retries={"mode": "standard", "total_max_attempts": attempts},
         s3={"addressing_style": "path"},
         # Checksums in trailers are AWS's own; other servers trip over them, and files are verified by sha256 anyway.
         request_checksum_calculation="when_required",
@@ -89,7 +90,7 @@ def explain_refusal(error: Any, bucket: str) -> tuple[str, str]:
     if code in {"AccessDenied", "403", "Forbidden"}:
         return f"these credentials may not do that here ({code})", _CREDENTIALS_FIX
     if code in {"SlowDown", "ServiceUnavailable", "InternalError", "500", "503", "RequestTimeout"}:
-        return f"the server answers {code}, also after {_ATTEMPTS} attempts", "look at the server's log; run again"
+        return f"the server answers {code}, also after {ATTEMPTS} attempts", "look at the server's log; run again"
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     operation = getattr(error, "operation_name", "the request")
     return f"the server refuses {operation} ({code}, HTTP {status})", "check the location and the server's log"

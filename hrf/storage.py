@@ -15,7 +15,7 @@ from typing import Any, Self, TypeAlias
 
 from hrf.checkpoint import MANIFEST, Manifest, file_sha256, parse_manifest, read_folder, verify_file, writing_folder
 from hrf.errors import ArtifactError, StorageError
-from hrf.s3_client import connect, error_code, explain_refusal, explain_silence
+from hrf.s3_client import ATTEMPTS, connect, error_code, explain_refusal, explain_silence
 
 # Named, as within the class `list` is a method.
 Keys: TypeAlias = list[str]
@@ -42,12 +42,13 @@ class Storage:
         self.uri = f"s3://{bucket}/{self._prefix}".rstrip("/")
 
     @classmethod
-    def open(cls, uri: str, *, environment: Mapping[str, str] | None = None) -> Self:
+    def open(cls, uri: str, *, environment: Mapping[str, str] | None = None, attempts: int = ATTEMPTS) -> Self:
         """Make a client for `s3://bucket/prefix`; nothing is sent yet.
 
         Args:
             uri: Where everything is kept.
             environment: `AWS_*` variables to use instead of the process's own.
+            attempts: How often a request is sent at most.
 
         Raises:
             StorageError: If the URI or the endpoint is malformed.
@@ -55,7 +56,7 @@ class Storage:
         match = _URI.fullmatch(uri)
         if match is None or not _is_key((match["prefix"] or "").strip("/") or "x"):
             raise StorageError(uri, problem="no S3 location", fix="write s3://BUCKET or s3://BUCKET/PREFIX")
-        return cls(match["bucket"], match["prefix"] or "", connect(uri, environment))
+        return cls(match["bucket"], match["prefix"] or "", connect(uri, environment, attempts=attempts))
 
     def url(self, key: str) -> str:
         """The full `s3://` address of a key."""
@@ -76,7 +77,7 @@ class Storage:
                 self._client.create_bucket(Bucket=self._bucket)
 
     def check(self) -> None:
-        """Prove that the bucket can be listed and written, and that the server honours conditional writes.
+        """Prove that the bucket can be listed, written and read, and that the server honours conditional writes.
 
         The promoted pointer is only safe on a server that refuses `If-None-Match` and `If-Match` where they don't hold;
         some ignore them, so that is tried on a small object.
@@ -99,6 +100,13 @@ class Storage:
                     fix="use a store that honours them, such as AWS S3 or SeaweedFS; without them one promotion could"
                     " overwrite another",
                 )
+        # A server that has just started may answer for names before it can deliver contents.
+        if self.read_bytes(_CHECK_KEY) is None:
+            raise StorageError(
+                self.url(_CHECK_KEY),
+                problem="what was written there can't be found",
+                fix="use a store that shows an object as soon as it is written; an expiry rule must not remove it",
+            )
 
     def read_bytes(self, key: str) -> tuple[bytes, str] | None:
         """An object's bytes and its ETag, or None where there is none.

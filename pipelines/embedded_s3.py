@@ -280,7 +280,8 @@ def _wait_ready(work_dir: Path, settings: dict[str, Any], bucket: str) -> bool:
     from hrf.storage import Storage
 
     end = time.monotonic() + _START_SECONDS
-    storage = Storage.open(f"s3://{bucket}", environment=_environment(settings))
+    # One attempt each: this loop is faster than the client's own pauses between attempts.
+    storage = Storage.open(f"s3://{bucket}", environment=_environment(settings), attempts=1)
     while time.monotonic() < end and _is_alive(work_dir):
         if _answers(settings["ports"]["s3"]):
             with contextlib.suppress(StorageError):  # It listens some tenths of a second before all its parts are up.

