@@ -186,7 +186,7 @@ IN_PREPARE = {
         **SECONDS,
     ),
     "incumbent of another sampler": run_with(
-        "sampler.steps=8",
+        "sampler.eta=0.9",
         says=("run.start_from", "same sampler", "another --experiment"),
         variables={"S3": "", "HRF_BUCKET": "hrf/promoted"},
         **SECONDS,

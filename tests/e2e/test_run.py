@@ -57,7 +57,7 @@ def test_a_run_ends_with_its_table_its_report_and_what_to_do_next(undisturbed):
     assert [line[-1] for line in table[1:]] == ["promoted", "promoted"]
     assert f"Report:    {undisturbed.folder / 'report.html'}" in output
     assert f"Promoted:  {undisturbed.run_id}/epoch-0001" in output
-    assert f"hrf sample --experiment {EXPERIMENT} --from promoted" in output
+    assert f"hrf sample --experiment {EXPERIMENT} --num 16" in output
 
 
 def test_the_report_is_one_page_that_needs_nothing_else(undisturbed):
