@@ -1,10 +1,10 @@
-"""What a run's progress looks like in a terminal: a line per finished step, and a bar for the one at work."""
+"""A run's progress in a terminal: a line per finished step, a bar for the one at work, and one for the whole run."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,9 +15,10 @@ class ProgressView:
 
     Args:
         console: Where to. On anything but a terminal there are no bars, only lines.
+        num_epochs: Epochs that the whole run trains, over all arms of a comparison.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, num_epochs: int) -> None:
         self._console = console
         self._progress = Progress(
             SpinnerColumn(),
@@ -25,10 +26,18 @@ class ProgressView:
             BarColumn(bar_width=30),
             TextColumn("{task.fields[amount]}"),
             TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
             console=console,
             transient=True,
             disable=not console.is_terminal,
+            # An epoch takes minutes on a large model; a shorter memory would forget how long.
+            speed_estimate_period=24 * 3600,
         )
+        self._num_epochs = num_epochs
+        self._num_trained = 0
+        self._reward = ""
+        self._whole = self._progress.add_task("run", total=num_epochs, amount="")
         self._bar: Any = None
         self._described = ""
 
@@ -71,12 +80,21 @@ class ProgressView:
 
     def _show_trained(self, event: dict[str, Any]) -> None:
         reward, window = event["reward_mean"], event["window"]
+        # A resumed run has trained epochs that this view has not seen.
+        self._num_trained = max(self._num_trained, event["epoch"]) + 1
+        self._show_whole()
         where = f"window {window_words(window)}" if window else "starts from noise"
         self._say(f"      epoch {event['epoch']} trained: {where}, reward of its rollouts {reward:.4g}")
 
     def _show_evaluated(self, event: dict[str, Any]) -> None:
         reward, diversity = interval(event["reward"]), interval(event["diversity"])
+        self._reward = f", reward {event['reward']['value']:.4g}"
+        self._show_whole()
         self._say(f"      reward {reward}, diversity {diversity} of the base's")
+
+    def _show_whole(self) -> None:
+        amount = f"epoch {min(self._num_trained, self._num_epochs)} of {self._num_epochs}{self._reward}"
+        self._progress.update(self._whole, completed=self._num_trained, amount=amount)
 
     def _show_decided(self, event: dict[str, Any]) -> None:
         self._say(f"      candidate of epoch {event['epoch']} {event['outcome']}")

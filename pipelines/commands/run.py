@@ -83,7 +83,7 @@ def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> R
             f"{word} run [bold]{folder.path.name}[/] of {escape(request.title)} ({location.uri})", highlight=False
         )
         try:
-            with ProgressView(screen) as view:
+            with ProgressView(screen, num_epochs=folder.read().epochs) as view:
                 execute(folder, location, view.handle)
         except KeyboardInterrupt:
             screen.print(
