@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -16,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hrf.checkpoint import full_disk_error
 from hrf.errors import ConfigError, HrfError, StorageError
 from hrf.progress import PROGRESS_FILE
 from pipelines.archive import archive_run
+from pipelines.failures import explain
 from pipelines.local_worker import OUTPUTS_FILE
 from pipelines.run_state import RunFolder, RunState, find_unfinished, fingerprint
 
@@ -33,8 +31,6 @@ RUNNER_PID = "HRF_RUNNER_PID"
 POLL_SECONDS = 0.2
 #: How long a stopped process group has until it is killed.
 GRACE_SECONDS = 5.0
-#: With less than this free, a disk is full: no report, log or state fits any more.
-FULL_BYTES = 2**16
 
 
 class StepFailedError(HrfError):
@@ -183,38 +179,23 @@ def _run_worker(
     log = folder.path / "kfp.log"
     logged = log.stat().st_size if log.exists() else 0
     failure: dict[str, Any] | None = None
+    at_work: dict[str, Any] | None = None
     with _worker(folder, location) as process:
         ended = False
         while not ended:
             ended = process.poll() is not None
             for event in events.read():
                 failure = event if event["event"] == "step-failed" else failure
+                at_work = {"step-started": event, "step-finished": None}.get(event["event"], at_work)
                 on_event(event)
             if not ended:
                 time.sleep(POLL_SECONDS)
     if (folder.path / OUTPUTS_FILE).is_file():
         return None
-    if not failure and shutil.disk_usage(folder.path).free < FULL_BYTES:
-        return _full_disk(folder.path)
-    return failure or _unexplained(log.read_bytes()[logged:].decode(errors="replace"), process.returncode)
-
-
-def _full_disk(path: Path) -> dict[str, Any]:
-    """A report for an attempt that could not even report."""
-    error = full_disk_error(path, OSError(errno.ENOSPC, ""))
-    return {"step": "", "error_type": type(error).__name__, "message": str(error), "exit_code": StorageError.exit_code}
-
-
-def _unexplained(log: str, status: int) -> dict[str, Any]:
-    """A report for an attempt that ended before a step could report, such as by an import that fails."""
-    said = re.findall(r"^\s*(\w*(?:Error|Exception): .*)$", log, re.MULTILINE)
-    problem = said[-1] if said else f"the run's process ended with status {status}, and no step said why"
-    return {
-        "step": "",
-        "error_type": "Unexpected",
-        "message": f"{problem}. Fix: see the end of its log",
-        "exit_code": 1,
-    }
+    if failure:
+        return failure
+    said = log.read_bytes()[logged:].decode(errors="replace")
+    return explain(folder.path, log=said, status=process.returncode, at_work=at_work)
 
 
 @contextlib.contextmanager
