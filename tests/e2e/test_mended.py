@@ -15,7 +15,7 @@ import pytest
 from hrf.promotion import history, read_pointer
 from hrf.s3_client import connect
 from hrf.storage import Storage
-from tests.e2e.commands import PROMOTING, Said, end_of, events, hrf, only_run, start, state, wait_for
+from tests.e2e.commands import PROMOTING, Said, descendants, end_of, events, hrf, kill, only_run, start, state, wait_for
 from tests.e2e.test_bad_inputs import ARTIFACT, CONFIG, NUMERICAL, STORAGE, check_told_well, flip_a_bit
 
 pytestmark = pytest.mark.e2e
@@ -143,15 +143,17 @@ def test_one_run_goes_on_after_each_fault_and_ends_well(tmp_path, disk, bucket, 
     check_told_well(run.give(), CONFIG, ("reward.function", "faulty_reward", "PYTHONPATH"))
     run.install_reward()
 
-    # Two commands on one run; and a reward that raises.
+    # Two commands on one run; then the step at work is killed, as by a machine that is short of memory.
     run.order("wait")
     process = run.begin()
     wait_for(lambda: run.started("baseline") == 1)
     check_told_well(run.give(), UNEXPECTED, ("is being worked on by another process", "--fresh"))
-    run.order("raise")
-    check_told_well(run.said(process), UNEXPECTED, ("failed on 12 images with LookupError: no such colour",))
+    kill(descendants(process.pid)[-1])
+    check_told_well(run.said(process), UNEXPECTED, ("baseline", "ended without a word", "model.batch_size"))
 
-    # Rewards that are no numbers, or not one each.
+    # Rewards that raise, are no numbers, or not one each.
+    run.order("raise")
+    check_told_well(run.give(), UNEXPECTED, ("failed on 12 images with LookupError: no such colour",))
     run.order("nan")
     check_told_well(run.give(), NUMERICAL, ("a score is nan", "epoch=0, root=1, branch=0"))
     run.order("shape")
@@ -180,7 +182,7 @@ def test_one_run_goes_on_after_each_fault_and_ends_well(tmp_path, disk, bucket, 
 
     said = run.give()
     assert said.exit_code == 0, said.output
-    assert run.attempts() == 8
+    assert run.attempts() == 9
     assert run.leftovers() == []
     pointer = read_pointer(bucket, EXPERIMENT)
     assert history(bucket, EXPERIMENT) == [pointer]
