@@ -14,7 +14,7 @@ def _plan(**changes):
 
 
 def test_one_sub_pipeline_per_epoch():
-    steps = _plan(run={"epochs": 3})
+    steps = _plan(run={"epochs": 3}, evaluation={"every": 1})
     assert [(step.first_epoch, step.last_epoch, step.evaluated) for step in steps] == [
         (0, 0, True),
         (1, 1, True),
@@ -63,7 +63,7 @@ def test_starts_from_noise_have_no_window():
 @pytest.mark.parametrize(
     ("changes", "tasks"),
     [
-        ({"run": {"epochs": 3}}, 3 + 3 * 6),
+        ({"run": {"epochs": 3}, "evaluation": {"every": 1}}, 3 + 3 * 6),
         ({"run": {"epochs": 3}, "evaluation": {"every": 3}}, 3 + 4 + 4 + 6),
         ({"run": {"epochs": 12, "epochs_per_step": 4}, "evaluation": {"every": 4}}, 3 + 3 * 4),
     ],
