@@ -63,8 +63,18 @@ def strike(process, work_dir: Path, victims: str) -> None:
     else:
         pids = [process.pid, *descendants(process.pid)]
         server = work_dir / "s3" / "s3.pid"
-        kill(*pids, *([int(server.read_text())] if victims == "machine" and server.is_file() else []))
+        known = int(server.read_text()) if victims == "machine" and server.is_file() else None
+        # The file outlives the server, so its number may be another's by now.
+        kill(*pids, *([known] if known and is_server(known) else []))
     process.wait()
+
+
+def is_server(pid: int) -> bool:
+    """Whether a process is an S3 server."""
+    try:
+        return b"weed" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def has_come_to(attempt: Kill, work_dir: Path, begun: int) -> bool:
