@@ -166,6 +166,15 @@ def test_a_run_that_is_worked_on_cannot_be_worked_on_twice(asked, location):
     assert folder.status() == "interrupted"
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C as a terminal has it: a shell's background jobs, such as a CI's, start with the interrupt ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_all_processes_and_the_run_can_go_on(asked, location):
     asked.gate.write_text("hang")
     folder, _ = open_run(asked.request, asked.runs, location, fresh=False)
