@@ -100,8 +100,7 @@ def promote(
         StorageError: If the storage fails; run it again then.
     """
     case = _Case(storage, experiment, candidate)
-    if (final := case.read_final()) is not None:
-        return final
+    # Also where the decision is known: another policy under this name is not the one that was decided on.
     candidate_digest = case.store_candidate()
 
     def judge(pointer: dict[str, Any] | None) -> dict[str, Any]:
@@ -290,7 +289,7 @@ class _Case:
                 conflict.uri,
                 problem="another final decision on this candidate is there already",
                 producer=f"run {decision['run_id']}",
-                fix="run ids must not be used twice: start again under a new one",
+                fix="run ids must not be used twice: start again under a new one (hrf run --fresh)",
             ) from conflict
         return decision
 

@@ -205,7 +205,7 @@ class Storage:
                 self.url(key),
                 problem=f"other contents than those of {folder} are there already",
                 producer=there.describe_producer(),
-                fix="run ids must not be used twice: start again under a new one",
+                fix="run ids must not be used twice: start again under a new one (hrf run --fresh)",
             )
         for name, entry in manifest.files.items():
             self._upload(folder / name, f"{key}/{name}", entry["sha256"])

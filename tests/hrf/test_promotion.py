@@ -168,6 +168,8 @@ def test_a_run_id_used_twice_is_refused_and_overwrites_nothing(storage, tmp_path
     with pytest.raises(ArtifactError, match="run ids must not be used twice"):
         put_forward(storage, candidate_of(tmp_path / "b", "r1", 0.2))
     assert put_forward(storage, candidate)["outcome"] == "promoted"
+    with pytest.raises(ArtifactError, match="run ids must not be used twice"):
+        put_forward(storage, candidate_of(tmp_path / "b", "r1", 0.2))
 
 
 def test_a_deleted_pointer_is_not_taken_for_a_new_experiment(storage, tmp_path):
