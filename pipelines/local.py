@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hrf.errors import ConfigError, HrfError, StorageError
 from hrf.progress import PROGRESS_FILE
+from hrf.steps.context import RUNNER_PID
 from pipelines.archive import archive_run
 from pipelines.failures import explain
 from pipelines.local_worker import OUTPUTS_FILE
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from hrf.config import Config
     from pipelines.object_storage import Location
 
-RUNNER_PID = "HRF_RUNNER_PID"
 POLL_SECONDS = 0.2
 #: How long a stopped process group has until it is killed.
 GRACE_SECONDS = 5.0
