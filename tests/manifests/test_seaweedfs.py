@@ -97,9 +97,9 @@ def ready(store):
     return store
 
 
-def _open(store, **changes):
+def _open(store, *, bucket="hrf", **changes):
     address = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{store['ports']['s3']}", "AWS_REGION": "us-east-1"}
-    return Storage.open("s3://hrf", environment={**address, **KEYS, **changes}, attempts=2)
+    return Storage.open(f"s3://{bucket}", environment={**address, **KEYS, **changes}, attempts=2)
 
 
 @pytest.mark.e2e
@@ -138,9 +138,8 @@ def test_other_keys_are_refused(ready, name):
 
 @pytest.mark.e2e
 def test_another_bucket_is_not_made_by_writing_to_it(ready):
-    address = {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{ready['ports']['s3']}", "AWS_REGION": "us-east-1"}
     with pytest.raises(StorageError):
-        Storage.open("s3://misspelt", environment={**address, **KEYS}, attempts=2).check()
+        _open(ready, bucket="misspelt").create_json("default/pointer.json", {})
 
 
 @pytest.mark.e2e
