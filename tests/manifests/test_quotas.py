@@ -42,7 +42,8 @@ def test_two_such_steps_wait_for_each_other():
 def test_the_largest_step_of_the_smoke_preset_fits():
     config = resolve("avatars-smoke")
     placed = placement.load_placement("cpu-small", config)
-    spec = yaml.safe_load(compile_package(build_finetune(config, preset="avatars-smoke", placement=placed)))
+    package = compile_package(build_finetune(config, preset="avatars-smoke", placement=placed))
+    spec = next(yaml.safe_load_all(package))
     asked = [each["container"]["resources"] for each in spec["deploymentSpec"]["executors"].values()]
     for each in asked:
         step = {"cpu": each["resourceCpuRequest"], "memory": each["resourceMemoryRequest"]}

@@ -125,7 +125,7 @@ def test_the_service_account_that_runs_are_given_exists_in_the_base():
 
 
 def test_the_bucket_that_a_package_names_by_default_is_the_one_of_the_manifests():
-    spec = yaml.safe_load(compile_package(build_finetune(resolve("avatars-smoke"), preset="avatars-smoke")))
+    spec = next(yaml.safe_load_all(compile_package(build_finetune(resolve("avatars-smoke"), preset="avatars-smoke"))))
     default = spec["root"]["inputDefinitions"]["parameters"]["storage"]["defaultValue"]
     assert default == f"s3://{find(build('base'), 'ConfigMap', 'hrf-storage')['data']['HRF_BUCKET']}"
 
