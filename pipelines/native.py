@@ -24,6 +24,7 @@ from kfp.dsl.base_component import BaseComponent
 from hrf.config import resolve
 from hrf.errors import ConfigError
 from pipelines.finetune import build
+from pipelines.placement import load_placement
 
 #: What every object of `manifests/` carries.
 LABELS = {"app.kubernetes.io/part-of": "hrf-pipelines"}
@@ -93,8 +94,9 @@ def write_finetune(path: Path, preset: str) -> None:
         path: The file.
         preset: Its name; every value can be overridden when a run is started, but for the number of epochs.
     """
+    config = resolve(preset)
     text = kubernetes_manifest(
-        build(resolve(preset), preset=preset),
+        build(config, preset=preset, placement=load_placement("", config)),
         name="hrf-finetune",
         version=metadata.version("hrf-pipelines"),
         display_name="HRF fine-tuning",

@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 import yaml
 from kubernetes.utils.quantity import parse_quantity
 
@@ -38,7 +37,6 @@ def test_two_such_steps_wait_for_each_other():
     assert min(_room(step, step).values()) < 0
 
 
-@pytest.mark.skipif(not hasattr(placement, "load_placement"), reason="packages have no placement yet")
 def test_the_largest_step_of_the_smoke_preset_fits():
     config = resolve("avatars-smoke")
     placed = placement.load_placement("cpu-small", config)

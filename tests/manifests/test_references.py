@@ -74,7 +74,6 @@ def test_a_name_that_only_the_run_knows_is_an_error():
         references(_package(lambda task, secret: kubernetes.use_secret_as_env(task, secret, {"A": "X"})))
 
 
-@pytest.mark.skipif(not hasattr(placement, "load_placement"), reason="packages have no placement yet")
 @pytest.mark.parametrize(
     ("preset", "name"),
     [("avatars-compressibility", "cpu-small"), ("avatars-smoke", "cpu-small"), ("celebahq-compressibility", "gpu")],
