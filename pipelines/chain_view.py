@@ -97,8 +97,8 @@ def _name(candidate_id: str | None, numbers: Mapping[str, int]) -> str:
 
 def _signed(interval: Mapping[str, float]) -> str:
     """A difference with its interval, in as many digits as the interval is narrow."""
-    width = interval["high"] - interval["low"]
-    digits = max(3, 1 - math.floor(math.log10(width))) if width > 0 else 3
+    width = max(interval["high"] - interval["low"], 1e-6)
+    digits = max(3, -math.floor(math.log10(width)))
     value, low, high = (f"{interval[end]:+.{digits}f}" for end in ("value", "low", "high"))
     return escape(f"{value} [{low}, {high}]")
 
