@@ -25,9 +25,16 @@ from pipelines.chain_view import chain_view
 from pipelines.cli import app
 from pipelines.object_storage import CONFIGURED_BY
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
-from tests.interrupted import Killed, before_every_request, dying_before
+from tests.interrupted import Killed, before_every_request, before_request, dying_before
 
 WIDTH = 100
+MOST_PROMOTERS = 4
+
+
+@pytest.fixture(scope="module")
+def clients(embedded_s3):
+    """S3 clients, one for each who takes part: making one takes a tenth of a second."""
+    return [connect("s3://hrf", embedded_s3.environment()) for _ in range(2 + MOST_PROMOTERS)]
 
 
 def begin(storage: Storage, run_id: str, minute: int = 0, *, started_from: str | None = None, **changes: Any) -> None:
@@ -103,16 +110,16 @@ class TestRuns:
 
     def test_a_failed_run_shows_what_the_failing_step_said(self, storage):
         begin(storage, "r1")
-        for epoch, time in ((1, "2026-01-01T03:20:00Z"), (0, "2026-01-01T03:10:00Z")):
-            told = {"step": "score", "epoch": epoch, "error_type": "NumericalError", "message": f"score {epoch} is nan"}
-            key = f"{EXPERIMENT}/runs/r1/failures/score-{epoch}.json"
+        for step, epoch, minute in (("score", 0, 10), ("evaluate", 1, 20)):
+            told = {"step": step, "epoch": epoch, "error_type": "NumericalError", "message": "a score is nan"}
+            time = f"2026-01-01T03:{minute}:00Z"
+            key = f"{EXPERIMENT}/runs/r1/failures/{step}-{epoch}.json"
             storage.create_json(key, {**told, "exit_code": 5, "traceback": "long", "time": time})
-        storage.create_json(
-            f"{EXPERIMENT}/runs/r1/status.json", {"state": "FAILED", "error": {"message": "task failed"}}
-        )
+        status = {"state": "FAILED", "error": {"message": "task failed"}}
+        storage.create_json(f"{EXPERIMENT}/runs/r1/status.json", status)
         chain = read_chain(storage, EXPERIMENT)
         assert [failure["epoch"] for failure in chain["runs"][0]["failures"]] == [0, 1]
-        assert "└── NumericalError in score, epoch 1: score 1 is nan" in lines_of(chain)
+        assert "└── NumericalError in evaluate, epoch 1: a score is nan" in lines_of(chain)
 
     def test_those_of_earlier_versions_have_their_start_in_the_summary_or_nowhere(self, storage, tmp_path):
         put_forward(storage, candidate_of(tmp_path, "old1", 0.1))
@@ -190,6 +197,27 @@ class TestCandidates:
         assert chain["runs"][0]["candidates"][0]["outcome"] == "promoted"
         assert [link["candidate_id"] for link in chain["promotions"]] == ["r1/epoch-0000"]
 
+    @pytest.mark.e2e
+    def test_a_promotion_in_the_midst_of_reading_is_shown_whole_or_not_at_all(self, clients, tmp_path):
+        first, second = candidate_of(tmp_path, "r1", 0.1), candidate_of(tmp_path, "r2", 0.2)
+        shown, number, outcomes = [], 0, ["none yet"]
+        while outcomes:
+            number += 1
+            prefix = uuid.uuid4().hex
+            fresh, reader = (Storage("hrf", prefix, client) for client in clients[:2])
+            put_forward(fresh, first)
+            outcomes = []
+
+            def let_pass(_: object, storage: Storage = fresh, into: list[str] = outcomes) -> None:
+                into.append(put_forward(storage, second)["outcome"])
+
+            with before_request(reader, number, let_pass):
+                chain = read_chain(reader, EXPERIMENT)
+            shown.append(len(chain["promotions"]))
+            check_chain(chain, history(fresh, EXPERIMENT)[: shown[-1]])
+        assert set(shown[:-1]) == {1, 2}
+        assert number > 10
+
     def test_a_promotion_that_is_missing_on_the_chain_is_an_error(self, storage, tmp_path):
         put_forward(storage, candidate_of(tmp_path, "r1", 0.1))
         for key in ("promoted.json", "history/000001.json"):
@@ -247,7 +275,6 @@ class Promoter(threading.Thread):
             raise Killed
 
 
-MOST_PROMOTERS = 4
 CANDIDATES = st.lists(
     st.tuples(st.sampled_from(["r1", "r2", "r3"]), st.sampled_from([-0.1, 0.1, 0.2, 0.3]), st.sampled_from("1112")),
     min_size=2,
@@ -258,7 +285,7 @@ ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("turns"), WHO, st.integers(1, 20)),
         st.tuples(st.just("dies"), WHO, st.just(1)),
-        st.tuples(st.just("read"), WHO, st.integers(0, 6)),
+        st.tuples(st.just("read"), WHO, st.integers(0, 12)),
     ),
     max_size=16,
 )
@@ -288,15 +315,8 @@ class Interleaving:
 
     def read(self, who: int, number: int) -> None:
         """Read the chain while one takes turns, and hold it to the histories before and after."""
-        left, lock = [who] * number, threading.Lock()
-
-        def let_pass(_: object) -> None:
-            with lock:
-                if left:
-                    self.turns(left.pop())
-
         before = history(self.storage, EXPERIMENT)
-        with before_every_request(self._reader, let_pass):
+        with before_request(self._reader, number + 1, lambda _: self.turns(who, number)):
             chain = read_chain(self._reader, EXPERIMENT)
         after = history(self.storage, EXPERIMENT)
         assert len(before) <= len(chain["promotions"])
@@ -325,12 +345,6 @@ def check_chain(chain: dict[str, Any], promotions: list[dict[str, Any]]) -> None
             assert each["verdicts"][-1]["incumbent_id"] == each["incumbent_id"]
         met = [verdict["incumbent_id"] for verdict in each["verdicts"] if verdict["incumbent_id"]]
         assert met == sorted(set(met), key=ids.index), "a candidate meets later and later incumbents"
-
-
-@pytest.fixture(scope="module")
-def clients(embedded_s3):
-    """S3 clients, one for each who takes part: making one takes a tenth of a second."""
-    return [connect("s3://hrf", embedded_s3.environment()) for _ in range(2 + MOST_PROMOTERS)]
 
 
 @pytest.mark.e2e
