@@ -1,13 +1,7 @@
 """The runs of one experiment and the chain of their promotions, from the bucket alone.
 
-So runs on a cluster, on this machine and on other machines are shown alike. What the bucket holds of a run:
-
-    runs/RUN/run.json        from its first task on: what it started from, and when
-    runs/RUN/status.json     from its last task, also after a failure
-    runs/RUN/summary.json    once it is complete
-    decisions/RUN/, attempts/RUN/, candidates/RUN/, history/    see `hrf.promotion`
-
-Runs of earlier versions have no `run.json` and no `status.json`; their start is in their summary, if they have one.
+So runs on a cluster, on this machine and on other machines are shown alike. `hrf.run_records` and `hrf.promotion` say
+what a run leaves there. Runs of earlier versions left no run.json: their start is in their summary, if they have one.
 """
 
 from __future__ import annotations
@@ -19,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hrf.errors import ArtifactError
 from hrf.promoted import history
+from hrf.run_records import STATUS, RunRecords
 from pipelines.lineage import read_start
 
 if TYPE_CHECKING:
@@ -148,16 +143,16 @@ def _check_on_chain(
 
 def _read_run(storage: Storage, experiment: str, run_id: str) -> dict[str, Any]:
     """What the bucket knows of a run, without its candidates."""
-    prefix = f"{experiment}/runs/{run_id}"
+    records = RunRecords(storage=storage, experiment=experiment, run_id=run_id)
     start = read_start(storage, experiment, run_id)
     state: State = "unfinished"
     error = None
-    if storage.list(f"{prefix}/summary.json"):
+    if storage.list(f"{records.prefix}/summary.json"):
         state = "finished"
-    elif (found := storage.read_json(f"{prefix}/status.json")) is not None:
+    elif (found := storage.read_json(f"{records.prefix}/{STATUS}")) is not None:
         state = _STATES.get(found[0].get("state"), "unfinished")
         error = (found[0].get("error") or {}).get("message") or None
-    failures = _failures(storage, prefix) if state in ("failed", "unfinished") else []
+    failures = _failures(records) if state in ("failed", "unfinished") else []
     return {
         "run_id": run_id,
         "state": state,
@@ -169,12 +164,11 @@ def _read_run(storage: Storage, experiment: str, run_id: str) -> dict[str, Any]:
     }
 
 
-def _failures(storage: Storage, prefix: str) -> list[dict[str, Any]]:
+def _failures(records: RunRecords) -> list[dict[str, Any]]:
     """What failing steps said, oldest first. A run that went on afterwards keeps them."""
-    records = _read_all(storage, storage.list(f"{prefix}/failures/")).values()
     names = ("step", "epoch", "error_type", "message", "time")
-    kept = [{name: record.get(name) for name in names} for record in records]
-    return sorted(kept, key=lambda failure: str(failure["time"]))
+    kept = [{name: failure[name] for name in names} for failure in records.failures()]
+    return sorted(kept, key=lambda failure: float(failure["time"]))
 
 
 def _read_base(storage: Storage, promotions: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -85,7 +85,9 @@ def read_start(storage: Storage, experiment: str, run_id: str) -> dict[str, Any]
 
     Runs of earlier versions said so at their end only, in their summary; of those that broke off nothing is known.
     """
-    for key, part in (("run.json", None), ("summary.json", "run")):
+    from hrf.run_records import STARTED
+
+    for key, part in ((STARTED, None), ("summary.json", "run")):
         if (found := storage.read_json(f"{experiment}/runs/{run_id}/{key}")) is not None:
             return dict(found[0][part] if part else found[0])
     return None

@@ -77,12 +77,12 @@ def chain(
     _traceback: Traceback = False,
 ) -> None:
     """Show what an experiment's runs promoted, wherever they ran: each run's start, and the chain back to the base."""
-    from hrf.promoted import check_experiment
+    from hrf.promoted import check_name
     from pipelines.chain import read_chain
     from pipelines.chain_view import chain_view
     from pipelines.object_storage import has_embedded_data, is_configured, object_storage
 
-    check_experiment(experiment)
+    check_name(experiment, "experiment")
     found: dict[str, Any] = {"experiment": experiment, "storage": None, "runs": [], "promotions": [], "base": None}
     others: list[str] = []
     if is_configured(bucket) or has_embedded_data(work_dir):

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from hrf.errors import ArtifactError
 from hrf.promotion import Candidate, history
+from hrf.run_records import RunRecords
 from hrf.s3_client import connect
 from hrf.storage import Storage
 from pipelines.chain import read_chain
@@ -37,6 +38,10 @@ def clients(embedded_s3):
     return [connect("s3://hrf", embedded_s3.environment()) for _ in range(2 + MOST_PROMOTERS)]
 
 
+def records(storage: Storage, run_id: str) -> RunRecords:
+    return RunRecords(storage=storage, experiment=EXPERIMENT, run_id=run_id)
+
+
 def begin(storage: Storage, run_id: str, minute: int = 0, *, started_from: str | None = None, **changes: Any) -> None:
     """What a run's first task writes down."""
     about = {
@@ -48,7 +53,7 @@ def begin(storage: Storage, run_id: str, minute: int = 0, *, started_from: str |
         "config_digest": "c1",
         "preset": "avatars-smoke",
     }
-    storage.create_json(f"{EXPERIMENT}/runs/{run_id}/run.json", {**about, **changes})
+    records(storage, run_id).start({**about, **changes})
 
 
 def finish(storage: Storage, run_id: str, **about: Any) -> None:
@@ -101,7 +106,7 @@ class TestRuns:
         if status:
             error = {"code": 5, "message": "a score is nan"} if status == "FAILED" else None
             told = {"run_id": "r1", "state": status, "error": error, "kubeflow_run": "k", "failures": []}
-            storage.create_json(f"{EXPERIMENT}/runs/r1/status.json", told)
+            records(storage, "r1").write_status(told)
         if has_summary:
             finish(storage, "r1")
         (run,) = read_chain(storage, EXPERIMENT)["runs"]
@@ -112,11 +117,8 @@ class TestRuns:
         begin(storage, "r1")
         for step, epoch, minute in (("score", 0, 10), ("evaluate", 1, 20)):
             told = {"step": step, "epoch": epoch, "error_type": "NumericalError", "message": "a score is nan"}
-            time = f"2026-01-01T03:{minute}:00Z"
-            key = f"{EXPERIMENT}/runs/r1/failures/{step}-{epoch}.json"
-            storage.create_json(key, {**told, "exit_code": 5, "traceback": "long", "time": time})
-        status = {"state": "FAILED", "error": {"message": "task failed"}}
-        storage.create_json(f"{EXPERIMENT}/runs/r1/status.json", status)
+            records(storage, "r1").add_failure({**told, "exit_code": 5, "traceback": "long", "time": 1.8e9 + minute})
+        records(storage, "r1").write_status({"state": "FAILED", "error": {"message": "task failed"}})
         chain = read_chain(storage, EXPERIMENT)
         assert [failure["epoch"] for failure in chain["runs"][0]["failures"]] == [0, 1]
         assert "└── NumericalError in evaluate, epoch 1: a score is nan" in lines_of(chain)
@@ -410,7 +412,7 @@ class TestCommand:
         begin(storage, name, preset="avatars-compressibility")
         begin(storage, "r2", 1, preset="avatars-incompressibility")
         error = {"code": 6, "message": "s3://bucket/" + "long/" * 40 + "[/] is gone. Fix: restore it"}
-        storage.create_json(f"{EXPERIMENT}/runs/{name}/status.json", {"state": "FAILED", "error": error})
+        records(storage, name).write_status({"state": "FAILED", "error": error})
         shown = lines_of(read_chain(storage, EXPERIMENT))
         assert max(map(len, shown)) <= WIDTH
         assert "[/] is gone" in " ".join(shown)
