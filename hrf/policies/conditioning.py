@@ -62,6 +62,9 @@ class Unconditional:
         return self
 
 
+UNCONDITIONAL = Unconditional()
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PromptEmbeddings:
     """A run's prompts as the denoiser reads them."""

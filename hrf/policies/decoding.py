@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hrf.policies.components import load_component
+
 
 class Decoder(Protocol):
     """Finished samples [B, C, H, W] -> pictures [B, 3, H', W'] in [-1, 1]."""
@@ -28,6 +30,9 @@ class Pixels:
         return samples
 
 
+PIXELS = Pixels()
+
+
 @dataclass(frozen=True, kw_only=True)
 class LatentDecoder:
     """Of latent diffusion: an AutoencoderKL, loaded when the first picture is wanted, as an update wants none."""
@@ -38,8 +43,6 @@ class LatentDecoder:
 
     @cached_property
     def _autoencoder(self) -> Any:
-        from hrf.policies.folders import load_component
-
         return load_component(self.folder, "AutoencoderKL").to(self.device).requires_grad_(False)
 
     @torch.no_grad()

@@ -11,10 +11,12 @@ from pathlib import Path
 from hrf.checkpoint import read_folder, read_manifest, writing_folder
 from hrf.config import Model
 from hrf.errors import ArtifactError, ConfigError, StorageError
-from hrf.policies.folders import normalise_base
+from hrf.policies.kinds import normalise_base
 from hrf.storage import Storage
 
-_HUB_FILES = ["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"]
+_HUB_FILES = ["*.json", "diffusion_pytorch_model.safetensors", "*/*.json", "*/*.safetensors", "tokenizer/*.txt"]
+"""A pattern's star also stands for slashes. The one-file copies beside Stable Diffusion's parts match none of these."""
+_NOT_NEEDED = ["*.fp16.*", "*.non_ema.*", "safety_checker/*", "*onnx*", "*openvino*"]
 
 
 def shipped_folder(name: str) -> Path:
@@ -87,7 +89,9 @@ def _fetch_from_hub(repository: str, revision: str, target: Path) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        cached = snapshot_download(repository, revision=revision, allow_patterns=_HUB_FILES)
+        cached = snapshot_download(
+            repository, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_NEEDED
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise StorageError(
             f"hf:{repository}@{revision}",
