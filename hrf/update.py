@@ -86,7 +86,11 @@ class Updater:
     ) -> None:
         if settings.kl_weight > 0 and policy.reference is None:
             raise ValueError("a KL penalty needs the reference's weights")
+        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if not trained or not trained <= {id(parameter) for parameter in policy.denoiser.parameters()}:
+            raise ValueError("the optimizer has no weights, or others than those that the policy samples with")
         self.policy = policy
+        self._known_to_learn = False
         self._acting = policy if settings.guidance else policy.unguided()
         self.optimizer = optimizer
         self.settings = settings
@@ -217,7 +221,7 @@ class Updater:
         rate = learning_rate(self.settings, self.num_updates)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        self._step(parameters, grad_norm)
         if self.average is not None:
             self._move_average(self.average)
         metrics = UpdateMetrics(
@@ -233,6 +237,21 @@ class Updater:
         )
         self.num_updates += 1
         return metrics
+
+    def _step(self, parameters: list[nn.Parameter], grad_norm: float) -> None:
+        """Step; the first time there is a gradient, make sure that the weights follow it."""
+        watched = None
+        if grad_norm > 0 and not self._known_to_learn:
+            watched = max(parameters, key=lambda parameter: float(parameter.grad.norm()))  # type: ignore[union-attr]
+            before = watched.detach().clone()
+        self.optimizer.step()
+        if watched is not None and torch.equal(before, watched):
+            raise NumericalError(
+                f"a gradient of norm {grad_norm:g} did not change the weights that it is largest for",
+                where=f"update={self.num_updates}",
+                fix="raise update.learning_rate: its steps are lost in the weights' own rounding",
+            )
+        self._known_to_learn = self._known_to_learn or watched is not None
 
     @torch.no_grad()
     def _move_average(self, average: Mapping[str, Tensor]) -> None:
