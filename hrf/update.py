@@ -91,7 +91,6 @@ class Updater:
             raise ValueError("the optimizer has no weights, or others than those that the policy samples with")
         self.policy = policy
         self._known_to_learn = False
-        self._acting = policy if settings.guidance else policy.unguided()
         self.optimizer = optimizer
         self.settings = settings
         self.num_updates = num_updates
@@ -176,7 +175,7 @@ class Updater:
 
     def _backward(self, trajectories: Trajectories, advantages: Tensor, pairs: Pairs, num_branches: int) -> Tensor:
         """Add the gradient of a microbatch; returns [5, P]: loss, kl to reference, log ratio, outside, approx_kl."""
-        settings, policy, device = self.settings, self._acting, self.policy.device
+        settings, policy, device = self.settings, self._acting_policy(), self.policy.device
         states = trajectories.states[pairs.state_index].to(device)
         next_states = trajectories.states[pairs.state_index + 1].to(device)
         prompts = None if trajectories.prompts is None else trajectories.prompts[pairs.branch]
@@ -207,6 +206,10 @@ class Updater:
             kl = approximate_kl(log_prob, old_log_prob)
             rows = (weighted, kl_to_reference, log_prob - old_log_prob, outside.float(), kl)
             return torch.stack(rows, dim=1).detach().cpu()
+
+    def _acting_policy(self) -> DiffusionPolicy:
+        """The policy as it sampled: the same question to the same denoiser."""
+        return self.policy if self.settings.guidance else self.policy.unguided()
 
     def _apply(self, parameters: list[nn.Parameter], seen: Tensor, num_branches: int, epoch: int) -> UpdateMetrics:
         """Clip the gathered gradient, step, and move the average."""

@@ -23,6 +23,9 @@ PRESETS = [preset.name for preset in list_presets()]
 DEFAULT = "avatars-compressibility"
 
 
+TEXT = "model: {source: sd}\nprompts: {}"
+
+
 def error_of(preset: str, overrides: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         resolve(preset, overrides)
@@ -244,6 +247,21 @@ HF = "hf:google/ddpm-celebahq-256"
         (DEFAULT, "reward: {name: python, function: 'a.b.c'}", "reward.function"),
         (DEFAULT, "update: {warmup_updates: 3}", "update.warmup_updates"),
         (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3}", "update.total_updates"),
+        (DEFAULT, "prompts: {}", "prompts"),
+        (DEFAULT, "model: {guidance_scale: 2.0}", "model.guidance_scale"),
+        (DEFAULT, "policy: {lora: {}}", "policy.lora"),
+        (DEFAULT, "update: {guidance: false}", "update.guidance"),
+        (DEFAULT, f"{TEXT}\nupdate: {{guidance: false}}", "update.guidance"),
+        (DEFAULT, "model: {source: sd}\nprompts: {negative: ugly}", "prompts.negative"),
+        (DEFAULT, "model: {source: sd}\nprompts: {texts: [a, b], source: mine.txt}", "prompts.source"),
+        (
+            DEFAULT,
+            "model: {source: sd}\nprompts: {evaluation_source: a.txt, held_out_fraction: 0.3}",
+            "prompts.held_out_fraction",
+        ),
+        (DEFAULT, "model: {source: sd}\nprompts: {template: a photo}", "prompts.template"),
+        (DEFAULT, "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_buffer"),
+        ("avatars-ddpo", "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_min_count"),
         (DEFAULT, "evaluation: {classifier: ''}", "evaluation.features"),
         (DEFAULT, "evaluation: {classifier: '', features: pixels}", "gate.monitors.unrecognised_fraction"),
         (DEFAULT, "evaluation: {held_out_reward: {}}", "evaluation.held_out_reward"),
@@ -261,6 +279,9 @@ def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, ov
     [
         (DEFAULT, "model: {source: 's3://bucket/models/a'}"),
         (DEFAULT, "model: {source: ../models/mine}"),
+        (DEFAULT, f"{TEXT}\npolicy: {{lora: {{rank: 8}}}}"),
+        (DEFAULT, "model: {source: sd, guidance_scale: 2.0}\nprompts: {}\nupdate: {guidance: false}"),
+        ("avatars-ddpo", "model: {source: sd}\nprompts: {statistics_buffer: 8, statistics_min_count: 4}"),
         (DEFAULT, "policy: {split: 0.9, prefix_pool: 0}\nstarts: {schedule: uniform, windows: []}"),
         ("avatars-hrf", "starts: {schedule: sliding, windows: [], width: 0.25}"),
         ("avatars-ddpo", "policy: {split: 0.5, prefix_pool: 64}"),
