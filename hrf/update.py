@@ -64,6 +64,12 @@ def build_optimizer(denoiser: nn.Module, settings: Update) -> torch.optim.AdamW:
     )
 
 
+def weight_sums(denoiser: nn.Module) -> Tensor:
+    """Sum and sum of sizes of every weight tensor that is tuned, [2 P] float64: equal ones mean that none has moved."""
+    tuned = [parameter.detach().double() for parameter in denoiser.parameters() if parameter.requires_grad]
+    return torch.stack([total for values in tuned for total in (values.sum(), values.abs().sum())])
+
+
 class Updater:
     """Updates a policy from trajectories; its state is the weights', the optimizer's and two counters.
 
@@ -90,7 +96,6 @@ class Updater:
         if not trained or not trained <= {id(parameter) for parameter in policy.denoiser.parameters()}:
             raise ValueError("the optimizer has no weights, or others than those that the policy samples with")
         self.policy = policy
-        self._known_to_learn = False
         self.optimizer = optimizer
         self.settings = settings
         self.num_updates = num_updates
@@ -224,7 +229,7 @@ class Updater:
         rate = learning_rate(self.settings, self.num_updates)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self._step(parameters, grad_norm)
+        self.optimizer.step()
         if self.average is not None:
             self._move_average(self.average)
         metrics = UpdateMetrics(
@@ -240,21 +245,6 @@ class Updater:
         )
         self.num_updates += 1
         return metrics
-
-    def _step(self, parameters: list[nn.Parameter], grad_norm: float) -> None:
-        """Step; the first time there is a gradient, make sure that the weights follow it."""
-        watched = None
-        if grad_norm > 0 and not self._known_to_learn:
-            watched = max(parameters, key=lambda parameter: float(parameter.grad.norm()))  # type: ignore[union-attr]
-            before = watched.detach().clone()
-        self.optimizer.step()
-        if watched is not None and torch.equal(before, watched):
-            raise NumericalError(
-                f"a gradient of norm {grad_norm:g} did not change the weights that it is largest for",
-                where=f"update={self.num_updates}",
-                fix="raise update.learning_rate: its steps are lost in the weights' own rounding",
-            )
-        self._known_to_learn = self._known_to_learn or watched is not None
 
     @torch.no_grad()
     def _move_average(self, average: Mapping[str, Tensor]) -> None:

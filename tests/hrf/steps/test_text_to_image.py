@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from hrf.checkpoint import read_manifest, writing_folder
 from hrf.config import Config
 from hrf.cost import expected_epoch_evaluations
-from hrf.errors import ConfigError
+from hrf.errors import ConfigError, NumericalError
 from hrf.policies.components import scheduler_config
 from hrf.policies.folders import noise_schedule
 from hrf.prompts import PromptTable
@@ -196,6 +196,23 @@ def test_a_candidate_holds_the_adapter_alone_and_what_it_was_decided_on(steps):
     assert evaluation["diversity"]["across_prompts_vendi_order2"] > 0
     run.summarize("judged-0")
     assert "Vendi score within prompts, order 2" in (run.folder / "report.html").read_text()
+
+
+def test_gradients_that_move_no_weight_stop_the_run(steps):
+    """Trap 8. The steps are lost: what is added to a weight is less than the weight's last bit, and B is 0 no more."""
+    run = steps("run", {"update": {"learning_rate": 1e-2}})
+    run.prepare()
+    run.epoch(0)
+    stuck = run.config.with_changes({"update": {"learning_rate": 1e-14, "weight_decay": 0.0}})
+    file = run.folder / "run" / "config.yaml"
+    with writing_folder(run.at("other"), producer={"step": "prepare"}) as folder:
+        shutil.copytree(run.folder / "run", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        (folder / file.name).write_text(stuck.to_yaml())
+    shutil.rmtree(run.folder / "run")
+    (run.folder / "other").rename(run.folder / "run")
+
+    with pytest.raises(NumericalError, match=r"did not change a single weight.*raise update\.learning_rate"):
+        run.epoch(1)
 
 
 def test_an_untrained_adapter_measures_as_the_base_does(steps):
