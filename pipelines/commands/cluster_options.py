@@ -1,0 +1,141 @@
+"""Options of the commands that talk to a cluster, and what they are checked for."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from pipelines.commands.configuring import choose
+from pipelines.commands.console import error_console
+
+if TYPE_CHECKING:
+    from pipelines.commands.configuring import Chosen
+
+Host = Annotated[
+    str, typer.Option("--host", metavar="URL", help="Address of the Kubeflow Pipelines API. [env: HRF_KFP_HOST]")
+]
+Namespace = Annotated[
+    str,
+    typer.Option("--namespace", help="Your namespace, on a cluster of several users. [env: HRF_KFP_NAMESPACE]"),
+]
+OnCluster = Annotated[bool, typer.Option("--cluster", help="Of the cluster, not of this machine.")]
+Experiment = Annotated[str, typer.Option(help="Runs of one experiment share a promoted model.")]
+Epochs = Annotated[int, typer.Option(min=0, help="Instead of run.epochs; 0 leaves it.")]
+StartFrom = Annotated[str, typer.Option(metavar="promoted|base", help="Instead of what the configuration says.")]
+StorageUri = Annotated[
+    str,
+    typer.Option(
+        "--storage", metavar="s3://BUCKET/PREFIX", help="Where the cluster keeps models and records. [env: HRF_BUCKET]"
+    ),
+]
+ServiceAccount = Annotated[
+    str, typer.Option("--service-account", help="What the run's pods run as; the manifests have this one.")
+]
+DEFAULT_SERVICE_ACCOUNT = "hrf-runner"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packed:
+    """What is sent to a cluster: a compiled package and the parameters of its runs."""
+
+    chosen: Chosen
+    package: str
+    parameters: dict[str, str]
+    """All but the run's tag."""
+
+    @property
+    def stem(self) -> str:
+        """The preset's or file's name without its ending, fit for a name."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub(r"\.ya?ml$", "", self.chosen.title)).strip("-._") or "run"
+
+
+def pack(preset: str, settings: list[str], *, epochs: int, start_from: str, experiment: str, storage: str) -> Packed:
+    """Compile what a user asked for, and check what can be checked here.
+
+    Raises:
+        ConfigError: Anything in it is wrong.
+        StorageError: The storage is no `s3://` address.
+    """
+    from hrf.promoted import check_experiment
+    from pipelines.finetune import build
+    from pipelines.package import compile_package
+
+    check_experiment(experiment)
+    changes: dict[str, int | str] = {"epochs": epochs} if epochs else {}
+    if start_from:
+        changes["start_from"] = start_from
+    chosen = choose(preset, settings, changes)
+    uri = checked_storage(storage)
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as noted:
+        package = compile_package(build(chosen.config, preset=chosen.preset, overrides=chosen.overrides))
+    for warning in noted:
+        error_console().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True, highlight=False)
+    parameters = {
+        "preset": chosen.preset,
+        "overrides": chosen.overrides,
+        "start_from": start_from,
+        "experiment": experiment,
+        "storage": uri,
+    }
+    return Packed(chosen=chosen, package=package, parameters=parameters)
+
+
+def checked_storage(given: str) -> str:
+    """The storage that is to be used, as `s3://bucket/prefix`.
+
+    Raises:
+        ConfigError: None is named.
+        StorageError: It is none.
+    """
+    from hrf.errors import ConfigError
+    from hrf.storage import Storage
+    from pipelines.object_storage import BUCKET
+
+    name = (given or os.environ.get(BUCKET, "")).rstrip("/")
+    if not name:
+        raise ConfigError(
+            "--storage",
+            expected="the bucket that the cluster keeps models and records in",
+            got="",
+            fix=f"give --storage s3://BUCKET/PREFIX, or set {BUCKET}",
+        )
+    uri = name if name.startswith("s3://") or given else f"s3://{name}"
+    return Storage.open(uri).uri
+
+
+def check_name(option: str, name: str) -> None:
+    """Refuse what can't be a run's name in the bucket.
+
+    Raises:
+        ConfigError: It can't.
+    """
+    from hrf.errors import ConfigError
+
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise ConfigError(
+            option,
+            expected="up to 100 letters, digits, '.', '_' and '-', of which the first is a letter or digit",
+            got=name,
+            fix="choose another name",
+        )
+
+
+def check_only_on_cluster(cluster: bool, **options: str) -> None:
+    """Refuse options that would have no effect without `--cluster`.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    from hrf.errors import ConfigError
+
+    for name, value in options.items():
+        if value and not cluster:
+            raise ConfigError(
+                f"--{name}", expected="--cluster beside it", got=value, fix="add --cluster, or leave it out"
+            )
