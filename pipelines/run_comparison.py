@@ -151,6 +151,6 @@ def _change(metric: str, first: Compared, run: Compared) -> str:
 def _number(value: Any, *, sign: bool = False) -> str:
     if value is None:
         return "-"
-    if float(value).is_integer() and abs(value) >= 1 or value == 0:
+    if (float(value).is_integer() and abs(value) >= 1) or value == 0:
         return f"{int(value):+,}" if sign else f"{int(value):,}"
     return f"{value:+.4f}" if sign else f"{value:.4f}"
