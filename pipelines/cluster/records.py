@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hrf.errors import HrfError
+from hrf.errors import ArtifactError, HrfError
 from pipelines.cluster.runs import names_in_bucket, parameters_of
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class Records:
     """`status.json`: how it ended."""
     failures: list[dict[str, Any]] = field(default_factory=list)
     """What its failing steps said themselves."""
-    problem: str = ""
-    """Why the bucket could not be read; "" if it could."""
+    error: HrfError | None = None
+    """Why they could not be read; None if they could."""
 
 
 def fetch_records(run: Any) -> Records:
@@ -44,7 +44,10 @@ def fetch_records(run: Any) -> Records:
     names = names_in_bucket(run)
     where = f"{storage_uri}/{experiment}/runs/{names[0]}"
     if not storage_uri or not experiment:
-        return Records(where="", problem="the run has no parameters storage and experiment: it is none of hrf's")
+        problem = "it has no parameters storage and experiment"
+        return Records(
+            where="", error=ArtifactError(f"run {run.run_id}", problem=problem, fix="name a run of hrf's pipelines")
+        )
     try:
         from hrf.storage import Storage
 
@@ -54,7 +57,7 @@ def fetch_records(run: Any) -> Records:
             if records.summary or records.status or records.failures:
                 return records
     except HrfError as error:
-        return Records(where=where, problem=str(error))
+        return Records(where=where, error=error)
     return Records(where=where)
 
 

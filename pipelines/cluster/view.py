@@ -59,7 +59,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
             escape(run["name"] or ""),
             escape(run["experiment"] or ""),
             state_text(run["state"]),
-            _local(run["created"]),
+            local_time(run["created"]),
             duration_text(_seconds_until_now(run)),
             escape(run["schedule"] or ""),
         )
@@ -146,6 +146,11 @@ def duration_text(seconds: float | None) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+def local_time(time: str | None) -> str:
+    """A time of plain data, in this machine's zone."""
+    return f"{datetime.datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M}" if time else "-"
+
+
 def link_of(cluster: Cluster, run_id: str) -> str:
     """The run's page in the UI."""
     return cluster.link(f"runs/details/{run_id}")
@@ -170,7 +175,3 @@ def _seconds_until_now(run: Mapping[str, Any]) -> float | None:
     if run["seconds"] is not None or run["state"] in FINAL or not run["created"]:
         return run["seconds"]
     return (datetime.datetime.now(UTC) - datetime.datetime.fromisoformat(run["created"])).total_seconds()
-
-
-def _local(time: str | None) -> str:
-    return f"{datetime.datetime.fromisoformat(time).astimezone():%Y-%m-%d %H:%M}" if time else "-"

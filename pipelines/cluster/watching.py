@@ -92,12 +92,12 @@ class RunView:
         """Show a run as it is now."""
         self._is_silent = False
         state = (run.state or "PENDING").lower()
-        if state != self._state:
-            self._state = state
-            self._say(f"[bold]{escape(state)}[/]")
         tasks = tasks_of(run, self._names)
         for task in tasks:
             self._show_end(task)
+        if state != self._state:
+            self._state = state
+            self._say(f"[bold]{escape(state)}[/]")
         ended = sum(task.state in FINAL for task in tasks)
         running = [task.name for task in tasks if task.state == "RUNNING"]
         # A loop has more tasks than the pipeline says.

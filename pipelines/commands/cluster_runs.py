@@ -61,7 +61,7 @@ def show_cluster_run(name: str, host: str, namespace: str, *, as_json: bool) -> 
                 "tasks": [plain_task(task) for task in tasks],
                 "failures": failures,
                 "records": records.where,
-                "records_problem": records.problem or None,
+                "records_error": str(records.error) if records.error else None,
                 "status": records.status,
                 "summary": records.summary,
             }
@@ -69,12 +69,12 @@ def show_cluster_run(name: str, host: str, namespace: str, *, as_json: bool) -> 
         return
     screen = console()
     for key, value in _facts(about, link_of(cluster, run.run_id), records.where).items():
-        screen.print(f"{key:<12}{escape(value)}", highlight=False, soft_wrap=True)
+        screen.print(f"{key:<14}{escape(value)}", highlight=False, soft_wrap=True)
     if tasks:
         screen.print(tasks_table(tasks))
     for line in failures:
-        screen.print(f"[red]failed[/]      {escape(line)}", highlight=False, soft_wrap=True)
-    if records.summary or run.state == "SUCCEEDED" or (failed and records.problem):
+        screen.print(f"[red]failed[/]        {escape(line)}", highlight=False, soft_wrap=True)
+    if records.summary or run.state == "SUCCEEDED" or (failed and records.error):
         show_results(records)
 
 
@@ -87,13 +87,13 @@ def _names(cluster: Cluster) -> dict[str, dict[str, str]]:
 
 
 def _facts(about: dict[str, Any], link: str, records: str) -> dict[str, str]:
-    from pipelines.cluster.view import duration_text
+    from pipelines.cluster.view import duration_text, local_time
 
     facts = {
         "run": f"{about['name']}  {about['id']}",
         "experiment": about["experiment"],
         "state": about["state"].lower(),
-        "created": about["created"] or "-",
+        "created": local_time(about["created"]),
         "took": duration_text(about["seconds"]),
     }
     if about["schedule"]:

@@ -70,11 +70,10 @@ def _from_cluster(names: list[str], host: str, namespace: str) -> dict[str, dict
     for run in {run.run_id: run for run in (find_run(connected, name) for name in names)}.values():
         records = fetch_records(run)
         if records.summary is None:
-            why = records.problem or f"the run is {str(run.state).lower()}, and has left none"
-            raise ArtifactError(
+            raise records.error or ArtifactError(
                 f"{records.where}/summary.json",
-                problem=f"no summary of run {run.display_name}: {why}",
-                fix="wait for the run to succeed; for the bucket, set AWS_* as seen from here",
+                problem=f"run {run.display_name} is {str(run.state).lower()}, and has left no summary",
+                fix="compare runs that have succeeded; `hrf runs --cluster` shows their states",
             )
         # Two runs may have the same name on a cluster.
         taken = run.display_name in summaries

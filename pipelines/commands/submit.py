@@ -106,8 +106,11 @@ def show_results(records: Records) -> None:
     from pipelines.tables import epochs_table
 
     screen = console()
+    if records.error:
+        screen.print(f"Records can't be read from here. {escape(str(records.error))}", soft_wrap=True, highlight=False)
+        return
     if records.summary is None:
-        screen.print(f"Summary:  {escape(_why_no_summary(records))}", soft_wrap=True, highlight=False)
+        screen.print(f"No summary at {escape(records.where)}", soft_wrap=True, highlight=False)
         return
     screen.print(epochs_table(records.summary))
     promoted = records.summary["promoted"]
@@ -143,9 +146,3 @@ def _wait(cluster: Cluster, run: Any, package: str, poll: float) -> tuple[Any, R
         for line in failure_lines(ended, tasks_of(ended, task_names(spec)), records):
             screen.print(f"  {escape(line)}", soft_wrap=True, highlight=False)
     return ended, records
-
-
-def _why_no_summary(records: Records) -> str:
-    if records.problem:
-        return f"not shown, as the bucket can't be read from here. {records.problem}"
-    return f"there is none at {records.where}"
