@@ -7,6 +7,7 @@ import email
 import email.policy
 import json
 import re
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -138,8 +139,12 @@ class KfpServer:
 
 
 @contextlib.contextmanager
-def serve() -> Iterator[KfpServer]:
-    """A server on a free port, which ends with the block."""
+def serve(tls: ssl.SSLContext | None = None) -> Iterator[KfpServer]:
+    """A server on a free port, which ends with the block.
+
+    Args:
+        tls: What it proves itself with; without it, it speaks plain HTTP.
+    """
     server = KfpServer()
 
     class Handler(_Handler):
@@ -147,7 +152,9 @@ def serve() -> Iterator[KfpServer]:
 
     http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     http.daemon_threads = True
-    server.url = f"http://127.0.0.1:{http.server_port}"
+    if tls:
+        http.socket = tls.wrap_socket(http.socket, server_side=True)
+    server.url = f"{'https' if tls else 'http'}://127.0.0.1:{http.server_port}"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -83,6 +83,8 @@ class State:
     plays: Callable[[Mapping[str, Any]], list[Frame]] | None = None
     """Makes the frames of a new run from the spec of its pipeline; without it a run stays pending."""
     largest_page: int = 200
+    unseen: list[str] = field(default_factory=list)
+    """Kinds whose next listing is empty, as when another client makes one right after it."""
     pipelines: list[Resource] = field(default_factory=list)
     versions: list[Resource] = field(default_factory=list)
     experiments: list[Resource] = field(default_factory=list)
@@ -298,6 +300,9 @@ class State:
         except WrongFilterError as error:
             raise RefusedError(400, str(error)) from error
         found = [entry for entry in resources if passes(entry, predicates)]
+        if kind in self.unseen:
+            self.unseen.remove(kind)
+            found = []
         if "experiment_id" in query:
             found = [entry for entry in found if entry["experiment_id"] == query["experiment_id"]]
         name, _, direction = query.get("sort_by", "").lower().partition(" ")
