@@ -94,7 +94,7 @@ def checked_storage(given: str) -> str:
         StorageError: It is none.
     """
     from hrf.errors import ConfigError
-    from hrf.storage import Storage
+    from hrf.storage import split_uri
     from pipelines.object_storage import BUCKET
 
     name = (given or os.environ.get(BUCKET, "")).rstrip("/")
@@ -106,7 +106,8 @@ def checked_storage(given: str) -> str:
             fix=f"give --storage s3://BUCKET/PREFIX, or set {BUCKET}",
         )
     uri = name if name.startswith("s3://") or given else f"s3://{name}"
-    return Storage.open(uri).uri
+    bucket, prefix = split_uri(uri)
+    return f"s3://{bucket}/{prefix}".rstrip("/")
 
 
 def check_name(option: str, name: str) -> None:

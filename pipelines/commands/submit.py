@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.records import Records
 
+ENDS = {"FAILED": "failed", "CANCELED": "was cancelled"}
+
 
 def submit(
     preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset, or a configuration file.")],
@@ -41,7 +43,7 @@ def submit(
     wait: Annotated[
         bool, typer.Option("--wait", help="Follow the run to its end. Exits with 1 if it does not succeed.")
     ] = False,
-    poll: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often to look, with --wait.")] = 5.0,
+    poll: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="How often to look, with --wait.")] = 5.0,
     service_account: ServiceAccount = DEFAULT_SERVICE_ACCOUNT,
     host: Host = "",
     namespace: Namespace = "",
@@ -142,7 +144,7 @@ def _wait(cluster: Cluster, run: Any, package: str, poll: float) -> tuple[Any, R
         raise
     records = fetch_records(ended)
     if ended.state != "SUCCEEDED":
-        screen.print(f"[red]The run {ended.state.lower()}.[/]", highlight=False)
+        screen.print(f"[red]The run {ENDS.get(ended.state, 'was skipped')}.[/]", highlight=False)
         for line in failure_lines(ended, tasks_of(ended, task_names(spec)), records):
             screen.print(f"  {escape(line)}", soft_wrap=True, highlight=False)
     return ended, records

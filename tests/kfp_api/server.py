@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import email
 import email.policy
+import functools
 import json
 import re
 import ssl
@@ -41,6 +42,7 @@ class Sent:
     body: bytes
 
 
+@functools.cache
 def validators() -> list[Validator]:
     """All that is known of the API: the package's own account, and KFP's definition where it is at hand."""
     found = [Validator(from_package(), "kfp-server-api")]
@@ -167,6 +169,8 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[KfpServer]:
 class _Handler(BaseHTTPRequestHandler):
     kfp: KfpServer
     protocol_version = "HTTP/1.1"
+    #: Buffered, as an answer in two packets waits for the first one's receipt.
+    wbufsize = -1
 
     def _handle(self) -> None:
         content = self.rfile.read(int(self.headers.get("content-length") or 0))
@@ -205,6 +209,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
+            self.wfile.flush()
 
     def log_message(self, *arguments: object) -> None:
         """Say nothing."""
