@@ -179,9 +179,15 @@ class Cluster:
             )
         return answer
 
+    def _without_token(self, text: str) -> str:
+        """A text with the token blotted out, should a server repeat it."""
+        for token in self.api.healthzs.healthz_service_get_healthz.__self__.api_client.configuration.api_key.values():
+            text = text.replace(token, "<token>") if token else text
+        return text
+
     def _refusal(self, error: Any) -> ClusterError:
         told = _told(error.body)
-        said = f": {without_token(told)}" if told else ""
+        said = f": {self._without_token(told)}" if told else ""
         if error.status == 401:
             problem = "the server refuses the token" if _has_token() else "the server asks for a token"
             return ClusterError(self.host, problem=f"{problem} (HTTP 401)", fix=_TOKEN_FIX, status=401)
@@ -240,12 +246,6 @@ _TOKEN_FIX = (
     f"set {TOKEN} to a token that is valid now, such as what `kubectl create token hrf-runner"
     " --audience pipelines.kubeflow.org` prints"
 )
-
-
-def without_token(text: str) -> str:
-    """A text with the token blotted out, should a server repeat it."""
-    token = os.environ.get(TOKEN, "")
-    return text.replace(token, f"<{TOKEN}>") if token else text
 
 
 def _checked_address(given: str) -> str:
