@@ -72,6 +72,7 @@ class Cluster:
 
     def __init__(self, api: Any, host: str, namespace: str) -> None:
         self.api, self.host, self.namespace = api, host, namespace
+        self._wire = _wire_of(api)
 
     @classmethod
     def connect(cls, host: str = "", namespace: str = "") -> Self:
@@ -172,7 +173,7 @@ class Cluster:
             raise self._silence(error) from None
         except ValueError:
             raise self._no_api("answers in a way that is not Kubeflow's") from None
-        kind = call.__self__.api_client.last_response.getheader("content-type") or ""
+        kind = self._wire.last_response.getheader("content-type") or ""
         if not kind.startswith("application/json"):
             raise self._no_api(
                 f"answers with {kind.partition(';')[0] or 'something'} in place of JSON, as a login does"
@@ -181,7 +182,7 @@ class Cluster:
 
     def _without_token(self, text: str) -> str:
         """A text with the token blotted out, should a server repeat it."""
-        for token in self.api.healthzs.healthz_service_get_healthz.__self__.api_client.configuration.api_key.values():
+        for token in self._wire.configuration.api_key.values():
             text = text.replace(token, "<token>") if token else text
         return text
 
@@ -302,9 +303,13 @@ def _make_client(host: str, namespace: str) -> Any:
             ssl_ca_cert=ca_file,
         )
     # A redirect is not followed: it leads to a login page, and the token is nobody else's business.
-    pool = client.runs.run_service_get_run.__self__.api_client.rest_client.pool_manager
-    pool.connection_pool_kw["retries"] = Retry(total=0, raise_on_redirect=False)
+    _wire_of(client).rest_client.pool_manager.connection_pool_kw["retries"] = Retry(total=0, raise_on_redirect=False)
     return client
+
+
+def _wire_of(client: Any) -> Any:
+    """What all calls of a client go through; kfp has it under no name of its own."""
+    return client.runs.run_service_get_run.__self__.api_client
 
 
 def _told(body: str | None) -> str | None:

@@ -87,7 +87,7 @@ class Cron:
 
         # cron-descriptor would take a `?` for a sign that the seconds are missing.
         plain = " ".join(self.text.replace("?", "*").split())
-        words = get_description(plain, Options(locale_code="en_US", use_24hour_time_format=True))
+        words = str(get_description(plain, Options(locale_code="en_US", use_24hour_time_format=True)))
         # Most crons join the two day fields with "or". This one does so only if neither has a star.
         return words.replace(", or on ", ", and only on ") if any(self.starred[3:6:2]) else words
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -77,6 +78,12 @@ def list_runs(cluster: Cluster, **arguments: Any) -> Iterator[Any]:
     """Runs, newest first, without their tasks."""
     call = cluster.api.runs.run_service_list_runs
     return cluster.list_all(call, "runs", sort_by="created_at desc", **arguments, **cluster.scoped())
+
+
+def shown_runs(cluster: Cluster) -> Iterator[Any]:
+    """The runs that the UI shows too: those that are not archived, newest first."""
+    not_archived = {"operation": "NOT_EQUALS", "key": "storage_state", "string_value": "ARCHIVED"}
+    return list_runs(cluster, filter=json.dumps({"predicates": [not_archived]}))
 
 
 def experiment_names(cluster: Cluster) -> dict[str, str]:

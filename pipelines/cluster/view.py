@@ -172,6 +172,7 @@ def _table(*headings: str, whole: Sequence[str]) -> Table:
 
 
 def _seconds_until_now(run: Mapping[str, Any]) -> float | None:
-    if run["seconds"] is not None or run["state"] in FINAL or not run["created"]:
-        return run["seconds"]
+    seconds: float | None = run["seconds"]
+    if seconds is not None or run["state"] in FINAL or not run["created"]:
+        return seconds
     return (datetime.datetime.now(UTC) - datetime.datetime.fromisoformat(run["created"])).total_seconds()

@@ -65,6 +65,7 @@ def pack(preset: str, settings: list[str], *, epochs: int, start_from: str, expe
     from hrf.promoted import check_experiment
     from pipelines.finetune import build
     from pipelines.package import compile_package
+    from pipelines.placement import Images
 
     check_experiment(experiment)
     changes: dict[str, int | str] = {"epochs": epochs} if epochs else {}
@@ -72,10 +73,16 @@ def pack(preset: str, settings: list[str], *, epochs: int, start_from: str, expe
         changes["start_from"] = start_from
     chosen = choose(preset, settings, changes)
     uri = checked_storage(storage)
+    images = Images.from_environment()
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as noted:
-        package = compile_package(build(chosen.config, preset=chosen.preset, overrides=chosen.overrides))
+        package = compile_package(build(chosen.config, preset=chosen.preset, overrides=chosen.overrides, images=images))
     for warning in noted:
-        error_console().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True, highlight=False)
+        _note(str(warning.message))
+    if images == Images():
+        _note(
+            f"The images are {images.control}, {images.worker} and {images.reward}, which only a cluster has that they"
+            " were loaded into. HRF_IMAGE_CONTROL, HRF_IMAGE_WORKER and HRF_IMAGE_REWARD name those of a registry."
+        )
     parameters = {
         "preset": chosen.preset,
         "overrides": chosen.overrides,
@@ -84,6 +91,10 @@ def pack(preset: str, settings: list[str], *, epochs: int, start_from: str, expe
         "storage": uri,
     }
     return Packed(chosen=chosen, package=package, parameters=parameters)
+
+
+def _note(text: str) -> None:
+    error_console().print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
 
 def checked_storage(given: str) -> str:

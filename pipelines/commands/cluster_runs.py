@@ -20,12 +20,12 @@ MOST_RUNS = 50
 def list_cluster_runs(host: str, namespace: str, *, as_json: bool) -> None:
     """List the newest runs of a cluster, the newest last as in the list of this machine's runs."""
     from pipelines.cluster.connection import Cluster
-    from pipelines.cluster.runs import list_runs
+    from pipelines.cluster.runs import shown_runs
     from pipelines.cluster.view import plain_run, runs_table
 
     cluster = Cluster.connect(host, namespace)
     names = _names(cluster)
-    newest = list(itertools.islice(list_runs(cluster), MOST_RUNS + 1))
+    newest = list(itertools.islice(shown_runs(cluster), MOST_RUNS + 1))
     found = [plain_run(run, **names) for run in reversed(newest[:MOST_RUNS])]
     if as_json:
         print_json(found)

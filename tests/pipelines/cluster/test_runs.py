@@ -48,6 +48,12 @@ def test_only_the_newest_are_shown_and_it_is_said(hrf, kfp, submit, monkeypatch)
     assert "The newest 2" in result.output
 
 
+def test_archived_runs_are_not_listed_but_found(hrf, kfp, two_runs):
+    kfp.state.runs[0]["storage_state"] = "ARCHIVED"
+    assert [run["id"] for run in json.loads(hrf("runs", "--cluster", "--json").stdout)] == [two_runs[1]]
+    assert hrf("runs", "show", "mine", "--cluster").exit_code == 0
+
+
 def test_no_runs_tells_how_to_start_one(hrf, kfp):
     assert "hrf submit avatars-compressibility" in words(hrf("runs", "--cluster"))
 

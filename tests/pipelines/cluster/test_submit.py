@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -10,10 +11,16 @@ import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from hrf.config import resolve
+from pipelines.cluster.connection import Cluster
+from pipelines.cluster.runs import count_tasks, package_of, task_names, tasks_of
+from pipelines.cluster.submitting import put_experiment, put_version, start_run
 from pipelines.cluster.versions import name_version
+from pipelines.cluster.watching import RunView, follow
 from tests.kfp_api import plays
+from tests.pipelines.cluster import guarded
 from tests.pipelines.cluster.conftest import SMOKE, words
 
 STORAGE = ("--storage", "s3://bucket/hrf")
@@ -112,6 +119,15 @@ def test_things_are_found_behind_the_first_page(hrf, kfp, submit):
     assert len(kfp.state.experiments) == 3
     listed = json.loads(hrf("runs", "--cluster", "--json").stdout)
     assert [run["experiment"] for run in listed] == ["one", "two", "three", "three"]
+
+
+def test_images_that_no_registry_has_are_noted(hrf, kfp, monkeypatch):
+    assert "Note: The images are hrf-control:latest" in words(hrf("submit", *SMOKE, *STORAGE))
+    for role in ("CONTROL", "WORKER", "REWARD"):
+        monkeypatch.setenv(f"HRF_IMAGE_{role}", f"registry/{role.lower()}@sha256:{'0' * 64}")
+    assert "Note" not in words(hrf("submit", *SMOKE, *STORAGE))
+    executors = kfp.state.versions[1]["pipeline_spec"]["deploymentSpec"]["executors"]
+    assert all(entry["container"]["image"].startswith("registry/") for entry in executors.values())
 
 
 def test_the_bucket_may_come_from_the_environment(kfp, hrf, monkeypatch):
@@ -281,6 +297,36 @@ def test_ctrl_c_leaves_the_run_running_and_says_so(kfp):
     assert "Traceback" not in said
     assert kfp.state.runs[0]["state"] == "RUNNING"
     assert [sent.method for sent in kfp.sent if "terminate" in sent.target] == []
+
+
+def test_tasks_of_exit_handlers_and_loops_are_called_and_counted_by_what_they_do(kfp):
+    cluster = Cluster.connect()
+    version = put_version(cluster, guarded.package())
+    kfp.state.plays = plays.run_to_end
+    run = start_run(
+        cluster,
+        version=version,
+        experiment_id=put_experiment(cluster, "default"),
+        name="guarded",
+        parameters={},
+        service_account="hrf-runner",
+    )
+    spec = package_of(cluster, run)
+    assert "platform_spec" in kfp.state.versions[0]["pipeline_spec"]
+    assert count_tasks(spec) == 4
+    stream = io.StringIO()
+    view = RunView(Console(file=stream, width=120, force_terminal=True), spec)
+    with view:
+        ended = follow(cluster, run.run_id, view, poll_seconds=0.0)
+    said = stream.getvalue()
+    assert "4 of 4 tasks" in said
+    assert sorted(task.name for task in tasks_of(ended, task_names(spec))) == [
+        "check",
+        "for-loop-1",
+        "report",
+        "sample",
+    ]
+    assert "exit-handler" not in said
 
 
 def _git(folder, *arguments):
