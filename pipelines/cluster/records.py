@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ArtifactError, HrfError
+from hrf.run_records import STATUS, RunRecords
+from hrf.storage import Storage
 from pipelines.cluster.runs import names_in_bucket, parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from hrf.storage import Storage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +49,9 @@ def fetch_records(run: Any) -> Records:
             where="", error=ArtifactError(f"run {run.run_id}", problem=problem, fix="name a run of hrf's pipelines")
         )
     try:
-        from hrf.storage import Storage
-
         storage = Storage.open(storage_uri, attempts=1)
         for name in names:
-            records = _read(storage, f"{experiment}/runs/{name}")
+            records = _read(RunRecords(storage=storage, experiment=experiment, run_id=name))
             if records.summary or records.status or records.failures:
                 return records
     except HrfError as error:
@@ -74,12 +72,12 @@ def failure_line(failure: Mapping[str, Any]) -> str:
     return f"{failure.get('error_type') or 'Error'} in {where}: {failure.get('message') or 'no message'}"
 
 
-def _read(storage: Storage, key: str) -> Records:
-    summary, status = storage.read_json(f"{key}/summary.json"), storage.read_json(f"{key}/status.json")
-    failures = [storage.read_json(place) for place in storage.list(f"{key}/failures/")]
+def _read(records: RunRecords) -> Records:
+    store = records.storage
+    summary, status = (store.read_json(f"{records.prefix}/{name}") for name in ("summary.json", STATUS))
     return Records(
-        where=storage.url(key),
+        where=store.url(records.prefix),
         summary=dict(summary[0]) if summary else None,
         status=dict(status[0]) if status else None,
-        failures=[dict(found[0]) for found in failures if found],
+        failures=records.failures(),
     )

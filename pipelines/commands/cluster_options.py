@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
+from pipelines.commands.compiling import compile_chosen
 from pipelines.commands.configuring import choose
 from pipelines.commands.console import error_console
 
@@ -55,29 +55,33 @@ class Packed:
         return re.sub(r"[^A-Za-z0-9._-]+", "-", re.sub(r"\.ya?ml$", "", self.chosen.title)).strip("-._") or "run"
 
 
-def pack(preset: str, settings: list[str], *, epochs: int, start_from: str, experiment: str, storage: str) -> Packed:
+def pack(
+    preset: str,
+    settings: list[str],
+    *,
+    epochs: int,
+    start_from: str,
+    experiment: str,
+    storage: str,
+    placement: str,
+) -> Packed:
     """Compile what a user asked for, and check what can be checked here.
 
     Raises:
         ConfigError: Anything in it is wrong.
         StorageError: The storage is no `s3://` address.
     """
-    from hrf.promoted import check_experiment
-    from pipelines.finetune import build
-    from pipelines.package import compile_package
+    from hrf.promoted import check_name
     from pipelines.placement import Images
 
-    check_experiment(experiment)
+    check_name(experiment, "--experiment")
     changes: dict[str, int | str] = {"epochs": epochs} if epochs else {}
     if start_from:
         changes["start_from"] = start_from
     chosen = choose(preset, settings, changes)
     uri = checked_storage(storage)
+    package = compile_chosen(chosen, placement).package
     images = Images.from_environment()
-    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as noted:
-        package = compile_package(build(chosen.config, preset=chosen.preset, overrides=chosen.overrides, images=images))
-    for warning in noted:
-        _note(str(warning.message))
     if images == Images():
         _note(
             f"The images are {images.control}, {images.worker} and {images.reward}, which only a cluster has that they"
@@ -119,23 +123,6 @@ def checked_storage(given: str) -> str:
     uri = name if name.startswith("s3://") or given else f"s3://{name}"
     bucket, prefix = split_uri(uri)
     return f"s3://{bucket}/{prefix}".rstrip("/")
-
-
-def check_name(option: str, name: str) -> None:
-    """Refuse what can't be a run's name in the bucket.
-
-    Raises:
-        ConfigError: It can't.
-    """
-    from hrf.errors import ConfigError
-
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
-        raise ConfigError(
-            option,
-            expected="up to 100 letters, digits, '.', '_' and '-', of which the first is a letter or digit",
-            got=name,
-            fix="choose another name",
-        )
 
 
 def check_only_on_cluster(cluster: bool, **options: str) -> None:

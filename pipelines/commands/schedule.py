@@ -18,9 +18,9 @@ from pipelines.commands.cluster_options import (
     ServiceAccount,
     StartFrom,
     StorageUri,
-    check_name,
     pack,
 )
+from pipelines.commands.compiling import Placement
 from pipelines.commands.configuring import Settings
 from pipelines.commands.console import AsJson, Traceback, console, error_console, print_json
 
@@ -43,6 +43,7 @@ def schedule(
     start_from: StartFrom = "",
     epochs: Epochs = 0,
     storage: StorageUri = "",
+    placement: Placement = "",
     replace: Annotated[
         bool, typer.Option("--replace", help="Put this schedule in the place of the one of the same name.")
     ] = False,
@@ -57,6 +58,7 @@ def schedule(
 
     One run at a time; times that pass meanwhile, or while the schedule is paused, are left out.
     """
+    from hrf.promoted import check_name
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.cron import parse
     from pipelines.cluster.schedules import RUN_TAG_SUFFIX, put_schedule, refuse_second
@@ -64,9 +66,17 @@ def schedule(
     from pipelines.cluster.view import plain_schedule
 
     read = parse(cron)
-    packed = pack(preset, settings, epochs=epochs, start_from=start_from, experiment=experiment, storage=storage)
+    packed = pack(
+        preset,
+        settings,
+        epochs=epochs,
+        start_from=start_from,
+        experiment=experiment,
+        storage=storage,
+        placement=placement,
+    )
     called = name or packed.stem
-    check_name("--name", called)
+    check_name(called, "--name")
     cluster = Cluster.connect(host, namespace)
     if not replace:
         refuse_second(cluster, called)

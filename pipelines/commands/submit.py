@@ -17,9 +17,9 @@ from pipelines.commands.cluster_options import (
     ServiceAccount,
     StartFrom,
     StorageUri,
-    check_name,
     pack,
 )
+from pipelines.commands.compiling import Placement
 from pipelines.commands.configuring import Settings
 from pipelines.commands.console import AsJson, Traceback, console, error_console, print_json
 
@@ -37,6 +37,7 @@ def submit(
     start_from: StartFrom = "",
     epochs: Epochs = 0,
     storage: StorageUri = "",
+    placement: Placement = "",
     run_tag: Annotated[
         str, typer.Option("--run-tag", help="The run's name in the bucket, to be used once; else Kubeflow's id.")
     ] = "",
@@ -51,13 +52,22 @@ def submit(
     _traceback: Traceback = False,
 ) -> None:
     """Fine-tune on a Kubeflow cluster: upload the package, unless it is there, and start a run of it."""
+    from hrf.promoted import check_name
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.submitting import PIPELINE, put_experiment, put_version, start_run
     from pipelines.cluster.view import link_of
 
     if run_tag:
-        check_name("--run-tag", run_tag)
-    packed = pack(preset, settings, epochs=epochs, start_from=start_from, experiment=experiment, storage=storage)
+        check_name(run_tag, "--run-tag")
+    packed = pack(
+        preset,
+        settings,
+        epochs=epochs,
+        start_from=start_from,
+        experiment=experiment,
+        storage=storage,
+        placement=placement,
+    )
     cluster = Cluster.connect(host, namespace)
     version = put_version(cluster, packed.package)
     experiment_id = put_experiment(cluster, experiment)

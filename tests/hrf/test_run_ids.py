@@ -2,7 +2,7 @@
 
 import pytest
 
-from hrf.promoted import check_experiment
+from hrf.promoted import check_name
 from hrf.run_ids import has_macro, settle_run_id
 
 
@@ -21,4 +21,4 @@ from hrf.run_ids import has_macro, settle_run_id
 def test_a_run_is_called_by_its_tag_or_by_what_kubeflow_calls_it(run_tag, run_id):
     assert settle_run_id(run_tag, "job-1") == run_id
     assert has_macro(run_tag) == ("[[" in run_tag)
-    check_experiment(run_id)
+    check_name(run_id, "run_tag")

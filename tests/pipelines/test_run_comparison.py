@@ -14,7 +14,7 @@ from pipelines.run_comparison import COUNTS, REWARD_METRICS, as_plain, compare
 from pipelines.run_state import RunFolder
 from tests.hrf.summary_folders import summary_record, write_summary
 from tests.kfp_api import plays
-from tests.pipelines.cluster.conftest import clean_environment, hrf, kfp, submit, words  # noqa: F401
+from tests.pipelines.cluster.conftest import clean_environment, hrf, kfp, start, words  # noqa: F401
 
 ASKED = {"experiment": "e", "fingerprint": "f", "arguments": {"storage": "s3://b"}, "package": "x", "title": "t"}
 
@@ -156,28 +156,28 @@ def test_a_file_that_can_not_be_written_is_told(hrf, finished, first, better, tm
     assert "/nowhere/at/all.csv" in words(result)
 
 
-def test_runs_of_a_cluster_are_compared(hrf, kfp, submit, storage, storage_uri, first, better):  # noqa: F811
+def test_runs_of_a_cluster_are_compared(hrf, kfp, start, storage, storage_uri, first, better):  # noqa: F811
     kfp.state.plays = plays.run_to_end
     for tag, summary in (("one", first), ("two", better)):
         storage.create_json(f"default/runs/{tag}/summary.json", summary)
-        submit("--storage", storage_uri, "--run-tag", tag)
+        start(tag, storage=storage_uri)
     compared = json.loads(hrf("compare-runs", "one", "two", "--cluster", "--json").stdout)
     assert [run["run"] for run in compared] == ["one", "two"]
     assert compared[1]["difference"]["reward"] == pytest.approx(0.05)
 
 
-def test_a_run_of_a_cluster_without_a_summary_is_told(hrf, kfp, submit, storage, storage_uri, first):  # noqa: F811
+def test_a_run_of_a_cluster_without_a_summary_is_told(hrf, kfp, start, storage, storage_uri, first):  # noqa: F811
     storage.create_json("default/runs/one/summary.json", first)
     for tag in ("one", "two"):
-        submit("--storage", storage_uri, "--run-tag", tag)
+        start(tag, storage=storage_uri)
     result = hrf("compare-runs", "one", "two", "--cluster")
     assert result.exit_code == 4
     assert "run two is pending, and has left no summary" in words(result)
 
 
-def test_a_bucket_that_can_not_be_read_is_a_storage_error(hrf, kfp, submit):  # noqa: F811
-    submit("--run-tag", "one")
-    submit("--run-tag", "two")
+def test_a_bucket_that_can_not_be_read_is_a_storage_error(hrf, kfp, start):  # noqa: F811
+    start("one")
+    start("two")
     result = hrf("compare-runs", "one", "two", "--cluster")
     assert result.exit_code == 6
     assert "AWS_ACCESS_KEY_ID" in words(result)

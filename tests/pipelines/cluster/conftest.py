@@ -11,9 +11,12 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.cluster import connection
+from pipelines.cluster.connection import Cluster
+from pipelines.cluster.submitting import put_experiment, put_version, start_run
 from pipelines.object_storage import CONFIGURED_BY
 from tests.hrf.summary_folders import summary_record
 from tests.kfp_api.server import KfpServer, serve
+from tests.pipelines.cluster import guarded
 
 #: As small as a package gets.
 SMOKE = ("avatars-smoke", "--epochs", "1")
@@ -56,6 +59,24 @@ def submit(hrf: Any) -> Any:
         result = hrf("submit", *SMOKE, *storage, "--json", *arguments)
         assert result.exit_code == 0, result.output
         return json.loads(result.stdout)
+
+    return run
+
+
+@pytest.fixture
+def start(kfp: KfpServer) -> Any:
+    """Starts a run of a small pipeline; returns it."""
+
+    def run(run_tag: str = "", *, storage: str = "s3://bucket/hrf", experiment: str = "default") -> Any:
+        cluster = Cluster.connect()
+        return start_run(
+            cluster,
+            version=put_version(cluster, guarded.package()),
+            experiment_id=put_experiment(cluster, experiment),
+            name=run_tag or "small",
+            parameters={"experiment": experiment, "storage": storage, "run_tag": run_tag},
+            service_account="hrf-runner",
+        )
 
     return run
 

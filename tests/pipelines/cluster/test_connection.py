@@ -23,7 +23,7 @@ LOGIN = Trouble(200, "text/html; charset=utf-8", b"<html>Log in</html>")
 
 def _refused(result, *said):
     assert result.exit_code == 7, result.output
-    assert result.output.splitlines()[0].startswith(("╭─ ClusterError", "╭─ UnreachableError")), result.output
+    assert "─ ClusterError ─" in result.output or "─ UnreachableError ─" in result.output, result.output
     assert "Traceback" not in result.output
     assert len(result.output.splitlines()) < 15
     for part in said:
@@ -119,12 +119,12 @@ def test_a_server_that_does_not_answer_in_time_is_told(hrf, kfp, monkeypatch):
     assert time.monotonic() - started < 5
 
 
-def test_a_command_is_sent_once_and_its_outcome_said_to_be_unknown(hrf, kfp, submit, monkeypatch):
-    submit()
+def test_a_command_is_sent_once_and_its_outcome_said_to_be_unknown(hrf, kfp, monkeypatch):
     # Long enough for all that comes before, on a busy machine too.
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 2.0)
     given_up = threading.Event()
-    kfp.state.create_run = lambda body: given_up.wait(60) or body
+    play = kfp.state.create_run
+    kfp.state.create_run = lambda body: play(body) if given_up.wait(60) else {}
     before = len(kfp.calls("POST", "/runs"))
     result = hrf("submit", "avatars-smoke", "--epochs", "1", "--storage", "s3://bucket/hrf")
     given_up.set()

@@ -16,11 +16,9 @@ from rich.console import Console
 from hrf.config import resolve
 from pipelines.cluster.connection import Cluster
 from pipelines.cluster.runs import count_tasks, package_of, task_names, tasks_of
-from pipelines.cluster.submitting import put_experiment, put_version, start_run
 from pipelines.cluster.versions import name_version
 from pipelines.cluster.watching import RunView, follow
 from tests.kfp_api import plays
-from tests.pipelines.cluster import guarded
 from tests.pipelines.cluster.conftest import SMOKE, words
 
 STORAGE = ("--storage", "s3://bucket/hrf")
@@ -39,7 +37,7 @@ def test_a_run_is_put_on_the_cluster_with_all_that_it_needs(hrf, kfp):
         kfp.state.runs,
     )
     assert pipeline["name"] == "hrf-finetune"
-    assert version["pipeline_spec"]["pipelineInfo"]["name"] == "hrf-finetune"
+    assert version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "hrf-finetune"
     assert experiment["display_name"] == "mine"
     assert run["experiment_id"] == experiment["experiment_id"]
     assert run["pipeline_version_reference"] == {
@@ -95,27 +93,26 @@ def test_another_package_under_the_name_is_refused(hrf, kfp, submit):
 
 
 @pytest.mark.parametrize("kind", ["pipelines", "experiments", "pipeline_versions"])
-def test_what_another_client_makes_at_the_same_time_is_used(kfp, submit, kind):
-    submit()
+def test_what_another_client_makes_at_the_same_time_is_used(kfp, start, kind):
+    start()
     kfp.state.unseen = [kind]
-    submit()
+    start()
     state = kfp.state
     assert [len(made) for made in (state.pipelines, state.experiments, state.versions, state.runs)] == [1, 1, 1, 2]
 
 
-def test_an_archived_experiment_is_told(hrf, kfp, submit):
-    submit()
+def test_an_archived_experiment_is_told(hrf, kfp, start):
+    start()
     kfp.state.experiments[0]["storage_state"] = "ARCHIVED"
     result = hrf("submit", *SMOKE, *STORAGE)
     assert result.exit_code == 7
     assert "archived" in words(result)
 
 
-def test_things_are_found_behind_the_first_page(hrf, kfp, submit):
+def test_things_are_found_behind_the_first_page(hrf, kfp, start):
     kfp.state.largest_page = 1
-    for experiment in ("one", "two", "three"):
-        submit("--experiment", experiment)
-    submit("--experiment", "three")
+    for experiment in ("one", "two", "three", "three"):
+        start(experiment=experiment)
     assert len(kfp.state.experiments) == 3
     listed = json.loads(hrf("runs", "--cluster", "--json").stdout)
     assert [run["experiment"] for run in listed] == ["one", "two", "three", "three"]
@@ -126,7 +123,7 @@ def test_images_that_no_registry_has_are_noted(hrf, kfp, monkeypatch):
     for role in ("CONTROL", "WORKER", "REWARD"):
         monkeypatch.setenv(f"HRF_IMAGE_{role}", f"registry/{role.lower()}@sha256:{'0' * 64}")
     assert "Note" not in words(hrf("submit", *SMOKE, *STORAGE))
-    executors = kfp.state.versions[1]["pipeline_spec"]["deploymentSpec"]["executors"]
+    executors = kfp.state.versions[1]["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]
     assert all(entry["container"]["image"].startswith("registry/") for entry in executors.values())
 
 
@@ -175,6 +172,8 @@ def test_waiting_ends_with_the_table_of_the_epochs(hrf, kfp, storage, storage_ur
     lines = result.output.splitlines()
     told = [line.split()[1:] for line in lines if line.startswith("done")]
     assert [" ".join(line[:-2]) for line in told] == [
+        "check",
+        "fetch",
         "prepare",
         "baseline",
         "epoch 0: window 3-last",
@@ -184,6 +183,7 @@ def test_waiting_ends_with_the_table_of_the_epochs(hrf, kfp, storage, storage_ur
         "evaluate",
         "promote",
         "summarize",
+        "report status",
     ]
     assert [line for line in lines if line in ("pending", "running", "succeeded")] == [
         "pending",
@@ -299,18 +299,9 @@ def test_ctrl_c_leaves_the_run_running_and_says_so(kfp):
     assert [sent.method for sent in kfp.sent if "terminate" in sent.target] == []
 
 
-def test_tasks_of_exit_handlers_and_loops_are_called_and_counted_by_what_they_do(kfp):
-    cluster = Cluster.connect()
-    version = put_version(cluster, guarded.package())
+def test_tasks_of_exit_handlers_and_loops_are_called_and_counted_by_what_they_do(kfp, start):
     kfp.state.plays = plays.run_to_end
-    run = start_run(
-        cluster,
-        version=version,
-        experiment_id=put_experiment(cluster, "default"),
-        name="guarded",
-        parameters={},
-        service_account="hrf-runner",
-    )
+    cluster, run = Cluster.connect(), start()
     spec = package_of(cluster, run)
     assert "platform_spec" in kfp.state.versions[0]["pipeline_spec"]
     assert count_tasks(spec) == 4
@@ -322,7 +313,7 @@ def test_tasks_of_exit_handlers_and_loops_are_called_and_counted_by_what_they_do
     assert "4 of 4 tasks" in said
     assert sorted(task.name for task in tasks_of(ended, task_names(spec))) == [
         "check",
-        "for-loop-1",
+        "for-loop-3",
         "report",
         "sample",
     ]
