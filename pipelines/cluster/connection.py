@@ -13,7 +13,7 @@ import warnings
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
-from hrf.errors import HrfError
+from hrf.errors import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,35 +30,13 @@ BUSY = frozenset({429, 502, 503, 504})
 PAGE_SIZE = 200
 
 
-class ClusterError(HrfError):
-    """A cluster that cannot be reached, refuses, or does not have what was asked for.
-
-    Args:
-        host: The API's address.
-        problem: What the server, or the lack of one, said.
-        fix: What to do about it.
-        status: The HTTP status, or None where there was no answer.
-    """
-
-    exit_code = 7
-
-    def __init__(self, host: str, *, problem: str, fix: str, status: int | None = None) -> None:
-        self.host, self.problem, self.fix, self.status = host, problem, fix, status
-        super().__init__(f"{host}: {problem}. Fix: {fix}")
-
-    @property
-    def is_passing(self) -> bool:
-        """Whether it may be gone when the same is asked again."""
-        return self.status in BUSY
-
-
 class UnreachableError(ClusterError):
     """No answer came from the cluster."""
 
-    @property
-    def is_passing(self) -> bool:
-        """Always so: networks come back."""
-        return True
+
+def is_passing(error: ClusterError) -> bool:
+    """Whether an error may be gone when the same is asked again."""
+    return isinstance(error, UnreachableError) or error.status in BUSY
 
 
 class Cluster:
@@ -115,7 +93,7 @@ class Cluster:
             try:
                 return self._send(call, arguments)
             except ClusterError as error:
-                if pause is None or not error.is_passing:
+                if pause is None or not is_passing(error):
                     raise
                 time.sleep(pause)
         raise AssertionError("the last attempt returns or raises")

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hrf.errors import ClusterError
 from hrf.run_ids import settle_run_id
-from pipelines.cluster.connection import ClusterError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipelines.cluster.connection import ClusterError
+from hrf.errors import ClusterError
 from pipelines.cluster.submitting import equals
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipelines.cluster.connection import ClusterError
+from hrf.errors import ClusterError
 from pipelines.cluster.versions import VersionName, name_version
 
 if TYPE_CHECKING:

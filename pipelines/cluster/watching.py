@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from pipelines.cluster.connection import ClusterError
+from hrf.errors import ClusterError
+from pipelines.cluster.connection import is_passing
 from pipelines.cluster.runs import FINAL, count_tasks, get_run, task_names, tasks_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def follow(cluster: Cluster, run_id: str, view: RunView, *, poll_seconds: float)
         try:
             run = get_run(cluster, run_id)
         except ClusterError as error:
-            if not error.is_passing or time.monotonic() - heard > PATIENCE_SECONDS:
+            if not is_passing(error) or time.monotonic() - heard > PATIENCE_SECONDS:
                 raise
             view.show_silence()
         else:

@@ -135,7 +135,7 @@ def _wait(cluster: Cluster, run: Any, package: str, poll: float) -> tuple[Any, R
     """Follow a run to its end, and say there why it failed if it did."""
     import yaml
 
-    from pipelines.cluster.connection import ClusterError
+    from hrf.errors import ClusterError
     from pipelines.cluster.records import fetch_records
     from pipelines.cluster.runs import task_names, tasks_of
     from pipelines.cluster.view import failure_lines
