@@ -230,6 +230,8 @@ def key_name(key: ast.expr) -> set[str]:
 
 
 FLAT_OUTPUTS = [
+    ("hrf/steps/check.py", "check"),
+    ("hrf/steps/fetch.py", "fetch"),
     ("hrf/steps/prepare.py", "prepare"),
     ("hrf/steps/baseline.py", "baseline"),
     ("hrf/steps/sample.py", "sampling_metrics"),
@@ -239,6 +241,7 @@ FLAT_OUTPUTS = [
     ("hrf/steps/promote.py", "promote"),
     ("hrf/steps/summarize.py", "closing_metrics"),
     ("hrf/steps/compare.py", "compare"),
+    ("hrf/steps/report_status.py", "report_status"),
 ]
 RECORDS = [
     ("hrf/steps/update.py", "learn", ("record",)),
@@ -278,8 +281,8 @@ class TestGlossary:
             for path in (ROOT / "hrf" / "steps").glob("*.py")
             if re.search(r"^@step\(", path.read_text(encoding="utf-8"), re.MULTILINE)
         }
-        # `train` returns what `update` does.
-        assert decorated - {"train"} == {Path(path).stem for path, _ in FLAT_OUTPUTS}
+        # `train` returns what `update` does, and `gather` what `sample` does.
+        assert decorated - {"train", "gather"} == {Path(path).stem for path, _ in FLAT_OUTPUTS}
 
     @pytest.mark.parametrize(("path", "function", "variables"), RECORDS)
     def test_it_has_the_fields_of_the_records(self, path: str, function: str, variables: tuple[str, ...]) -> None:
