@@ -60,6 +60,7 @@ class KfpServer:
         forbidden: Whether it refuses everybody, whoever they are.
         troubles: Answered instead of the next requests, one each.
         delay_seconds: How long it thinks before it answers.
+        special: Requests such as `POST /apis/v2beta1/runs` that have a trouble, or a delay in seconds, of their own.
         violations: All that was wrong with a request or an answer so far.
         sent: All that came in.
     """
@@ -71,6 +72,7 @@ class KfpServer:
         self.forbidden = False
         self.troubles: list[Trouble] = []
         self.delay_seconds = 0.0
+        self.special: dict[str, Trouble | float] = {}
         self.violations: list[str] = []
         self.sent: list[Sent] = []
         self.lock = threading.Lock()
@@ -177,7 +179,11 @@ class _Handler(BaseHTTPRequestHandler):
         with self.kfp.lock:
             self.kfp.sent.append(Sent(self.command, self.path, dict(self.headers), content))
             trouble = self.kfp.troubles.pop(0) if self.kfp.troubles else None
-        time.sleep(self.kfp.delay_seconds)
+        special = self.kfp.special.get(f"{self.command} {urlsplit(self.path).path}", self.kfp.delay_seconds)
+        if isinstance(special, Trouble):
+            trouble = special
+        else:
+            time.sleep(special)
         if trouble:
             self._reply(trouble.status, trouble.content_type, trouble.body, trouble.headers)
             return

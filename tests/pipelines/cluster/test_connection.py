@@ -6,7 +6,6 @@ import datetime
 import ipaddress
 import json
 import ssl
-import threading
 import time
 
 import pytest
@@ -14,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from hrf.errors import ClusterError
 from pipelines.cluster import connection
 from tests.kfp_api.server import Trouble, serve
 from tests.pipelines.cluster.conftest import words
@@ -122,14 +122,17 @@ def test_a_server_that_does_not_answer_in_time_is_told(hrf, kfp, monkeypatch):
 def test_a_command_is_sent_once_and_its_outcome_said_to_be_unknown(hrf, kfp, monkeypatch):
     # Long enough for all that comes before, on a busy machine too.
     monkeypatch.setattr(connection, "ANSWER_SECONDS", 2.0)
-    given_up = threading.Event()
-    play = kfp.state.create_run
-    kfp.state.create_run = lambda body: play(body) if given_up.wait(60) else {}
-    before = len(kfp.calls("POST", "/runs"))
+    kfp.special["POST /apis/v2beta1/runs"] = 3.0
     result = hrf("submit", "avatars-smoke", "--epochs", "1", "--storage", "s3://bucket/hrf")
-    given_up.set()
     _refused(result, "is not known", "hrf runs --cluster")
-    assert len(kfp.calls("POST", "/runs")) == before + 1
+    assert len(kfp.calls("POST", "/runs")) == 1
+
+
+def test_a_command_that_a_busy_server_refuses_is_not_sent_again(kfp, start):
+    kfp.special["POST /apis/v2beta1/runs"] = Trouble(503)
+    with pytest.raises(ClusterError, match="HTTP 503"):
+        start()
+    assert len(kfp.calls("POST", "/runs")) == 1
 
 
 def test_a_cluster_of_several_users_needs_a_namespace_and_gets_it(hrf, kfp, submit):

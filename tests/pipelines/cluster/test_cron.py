@@ -75,6 +75,11 @@ def test_another_library_agrees_on_the_times(text):
     assert parse(text).next_times(NOW, 5) == [times.get_next(datetime.datetime) for _ in range(5)]
 
 
+def test_a_time_that_is_now_is_not_the_next_one():
+    now = datetime.datetime(2026, 11, 24, 3, 0, tzinfo=UTC)
+    assert parse("0 0 3 * * *").next_times(now, 1) == [now + datetime.timedelta(days=1)]
+
+
 def test_days_of_the_month_and_of_the_week_are_joined_as_the_controller_joins_them():
     # Neither with a star: either will do. 2026-12-01 is a Tuesday, and the next Friday is 2026-11-27.
     either = parse("0 0 3 1 * FRI").next_times(NOW, 2)
