@@ -78,7 +78,7 @@ def put_schedule(
         version: What it runs, now and always.
         experiment_id: In which experiment.
         parameters: The pipeline's parameters, the run's tag among them.
-        service_account: What its pods run as.
+        service_account: What its pods run as; "" for the cluster's own.
         description: What the UI says of it.
         replace: Whether one of this name may be replaced.
 
@@ -102,7 +102,7 @@ def put_schedule(
             pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
         ),
         runtime_config=models.V2beta1RuntimeConfig(parameters=dict(parameters)),
-        service_account=service_account,
+        service_account=service_account or None,
         trigger=models.V2beta1Trigger(cron_schedule=models.V2beta1CronSchedule(cron=cron)),
         mode="ENABLE",
         # Two runs at a time would race for the promotion; what was missed while paused is not worth a burst of runs.

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
 
 PIPELINE = "hrf-finetune"
-SERVICE_ACCOUNT = "hrf-runner"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +93,7 @@ def start_run(
         experiment_id: In which experiment.
         name: What the UI calls it.
         parameters: The pipeline's parameters.
-        service_account: What its pods run as.
+        service_account: What its pods run as; "" for the cluster's own.
 
     Returns:
         The run, as the API describes it.
@@ -108,7 +107,7 @@ def start_run(
             pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
         ),
         runtime_config=V2beta1RuntimeConfig(parameters=dict(parameters)),
-        service_account=service_account,
+        service_account=service_account or None,
     )
     return cluster.tell(cluster.api.runs.run_service_create_run, run=run)
 

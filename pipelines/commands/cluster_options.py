@@ -35,9 +35,8 @@ StorageUri = Annotated[
     ),
 ]
 ServiceAccount = Annotated[
-    str, typer.Option("--service-account", help="What the run's pods run as; the manifests have this one.")
+    str, typer.Option("--service-account", help="What the run's pods run as, instead of what the placement says.")
 ]
-DEFAULT_SERVICE_ACCOUNT = "hrf-runner"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,8 @@ class Packed:
     package: str
     parameters: dict[str, str]
     """All but the run's tag."""
+    service_account: str
+    """What the placement has the run's pods run as."""
 
     @property
     def stem(self) -> str:
@@ -80,7 +81,7 @@ def pack(
         changes["start_from"] = start_from
     chosen = choose(preset, settings, changes)
     uri = checked_storage(storage)
-    package = compile_chosen(chosen, placement).package
+    compiled = compile_chosen(chosen, placement)
     images = Images.from_environment()
     if images == Images():
         _note(
@@ -94,7 +95,8 @@ def pack(
         "experiment": experiment,
         "storage": uri,
     }
-    return Packed(chosen=chosen, package=package, parameters=parameters)
+    account = compiled.placement.service_account
+    return Packed(chosen=chosen, package=compiled.package, parameters=parameters, service_account=account)
 
 
 def _note(text: str) -> None:

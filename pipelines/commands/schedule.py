@@ -10,7 +10,6 @@ import typer
 from rich.markup import escape
 
 from pipelines.commands.cluster_options import (
-    DEFAULT_SERVICE_ACCOUNT,
     Epochs,
     Experiment,
     Host,
@@ -48,7 +47,7 @@ def schedule(
         bool, typer.Option("--replace", help="Put this schedule in the place of the one of the same name.")
     ] = False,
     yes: Yes = False,
-    service_account: ServiceAccount = DEFAULT_SERVICE_ACCOUNT,
+    service_account: ServiceAccount = "",
     host: Host = "",
     namespace: Namespace = "",
     as_json: AsJson = False,
@@ -91,7 +90,7 @@ def schedule(
         version=version,
         experiment_id=experiment_id,
         parameters={**packed.parameters, "run_tag": f"{called}{RUN_TAG_SUFFIX}"},
-        service_account=service_account,
+        service_account=service_account or packed.service_account,
         description=f"{read.in_words()} ({ZONE}); {packed.chosen.title}, version {version.name}",
         replace=replace,
     )

@@ -9,7 +9,6 @@ import typer
 from rich.markup import escape
 
 from pipelines.commands.cluster_options import (
-    DEFAULT_SERVICE_ACCOUNT,
     Epochs,
     Experiment,
     Host,
@@ -45,7 +44,7 @@ def submit(
         bool, typer.Option("--wait", help="Follow the run to its end. Exits with 1 if it does not succeed.")
     ] = False,
     poll: Annotated[float, typer.Option(min=0.01, metavar="SECONDS", help="How often to look, with --wait.")] = 5.0,
-    service_account: ServiceAccount = DEFAULT_SERVICE_ACCOUNT,
+    service_account: ServiceAccount = "",
     host: Host = "",
     namespace: Namespace = "",
     as_json: AsJson = False,
@@ -77,7 +76,7 @@ def submit(
         experiment_id=experiment_id,
         name=run_tag or f"{packed.stem}-{time.strftime('%Y%m%d-%H%M%S')}",
         parameters={**packed.parameters, "run_tag": run_tag},
-        service_account=service_account,
+        service_account=service_account or packed.service_account,
     )
     place = f"{packed.parameters['storage']}/{experiment}/runs/{run_tag or run.run_id}"
     facts = {

@@ -118,6 +118,14 @@ def test_things_are_found_behind_the_first_page(hrf, kfp, start):
     assert [run["experiment"] for run in listed] == ["one", "two", "three", "three"]
 
 
+def test_pods_run_as_the_placement_or_the_option_says(kfp, submit, tmp_path):
+    file = tmp_path / "placement.yaml"
+    file.write_text("service_account: mine\n")
+    submit("--placement", str(file))
+    submit("--placement", str(file), "--service-account", "another")
+    assert [run["service_account"] for run in kfp.state.runs] == ["mine", "another"]
+
+
 def test_images_that_no_registry_has_are_noted(hrf, kfp, monkeypatch):
     assert "Note: The images are hrf-control:latest" in words(hrf("submit", *SMOKE, *STORAGE))
     for role in ("CONTROL", "WORKER", "REWARD"):
