@@ -17,6 +17,7 @@ def check(
     run_tag: str,
     job_id: str,
     start_from: str,
+    noise_tag: str,
     storage: str,
     request: Output[Artifact],
     metrics: Output[Metrics],
@@ -33,6 +34,7 @@ def check(
         run_tag: The run's id; empty takes Kubeflow's.
         job_id: Kubeflow's id of this run.
         start_from: `promoted`, `base`, or empty for what the configuration says.
+        noise_tag: Makes the training noise another one than that of runs with the same seed and start; may be empty.
         storage: Where candidates and the promoted model live, as s3://bucket/prefix.
         request: What is asked for: the configuration, and the candidate that the run starts from.
         metrics: The step's numbers, for the run's page.
@@ -52,6 +54,7 @@ def check(
         experiment=experiment,
         run_id=run_tag or job_id,
         start_from=start_from,
+        noise_tag=noise_tag,
         storage=storage,
         request=request.path,
     )

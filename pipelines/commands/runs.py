@@ -1,4 +1,4 @@
-"""`hrf runs list`, `hrf runs show` and `hrf report`. What they show of a cluster is in `cluster_runs`."""
+"""`hrf runs list`, `show`, `chain`, and `hrf report`. What they show of a cluster is in `cluster_runs`."""
 
 from __future__ import annotations
 
@@ -110,6 +110,37 @@ def show(
         screen.print(epochs_table(summary))
     for line in lineage_lines(lineage):
         screen.print(escape(line), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def chain(
+    experiment: Annotated[str, typer.Option(help="Runs of one experiment share a promoted model.")] = "default",
+    as_json: AsJson = False,
+    bucket: Bucket = "",
+    work_dir: WorkDir = DEFAULT_WORK_DIR,
+    _traceback: Traceback = False,
+) -> None:
+    """Show what an experiment's runs promoted, wherever they ran: each run's start, and the chain back to the base."""
+    from hrf.promoted import check_name
+    from pipelines.chain import read_chain
+    from pipelines.chain_view import chain_view
+    from pipelines.object_storage import has_embedded_data, is_configured, object_storage
+
+    check_name(experiment, "experiment")
+    found: dict[str, Any] = {"experiment": experiment, "storage": None, "runs": [], "promotions": [], "base": None}
+    others: list[str] = []
+    if is_configured(bucket) or has_embedded_data(work_dir):
+        with object_storage(work_dir, bucket) as location:
+            storage = location.open()
+            found = read_chain(storage, experiment)
+            others = [] if found["runs"] else storage.list_folders("")
+    if as_json:
+        print_json(found)
+    elif found["runs"]:
+        console().print(chain_view(found), highlight=False)
+    else:
+        there = f"There are runs of: {', '.join(others)}" if others else "Start one: hrf run avatars-compressibility"
+        console().print(escape(f"No runs of experiment {experiment!r}. {there}"), highlight=False)
 
 
 def report(run: AnyRunName = "", work_dir: WorkDir = DEFAULT_WORK_DIR, _traceback: Traceback = False) -> None:

@@ -4,5 +4,7 @@ definitions.py   what the API is: KFP's own OpenAPI file where it is at hand, an
 validation.py    requests and answers against a definition
 filters.py       the filters of listing calls
 state.py         pipelines, versions, experiments, runs, recurring runs
+plays.py         how a run goes by, look by look
+robfig_cron.py   the cron parser of Kubeflow's server and controller
 server.py        HTTP
 """
