@@ -1,0 +1,183 @@
+"""Builds the three images: `make images`, or `python -m images.build --help`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from hrf import __version__
+from hrf.errors import HrfError
+from images import daemon, wheelhouse
+from images.base import ensure_debian_base
+from images.commands import WORK_DIR, ImagesError, run
+
+FOLDER = Path(__file__).parent
+#: In this order: the last one is built on the second.
+ROLES = ("control", "worker", "reward")
+REFERENCES_FILE = WORK_DIR / "images.json"
+#: How a container of these images is run wherever nothing more is asked for.
+LOCKED_DOWN = ("--rm", "--read-only", "--tmpfs", "/tmp", "--network", "none", "--cap-drop", "ALL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """What is to be built."""
+
+    registry: str
+    """What comes before the images' names, without a slash at its end; "" for none."""
+    tag: str
+    base: str
+    """The image to start from; "" for the one that the Dockerfiles name."""
+    variant: str
+    """`cpu`, `cuda`, or "" for what pip finds."""
+
+    def reference(self, role: str) -> str:
+        """The name of an image."""
+        return "/".join(part for part in (self.registry, f"hrf-{role}:{self.tag}") if part)
+
+
+def main() -> int:
+    """Build, check and measure; returns the exit status."""
+    arguments = _parser().parse_args()
+    try:
+        os.environ["DOCKER_HOST"] = daemon.ensure_daemon()
+        base = arguments.base_image or _base_for_this_machine()
+        order = Order(registry=arguments.registry.rstrip("/"), tag=arguments.tag, base=base, variant=arguments.variant)
+        build(order)
+        _report(order)
+    except HrfError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    return 0
+
+
+def build(order: Order) -> None:
+    """Collect the wheels and build the three images.
+
+    Raises:
+        HrfError: Something is missing, or a build failed.
+    """
+    if order.base:
+        check_base(order.base)
+    commit = revision()
+    with _told("Collecting wheels"):
+        wheelhouse.collect()
+        variant = wheelhouse.check_variant(order.variant)
+        contexts = wheelhouse.lay_out_contexts()
+    _say(f"torch: {variant}" + ("" if order.variant else " (as pip found it; VARIANT=cpu or cuda insists on one)"))
+    provenance = {"VERSION": __version__, "VARIANT": variant, **commit}
+    for role in ROLES:
+        with _told(f"Building {order.reference(role)}"):
+            _build_image(role, order, contexts[role], provenance)
+    REFERENCES_FILE.write_text(json.dumps({role: order.reference(role) for role in ROLES}, indent=1) + "\n")
+
+
+def check_base(base: str) -> None:
+    """See that the wheels, which are made for this interpreter, fit the base image's.
+
+    Raises:
+        ImagesError: They don't, or the image has no Python.
+    """
+    question = "import platform, sys; print(*sys.version_info[:2], platform.machine())"
+    fix = "name an image with Python 3.11 (BASE_IMAGE=), or make .venv with the image's Python (PYTHON=)"
+    command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "python3", base, "-c", question]
+    theirs = run(command, fix=fix).split()
+    ours = [str(part) for part in sys.version_info[:2]] + [os.uname().machine]
+    if theirs != ours:
+        problem = f"{base} has Python {theirs[0]}.{theirs[1]} on {theirs[2]}, the wheels are for {'.'.join(ours[:2])}"
+        raise ImagesError(f"{problem} on {ours[2]}", fix=fix)
+
+
+def revision() -> dict[str, str]:
+    """The commit that is built and its time, as build arguments; nothing where there is no git."""
+    git = ["git", "-C", str(FOLDER), "--no-optional-locks"]
+    try:
+        sha, created, epoch = run([*git, "log", "-1", "--format=%H %cI %ct"], fix="").split()
+        changed = run([*git, "status", "--porcelain"], fix="").strip()
+    except ImagesError:
+        return {}
+    # Wheels made of the same commit are the same bytes.
+    os.environ["SOURCE_DATE_EPOCH"] = epoch
+    return {"GIT_SHA": f"{sha}-dirty" if changed else sha, "CREATED": created}
+
+
+def _base_for_this_machine() -> str:
+    """Debian makes its own base image; elsewhere the Dockerfiles' is pulled."""
+    if not daemon.is_root_on_debian():
+        return ""
+    daemon.install_debian_packages()
+    with _told("Making the base image of Debian's packages (BASE_IMAGE= takes another)"):
+        return ensure_debian_base()
+
+
+def _build_image(role: str, order: Order, context: Path, provenance: Mapping[str, str]) -> None:
+    start = {"WORKER_IMAGE": order.reference("worker")} if role == "reward" else {"BASE_IMAGE": order.base}
+    dockerfile = FOLDER / role / "Dockerfile"
+    # A build argument that the Dockerfile does not take is a mistake of ours, and so an error of Docker's.
+    known = dockerfile.read_text()
+    given = {name: value for name, value in {**start, **provenance}.items() if value and f"ARG {name}" in known}
+    options = [f"--build-arg={name}={value}" for name, value in given.items()]
+    names = [f"--tag={order.reference(role)}", f"--file={dockerfile}"]
+    run(
+        ["docker", "build", "--network=none", *names, *options, str(context)],
+        fix=f"see what the step of images/{role}/Dockerfile said",
+        # Every Docker has the classic builder; BuildKit needs a plug-in that Debian's lacks.
+        environment={"DOCKER_BUILDKIT": os.environ.get("DOCKER_BUILDKIT", "0")},
+    )
+
+
+def _report(order: Order) -> None:
+    """Check every image in a container of its own, and print what came out of it all."""
+    rows = []
+    for role in ROLES:
+        image = order.reference(role)
+        size, identity = run(["docker", "image", "inspect", "--format={{.Size}} {{.Id}}", image], fix="").split()
+        start = _seconds(image, "python", "-c", "pass")
+        doctor = _seconds(image, "hrf", "doctor", "--image")
+        rows.append(f"{image:<40} {int(size) / 1e6:>7.0f} MB  {identity[7:19]}  {start:>5.1f} s  {doctor:>6.1f} s")
+    head = f"{'image':<40} {'size':>10}  {'id':<12}  {'start':>7}  {'doctor':>8}"
+    exports = [f"export HRF_IMAGE_{role.upper()}={order.reference(role)}" for role in ROLES]
+    lines = [head, *rows, "", f"export DOCKER_HOST={os.environ['DOCKER_HOST']}", *exports]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _seconds(image: str, *command: str) -> float:
+    """How long a container takes from its start to its end."""
+    began = time.perf_counter()
+    run(["docker", "run", *LOCKED_DOWN, image, *command], fix="the image does not hold what its steps need")
+    return time.perf_counter() - began
+
+
+@contextmanager
+def _told(text: str) -> Iterator[None]:
+    """Say what is being done, and at its end how long it took."""
+    sys.stderr.write(f"{text} ... ")
+    sys.stderr.flush()
+    began = time.perf_counter()
+    yield
+    _say(f"{time.perf_counter() - began:.0f} s")
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m images.build", description="Build the images of all three roles.")
+    parser.add_argument("--registry", default="", help="what comes before the names: REGISTRY/hrf-worker:TAG")
+    parser.add_argument("--tag", default="latest")
+    parser.add_argument("--base-image", default="", help="Python 3.11 on Debian or the like; default: see README.md")
+    parser.add_argument("--variant", default="", choices=("", "cpu", "cuda"), help="insist on a kind of torch")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
