@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,10 +48,14 @@ class Order:
 def main() -> int:
     """Build, check and measure; returns the exit status."""
     arguments = _parser().parse_args()
+    order = Order(
+        registry=arguments.registry.rstrip("/"),
+        tag=arguments.tag,
+        base=arguments.base_image,
+        variant=arguments.variant,
+    )
     try:
         os.environ["DOCKER_HOST"] = daemon.ensure_daemon()
-        base = arguments.base_image or _base_for_this_machine()
-        order = Order(registry=arguments.registry.rstrip("/"), tag=arguments.tag, base=base, variant=arguments.variant)
         build(order)
         _report(order)
     except HrfError as error:
@@ -64,19 +70,34 @@ def build(order: Order) -> None:
     Raises:
         HrfError: Something is missing, or a build failed.
     """
-    if order.base:
-        check_base(order.base)
     commit = revision()
-    with _told("Collecting wheels"):
-        wheelhouse.collect()
-        variant = wheelhouse.check_variant(order.variant)
-        contexts = wheelhouse.lay_out_contexts()
+    base = _collect(order, commit.get("CREATED", ""))
+    variant = wheelhouse.check_variant(order.variant)
     _say(f"torch: {variant}" + ("" if order.variant else " (as pip found it; VARIANT=cpu or cuda insists on one)"))
+    contexts = wheelhouse.lay_out_contexts()
     provenance = {"VERSION": __version__, "VARIANT": variant, **commit}
+    start = {"BASE_IMAGE": base, "WORKER_IMAGE": order.reference("worker")}
     for role in ROLES:
         with _told(f"Building {order.reference(role)}"):
-            _build_image(role, order, contexts[role], provenance)
+            _build_image(role, order.reference(role), contexts[role], {**start, **provenance})
     REFERENCES_FILE.write_text(json.dumps({role: order.reference(role) for role in ROLES}, indent=1) + "\n")
+
+
+def _collect(order: Order, created: str) -> str:
+    """Get all that images are made of, the base image and the wheels; returns the base, "" for the Dockerfiles' own."""
+    if order.base or not daemon.is_root_on_debian():
+        if order.base:
+            check_base(order.base)
+        with _told("Collecting wheels"):
+            wheelhouse.collect(created)
+        return order.base
+    daemon.install_debian_packages()
+    told = _told("Collecting wheels, and making a base image of Debian's packages (BASE_IMAGE= takes another)")
+    with told, ThreadPoolExecutor(1) as pool:
+        base = pool.submit(ensure_debian_base)
+        wheelhouse.collect(created)
+    check_base(base.result())
+    return base.result()
 
 
 def check_base(base: str) -> None:
@@ -99,34 +120,20 @@ def revision() -> dict[str, str]:
     """The commit that is built and its time, as build arguments; nothing where there is no git."""
     git = ["git", "-C", str(FOLDER), "--no-optional-locks"]
     try:
-        sha, created, epoch = run([*git, "log", "-1", "--format=%H %cI %ct"], fix="").split()
+        sha, created = run([*git, "log", "-1", "--format=%H %cI"], fix="").split()
         changed = run([*git, "status", "--porcelain"], fix="").strip()
     except ImagesError:
         return {}
-    # Wheels made of the same commit are the same bytes.
-    os.environ["SOURCE_DATE_EPOCH"] = epoch
     return {"GIT_SHA": f"{sha}-dirty" if changed else sha, "CREATED": created}
 
 
-def _base_for_this_machine() -> str:
-    """Debian makes its own base image; elsewhere the Dockerfiles' is pulled."""
-    if not daemon.is_root_on_debian():
-        return ""
-    daemon.install_debian_packages()
-    with _told("Making the base image of Debian's packages (BASE_IMAGE= takes another)"):
-        return ensure_debian_base()
-
-
-def _build_image(role: str, order: Order, context: Path, provenance: Mapping[str, str]) -> None:
-    start = {"WORKER_IMAGE": order.reference("worker")} if role == "reward" else {"BASE_IMAGE": order.base}
+def _build_image(role: str, tag: str, context: Path, arguments: Mapping[str, str]) -> None:
     dockerfile = FOLDER / role / "Dockerfile"
-    # A build argument that the Dockerfile does not take is a mistake of ours, and so an error of Docker's.
-    known = dockerfile.read_text()
-    given = {name: value for name, value in {**start, **provenance}.items() if value and f"ARG {name}" in known}
-    options = [f"--build-arg={name}={value}" for name, value in given.items()]
-    names = [f"--tag={order.reference(role)}", f"--file={dockerfile}"]
+    # Docker warns of a build argument that a Dockerfile does not take.
+    taken = re.findall(r"^ARG (\w+)", dockerfile.read_text(), re.MULTILINE)
+    options = [f"--build-arg={name}={arguments[name]}" for name in taken if arguments.get(name)]
     run(
-        ["docker", "build", "--network=none", *names, *options, str(context)],
+        ["docker", "build", "--network=none", f"--tag={tag}", f"--file={dockerfile}", *options, str(context)],
         fix=f"see what the step of images/{role}/Dockerfile said",
         # Every Docker has the classic builder; BuildKit needs a plug-in that Debian's lacks.
         environment={"DOCKER_BUILDKIT": os.environ.get("DOCKER_BUILDKIT", "0")},

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 import shutil
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
+from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from hrf.errors import ConfigError
 from images.commands import WORK_DIR, ImagesError, run
@@ -31,10 +34,13 @@ _ALONE = "kfp"
 _FIX = "look at what pip said; pip's own configuration decides where packages come from"
 
 
-def collect() -> None:
+def collect(created: str = "") -> None:
     """Put the wheels of all images into WHEELHOUSE, and this project's own into APPLICATION.
 
     What is there already and was made by the same lock file and the same pip settings is kept.
+
+    Args:
+        created: The time of the commit, which goes into our own wheel, so that one commit makes the same bytes twice.
 
     Raises:
         ImagesError: pip failed.
@@ -49,7 +55,8 @@ def collect() -> None:
                 own.unlink()
             stamp.write_text(wanted)
         shutil.rmtree(APPLICATION, ignore_errors=True)
-        _make_wheels("--no-deps", str(sources), target=APPLICATION)
+        epoch = {"SOURCE_DATE_EPOCH": str(int(datetime.fromisoformat(created).timestamp()))} if created else {}
+        _make_wheels("--no-deps", str(sources), target=APPLICATION, environment=epoch)
 
 
 def lay_out_contexts() -> dict[str, Path]:
@@ -61,20 +68,32 @@ def lay_out_contexts() -> dict[str, Path]:
     Raises:
         ImagesError: The wheelhouse lacks something.
     """
-    worker = _closure(EXTRAS["worker"]) | {_ALONE}
-    wheels = {
-        "control": _closure(EXTRAS["control"]) | {_ALONE},
-        "worker": worker,
-        "reward": _closure(EXTRAS["reward"]) - worker,
-    }
+    wheels = wheels_by_role()
     shutil.rmtree(CONTEXTS, ignore_errors=True)
-    for role, names in wheels.items():
+    for role, paths in wheels.items():
         folder = CONTEXTS / role
-        _link(_wheels_of(names), folder / "wheels")
+        _link(paths, folder / "wheels")
         shutil.copy(Path(__file__).parent / "install.sh", folder)
         if role != "reward":
             _link(APPLICATION.glob("*.whl"), folder / "application")
     return {role: CONTEXTS / role for role in wheels}
+
+
+def wheels_by_role() -> dict[str, set[Path]]:
+    """The wheels of other projects that each image is built with; `reward`, on top of `worker`, needs only the rest.
+
+    Raises:
+        ImagesError: The wheelhouse lacks something.
+    """
+    (own,) = APPLICATION.glob("*.whl")
+    at_hand = {_normalized(path.name.split("-")[0]): path for path in WHEELHOUSE.glob("*.whl")}
+    needs = {role: _closure(own, extras, at_hand) for role, extras in EXTRAS.items()}
+    kfp = at_hand[_ALONE]
+    return {
+        "control": needs["control"] | {kfp},
+        "worker": needs["worker"] | {kfp},
+        "reward": needs["reward"] - needs["worker"],
+    }
 
 
 def check_variant(wanted: str) -> str:
@@ -89,7 +108,7 @@ def check_variant(wanted: str) -> str:
     Raises:
         ConfigError: It is not the one that is wanted.
     """
-    (wheel,) = _wheels_of({"torch"})
+    (wheel,) = WHEELHOUSE.glob("torch-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read("torch/version.py").decode()
     found = "cuda" if re.search(r"^cuda\b.*=\s*['\"]", text, re.MULTILINE) else "cpu"
@@ -124,28 +143,32 @@ def _sources() -> Iterator[Path]:
         yield Path(scratch)
 
 
-def _make_wheels(*arguments: str, target: Path) -> None:
-    run([*_pip(), "wheel", "--quiet", "-c", str(CONSTRAINTS), "--wheel-dir", str(target), *arguments], fix=_FIX)
+def _make_wheels(*arguments: str, target: Path, environment: Mapping[str, str] | None = None) -> None:
+    options = ["--quiet", "-c", str(CONSTRAINTS), "--wheel-dir", str(target)]
+    run([*_pip(), "wheel", *options, *arguments], fix=_FIX, environment=environment)
 
 
-def _closure(extras: Iterable[str]) -> set[str]:
-    """Names of all that our package needs with some extras, by pip's own resolver; without our package."""
-    wanted = f"{_DISTRIBUTION}[{','.join(extras)}]"
-    command = [*_pip(), "install", "--quiet", "--dry-run", "--ignore-installed", "--report", "-", "--no-index"]
-    found = run(
-        [*command, "--find-links", str(WHEELHOUSE), "--find-links", str(APPLICATION), "-c", str(CONSTRAINTS), wanted],
-        fix=f"remove {WHEELHOUSE}, so that it is filled anew",
-    )
-    names = {_normalized(entry["metadata"]["name"]) for entry in json.loads(found)["install"]}
-    return names - {_normalized(_DISTRIBUTION)}
-
-
-def _wheels_of(names: set[str]) -> list[Path]:
-    wheels = {_normalized(path.name.split("-")[0]): path for path in sorted(WHEELHOUSE.glob("*.whl"))}
-    lacking = sorted(names - wheels.keys())
-    if lacking:
-        raise ImagesError(f"{WHEELHOUSE} lacks {', '.join(lacking)}", fix="remove it, so that it is filled anew")
-    return [wheels[name] for name in sorted(names)]
+def _closure(wheel: Path, extras: Iterable[str], at_hand: Mapping[str, Path]) -> set[Path]:
+    """The wheels that a wheel needs, with some of its extras, and what they need in turn; pip has chosen them."""
+    found: set[Path] = set()
+    todo, seen = [(wheel, extra) for extra in ("", *extras)], set[tuple[Path, str]]()
+    while todo:
+        needing, extra = todo.pop()
+        if (needing, extra) in seen:
+            continue
+        seen.add((needing, extra))
+        (about,) = metadata.distributions(path=[str(needing)])
+        for requirement in map(Requirement, about.requires or []):
+            if requirement.marker and not requirement.marker.evaluate({"extra": extra}):
+                continue
+            name = _normalized(requirement.name)
+            needed = wheel if name == _DISTRIBUTION else at_hand.get(name)
+            if needed is None:
+                problem = f"{WHEELHOUSE} lacks {name}, which {needing.name} needs"
+                raise ImagesError(problem, fix="remove it, so that it is filled anew")
+            found.add(needed)
+            todo += [(needed, asked) for asked in ("", *requirement.extras)]
+    return found - {wheel}
 
 
 def _normalized(name: str) -> str:
