@@ -52,5 +52,5 @@ $(VENV)/.dev: $(VENV)/.runtime
 	touch $@
 
 clean:
-	test ! -d .hrf-images || $(BIN)/python -m images.daemon stop
+	test ! -x $(BIN)/python || $(BIN)/python -m images.daemon stop
 	rm -rf $(VENV) .hrf .hrf-images

@@ -158,14 +158,18 @@ def _say(text: str) -> None:
 
 
 def main() -> int:
-    """`python -m images.daemon start|stop`."""
-    if sys.argv[1:] == ["start"]:
-        sys.stdout.write(f"export DOCKER_HOST={ensure_daemon()}\n")
-    elif sys.argv[1:] == ["stop"]:
-        sys.stdout.write("stopped\n" if stop() else "no private daemon runs\n")
-    else:
+    """`python -m images.daemon start|stop`; returns the exit status."""
+    if sys.argv[1:] not in (["start"], ["stop"]):
         sys.stderr.write("usage: python -m images.daemon start|stop\n")
         return 2
+    try:
+        if sys.argv[1] == "start":
+            sys.stdout.write(f"export DOCKER_HOST={ensure_daemon()}\n")
+        else:
+            sys.stdout.write("stopped\n" if stop() else "no private daemon runs\n")
+    except ImagesError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
     return 0
 
 
