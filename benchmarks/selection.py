@@ -72,7 +72,7 @@ def compare(cheap: Config, exhaustive: Config, policy: DiffusionPolicy, num_root
     rule = build_selection(exhaustive, reward)
     count = Count()
     steps = list(window.steps)[:: rule.stride]
-    measured = rule.measure(policy, roots, [steps] * num_roots, 0, 0, count)
+    measured = rule.measure(policy, roots, range(num_roots), [steps] * num_roots, 0, 0, count)
     scores = [
         dict(zip(steps, pair_scores([m[k][0] for k in steps], [m[k][1] for k in steps], rule.beta), strict=False))
         for m in measured
@@ -96,7 +96,7 @@ def choose(
 ) -> tuple[list[int], int]:
     """The steps that a rule chooses, and the denoiser evaluations it took."""
     count = Count()
-    return rule(policy, roots, window, seed, 0, count).tolist(), count.total
+    return rule(policy, roots, range(len(roots)), window, seed, 0, count).tolist(), count.total
 
 
 if __name__ == "__main__":

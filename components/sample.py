@@ -7,6 +7,8 @@ from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 @dsl.component(base_image="hrf-worker:latest", install_kfp_package=False)
 def sample(
     epoch: int,
+    shard: int,
+    num_shards: int,
     run: Input[Artifact],
     base: Input[Model],
     policy: Input[Model],
@@ -19,6 +21,8 @@ def sample(
 
     Args:
         epoch: The epoch, counted from 0.
+        shard: Which part of the epoch's roots, from 0.
+        num_shards: How many parts there are.
         run: What `prepare` settled: configuration, seeds, where the run started.
         base: The pretrained model, frozen.
         policy: The policy that this step is given.
@@ -32,6 +36,8 @@ def sample(
 
     facts = step(
         epoch=epoch,
+        shard=shard,
+        num_shards=num_shards,
         run=run.path,
         base=base.path,
         policy=policy.path,

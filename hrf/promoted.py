@@ -12,15 +12,19 @@ from hrf.errors import ArtifactError, ConfigError
 from hrf.storage import Storage
 
 
-def check_experiment(name: str) -> None:
+def check_name(name: str, field: str) -> None:
     """Refuse a name that can't be one folder in object storage.
+
+    Args:
+        name: Of an experiment or a run.
+        field: What it is the value of, for the message.
 
     Raises:
         ConfigError: If it is none.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ConfigError(
-            "experiment",
+            field,
             expected="a name of letters, digits, '.', '_' and '-' that begins with a letter or digit",
             got=name,
             fix="choose another name",

@@ -13,7 +13,10 @@ from hrf.core.schedule import Reduction, gaussian_log_prob
 from hrf.policies.diffusion import DiffusionPolicy
 
 OnTransition = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
-"""Called with (index [A], steps [A], states, next_states, mean, std) of each batch of transitions."""
+"""Called with (index [A], steps [A], states, next_states, mean, std) of each batch of transitions.
+
+An index may be there several times, each time with the same values.
+"""
 OnAdvance = Callable[[int], None]
 """Called with the number of samples that one denoiser call has advanced."""
 
@@ -38,15 +41,16 @@ def denoise(
     """Denoise samples from their own start steps, in full batches also where the start steps differ.
 
     Each sample takes exactly stop_step - start denoiser evaluations. A batch holds samples at different steps: as
-    soon as one is finished, the next takes its place. Noise comes from each sample's own stream, so that the result
-    depends on the batching only through the rounding of the denoiser.
+    soon as one is finished, the next takes its place, and at the end the last one's state fills it up. Noise comes
+    from each sample's own stream, and a denoiser that is always given as many samples rounds each of them in the same
+    way wherever it stands: a sample's bits do not depend on which others are denoised with it.
 
     Args:
         policy: Whose schedule and weights to use.
         states: [M, C, H, W] float32 states at `steps`.
         steps: [M] int64 start steps in [0, K].
         streams: M generators, one per sample.
-        batch_size: Samples per denoiser call, at least 1.
+        batch_size: Samples in every denoiser call, at least 1.
         stop_step: Where to stop; K (finished samples) unless given.
         on_transition: Sees every transition.
         on_advance: Sees every denoiser call, for progress.
@@ -67,9 +71,10 @@ def denoise(
     while waiting or active:
         while waiting and len(active) < batch_size:
             active.append(waiting.popleft())
-        index = torch.tensor(active)
+        # Repeated entries are computed alike and write the same values to the same place.
+        index = torch.tensor(active + active[-1:] * (batch_size - len(active)))
         now, at = states[index], steps[index]
-        mean, std = policy.transition(now, at)
+        mean, std = policy.transition(now, at, call_size=batch_size)
         following = mean + std * _step_noise(policy, at, [streams[i] for i in active], mean)
         if on_transition:
             on_transition(index, at, now, following, mean, std)
@@ -82,11 +87,16 @@ def denoise(
 
 
 def _step_noise(policy: DiffusionPolicy, steps: Tensor, streams: Sequence[Generator], like: Tensor) -> Tensor:
-    """Noise for the stochastic transitions; a deterministic one takes nothing from its stream."""
+    """Noise for the stochastic transitions, the last stream's repeated for entries without one of their own.
+
+    A deterministic transition takes nothing from its stream.
+    """
     noise = torch.zeros_like(like)
-    noisy = (policy.schedule.stds[steps] > 0).nonzero().flatten().tolist()
+    own = steps[: len(streams)]
+    noisy = (policy.schedule.stds[own] > 0).nonzero().flatten().tolist()
     if noisy:
         noise[noisy] = draw_noise([streams[i] for i in noisy], like.shape[1:], like.device)
+    noise[len(streams) :] = noise[len(streams) - 1]
     return noise
 
 
@@ -109,6 +119,18 @@ class Trajectories:
     def tail_lengths(self) -> Tensor:
         """[B] int64: S_b."""
         return self.num_trained_steps - self.start_steps
+
+    @classmethod
+    def join(cls, parts: Sequence[Trajectories]) -> Trajectories:
+        """The trajectories of several shards of an epoch, one after another: those of the whole epoch."""
+        lengths = {part.num_trained_steps for part in parts}
+        if len(lengths) != 1:
+            raise ValueError(f"trajectories of different samplers: trained steps {sorted(lengths)}")
+        tensors = {
+            name: torch.cat([getattr(part, name) for part in parts])
+            for name in ("states", "log_probs", "start_steps", "groups")
+        }
+        return cls(**tensors, num_trained_steps=lengths.pop())
 
     def pairs(self, branches: Tensor) -> Pairs:
         """All (branch, trained step) pairs of the given branches [b], branch by branch."""
@@ -200,7 +222,7 @@ def rollout(
         steps: [B] int64 start steps, all of them trained.
         groups: [B] int64.
         streams: B generators.
-        batch_size: Samples per denoiser call.
+        batch_size: Samples in every denoiser call.
         reduction: Of the log-probability over pixels.
         on_advance: Progress.
 

@@ -13,7 +13,7 @@ from hrf.errors import ArtifactError, ConfigError
 from hrf.images import grid, to_images
 from hrf.policies.folders import POLICY_FILE, load_policy
 from hrf.policies.sources import fetch_base
-from hrf.promoted import check_experiment, fetch_incumbent, read_pointer
+from hrf.promoted import check_name, fetch_incumbent, read_pointer
 from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
 from hrf.storage import Storage
@@ -36,7 +36,7 @@ def draw_samples(*, storage: str, experiment: str, source: str, num_samples: int
         ConfigError: If nothing is promoted yet, or the experiment's name can't be one.
         ArtifactError: If the base is not the one that the policy was tuned from.
     """
-    check_experiment(experiment)
+    check_name(experiment, "experiment")
     store = Storage.open(storage)
     pointer = read_pointer(store, experiment)
     if pointer is None:

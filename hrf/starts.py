@@ -21,6 +21,35 @@ from hrf.seeds import Purpose, stream
 
 
 @dataclass(frozen=True, kw_only=True)
+class Shard:
+    """One of several equal parts of an epoch's roots (or episodes, where there are no roots).
+
+    All noise belongs to a root or an episode, by its number in the epoch: what a shard draws does not depend on how
+    many there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.index < self.count:
+            raise ValueError(f"shard {self.index} of {self.count}: expected an index in [0, {self.count})")
+
+    def part(self, total: int) -> range:
+        """Which of `total` it is about: neighbours, so that all shards one after another are the whole in order.
+
+        Raises:
+            ValueError: There are more shards than things to share out.
+        """
+        if self.count > total:
+            raise ValueError(f"{self.count} shards of {total}")
+        return range(self.index * total // self.count, (self.index + 1) * total // self.count)
+
+
+WHOLE = Shard()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Starts:
     """The first states of an epoch's B episodes."""
 
@@ -41,8 +70,10 @@ class Starts:
 class StartDistribution(Protocol):
     """Draws the starts of an epoch from the current policy; without gradients."""
 
-    def draw(self, policy: DiffusionPolicy, *, run_seed: int, epoch: int, on_advance: OnAdvance | None) -> Starts:
-        """Draw the epoch's starts."""
+    def draw(
+        self, policy: DiffusionPolicy, *, run_seed: int, epoch: int, shard: Shard, on_advance: OnAdvance | None
+    ) -> Starts:
+        """Draw the starts of an epoch, or of a shard of it."""
         ...
 
 
@@ -71,15 +102,16 @@ class FreshStarts:
     pool: PrefixPool | None = None
 
     def draw(
-        self, policy: DiffusionPolicy, count: int, *, run_seed: int, epoch: int
+        self, policy: DiffusionPolicy, part: range, total: int, *, run_seed: int, epoch: int
     ) -> tuple[Tensor, Tensor, list[Generator]]:
-        """(states [count, C, H, W], steps [count], one stream each)."""
-        streams = [stream(run_seed, Purpose.ROOT, epoch, root) for root in range(count)]
+        """(states [P, C, H, W], steps [P], one stream each) of the P samples `part` out of an epoch's `total`."""
+        streams = [stream(run_seed, Purpose.ROOT, epoch, root) for root in part]
         if self.pool is not None:
-            states = self.pool.draw(count, run_seed=run_seed, epoch=epoch)
-            return states.to(policy.device), torch.full((count,), self.pool.step), streams
+            # All are drawn, as each must be another.
+            states = self.pool.draw(total, run_seed=run_seed, epoch=epoch)[part.start : part.stop]
+            return states.to(policy.device), torch.full((len(part),), self.pool.step), streams
         states = draw_noise(streams, policy.sample_shape, policy.device)
-        return states, torch.zeros(count, dtype=torch.int64), streams
+        return states, torch.zeros(len(part), dtype=torch.int64), streams
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,10 +125,17 @@ class NoiseStarts:
     fresh: FreshStarts
 
     def draw(
-        self, policy: DiffusionPolicy, *, run_seed: int, epoch: int, on_advance: OnAdvance | None = None
+        self,
+        policy: DiffusionPolicy,
+        *,
+        run_seed: int,
+        epoch: int,
+        shard: Shard = WHOLE,
+        on_advance: OnAdvance | None = None,
     ) -> Starts:
         """Draw the epoch's starts; the prefix of a split policy is denoised here unless a pool holds it."""
-        states, steps, streams = self.fresh.draw(policy, self.num_episodes, run_seed=run_seed, epoch=epoch)
+        total = self.num_episodes
+        states, steps, streams = self.fresh.draw(policy, shard.part(total), total, run_seed=run_seed, epoch=epoch)
         count = _Counter(on_advance)
         first_trained = policy.switch_step
         states = denoise(
@@ -118,8 +157,8 @@ class NoiseStarts:
         )
 
 
-ChooseSteps = Callable[[DiffusionPolicy, Tensor, Window, int, int, OnAdvance], Tensor]
-"""(policy, roots [N, C, H, W], window, run_seed, epoch, counter) -> start steps [N]."""
+ChooseSteps = Callable[[DiffusionPolicy, Tensor, range, Window, int, int, OnAdvance], Tensor]
+"""(policy, roots [N, C, H, W], their numbers, window, run_seed, epoch, counter) -> start steps [N]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,25 +173,32 @@ class RenoisedStarts:
     fresh: FreshStarts
 
     def draw(
-        self, policy: DiffusionPolicy, *, run_seed: int, epoch: int, on_advance: OnAdvance | None = None
+        self,
+        policy: DiffusionPolicy,
+        *,
+        run_seed: int,
+        epoch: int,
+        shard: Shard = WHOLE,
+        on_advance: OnAdvance | None = None,
     ) -> Starts:
         """Draw roots, choose a start step for each, and re-noise its branches, each from a stream of its own."""
         count = _Counter(on_advance)
-        states, steps, streams = self.fresh.draw(policy, self.num_roots, run_seed=run_seed, epoch=epoch)
+        numbers = shard.part(self.num_roots)
+        states, steps, streams = self.fresh.draw(policy, numbers, self.num_roots, run_seed=run_seed, epoch=epoch)
         roots = denoise(policy, states, steps, streams, batch_size=self.fresh.batch_size, on_advance=count)
         window = self.window_of(epoch)
-        root_steps = self.choose_steps(policy, roots, window, run_seed, epoch, count)
-        groups = torch.arange(self.num_roots).repeat_interleave(self.num_branches)
+        root_steps = self.choose_steps(policy, roots, numbers, window, run_seed, epoch, count)
+        parents = torch.arange(len(roots)).repeat_interleave(self.num_branches)
         branch_streams = [
             stream(run_seed, Purpose.BRANCH, epoch, root, branch)
-            for root in range(self.num_roots)
+            for root in numbers
             for branch in range(self.num_branches)
         ]
         noise = draw_noise(branch_streams, policy.sample_shape, policy.device)
         return Starts(
-            states=renoise(policy.schedule, roots[groups], root_steps[groups], noise),
-            steps=root_steps[groups],
-            groups=groups,
+            states=renoise(policy.schedule, roots[parents], root_steps[parents], noise),
+            steps=root_steps[parents],
+            groups=parents + numbers.start,
             streams=branch_streams,
             window=window,
             num_evaluations=count.total,
@@ -160,13 +206,13 @@ class RenoisedStarts:
 
 
 def uniform_steps(
-    policy: DiffusionPolicy, roots: Tensor, window: Window, run_seed: int, epoch: int, count: OnAdvance
+    policy: DiffusionPolicy, roots: Tensor, numbers: range, window: Window, run_seed: int, epoch: int, count: OnAdvance
 ) -> Tensor:
     """HRF: each root's start step is uniform in the window. [N] int64."""
-    del policy, count
+    del policy, roots, count
     draws = [
         torch.randint(window.start, window.stop, (1,), generator=stream(run_seed, Purpose.START, epoch, root))
-        for root in range(len(roots))
+        for root in numbers
     ]
     return torch.cat(draws)
 
@@ -195,20 +241,28 @@ class SelectedSteps:
     batch_size: int
 
     def __call__(
-        self, policy: DiffusionPolicy, roots: Tensor, window: Window, run_seed: int, epoch: int, count: OnAdvance
+        self,
+        policy: DiffusionPolicy,
+        roots: Tensor,
+        numbers: range,
+        window: Window,
+        run_seed: int,
+        epoch: int,
+        count: OnAdvance,
     ) -> Tensor:
         """Choose a start step per root: [N] int64."""
         candidates = list(range(window.start, window.stop, self.stride))
         if len(candidates) < 2:
             raise ValueError(f"window {window} with stride {self.stride} leaves fewer than two candidates")
         coarse = coarse_candidates(candidates, self.coarse_stride)
-        tried = self.measure(policy, roots, [coarse] * len(roots), run_seed, epoch, count)
+        tried = self.measure(policy, roots, numbers, [coarse] * len(roots), run_seed, epoch, count)
         winners = [self._winner(coarse, measured) for measured in tried]
         if self.coarse_stride == 1:
             return torch.tensor([coarse[winner] for winner in winners])
         fine = [refined_candidates(candidates, coarse, winner) for winner in winners]
         unseen = [[step for step in steps if step not in coarse] for steps in fine]
-        for measured, more in zip(tried, self.measure(policy, roots, unseen, run_seed, epoch, count), strict=True):
+        refined = self.measure(policy, roots, numbers, unseen, run_seed, epoch, count)
+        for measured, more in zip(tried, refined, strict=True):
             measured.update(more)
         return torch.tensor([steps[self._winner(steps, measured)] for steps, measured in zip(fine, tried, strict=True)])
 
@@ -221,6 +275,7 @@ class SelectedSteps:
         self,
         policy: DiffusionPolicy,
         roots: Tensor,
+        numbers: range,
         candidates: Sequence[Sequence[int]],
         run_seed: int,
         epoch: int,
@@ -237,12 +292,16 @@ class SelectedSteps:
             return [{} for _ in roots]
         root_index = torch.tensor([root for root, _, _ in trials])
         steps = torch.tensor([step for _, step, _ in trials])
-        streams = [stream(run_seed, Purpose.SELECTION, epoch, *trial) for trial in trials]
+        streams = [
+            stream(run_seed, Purpose.SELECTION, epoch, numbers[root], step, branch) for root, step, branch in trials
+        ]
         noise = draw_noise(streams, policy.sample_shape, policy.device)
         deterministic = policy.with_schedule(policy.schedule.with_eta(0.0))
         states = renoise(policy.schedule, roots[root_index], steps, noise)
         samples = self._finish(deterministic, states, steps, streams, count)
-        rewards = self.score(samples)
+        # Root by root: a scorer's rounding may depend on how many images it is given, and not on other roots.
+        previews = samples.split([self.num_branches * len(steps) for steps in candidates])
+        rewards = torch.cat([self.score(own) for own in previews if len(own)])
         similarity = torch.cosine_similarity(self.embed(samples), self.embed(roots)[root_index], dim=1)
         results: list[dict[int, tuple[float, float]]] = []
         for root, own in enumerate(candidates):
@@ -261,7 +320,7 @@ class SelectedSteps:
         with torch.no_grad():
             parts = []
             for index in torch.arange(len(states)).split(self.batch_size):
-                parts.append(policy.estimate(states[index], steps[index]))
+                parts.append(policy.estimate(states[index], steps[index], call_size=self.batch_size))
                 count(len(index))
         return torch.cat(parts)
 

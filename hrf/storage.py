@@ -6,6 +6,7 @@ No message holds a secret.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -161,6 +162,33 @@ class Storage:
         """
         return self._write_json(key, value, IfMatch=etag)
 
+    def write_json(self, key: str, value: object) -> None:
+        """Write an object, over whatever is there: for records of which the latest is the right one.
+
+        Raises:
+            StorageError: If the server cannot be asked.
+        """
+        with self._translated(key):
+            self._put(key, _json_bytes(value))
+
+    def contents_digest(self) -> str:
+        """A digest of what lies below this place: of keys, sizes and ETags, without reading any object.
+
+        Raises:
+            StorageError: If nothing is there, or the server cannot be asked.
+        """
+        digest = hashlib.sha256()
+        strip, empty = len(self._full("")), True
+        with self._translated(""):
+            pages = self._client.get_paginator("list_objects_v2")
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._full("")):
+                for entry in page.get("Contents", []):
+                    digest.update(f"{entry['Key'][strip:]} {entry['Size']} {entry['ETag']}\n".encode())
+                    empty = False
+        if empty:
+            raise StorageError(self.uri, problem="nothing is there", fix="check the bucket and the prefix")
+        return digest.hexdigest()
+
     def list(self, prefix: str = "") -> Keys:
         """All keys that start with `prefix`, sorted."""
         return self._list(prefix, "Contents", "Key")
@@ -271,7 +299,7 @@ class Storage:
         return str(answer["ETag"])
 
     def _write_json(self, key: str, value: object, **condition: str) -> str:
-        body = (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        body = _json_bytes(value)
         with self._translated(key):
             try:
                 return self._put(key, body, **condition)
@@ -348,6 +376,10 @@ def _suppressed_precondition() -> Iterator[None]:
     except ClientError as error:
         if error_code(error) not in _PRECONDITION:
             raise
+
+
+def _json_bytes(value: object) -> bytes:
+    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _is_key(key: str) -> bool:

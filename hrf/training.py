@@ -21,11 +21,13 @@ from hrf.rewards import Reward
 from hrf.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
 from hrf.seeds import Purpose, stream
 from hrf.starts import (
+    WHOLE,
     FreshStarts,
     NoiseStarts,
     PrefixPool,
     RenoisedStarts,
     SelectedSteps,
+    Shard,
     StartDistribution,
     Starts,
     uniform_steps,
@@ -62,11 +64,12 @@ def sample_episodes(
     *,
     run_seed: int,
     epoch: int,
+    shard: Shard = WHOLE,
     on_advance: OnAdvance | None = None,
 ) -> Episodes:
-    """Draw an epoch's starts and denoise every branch to the end."""
+    """Draw the starts of an epoch, or of a shard of it, and denoise every branch to the end."""
     began = time.perf_counter()
-    starts = distribution.draw(policy, run_seed=run_seed, epoch=epoch, on_advance=on_advance)
+    starts = distribution.draw(policy, run_seed=run_seed, epoch=epoch, shard=shard, on_advance=on_advance)
     trajectories, samples = rollout(
         policy,
         starts.states,

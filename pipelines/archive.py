@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrf.checkpoint import MANIFEST
+from hrf.secrets import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from hrf.storage import Storage
     from pipelines.run_state import RunFolder
-
-SECRETS = ("AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_ACCESS_KEY_ID", "HF_TOKEN")
 
 
 def archive_run(folder: RunFolder, storage: Storage, experiment: str, environment: Mapping[str, str]) -> None:
@@ -45,14 +44,6 @@ def archive_run(folder: RunFolder, storage: Storage, experiment: str, environmen
             text = log.read_text(encoding="utf-8", errors="replace")
             clean.write_text(without_secrets(text, {**os.environ, **environment}), encoding="utf-8")
             storage.upload_file(clean, f"{key}/kfp.log")
-
-
-def without_secrets(text: str, environment: Mapping[str, str]) -> str:
-    """A text with the values of secret variables blotted out."""
-    for name in SECRETS:
-        if environment.get(name):
-            text = text.replace(environment[name], f"<{name}>")
-    return text
 
 
 def _whole_outputs(folder: Path) -> Iterator[Path]:

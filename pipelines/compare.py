@@ -3,32 +3,23 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact
 from kfp.dsl.base_component import BaseComponent
 
 from components.compare import compare
 from hrf.config import Config, resolve
 from hrf.errors import ConfigError
 from pipelines.epoch import build_epochs
-from pipelines.finetune import add_run
+from pipelines.finetune import GROUP, add_run, add_status
 from pipelines.overrides import lay_over
-from pipelines.placement import Images, place
+from pipelines.placement import Images, Placement, Site
 from pipelines.plan import check_task_budget, count_tasks, plan_epochs
 
 #: Slots of the component `compare`.
 MOST_ARMS = 6
 #: An arm is evaluated this often at most: enough for a curve, few enough for one package.
 MOST_POINTS = 6
-
-
-class CompareOutputs(NamedTuple):
-    """What a comparison ends in."""
-
-    report: HTML
-    summary: Artifact
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,12 +89,13 @@ def total_evaluations(config: Config, model_folder: Path) -> float:
     return pool_evaluations(config) + sum(epochs)
 
 
-def build(arms: list[Arm], *, images: Images | None = None) -> BaseComponent:
+def build(arms: list[Arm], *, images: Images | None = None, placement: Placement | None = None) -> BaseComponent:
     """Make the pipeline that runs all arms and compares them.
 
     Args:
         arms: Two to six, with different presets.
         images: The image of each role.
+        placement: Resources; by default none.
 
     Returns:
         A pipeline that can be compiled.
@@ -114,11 +106,11 @@ def build(arms: list[Arm], *, images: Images | None = None) -> BaseComponent:
     check_comparable(arms)
     plans = [plan_epochs(arm.config, few_tasks=True) for arm in arms]
     check_task_budget(1 + sum(count_tasks(plan) for plan in plans))
-    placed = images or Images.from_environment()
-    epochs = [build_epochs(plan, placed) for plan in plans]
+    sites = [Site.of(arm.config, images, placement) for arm in arms]
+    epochs = [build_epochs(plan, site) for plan, site in zip(plans, sites, strict=True)]
 
     @dsl.pipeline(name="hrf-compare", description="Train several presets on the same budget and compare them.")
-    def comparison(experiment: str = "compare", storage: str = "s3://hrf", run_tag: str = "") -> CompareOutputs:
+    def comparison(experiment: str = "compare", storage: str = "s3://hrf", run_tag: str = "") -> None:
         """Train several presets from the same base, on the same seeds and budget, and compare them.
 
         Args:
@@ -126,21 +118,20 @@ def build(arms: list[Arm], *, images: Images | None = None) -> BaseComponent:
             storage: Where candidates and promoted models are kept, as s3://bucket/prefix.
             run_tag: The run's own id. Empty: Kubeflow's. Use it once only.
         """
-        summaries = {}
-        for slot, (arm, arm_epochs) in enumerate(zip(arms, epochs, strict=True), start=1):
-            parameters = {
-                "preset": arm.preset,
-                "overrides": arm.overrides,
-                "start_from": "base",
-                "experiment": f"{experiment}-{arm.preset}",
-                "storage": storage,
-                "run_tag": run_tag,
-            }
-            outputs = add_run(parameters, config=arm.config, epochs=arm_epochs, images=placed, name=arm.preset)
-            summaries[f"arm_{slot}"] = outputs.summary
-        names = ",".join(arm.preset for arm in arms)
-        task = place(compare(names=names, **summaries), "control", placed).set_display_name("compare")
-        return CompareOutputs(report=task.outputs["report"], summary=task.outputs["summary"])
+        site = sites[0]
+        kept = {"storage": storage, "run_tag": run_tag}
+        experiments = {arm.preset: f"{experiment}-{arm.preset}" for arm in arms}
+        everywhere = ",".join([f"{experiment}", *experiments.values()])
+        with dsl.ExitHandler(add_status(site, experiments=everywhere, **kept), name=GROUP):
+            summaries = {}
+            for slot, (arm, arm_epochs, arm_site) in enumerate(zip(arms, epochs, sites, strict=True), start=1):
+                own = {"preset": arm.preset, "overrides": arm.overrides, "experiment": experiments[arm.preset]}
+                parameters = {**kept, **own, "start_from": "base"}
+                summaries[f"arm_{slot}"] = add_run(
+                    parameters, config=arm.config, epochs=arm_epochs, site=arm_site, name=arm.preset
+                )
+            names = ",".join(arm.preset for arm in arms)
+            site.place(compare(names=names, **summaries), "compare")
 
     return comparison
 

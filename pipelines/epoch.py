@@ -1,18 +1,19 @@
 """One epoch as a sub-pipeline: sample, score and update (or train, for several epochs at once), evaluate, promote."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Model
 
 from components.evaluate import evaluate
+from components.gather import gather
 from components.promote import promote
 from components.sample import sample
 from components.score import score
 from components.train import train
 from components.update import update
-from pipelines.placement import Images, place
+from pipelines.placement import Site
 from pipelines.plan import EpochStep
 
 
@@ -24,28 +25,28 @@ class EpochOutputs(NamedTuple):
     history: Artifact
 
 
-def build_epochs(steps: Sequence[EpochStep], images: Images) -> list[tuple[EpochStep, Callable[..., Any]]]:
+def build_epochs(steps: Sequence[EpochStep], site: Site) -> list[tuple[EpochStep, Callable[..., Any]]]:
     """Make the sub-pipelines of a plan. Kubeflow wants them made before the pipeline that holds them.
 
     Args:
         steps: The plan.
-        images: The image of each role.
+        site: Where the tasks run.
 
     Returns:
         Each entry of the plan with its sub-pipeline; entries of the same kind share one.
     """
     kinds = [(step.evaluated, step.in_one_task) for step in steps]
-    pipelines = {kind: _build_epoch(*kind, images) for kind in dict.fromkeys(kinds)}
+    pipelines = {kind: _build_epoch(*kind, site) for kind in dict.fromkeys(kinds)}
     return [(step, pipelines[kind]) for step, kind in zip(steps, kinds, strict=True)]
 
 
-def _build_epoch(evaluated: bool, in_one_task: bool, images: Images) -> Callable[..., Any]:
+def _build_epoch(evaluated: bool, in_one_task: bool, site: Site) -> Callable[..., Any]:
     """Make the sub-pipeline of one kind of entry; which epochs it is about are arguments.
 
     Args:
         evaluated: Whether it ends with evaluate and promote.
         in_one_task: Whether one task trains all its epochs.
-        images: The image of each role.
+        site: Where the tasks run.
 
     Returns:
         A pipeline of `epoch`, `last_epoch`, `num_epochs` and the run's artifacts that returns `EpochOutputs`.
@@ -67,17 +68,16 @@ def _build_epoch(evaluated: bool, in_one_task: bool, images: Images) -> Callable
         trained = {"policy": policy, "training_state": training_state, "history": history}
         if in_one_task:
             task = train(epoch=epoch, num_epochs=num_epochs, baseline=baseline, **settled, **trained)
-            updated = place(task, "worker", images).outputs
+            updated = site.place(task, "train").outputs
         else:
-            task = sample(epoch=epoch, policy=policy, baseline=baseline, **settled)
-            sampled = place(task, "worker", images).outputs
-            scored = place(score(epoch=epoch, run=run, samples=sampled["samples"]), "reward", images).outputs
+            sampled = _add_sampling(site, epoch=epoch, policy=policy, baseline=baseline, **settled)
+            scored = site.place(score(epoch=epoch, run=run, samples=sampled["samples"]), "score").outputs
             rollout = {"trajectories": sampled["trajectories"], "scores": scored["scores"]}
-            updated = place(update(epoch=epoch, **rollout, **settled, **trained), "worker", images).outputs
+            updated = site.place(update(epoch=epoch, **rollout, **settled, **trained), "update").outputs
         new_policy, new_history = updated["new_policy"], updated["new_history"]
         if evaluated:
             task = evaluate(epoch=last_epoch, policy=new_policy, baseline=baseline, history=new_history, **settled)
-            measured = place(task, "worker", images).outputs
+            measured = site.place(task, "evaluate").outputs
             task = promote(
                 epoch=last_epoch,
                 run=run,
@@ -86,7 +86,26 @@ def _build_epoch(evaluated: bool, in_one_task: bool, images: Images) -> Callable
                 evaluation=measured["evaluation"],
                 history=new_history,
             )
-            new_history = place(task, "control", images).outputs["new_history"]
+            new_history = site.place(task, "promote").outputs["new_history"]
         return EpochOutputs(policy=new_policy, training_state=updated["new_training_state"], history=new_history)
 
     return epoch_pipeline
+
+
+def _add_sampling(site: Site, *, epoch: Any, run: Any, **inputs: Any) -> Mapping[str, Any]:
+    """Add the tasks that sample an epoch: one, or one per shard and one that joins what they made."""
+    num_shards = site.placement.shards
+    whole = {"epoch": epoch, "run": run, **inputs}
+    if num_shards == 1:
+        outputs: Mapping[str, Any] = site.place(sample(shard=0, num_shards=1, **whole), "sample").outputs
+        return outputs
+    with dsl.ParallelFor(list(range(num_shards)), name="shards") as shard:
+        parts = site.place(sample(shard=shard, num_shards=num_shards, **whole), "sample").outputs
+    task = gather(
+        epoch=epoch,
+        run=run,
+        trajectory_shards=dsl.Collected(parts["trajectories"]),
+        sample_shards=dsl.Collected(parts["samples"]),
+    )
+    joined: Mapping[str, Any] = site.place(task, "gather").outputs
+    return joined

@@ -19,7 +19,6 @@ from hrf.progress import PROGRESS_FILE
 from hrf.steps.context import RUNNER_PID
 from pipelines.archive import archive_run
 from pipelines.failures import explain
-from pipelines.local_worker import OUTPUTS_FILE
 from pipelines.run_state import RunFolder, RunState, find_unfinished, fingerprint
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from pipelines.object_storage import Location
 
 POLL_SECONDS = 0.2
+PROGRESS = "progress.jsonl"
 #: How long a stopped process group has until it is killed.
 GRACE_SECONDS = 5.0
 
@@ -174,8 +174,7 @@ def _run_worker(
     folder: RunFolder, location: Location, on_event: Callable[[dict[str, Any]], None]
 ) -> dict[str, Any] | None:
     """Run the worker process to its end; returns the report of the step that failed, if one did."""
-    (folder.path / OUTPUTS_FILE).unlink(missing_ok=True)
-    events = EventReader(folder.path / "progress.jsonl")
+    events = EventReader(folder.path / PROGRESS)
     log = folder.path / "kfp.log"
     logged = log.stat().st_size if log.exists() else 0
     failure: dict[str, Any] | None = None
@@ -190,7 +189,7 @@ def _run_worker(
                 on_event(event)
             if not ended:
                 time.sleep(POLL_SECONDS)
-    if (folder.path / OUTPUTS_FILE).is_file():
+    if process.returncode == 0:
         return None
     if failure:
         return failure
@@ -204,7 +203,7 @@ def _worker(folder: RunFolder, location: Location) -> Iterator[subprocess.Popen[
     environment = {
         **os.environ,
         **location.environment,
-        PROGRESS_FILE: str(folder.path / "progress.jsonl"),
+        PROGRESS_FILE: str(folder.path / PROGRESS),
         RUNNER_PID: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",
         "TMPDIR": str(folder.make_scratch()),
@@ -242,11 +241,12 @@ def _end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def _keep_outputs(folder: RunFolder) -> None:
-    """Copy report and summary to where they are easily found."""
-    outputs = json.loads((folder.path / OUTPUTS_FILE).read_text(encoding="utf-8"))
-    shutil.copyfile(outputs["report"], folder.report)
+    """Copy report and summary to where they are easily found: those of the last step that made some, in any attempt."""
+    events = EventReader(folder.path / PROGRESS, from_start=True).read()
+    reported = [event for event in events if event["event"] == "reported"][-1]
+    shutil.copyfile(reported["report"], folder.report)
     shutil.rmtree(folder.summary, ignore_errors=True)
-    shutil.copytree(outputs["summary"], folder.summary)
+    shutil.copytree(reported["summary"], folder.summary)
 
 
 class EventReader:
@@ -254,11 +254,12 @@ class EventReader:
 
     Args:
         path: The file; it may not exist yet.
+        from_start: Whether what is there already is read too.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, from_start: bool = False) -> None:
         self._path = path
-        self._offset = path.stat().st_size if path.exists() else 0
+        self._offset = path.stat().st_size if path.exists() and not from_start else 0
 
     def read(self) -> list[dict[str, Any]]:
         """The events of all lines that were finished since the last call, but for lines that a full disk cut short."""

@@ -5,7 +5,6 @@ It is a child of `hrf run`, in a process group of its own, and ends that whole g
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -17,7 +16,6 @@ from pathlib import Path
 from pipelines.package import with_caching
 from pipelines.run_state import RunFolder
 
-OUTPUTS_FILE = "outputs.json"
 WATCH_SECONDS = 0.5
 
 
@@ -25,21 +23,16 @@ def main() -> int:
     """Run the package of a run folder to its end; returns the exit status."""
     folder = RunFolder(Path(sys.argv[1]))
     _end_with_parent(os.getppid())
-    outputs = run_package(
+    finished = run_package(
         (folder.path / "package.yaml").read_text(encoding="ascii"),
         arguments=folder.read().arguments,
         artifacts=folder.path / "artifacts",
         cache=folder.path / "cache",
     )
-    if outputs is None:
-        return 1
-    partial = folder.path / f"{OUTPUTS_FILE}.partial"
-    partial.write_text(json.dumps(outputs) + "\n", encoding="utf-8")
-    os.replace(partial, folder.path / OUTPUTS_FILE)
-    return 0
+    return 0 if finished else 1
 
 
-def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cache: Path) -> dict[str, str] | None:
+def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cache: Path) -> bool:
     """Run a compiled package in subprocesses, going on where an earlier attempt ended.
 
     Args:
@@ -49,7 +42,7 @@ def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cac
         cache: Where Kubeflow notes which steps are finished; private to this run.
 
     Returns:
-        The paths of the pipeline's output artifacts by name, or None if a step failed; it has reported its error.
+        Whether it finished. A step that failed has reported its error.
     """
     from kfp import components, local
 
@@ -62,11 +55,14 @@ def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cac
         pipeline_root=str(artifacts),
         enable_caching=True,
         cache_root=str(cache),
-        raise_on_error=False,
+        raise_on_error=True,
     )
-    run = components.load_component_from_text(with_caching(package))(**arguments)
-    outputs = {name: artifact.path for name, artifact in run.outputs.items()}
-    return outputs or None
+    try:
+        components.load_component_from_text(with_caching(package))(**arguments)
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return False
+    return True
 
 
 def _end_with_parent(parent: int) -> None:

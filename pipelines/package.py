@@ -27,7 +27,7 @@ def compile_package(pipeline: BaseComponent) -> str:
 
 
 def with_caching(package: str) -> str:
-    """The same package with Kubeflow's cache on for every task.
+    """The same package with Kubeflow's cache on for every task but the one that tells how the run ended.
 
     Kubeflow's local runner has no resume of its own. With a cache that belongs to one run, running the package again
     takes every finished task's outputs from where they lie and goes on with the first unfinished one.
@@ -43,5 +43,6 @@ def with_caching(package: str) -> str:
     dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
     for dag in dags:
         for task in dag["tasks"].values():
-            task["cachingOptions"] = {"enableCache": True}
+            ends = task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
+            task["cachingOptions"] = {} if ends else {"enableCache": True}
     return yaml.safe_dump_all(documents, sort_keys=True)

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 COMFORTABLE_TASKS = 40
 #: Far past that, the object outgrows the database and the run itself breaks.
 MOST_TASKS = 150
-#: prepare, baseline, summarize.
-TASKS_AROUND_EPOCHS = 3
+#: check, fetch, prepare, baseline, summarize; the group that holds them and its exit task.
+TASKS_AROUND_EPOCHS = 7
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class EpochStep:
     """Whether the policy is evaluated, and offered for promotion, at its end."""
     label: str
     """What the UI shows."""
+    num_shards: int = 1
+    """How many tasks share an epoch's sampling."""
 
     @property
     def last_epoch(self) -> int:
@@ -47,15 +49,18 @@ class EpochStep:
     @property
     def num_tasks(self) -> int:
         """Tasks on a cluster: the sub-pipeline itself, its training tasks, and evaluate and promote."""
-        return 1 + (1 if self.in_one_task else 3) + (2 if self.evaluated else 0)
+        # Sampling in shards is the loop, an iteration with its task for each, and the task that joins them.
+        sampling = 1 if self.num_shards == 1 else 2 + 2 * self.num_shards
+        return 1 + (1 if self.in_one_task else sampling + 2) + (2 if self.evaluated else 0)
 
 
-def plan_epochs(config: Config, *, few_tasks: bool = False) -> tuple[EpochStep, ...]:
+def plan_epochs(config: Config, *, few_tasks: bool = False, num_shards: int = 1) -> tuple[EpochStep, ...]:
     """Split a run's epochs into sub-pipelines.
 
     Args:
         config: A resolved configuration; `run.epochs_per_step` divides `run.epochs` and `evaluation.every`.
         few_tasks: Whether to train single epochs in one task too. The numbers are the same.
+        num_shards: How many tasks share an epoch's sampling.
 
     Returns:
         One entry per sub-pipeline, evaluated after every `evaluation.every` epochs and at the end.
@@ -72,6 +77,7 @@ def plan_epochs(config: Config, *, few_tasks: bool = False) -> tuple[EpochStep, 
                 in_one_task=few_tasks or per_step > 1,
                 evaluated=due,
                 label=_label(config, first, last),
+                num_shards=num_shards,
             )
         )
     return tuple(steps)

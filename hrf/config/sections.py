@@ -35,8 +35,9 @@ class Model(Section):
     """Commit hash, 40 hex digits; required for `hf:` and for nothing else."""
     forward_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the denoiser's forward pass; states and scheduler arithmetic are always float32."""
-    batch_size: Count = 64
-    """Samples per call of the denoiser while sampling; results do not depend on it."""
+    batch_size: Count = 8
+    """Samples in every call of the denoiser while sampling, the last ones filled up: a sample's bits depend on this
+    number, by the denoiser's rounding, and never on which others are sampled with it, here or in another process."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the model runs. There is no fallback: `cuda` on a machine without a GPU is an error."""
 

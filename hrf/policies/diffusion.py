@@ -63,12 +63,14 @@ class DiffusionPolicy:
             raise ValueError("this policy was loaded without its reference")
         return DiffusionPolicy(**{**self.__dict__, "denoiser": self.reference, "switch_step": 0})
 
-    def transition(self, states: Tensor, steps: Tensor) -> tuple[Tensor, Tensor]:
+    def transition(self, states: Tensor, steps: Tensor, *, call_size: int = 0) -> tuple[Tensor, Tensor]:
         """The Gaussian over the next state.
 
         Args:
             states: [B, C, H, W] float32 on the policy's device.
             steps: [B] int64, the step that each state is at; they may differ.
+            call_size: Fill every call of the denoiser up to this many samples: how a sample is rounded depends on how
+                many there are, and on nothing else about the others. 0: calls are as large as they come.
 
         Returns:
             (mean [B, C, H, W], std [B, 1, 1, 1]), float32.
@@ -77,34 +79,38 @@ class DiffusionPolicy:
             self.schedule,
             states,
             steps,
-            self._denoise(states, steps),
+            self._denoise(states, steps, call_size),
             prediction=self.prediction,
             clip_range=self.clip_range,
         )
         return transition(self.schedule, x0, noise, steps)
 
-    def estimate(self, states: Tensor, steps: Tensor) -> Tensor:
-        """The one-step estimate of the finished samples; [B, C, H, W] -> [B, C, H, W]."""
-        output = self._denoise(states, steps)
+    def estimate(self, states: Tensor, steps: Tensor, *, call_size: int = 0) -> Tensor:
+        """The one-step estimate of the finished samples; [B, C, H, W] -> [B, C, H, W]. `call_size` as above."""
+        output = self._denoise(states, steps, call_size)
         return denoised(self.schedule, states, steps, output, prediction=self.prediction, clip_range=self.clip_range)[0]
 
-    def _denoise(self, states: Tensor, steps: Tensor) -> Tensor:
+    def _denoise(self, states: Tensor, steps: Tensor, call_size: int) -> Tensor:
         """Run the denoiser that owns each sample's step: one call, or two where a batch lies on both sides."""
         timesteps = self.schedule.timesteps[steps.cpu()].to(states.device)
         early = steps < self.switch_step
         if not early.any():
-            return self._call(self.denoiser, states, timesteps)
+            return self._call(self.denoiser, states, timesteps, call_size)
         assert self.reference is not None
         if early.all():
-            return self._call(self.reference, states, timesteps)
+            return self._call(self.reference, states, timesteps, call_size)
         output = torch.empty_like(states)
         early = early.to(states.device)
-        output[early] = self._call(self.reference, states[early], timesteps[early])
-        output[~early] = self._call(self.denoiser, states[~early], timesteps[~early])
+        output[early] = self._call(self.reference, states[early], timesteps[early], call_size)
+        output[~early] = self._call(self.denoiser, states[~early], timesteps[~early], call_size)
         return output
 
-    def _call(self, denoiser: nn.Module, states: Tensor, timesteps: Tensor) -> Tensor:
+    def _call(self, denoiser: nn.Module, states: Tensor, timesteps: Tensor, call_size: int) -> Tensor:
+        count = len(states)
+        if count < call_size:
+            filled = torch.arange(call_size, device=states.device).clamp(max=count - 1)
+            states, timesteps = states[filled], timesteps[filled]
         low_precision = self.forward_dtype != torch.float32
         with torch.autocast(states.device.type, dtype=self.forward_dtype, enabled=low_precision):
             output: Tensor = denoiser(states, timesteps).sample
-        return output.float()
+        return output[:count].float()

@@ -14,28 +14,28 @@ from torch import Tensor, nn
 from hrf.checkpoint import read_folder
 from hrf.rollout import Trajectories
 from hrf.starts import PrefixPool
-from hrf.training import Episodes, EvaluationStarts
+from hrf.training import EvaluationStarts
 from hrf.update import Updater
 
 ABOUT_FILE, STATE_FILE = "about.json", "state.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
-def save_episodes(episodes: Episodes, folder: Path) -> None:
+def save_trajectories(trajectories: Trajectories, record: dict[str, Any], folder: Path) -> None:
     """Write an epoch's trajectories, and the numbers that `update` reports about their sampling."""
-    tensors = asdict(episodes.trajectories)
+    tensors = asdict(trajectories)
     num_trained = tensors.pop("num_trained_steps")
     save_file(tensors, folder / "trajectories.safetensors")
-    about = {"num_trained_steps": num_trained, **episodes.record()}
+    about = {"num_trained_steps": num_trained, **record}
     (folder / ABOUT_FILE).write_text(json.dumps(about) + "\n", encoding="utf-8")
 
 
 def load_trajectories(path: str) -> tuple[Trajectories, dict[str, Any]]:
-    """Read and verify a trajectories folder; returns them and what `sample` said about them."""
+    """Read and verify a trajectories folder; returns them and the record of their sampling."""
     folder = read_folder(path)
     about = json.loads((folder / ABOUT_FILE).read_text(encoding="utf-8"))
     tensors = load_file(folder / "trajectories.safetensors")
-    return Trajectories(**tensors, num_trained_steps=about["num_trained_steps"]), about
+    return Trajectories(**tensors, num_trained_steps=about.pop("num_trained_steps")), about
 
 
 def save_training_state(updater: Updater, folder: Path, num_evaluations: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from hrf import __version__
 from hrf.checkpoint import read_folder, writing_folder
+from hrf.progress import emit
 from hrf.report import compare_table, render_compare
 from hrf.steps.context import step
 
@@ -30,6 +31,7 @@ def compare(*, arms: list[tuple[str, str]], report: str, summary: str) -> dict[s
         (folder / "compare.json").write_text(json.dumps({"arms": table}, indent=1) + "\n", encoding="utf-8")
     Path(report).parent.mkdir(parents=True, exist_ok=True)
     Path(report).write_text(render_compare(folders), encoding="utf-8")
+    emit("reported", report=report, summary=summary)
     metrics: dict[str, Any] = {}
     for name, folder in folders:
         record = json.loads((folder / "summary.json").read_text(encoding="utf-8"))

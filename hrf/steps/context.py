@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -18,6 +19,8 @@ from hrf.checkpoint import read_folder
 from hrf.config import Config
 from hrf.errors import ConfigError, HrfError
 from hrf.progress import emit
+from hrf.run_records import RunRecords
+from hrf.storage import Storage
 
 RUNNER_PID = "HRF_RUNNER_PID"
 """Environment variable: the process that wants this step's output; without it the step ends itself."""
@@ -90,15 +93,16 @@ def step(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argument
             try:
                 result = function(*args, **kwargs)
             except Exception as error:
-                emit(
-                    "step-failed",
-                    step=name,
-                    epoch=epoch,
-                    error_type=type(error).__name__,
-                    message=str(error),
-                    exit_code=error.exit_code if isinstance(error, HrfError) else 1,
-                    traceback=traceback.format_exc(),
-                )
+                failure = {
+                    "step": name,
+                    "epoch": epoch,
+                    "error_type": type(error).__name__,
+                    "message": str(error),
+                    "exit_code": error.exit_code if isinstance(error, HrfError) else 1,
+                    "traceback": traceback.format_exc(),
+                }
+                emit("step-failed", **failure)
+                _store_failure(kwargs, {**failure, "time": time.time()})
                 raise
             emit("step-finished", step=name, epoch=epoch, seconds=time.perf_counter() - began)
             return result
@@ -106,6 +110,24 @@ def step(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argument
         return run
 
     return decorate
+
+
+def _store_failure(arguments: Mapping[str, Any], failure: dict[str, Any]) -> None:
+    """Keep a failure with the run's records: on a cluster, a step's log goes with its pod.
+
+    A step that knows no run (`fetch`, `compare`) has none, and of a storage that fails itself only the log tells.
+    """
+    try:
+        about = arguments
+        for name in ("run", "request"):
+            # The first step is still about to write its folder, and is told the same by its parameters.
+            file = Path(str(arguments.get(name, ""))) / RUN_FILE
+            about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else about
+        storage = Storage.open(about["storage"])
+        RunRecords(storage=storage, experiment=about["experiment"], run_id=about["run_id"]).add_failure(failure)
+    except (HrfError, OSError, ValueError, KeyError, TypeError) as problem:
+        # The failure itself is what the user must hear of.
+        sys.stderr.write(f"the failure could not be stored with the run: {problem}\n")
 
 
 def advance_reporter(step_name: str, epoch: int | None, total: int | None) -> Callable[[int], None]:

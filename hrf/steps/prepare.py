@@ -1,4 +1,4 @@
-"""Prepare: check everything that can be checked before a minute of training is spent, and fetch what the run needs."""
+"""Prepare: put together what the run works with, and check it, before a minute of training is spent."""
 
 from __future__ import annotations
 
@@ -12,50 +12,26 @@ from pathlib import Path
 from typing import Any
 
 from hrf import __version__
-from hrf.checkpoint import canonical_json, writing_folder
-from hrf.config import Config, resolve
+from hrf.checkpoint import canonical_json, read_folder, read_manifest, writing_folder
+from hrf.config import Config
 from hrf.errors import ConfigError
 from hrf.policies.folders import POLICY_FILE, noise_schedule, scheduler_config
-from hrf.policies.sources import classifier_folder, fetch_base
-from hrf.promoted import check_experiment, fetch_incumbent, read_pointer
+from hrf.policies.sources import classifier_folder
+from hrf.promoted import fetch_incumbent
 from hrf.rewards import build_reward
 from hrf.seeds import derive_seed
-from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
+from hrf.steps.context import CONFIG_FILE, RUN_FILE, Run, step
 from hrf.storage import Storage
 
 
 @step("prepare")
-def prepare(
-    *,
-    preset: str,
-    overrides: str,
-    num_epochs: int,
-    epochs_per_step: int,
-    evaluate_every: int,
-    experiment: str,
-    run_id: str,
-    start_from: str,
-    storage: str,
-    run: str,
-    base: str,
-    policy: str,
-    training_state: str,
-    history: str,
-) -> dict[str, Any]:
-    """Resolve and check the configuration, reach the storage, and fetch base and incumbent.
+def prepare(*, request: str, base: str, run: str, policy: str, training_state: str, history: str) -> dict[str, Any]:
+    """Check the configuration against the model, pack classifiers, and fetch the policy to start from.
 
     Args:
-        preset: Name of a preset; empty if `overrides` is a whole configuration.
-        overrides: YAML text over the preset.
-        num_epochs: Epochs that the pipeline was compiled for; the configuration must agree.
-        epochs_per_step: Epochs that one of its steps trains; likewise.
-        evaluate_every: How often it evaluates; likewise.
-        experiment: Whose promoted pointer the run starts from and moves.
-        run_id: Name of the run in the storage.
-        start_from: `promoted`, `base`, or empty for what the configuration says.
-        storage: `s3://bucket/prefix`.
+        request: Folder that `check` wrote: the configuration, and where the run starts.
+        base: Folder of the base model.
         run: Output folder: the resolved configuration, the run's identity, and the classifiers it uses.
-        base: Output folder: the base model in diffusers' layout.
         policy: Output folder: the policy that training starts from.
         training_state: Output folder: optimizer state and counters, fresh.
         history: Output folder: the records of past epochs, none yet.
@@ -66,55 +42,40 @@ def prepare(
     Raises:
         HrfError: For whatever can't work.
     """
-    check_experiment(experiment)
-    config = resolve(preset, overrides)
-    check_shape(config, num_epochs=num_epochs, epochs_per_step=epochs_per_step, evaluate_every=evaluate_every)
-    store = Storage.open(storage)
-    store.check()
-    origin = {"step": "prepare", "run": run_id, "hrf": __version__, "source": config.model.source}
-    base_digest = fetch_base(config.model, Path(base), origin)
-    schedule = noise_schedule(scheduler_config(Path(base)), config)
+    asked = Run.read(request)
+    config, about = asked.config, dict(asked.about)
+    base_folder, base_digest = read_folder(base), read_manifest(base).content_digest()
+    schedule = noise_schedule(scheduler_config(base_folder), config)
     config.window_schedule(schedule.num_trained_steps)
     identity = policy_identity(config, base_digest)
-    pointer = read_pointer(store, experiment) if (start_from or config.run.start_from) == "promoted" else None
-    parent = str(pointer["candidate_id"]) if pointer else None
-    about = {
-        "run_id": run_id,
-        "experiment": experiment,
-        "storage": storage,
-        "preset": preset,
+    pointer, parent = about.pop("incumbent"), about["started_from"]
+    about |= {
         "run_seed": derive_seed(config.run.seed, parent) if parent else config.run.seed,
-        "started_from": parent,
         "num_epochs": config.run.epochs,
         "num_trained_steps": schedule.num_trained_steps,
         "policy": identity,
         "evaluation_digest": _evaluation_digest(config, identity),
         "versions": _versions(),
     }
-    producer = {"step": "prepare", "run": run_id, "hrf": __version__, "config": config.digest()}
+    producer = asked.producer("prepare")
     with writing_folder(run, producer=producer) as folder:
-        (folder / CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")
+        shutil.copyfile(asked.folder / CONFIG_FILE, folder / CONFIG_FILE)
         (folder / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         _pack_classifiers(config, folder / "classifiers")
     with writing_folder(policy, producer=producer) as folder:
         if pointer:
             with tempfile.TemporaryDirectory() as scratch:
-                incumbent = fetch_incumbent(store, pointer, Path(scratch) / "incumbent")
+                incumbent = fetch_incumbent(Storage.open(about["storage"]), pointer, Path(scratch) / "incumbent")
                 _check_incumbent(incumbent, identity, parent)
                 _copy_policy(incumbent, folder)
         else:
-            _copy_policy(Path(base), folder)
+            _copy_policy(base_folder, folder)
             (folder / POLICY_FILE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
     with writing_folder(training_state, producer=producer) as folder:
         (folder / "state.json").write_text(json.dumps({"num_updates": 0, "num_evaluations": 0}) + "\n")
     with writing_folder(history, producer=producer) as folder:
         (folder / "epochs").mkdir()
-    return {
-        "run_id": run_id,
-        "started_from": parent or "base",
-        "epochs": config.run.epochs,
-        "trained_steps": schedule.num_trained_steps,
-    }
+    return {"run_id": about["run_id"], "trained_steps": schedule.num_trained_steps}
 
 
 def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
@@ -125,26 +86,6 @@ def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
         "sampler": config.sampler.model_dump(mode="json"),
         "base": {"source": config.model.source, "revision": config.model.revision, "digest": base_digest},
     }
-
-
-def check_shape(config: Config, *, num_epochs: int, epochs_per_step: int, evaluate_every: int) -> None:
-    """Refuse a configuration of another shape than the pipeline's: what is unrolled can't be overridden at run time.
-
-    Raises:
-        ConfigError: If `run.epochs`, `run.epochs_per_step` or `evaluation.every` differs.
-    """
-    for field, compiled, configured in (
-        ("run.epochs", num_epochs, config.run.epochs),
-        ("run.epochs_per_step", epochs_per_step, config.run.epochs_per_step),
-        ("evaluation.every", evaluate_every, config.evaluation.every),
-    ):
-        if compiled != configured:
-            raise ConfigError(
-                field,
-                expected=f"{compiled}, which this pipeline was compiled for",
-                got=configured,
-                fix="compile the pipeline anew for that number: Kubeflow has no loop over a run-time one",
-            )
 
 
 def _pack_classifiers(config: Config, target: Path) -> None:

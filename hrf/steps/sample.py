@@ -5,21 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.cost import expected_sampling_evaluations
 from hrf.policies.folders import load_policy
 from hrf.rewards import build_reward
-from hrf.steps.artifacts import load_prefix_pool, save_episodes
+from hrf.starts import Shard
+from hrf.steps.artifacts import load_prefix_pool, save_trajectories
 from hrf.steps.context import Run, advance_reporter, step
-from hrf.training import Episodes, build_starts, sample_episodes
+from hrf.training import build_starts, sample_episodes
 
 
 @step("sample")
 def sample(
-    *, run: str, base: str, policy: str, baseline: str, epoch: int, trajectories: str, samples: str
+    *,
+    run: str,
+    base: str,
+    policy: str,
+    baseline: str,
+    epoch: int,
+    shard: int,
+    num_shards: int,
+    trajectories: str,
+    samples: str,
 ) -> dict[str, Any]:
-    """Roll out the current policy for one epoch.
+    """Roll out the current policy for one epoch, or for a shard of it.
 
     Args:
         run: Folder of the run.
@@ -27,6 +38,8 @@ def sample(
         policy: Folder of the current policy.
         baseline: Folder of the baseline, which holds the prefix pool.
         epoch: From 0.
+        shard: Which part of the epoch's roots, from 0. What `gather` joins does not depend on their number.
+        num_shards: How many parts there are.
         trajectories: Output folder: states and log-probabilities of the trained tails.
         samples: Output folder: the finished samples.
 
@@ -40,20 +53,29 @@ def sample(
     distribution = build_starts(
         config, current, reward=lambda: build_reward(config.reward, context.classifier("reward")), pool=pool
     )
-    report = advance_reporter("sample", epoch, round(expected_sampling_evaluations(config, current.schedule, epoch)))
-    episodes = sample_episodes(current, distribution, config, run_seed=context.run_seed, epoch=epoch, on_advance=report)
-    producer = context.producer("sample", epoch)
+    expected = expected_sampling_evaluations(config, current.schedule, epoch) / num_shards
+    episodes = sample_episodes(
+        current,
+        distribution,
+        config,
+        run_seed=context.run_seed,
+        epoch=epoch,
+        shard=Shard(index=shard, count=num_shards),
+        on_advance=advance_reporter("sample", epoch, round(expected)),
+    )
+    producer = {**context.producer("sample", epoch), "shard": shard, "num_shards": num_shards}
+    record = episodes.record()
     with writing_folder(trajectories, producer=producer) as folder:
-        save_episodes(episodes, folder)
+        save_trajectories(episodes.trajectories, record, folder)
     with writing_folder(samples, producer=producer) as folder:
         save_file({"samples": episodes.samples, "groups": episodes.trajectories.groups}, folder / "samples.safetensors")
-    return sampling_metrics(episodes)
+    return sampling_metrics(record, episodes.trajectories.start_steps)
 
 
-def sampling_metrics(episodes: Episodes) -> dict[str, Any]:
+def sampling_metrics(record: dict[str, Any], start_steps: Tensor) -> dict[str, Any]:
     """An epoch's sampling in flat numbers."""
-    record = episodes.record()
     # Starts from noise all are at the first step that is trained.
-    first = int(episodes.starts.steps[0])
-    start, stop = record.pop("window") or (first, first + 1)
-    return {"window_start": start, "window_stop": stop, "num_branches": len(episodes.samples), **record}
+    first = int(start_steps[0])
+    start, stop = record["window"] or (first, first + 1)
+    numbers = {name: value for name, value in record.items() if name != "window"}
+    return {"window_start": start, "window_stop": stop, "num_branches": len(start_steps), **numbers}

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hrf.checkpoint import read_folder, writing_folder
+from hrf.progress import emit
 from hrf.promotion import read_pointer
 from hrf.report import render_run
+from hrf.run_records import RunRecords
 from hrf.steps.context import CONFIG_FILE, Run, step
 from hrf.storage import Storage
 
@@ -53,11 +55,12 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
     page = render_run(Path(summary))
     Path(report).parent.mkdir(parents=True, exist_ok=True)
     Path(report).write_text(page, encoding="utf-8")
-    prefix = f"{experiment}/runs/{run_id}"
+    prefix = RunRecords(storage=store, experiment=experiment, run_id=run_id).prefix
     store.upload_file(Path(report), f"{prefix}/report.html")
     store.upload_file(context.folder / CONFIG_FILE, f"{prefix}/{CONFIG_FILE}")
     # The summary comes last: where it is, the run is complete.
     store.upload_file(Path(summary) / "summary.json", f"{prefix}/summary.json")
+    emit("reported", report=report, summary=summary)
     return closing_metrics(record)
 
 

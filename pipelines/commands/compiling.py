@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -12,12 +13,26 @@ from rich.markup import escape
 from pipelines.commands.configuring import Settings, choose
 from pipelines.commands.console import Traceback, console, error_console
 
+if TYPE_CHECKING:
+    from pipelines import placement as placements
+    from pipelines.commands.configuring import Chosen
+
+
+Placement = Annotated[
+    str,
+    typer.Option(
+        metavar="NAME|FILE.yaml",
+        help="Resources, nodes and secrets: gpu, cpu-small or a file. Left out: what fits model.device.",
+    ),
+]
+
 
 def compile_(
     preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset, or a configuration file.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The package to write.")],
     settings: Settings = [],  # noqa: B006 - typer reads it, nobody changes it.
     epochs: Annotated[int, typer.Option(min=0, help="Instead of run.epochs; 0 leaves it.")] = 0,
+    placement: Placement = "",
     _traceback: Traceback = False,
 ) -> None:
     """Compile the fine-tuning pipeline to a package for a Kubeflow cluster.
@@ -25,18 +40,46 @@ def compile_(
     Images come from HRF_IMAGE_CONTROL, HRF_IMAGE_WORKER and HRF_IMAGE_REWARD.
     """
     from hrf.errors import ConfigError
-    from pipelines.finetune import build
-    from pipelines.package import compile_package
-    from pipelines.plan import count_tasks, plan_epochs
 
     chosen = choose(preset, settings, {"epochs": epochs} if epochs else {})
-    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as noted:
-        package = compile_package(build(chosen.config, preset=chosen.preset, overrides=chosen.overrides))
-    for warning in noted:
-        error_console().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True, highlight=False)
+    compiled = compile_chosen(chosen, placement)
     try:
-        output.write_text(package, encoding="ascii")
+        output.write_text(compiled.package, encoding="ascii")
     except OSError as error:
         raise ConfigError("--output", expected="a file to write", got=str(output), fix=str(error.strerror)) from error
-    tasks = count_tasks(plan_epochs(chosen.config))
-    console().print(f"{output}: {chosen.config.run.epochs} epochs, {tasks} tasks", soft_wrap=True, highlight=False)
+    epochs = chosen.config.run.epochs
+    console().print(f"{output}: {epochs} epochs, {compiled.num_tasks} tasks", soft_wrap=True, highlight=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compiled:
+    """A package for a cluster."""
+
+    package: str
+    num_tasks: int
+    placement: placements.Placement
+
+
+def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
+    """Compile the fine-tuning pipeline of a configuration, and note if it is a long one.
+
+    Args:
+        chosen: What a user named.
+        placement: See `pipelines.placement.load_placement`.
+
+    Raises:
+        ConfigError: The placement is not valid or does not fit, or the run has too many tasks for a cluster.
+    """
+    from pipelines.finetune import build
+    from pipelines.package import compile_package
+    from pipelines.placement import load_placement
+    from pipelines.plan import count_tasks, plan_epochs
+
+    site = load_placement(placement, chosen.config)
+    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as noted:
+        pipeline = build(chosen.config, preset=chosen.preset, overrides=chosen.overrides, placement=site)
+        package = compile_package(pipeline)
+    for warning in noted:
+        error_console().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True, highlight=False)
+    steps = plan_epochs(chosen.config, num_shards=site.shards)
+    return Compiled(package=package, num_tasks=count_tasks(steps), placement=site)

@@ -66,12 +66,12 @@ def run(
 
 def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> RunFolder:
     """Run a request on this machine and show its progress; returns the finished run."""
-    from hrf.promoted import check_experiment
+    from hrf.promoted import check_name
     from pipelines.local import check_devices, execute, open_run
     from pipelines.object_storage import object_storage
     from pipelines.progress_view import ProgressView
 
-    check_experiment(request.experiment)
+    check_name(request.experiment, "experiment")
     check_devices(request.configs.values())
     screen = error_console()
     with object_storage(work_dir, bucket) as location:

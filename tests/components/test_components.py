@@ -12,7 +12,10 @@ import pytest
 
 import components
 
-STEPS = ["prepare", "baseline", "sample", "score", "update", "train", "evaluate", "promote", "summarize", "compare"]
+STEPS = [
+    *("check", "fetch", "prepare", "baseline", "sample", "gather", "score", "update", "train", "evaluate", "promote"),
+    *("summarize", "compare", "report_status"),
+]
 FILES = sorted(Path(components.__file__).parent.glob("*.py"))
 
 

@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hrf.core.schedule import renoise
 from hrf.core.window import Window
 from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
-from hrf.starts import FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, SelectedSteps, uniform_steps
+from hrf.starts import FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, SelectedSteps, Shard, uniform_steps
 from tests.hrf.toys import small_policy
 
 CPU = torch.device("cpu")
@@ -162,3 +164,44 @@ def test_no_stream_of_noise_is_opened_twice_in_an_epoch(rule, monkeypatch):
 def test_a_window_with_one_candidate_leaves_nothing_to_select():
     with pytest.raises(ValueError, match="fewer than two candidates"):
         hrf_starts(Window(2, 3), choose_steps=selected()).draw(small_policy(), run_seed=0, epoch=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        hrf_starts(Window(0, 4)),
+        hrf_starts(Window(0, 4), choose_steps=selected(coarse_stride=2)),
+        hrf_starts(Window(3, 4), pool=PrefixPool(states=torch.randn(5, 3, 8, 8), step=3)),
+        NoiseStarts(num_episodes=7, fresh=FreshStarts(batch_size=8)),
+    ],
+    ids=["window", "selected", "pool", "noise"],
+)
+def test_shards_one_after_another_are_the_whole_bit_for_bit(distribution, count):
+    """Kills: streams numbered within a shard, a pool drawn for the shard alone, groups that begin at 0 in each."""
+    policy = small_policy(switch_step=3)
+    whole = distribution.draw(policy, run_seed=0, epoch=1, on_advance=None)
+    parts = [
+        distribution.draw(policy, run_seed=0, epoch=1, shard=Shard(index=index, count=count), on_advance=None)
+        for index in range(count)
+    ]
+
+    for name in ("states", "steps", "groups"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    assert [s.initial_seed() for part in parts for s in part.streams] == [s.initial_seed() for s in whole.streams]
+    assert [s.get_state().tolist() for part in parts for s in part.streams] == [
+        s.get_state().tolist() for s in whole.streams
+    ]
+    assert sum(part.num_evaluations for part in parts) == whole.num_evaluations
+
+
+@given(st.integers(1, 50), st.integers(1, 50))
+def test_shards_are_all_neighbours_nearly_equal_and_none_is_empty(total, count):
+    if count > total:
+        with pytest.raises(ValueError, match="shards"):
+            Shard(count=count).part(total)
+        return
+    parts = [Shard(index=index, count=count).part(total) for index in range(count)]
+    assert [number for part in parts for number in part] == list(range(total))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert min(map(len, parts)) >= 1

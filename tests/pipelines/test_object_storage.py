@@ -3,7 +3,7 @@
 import pytest
 
 from hrf.errors import StorageError
-from pipelines.archive import without_secrets
+from hrf.secrets import without_secrets
 from pipelines.object_storage import CONFIGURED_BY, configured_location, is_configured, object_storage
 
 

@@ -22,7 +22,17 @@ def package():
 
 @pytest.fixture(scope="module")
 def spec(package):
-    return yaml.safe_load(package)
+    return parse(package)
+
+
+def parse(package):
+    """The pipeline itself; what follows it is about the cluster."""
+    return next(iter(yaml.safe_load_all(package)))
+
+
+def _run_tasks(spec):
+    """The tasks of the group that the exit handler watches."""
+    return spec["components"]["comp-exit-handler-1"]["dag"]["tasks"]
 
 
 def _tasks(dag):
@@ -34,8 +44,10 @@ def test_the_package_is_a_pipeline_spec(spec):
     assert parsed.pipeline_info.name == "hrf-finetune"
 
 
-def test_a_platform_spec_is_understood_if_there_is_one(package):
-    for document in list(yaml.safe_load_all(package))[1:]:
+def test_its_platform_spec_is_understood(package):
+    documents = list(yaml.safe_load_all(package))
+    assert len(documents) == 2
+    for document in documents[1:]:
         json_format.ParseDict(document, pipeline_spec_pb2.PlatformSpec())
 
 
@@ -45,11 +57,14 @@ def test_the_package_is_ascii_and_small(package):
 
 
 def test_the_tasks_and_their_order(spec):
-    assert _tasks(spec["root"]["dag"]) == {
-        "prepare": [],
-        "baseline": ["prepare"],
-        "epoch": ["baseline", "prepare"],
-        "epoch-2": ["baseline", "epoch", "prepare"],
+    assert _tasks(spec["root"]["dag"]) == {"exit-handler-1": [], "report-status": ["exit-handler-1"]}
+    assert _tasks(spec["components"]["comp-exit-handler-1"]["dag"]) == {
+        "check": [],
+        "fetch": ["check"],
+        "prepare": ["check", "fetch"],
+        "baseline": ["fetch", "prepare"],
+        "epoch": ["baseline", "fetch", "prepare"],
+        "epoch-2": ["baseline", "epoch", "fetch", "prepare"],
         "summarize": ["baseline", "epoch-2", "prepare"],
     }
     assert _tasks(spec["components"]["comp-epoch"]["dag"]) == {
@@ -67,14 +82,17 @@ def test_the_tasks_and_their_order(spec):
 
 
 def test_display_names_say_what_an_epoch_is_about(spec):
-    names = [task["taskInfo"]["name"] for task in spec["root"]["dag"]["tasks"].values()]
+    names = [task["taskInfo"]["name"] for task in _run_tasks(spec).values()]
     assert sorted(names) == [
         "baseline",
+        "check",
         "epoch 0: window 10-last",
         "epoch 1: window 10-last",
+        "fetch",
         "prepare",
         "summarize",
     ]
+    assert [task["taskInfo"]["name"] for task in spec["root"]["dag"]["tasks"].values()] == ["run", "report status"]
 
 
 def test_the_parameters_are_flat_with_defaults_and_help(spec):
@@ -93,9 +111,12 @@ def test_the_parameters_are_flat_with_defaults_and_help(spec):
 def test_every_task_runs_in_the_image_of_its_role(spec):
     executors = spec["deploymentSpec"]["executors"]
     images = {name.removeprefix("exec-"): entry["container"]["image"] for name, entry in executors.items()}
-    roles = {"promote": "control", "summarize": "control", "score": "reward"}
-    for name, image in images.items():
-        assert image == f"registry/{roles.get(name.split('-')[0], 'worker')}:1", name
+    by_role = {
+        "control": {"check", "promote", "summarize", "report-status"},
+        "worker": {"fetch", "sample", "sample-2", "update", "update-2"},
+        "reward": {"prepare", "baseline", "score", "score-2", "evaluate"},
+    }
+    assert images == {name: f"registry/{role}:1" for role, names in by_role.items() for name in names}
 
 
 def _all_tasks(spec):
@@ -103,48 +124,49 @@ def _all_tasks(spec):
     return [task for dag in dags for task in dag["tasks"].values()]
 
 
-def test_a_cluster_never_answers_a_task_from_its_cache(spec):
-    assert not any(task["cachingOptions"].get("enableCache") for task in _all_tasks(spec))
+def _cached(spec):
+    return {task["taskInfo"]["name"] for task in _all_tasks(spec) if task.get("cachingOptions", {}).get("enableCache")}
 
 
-def test_here_every_task_is_cached_and_nothing_else_differs(package, spec):
-    cached = yaml.safe_load(with_caching(package))
-    assert all(task["cachingOptions"] == {"enableCache": True} for task in _all_tasks(cached))
-    for task in [*_all_tasks(cached), *_all_tasks(spec)]:
-        del task["cachingOptions"]
-    assert cached == spec
-    # Put back what the shared fixture had.
-    for task in _all_tasks(spec):
-        task["cachingOptions"] = {}
+def test_a_cluster_answers_only_the_fetching_of_the_base_from_its_cache(spec):
+    assert _cached(spec) == {"fetch"}
+
+
+def test_here_every_task_but_the_one_that_reports_the_end_is_cached_and_nothing_else_differs(package):
+    cached, plain = parse(with_caching(package)), parse(package)
+    assert {task["taskInfo"]["name"] for task in _all_tasks(cached)} - _cached(cached) == {"report status"}
+    for task in [*_all_tasks(cached), *_all_tasks(plain)]:
+        task.pop("cachingOptions", None)
+    assert cached == plain
 
 
 def test_the_number_of_epochs_and_the_evaluated_epoch_are_constants(spec):
-    tasks = spec["root"]["dag"]["tasks"]
+    tasks = _run_tasks(spec)
     numbers = tasks["epoch-2"]["inputs"]["parameters"]
     assert {name: entry["runtimeValue"]["constant"] for name, entry in numbers.items()} == {
         "epoch": 1.0,
         "last_epoch": 1.0,
         "num_epochs": 1.0,
     }
-    assert tasks["prepare"]["inputs"]["parameters"]["num_epochs"]["runtimeValue"]["constant"] == 2.0
+    assert tasks["check"]["inputs"]["parameters"]["num_epochs"]["runtimeValue"]["constant"] == 2.0
 
 
 def test_several_epochs_per_step_are_one_task_that_is_evaluated_at_its_last_epoch():
     config = resolve("avatars-compressibility", "{run: {epochs: 6, epochs_per_step: 3}, evaluation: {every: 3}}")
-    spec = yaml.safe_load(compile_package(finetune.build(config)))
+    spec = parse(compile_package(finetune.build(config)))
     assert _tasks(spec["components"]["comp-epochs"]["dag"]) == {
         "train": [],
         "evaluate": ["train"],
         "promote": ["evaluate", "train"],
     }
-    numbers = spec["root"]["dag"]["tasks"]["epochs-2"]["inputs"]["parameters"]
+    numbers = _run_tasks(spec)["epochs-2"]["inputs"]["parameters"]
     assert numbers["epoch"]["runtimeValue"]["constant"] == 3.0
     assert numbers["last_epoch"]["runtimeValue"]["constant"] == 5.0
 
 
 def test_without_a_preset_the_whole_configuration_is_the_default():
     config = resolve("avatars-smoke", "update: {learning_rate: 3e-5}")
-    spec = yaml.safe_load(compile_package(finetune.build(config)))
+    spec = parse(compile_package(finetune.build(config)))
     defaults = spec["root"]["inputDefinitions"]["parameters"]
     assert resolve("", defaults["overrides"]["defaultValue"]) == config
 
@@ -154,7 +176,7 @@ def test_text_outside_ascii_is_escaped_and_lines_are_joined():
     package = compile_package(
         finetune.build(resolve("avatars-smoke", overrides), preset="avatars-smoke", overrides=overrides)
     )
-    default = yaml.safe_load(package)["root"]["inputDefinitions"]["parameters"]["overrides"]["defaultValue"]
+    default = parse(package)["root"]["inputDefinitions"]["parameters"]["overrides"]["defaultValue"]
     assert package.isascii()
     assert "\n" not in default
     assert resolve("avatars-smoke", default) == resolve("avatars-smoke", overrides)
@@ -200,10 +222,10 @@ def _arms(*presets, overrides=""):
 @pytest.mark.filterwarnings("ignore:This pipeline has")
 def test_a_comparison_has_one_run_per_arm_and_ends_in_one_task():
     arms = _arms("avatars-compressibility", "avatars-ddpo", "avatars-hrf")
-    spec = yaml.safe_load(compile_package(compare.build(arms, images=IMAGES)))
-    tasks = spec["root"]["dag"]["tasks"]
+    spec = parse(compile_package(compare.build(arms, images=IMAGES)))
+    tasks = _run_tasks(spec)
     assert not any(name.startswith("comp-sample") for name in spec["components"]), "an epoch is one task here"
-    assert [name for name in tasks if name.startswith("prepare")] == ["prepare", "prepare-2", "prepare-3"]
+    assert [name for name in tasks if name.startswith("check")] == ["check", "check-2", "check-3"]
     assert sorted(tasks["compare"]["inputs"]["artifacts"]) == ["arm_1", "arm_2", "arm_3"]
     names = tasks["compare"]["inputs"]["parameters"]["names"]["runtimeValue"]["constant"]
     assert names == "avatars-compressibility,avatars-ddpo,avatars-hrf"

@@ -63,13 +63,18 @@ def test_starts_from_noise_have_no_window():
 @pytest.mark.parametrize(
     ("changes", "tasks"),
     [
-        ({"run": {"epochs": 3}, "evaluation": {"every": 1}}, 3 + 3 * 6),
-        ({"run": {"epochs": 3}, "evaluation": {"every": 3}}, 3 + 4 + 4 + 6),
-        ({"run": {"epochs": 12, "epochs_per_step": 4}, "evaluation": {"every": 4}}, 3 + 3 * 4),
+        ({"run": {"epochs": 3}, "evaluation": {"every": 1}}, 7 + 3 * 6),
+        ({"run": {"epochs": 3}, "evaluation": {"every": 3}}, 7 + 4 + 4 + 6),
+        ({"run": {"epochs": 12, "epochs_per_step": 4}, "evaluation": {"every": 4}}, 7 + 3 * 4),
     ],
 )
 def test_tasks_are_counted(changes, tasks):
     assert count_tasks(_plan(**changes)) == tasks
+
+
+def test_shards_of_sampling_are_counted_with_the_loop_and_the_task_that_joins_them():
+    config = resolve("avatars-compressibility", "{run: {epochs: 1}, evaluation: {every: 1}}")
+    assert count_tasks(plan_epochs(config, num_shards=3)) == 7 + 6 + (1 + 3 + 3 + 1) - 1
 
 
 def test_up_to_forty_tasks_pass_without_a_word():

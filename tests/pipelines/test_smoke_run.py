@@ -1,4 +1,4 @@
-"""The smallest whole run: killed and gone on with, it ends in the same bytes as one straight through from Python."""
+"""The smallest whole run: killed and gone on with, it ends in the bytes of one that goes straight on, in shards."""
 
 import json
 import os
@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,15 +16,34 @@ from pipelines.object_storage import CONFIGURED_BY
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
 STRAIGHT = """
-import json, sys, warnings
+import sys, warnings
 from kfp import local
 from hrf.config import resolve
 from pipelines.finetune import build
+from pipelines.placement import Placement
 warnings.simplefilter("ignore")
-local.init(local.SubprocessRunner(use_venv=False), pipeline_root=sys.argv[1])
-run = build(resolve("avatars-smoke"), preset="avatars-smoke")(storage=sys.argv[2], run_tag=sys.argv[3])
-print("OUTPUTS", json.dumps({name: artifact.path for name, artifact in run.outputs.items()}))
+root, storage, run_tag = sys.argv[1:]
+local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
+pipeline = build(resolve("avatars-smoke"), preset="avatars-smoke", placement=Placement(shards=2))
+pipeline(storage=storage, run_tag=run_tag)
 """
+
+
+def _straight(folder, storage_uri, run_tag):
+    """Run the pipeline from Python, without `hrf run`, with two shards of sampling."""
+    subprocess.run(
+        [sys.executable, "-c", STRAIGHT, str(folder), storage_uri, run_tag],
+        env={**_environment(), **{name: value for name, value in os.environ.items() if name.startswith("AWS_")}},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+
+def _last_policy(artifacts):
+    """What the last update wrote, file by file."""
+    policies = [read_manifest(path) for path in artifacts.glob("*/update*/new_policy")]
+    return max(policies, key=lambda manifest: manifest.producer["epoch"]).files
 
 
 def _environment():
@@ -46,7 +64,10 @@ def _steps(work_dir, kind):
     return [(event["step"], event["epoch"]) for event in _events(work_dir) if event["event"] == kind]
 
 
-def test_a_killed_run_goes_on_and_ends_in_the_same_policy_as_one_straight_through(work_dir, tmp_path, storage_uri):
+def test_a_killed_run_ends_in_the_same_policy_as_one_straight_through_whose_sampling_is_shared(
+    work_dir, tmp_path, storage_uri
+):
+    """The shards run side by side, as they do on a cluster."""
     # The embedded server that the fixture takes down lies in WORK_DIR/s3 of the command.
     home = work_dir.parent / "home"
     home.mkdir()
@@ -69,15 +90,9 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_policy_as_one_straight_throug
     assert len(finished) == len(set(finished)), "a finished step ran twice"
 
     state = json.loads(next(home.glob("runs/*/state.json")).read_text())
-    outputs = json.loads(next(home.glob("runs/*/outputs.json")).read_text())
-    straight = subprocess.run(
-        [sys.executable, "-c", STRAIGHT, str(tmp_path / "straight"), storage_uri, state["run_id"]],
-        env={**_environment(), **{name: value for name, value in os.environ.items() if name.startswith("AWS_")}},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    line = next(line for line in straight.stdout.splitlines() if line.startswith("OUTPUTS "))
-    expected = json.loads(line.removeprefix("OUTPUTS "))
-    assert read_manifest(Path(outputs["policy"])).files == read_manifest(Path(expected["policy"])).files
+    _straight(tmp_path / "straight", storage_uri, state["run_id"])
+    # Two epochs of two shards.
+    assert len(list((tmp_path / "straight").glob("*/*iteration*/sample*/trajectories"))) == 4
+    (run,) = (home / "runs").glob("[!.]*")
+    assert _last_policy(run / "artifacts") == _last_policy(tmp_path / "straight")
     assert state["config"]["avatars-smoke"] == resolve("avatars-smoke").to_mapping()

@@ -1,18 +1,9 @@
 """A pipeline of real, tiny components, to watch the local runner without waiting for a model."""
 
-from typing import NamedTuple
-
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Input, Output
 
 from pipelines.package import compile_package
-
-
-class TinyOutputs(NamedTuple):
-    """As of a run."""
-
-    report: HTML
-    summary: Artifact
 
 
 @dsl.component(base_image="hrf-worker:latest", install_kfp_package=False)
@@ -42,6 +33,7 @@ def second(notes: str, gate: str, made: Input[Artifact], report: Output[HTML], s
 
     from hrf.checkpoint import writing_folder
     from hrf.errors import NumericalError
+    from hrf.progress import emit
     from hrf.steps.context import step
 
     def work() -> None:
@@ -57,6 +49,7 @@ def second(notes: str, gate: str, made: Input[Artifact], report: Output[HTML], s
         with writing_folder(summary.path, producer={"step": "second"}) as folder:
             (folder / "summary.json").write_text("{}")
         Path(report.path).write_text("<p>" + (Path(made.path) / "value").read_text())
+        emit("reported", report=report.path, summary=summary.path)
 
     step("second")(work)()
 
@@ -65,9 +58,8 @@ def package() -> str:
     """Compile it."""
 
     @dsl.pipeline(name="tiny")
-    def tiny(notes: str, gate: str, experiment: str = "", storage: str = "", run_tag: str = "") -> TinyOutputs:
+    def tiny(notes: str, gate: str, experiment: str = "", storage: str = "", run_tag: str = ""):
         begun = first(run_tag=run_tag, notes=notes)
-        done = second(notes=notes, gate=gate, made=begun.outputs["made"])
-        return TinyOutputs(report=done.outputs["report"], summary=done.outputs["summary"])
+        second(notes=notes, gate=gate, made=begun.outputs["made"])
 
     return compile_package(tiny)

@@ -7,7 +7,10 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from hrf.config import Config
 from hrf.steps.baseline import baseline
+from hrf.steps.check import check
 from hrf.steps.evaluate import evaluate
+from hrf.steps.fetch import fetch
+from hrf.steps.gather import gather
 from hrf.steps.prepare import prepare
 from hrf.steps.promote import promote
 from hrf.steps.sample import sample
@@ -37,8 +40,8 @@ class StepByStep:
     def at(self, name: str) -> str:
         return str(self.folder / name)
 
-    def prepare(self, run_id: str = "run", experiment: str = "tiny") -> None:
-        prepare(
+    def check(self, run_id: str = "run", experiment: str = "tiny") -> dict:
+        return check(
             preset="",
             overrides=self.config.to_yaml(),
             num_epochs=self.config.run.epochs,
@@ -48,23 +51,49 @@ class StepByStep:
             run_id=run_id,
             start_from="",
             storage=self.storage,
-            run=self.at("run"),
+            request=self.at("request"),
+        )
+
+    def prepare(self, run_id: str = "run", experiment: str = "tiny") -> None:
+        """All that comes before the first epoch."""
+        asked = self.check(run_id, experiment)
+        model = {name: asked[name] for name in ("source", "revision", "version")}
+        fetch(**model, base=self.at("base"))
+        prepare(
+            request=self.at("request"),
             base=self.at("base"),
+            run=self.at("run"),
             policy=self.at("policy-0"),
             training_state=self.at("state-0"),
             history=self.at("history-0"),
         )
         baseline(run=self.at("run"), base=self.at("base"), policy=self.at("policy-0"), baseline=self.at("baseline"))
 
-    def sample(self, epoch: int) -> None:
+    def sample(self, epoch: int, shard: int = 0, num_shards: int = 1, suffix: str = "") -> None:
         sample(
             run=self.at("run"),
             base=self.at("base"),
             policy=self.at(f"policy-{epoch}"),
             baseline=self.at("baseline"),
             epoch=epoch,
-            trajectories=self.at(f"trajectories-{epoch}"),
-            samples=self.at(f"samples-{epoch}"),
+            shard=shard,
+            num_shards=num_shards,
+            trajectories=self.at(f"trajectories-{epoch}{suffix}"),
+            samples=self.at(f"samples-{epoch}{suffix}"),
+        )
+
+    def sample_in_shards(self, epoch: int, num_shards: int, suffix: str) -> None:
+        """Sample the shards in the wrong order, and gather them."""
+        shards = [f"{suffix}-{shard}" for shard in reversed(range(num_shards))]
+        for shard in range(num_shards):
+            self.sample(epoch, shard, num_shards, f"{suffix}-{shard}")
+        gather(
+            run=self.at("run"),
+            epoch=epoch,
+            trajectory_shards=[self.at(f"trajectories-{epoch}{shard}") for shard in shards],
+            sample_shards=[self.at(f"samples-{epoch}{shard}") for shard in shards],
+            trajectories=self.at(f"trajectories-{epoch}{suffix}"),
+            samples=self.at(f"samples-{epoch}{suffix}"),
         )
 
     def epoch(self, epoch: int) -> None:

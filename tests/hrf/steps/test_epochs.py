@@ -11,7 +11,8 @@ from hrf.checkpoint import read_manifest
 from hrf.cost import expected_epoch_evaluations
 from hrf.errors import ArtifactError, ConfigError, HrfError, NumericalError
 from hrf.policies.folders import noise_schedule, scheduler_config
-from hrf.steps.prepare import check_shape
+from hrf.steps.check import check_shape
+from hrf.steps.gather import gather
 from hrf.steps.score import branch_name
 
 SPLIT = {
@@ -126,6 +127,40 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
     assert record(run, 0)["num_evaluations"] == spent
     schedule = noise_schedule(scheduler_config(run.folder / "base"), run.config)
     assert expected_epoch_evaluations(run.config, schedule, 0) == pytest.approx(spent - pool, rel=0.5)
+
+
+@pytest.mark.parametrize("num_shards", [2, 3])
+@pytest.mark.parametrize("changes", [{}, SPLIT, DDPO, SELECTED], ids=["hrf", "split", "ddpo", "hrf-d"])
+def test_sampling_in_shards_gives_the_bits_of_one_step(steps, changes, num_shards):
+    """Kills: noise numbered within a shard, shards joined in the order in which they come, calls of other sizes."""
+    run = steps("run", {**changes, "rollout": {"roots": 4, "branches": 3}})
+    run.prepare()
+    run.sample(0)
+    run.sample_in_shards(0, num_shards, "-gathered")
+
+    for name, file in (("trajectories", "trajectories.safetensors"), ("samples", "samples.safetensors")):
+        whole, gathered = (read_manifest(run.at(f"{name}-0{suffix}")).files[file] for suffix in ("", "-gathered"))
+        assert gathered == whole
+    whole, gathered = (
+        json.loads((run.folder / f"trajectories-0{suffix}" / "about.json").read_text()) for suffix in ("", "-gathered")
+    )
+    assert {**gathered, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_shards_that_are_not_the_whole_epoch_are_refused(steps):
+    run = steps()
+    run.prepare()
+    run.sample(0, shard=1, num_shards=2)
+
+    with pytest.raises(ArtifactError, match=r"shards \[1\] of \[2\] are not a whole epoch's"):
+        gather(
+            run=run.at("run"),
+            epoch=0,
+            trajectory_shards=[run.at("trajectories-0")],
+            sample_shards=[run.at("samples-0")],
+            trajectories=run.at("trajectories"),
+            samples=run.at("samples"),
+        )
 
 
 def test_one_step_per_epoch_and_several_epochs_per_step_promote_the_same_weights(steps):

@@ -1,0 +1,59 @@
+"""The component `check`."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Artifact, Metrics, Output
+
+
+@dsl.component(base_image="hrf-control:latest", install_kfp_package=False)
+def check(
+    preset: str,
+    overrides: str,
+    num_epochs: int,
+    epochs_per_step: int,
+    evaluate_every: int,
+    experiment: str,
+    run_tag: str,
+    job_id: str,
+    start_from: str,
+    storage: str,
+    request: Output[Artifact],
+    metrics: Output[Metrics],
+) -> NamedTuple("Model", [("source", str), ("revision", str), ("version", str)]):
+    """Refuse within seconds what can't work, and settle what the run is.
+
+    Args:
+        preset: Name of a preset; empty if `overrides` is a whole configuration.
+        overrides: YAML that is laid over the preset.
+        num_epochs: How many epochs the pipeline was compiled for; the configuration must say the same.
+        epochs_per_step: How many of them a step trains; likewise.
+        evaluate_every: How often the pipeline evaluates; likewise.
+        experiment: Runs of one experiment share a promoted model.
+        run_tag: The run's id; empty takes Kubeflow's.
+        job_id: Kubeflow's id of this run.
+        start_from: `promoted`, `base`, or empty for what the configuration says.
+        storage: Where candidates and the promoted model live, as s3://bucket/prefix.
+        request: What is asked for: the configuration, and the candidate that the run starts from.
+        metrics: The step's numbers, for the run's page.
+
+    Returns:
+        The base model's source and revision, and what changes whenever its files may have.
+    """
+    from components.outputs import record
+    from hrf.steps.check import check as step
+
+    facts = step(
+        preset=preset,
+        overrides=overrides,
+        num_epochs=num_epochs,
+        epochs_per_step=epochs_per_step,
+        evaluate_every=evaluate_every,
+        experiment=experiment,
+        run_id=run_tag or job_id,
+        start_from=start_from,
+        storage=storage,
+        request=request.path,
+    )
+    record(facts, metrics=metrics, outputs=[request])
+    return (facts["source"], facts["revision"], facts["version"])

@@ -1,0 +1,195 @@
+"""The first step and the last: what is refused in seconds, what is settled once, and what a failed run leaves."""
+
+import json
+
+import pytest
+
+from hrf.checkpoint import read_manifest
+from hrf.errors import ArtifactError, ConfigError, HrfError, StorageError
+from hrf.run_records import RunRecords
+from hrf.steps.check import check, model_version
+from hrf.steps.report_status import report_status
+from hrf.storage import Storage
+
+
+def records(run, run_id="run"):
+    return RunRecords(storage=Storage.open(run.storage), experiment="tiny", run_id=run_id)
+
+
+def ask(run, **changes):
+    arguments = {
+        "preset": "",
+        "overrides": run.config.to_yaml(),
+        "num_epochs": 4,
+        "epochs_per_step": 1,
+        "evaluate_every": 1,
+        "experiment": "tiny",
+        "run_id": "run",
+        "start_from": "",
+        "storage": run.storage,
+        "request": run.at("request"),
+    }
+    return check(**{**arguments, **changes})
+
+
+def report(run, **changes):
+    arguments = {
+        "experiments": "tiny",
+        "run_id": "run",
+        "storage": run.storage,
+        "state": "FAILED",
+        "error_code": 1,
+        "error_message": "Task run failed.",
+        "kubeflow_run": "finetune-x1",
+        "page": run.at("status.html"),
+    }
+    facts = report_status(**{**arguments, **changes})
+    return facts, (run.folder / "status.html").read_text()
+
+
+def test_the_start_of_a_run_is_on_record_from_its_first_second(steps):
+    run = steps()
+    facts = run.check()
+    started = Storage.open(run.storage).read_json("tiny/runs/run/run.json")[0]
+    assert facts["started_from"] == "base"
+    assert {name: started[name] for name in ("run_id", "experiment", "started_from", "config_digest")} == {
+        "run_id": "run",
+        "experiment": "tiny",
+        "started_from": None,
+        "config_digest": run.config.digest(),
+    }
+
+
+def test_a_check_that_runs_again_starts_from_the_same_candidate_whatever_was_promoted_since(steps):
+    """Kills: the pointer read anew by a retry."""
+    run, later = steps("first"), steps("later")
+    run.check("first")
+    before = read_manifest(run.at("request")).files
+    Storage.open(run.storage).create_json("tiny/promoted.json", {"candidate_id": "other/epoch-0003", "sequence": 1})
+
+    assert run.check("first")["started_from"] == "base"
+    assert read_manifest(run.at("request")).files == before
+    assert later.check("later")["started_from"] == "other/epoch-0003"
+
+
+def test_a_run_id_that_was_used_for_another_configuration_is_refused(steps):
+    steps().check()
+    with pytest.raises(ArtifactError, match="another configuration has the id run"):
+        steps("again", {"run": {"seed": 1}}).check()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"run_id": "a/b"}, ConfigError, "run_tag"),
+        ({"experiment": "../x"}, ConfigError, "experiment"),
+        ({"num_epochs": 5}, ConfigError, r"run\.epochs"),
+        ({"overrides": "sampler: {stepz: 3}"}, ConfigError, r"did you mean sampler\.steps"),
+        ({"storage": "s3://no-such-bucket-here/x"}, StorageError, "bucket"),
+    ],
+)
+def test_what_cannot_work_is_refused_and_nothing_is_written(steps, changes, error, message):
+    run = steps()
+    with pytest.raises(error, match=message):
+        ask(run, **changes)
+    assert not (run.folder / "request").exists()
+    assert Storage.open(run.storage).list("tiny/runs/run/run.json") == []
+
+
+def test_wrong_keys_are_refused_by_the_first_step(steps, monkeypatch):
+    run = steps()
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY"):
+        ask(run)
+
+
+def test_the_version_of_a_model_changes_when_its_files_may_have(steps, storage):
+    run = steps()
+
+    def version(run_id="run", **model):
+        return model_version(run.config.with_changes({"model": {"revision": "", **model}}), run_id)
+
+    at = {"source": f"{storage.uri}/model"}
+    with pytest.raises(StorageError, match="nothing is there"):
+        version(**at)
+    storage.write_json("model/config.json", {"layers": 1})
+    first = version(**at)
+    assert version(run_id="other", **at) == first
+    storage.write_json("model/config.json", {"layers": 2})
+    assert version(**at) != first
+    pinned = {"source": "hf:owner/name", "revision": "0" * 40}
+    assert version(**pinned) == version(run_id="other", **pinned)
+    assert version(source="shipped:avatars-32") == version(run_id="other", source="shipped:avatars-32")
+    assert version() != version(run_id="other"), "nothing is known of a local folder"
+
+
+def test_a_failing_step_leaves_its_traceback_with_the_run_and_the_status_tells_it(steps, monkeypatch):
+    run = steps()
+    run.prepare()
+    secret = "sEcReT-oF-tHe-HuB"
+    monkeypatch.setenv("HF_TOKEN", secret)
+
+    def broken(*_arguments, **_options):
+        raise RuntimeError(f"no answer with {secret}")
+
+    monkeypatch.setattr("hrf.steps.sample.sample_episodes", broken)
+    with pytest.raises(RuntimeError):
+        run.sample(0)
+
+    facts, page = report(run)
+
+    status = Storage.open(run.storage).read_json("tiny/runs/run/status.json")[0]
+    assert status["state"] == "FAILED"
+    assert status["error"] == {"code": 1, "message": "Task run failed."}
+    (failure,) = status["failures"]
+    assert (failure["step"], failure["epoch"], failure["error_type"]) == ("sample", 0, "RuntimeError")
+    assert failure["message"] == "no answer with <HF_TOKEN>"
+    assert "sample_episodes" in failure["traceback"]
+    assert secret not in json.dumps(status) + page
+    assert "RuntimeError in sample, epoch 0" in page
+    assert facts == {"failures": 1, "state": "FAILED"}
+
+
+def test_a_failure_of_the_first_step_is_kept_too(steps):
+    run = steps()
+    with pytest.raises(ConfigError):
+        ask(run, num_epochs=7)
+    (failure,) = records(run).failures()
+    assert (failure["step"], failure["error_type"], failure["exit_code"]) == ("check", "ConfigError", 3)
+
+
+def test_a_status_is_written_over_when_a_run_was_retried(steps):
+    run = steps()
+    report(run)
+    _, page = report(run, state="SUCCEEDED", error_code=0, error_message="")
+    assert Storage.open(run.storage).read_json("tiny/runs/run/status.json")[0]["state"] == "SUCCEEDED"
+    assert "No step has written down a failure." in page
+
+
+def test_a_storage_that_is_gone_does_not_fail_the_report_and_is_told_on_its_page(steps, monkeypatch):
+    run = steps()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    facts, page = report(run)
+    assert facts["failures"] == 0
+    assert "could not be stored" in page
+
+
+def test_failures_of_all_arms_are_told_in_one_status_in_the_order_of_time(steps):
+    run = steps()
+    store = Storage.open(run.storage)
+    for arm, time in (("tiny-b", 2.0), ("tiny-a", 1.0)):
+        failure = {"step": "update", "epoch": 3, "error_type": "E", "message": arm, "exit_code": 1, "traceback": ""}
+        RunRecords(storage=store, experiment=arm, run_id="run").add_failure({**failure, "time": time})
+    report(run, experiments="tiny,tiny-b,tiny-a")
+    status = store.read_json("tiny/runs/run/status.json")[0]
+    assert [failure["message"] for failure in status["failures"]] == ["tiny-a", "tiny-b"]
+
+
+def test_the_failure_that_a_user_meets_is_the_steps_own_even_if_it_cannot_be_stored(steps, monkeypatch, capfd):
+    run = steps()
+    run.prepare()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    (run.folder / "policy-0" / "policy.json").unlink()
+    with pytest.raises(HrfError, match="policy"):
+        run.sample(0)
+    assert "could not be stored" in capfd.readouterr().err

@@ -1,0 +1,209 @@
+"""Placements: what every task of a package asks of a cluster, as tables, and what can't be asked."""
+
+import warnings
+
+import pytest
+import yaml
+
+from hrf.config import resolve
+from hrf.errors import ConfigError
+from pipelines import finetune
+from pipelines.package import compile_package
+from pipelines.placement import Placement, list_placements, load_placement
+
+CPU = "{run: {epochs: 1}}"
+GPU = "{run: {epochs: 1}, model: {device: cuda}}"
+
+
+def compiled(overrides, placement="", **changes):
+    """The pipeline and what its platform part says of each task."""
+    config = resolve("avatars-compressibility", overrides)
+    site = load_placement(placement, config).model_copy(update=changes)
+    with warnings.catch_warnings(action="ignore"):
+        spec, platform = yaml.safe_load_all(compile_package(finetune.build(config, placement=site)))
+    return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+
+
+def resources(spec):
+    """(cpu, memory, accelerators) of each task; request and limit are the same."""
+    found = {}
+    for name, executor in spec["deploymentSpec"]["executors"].items():
+        asked = executor["container"].get("resources", {})
+        assert asked["resourceCpuRequest"] == asked["resourceCpuLimit"]
+        assert asked["resourceMemoryRequest"] == asked["resourceMemoryLimit"]
+        accelerator = asked.get("accelerator", {})
+        given = f"{accelerator['resourceCount']} {accelerator['resourceType']}" if accelerator else ""
+        found[name.removeprefix("exec-")] = (asked["resourceCpuLimit"], asked["resourceMemoryLimit"], given)
+    return found
+
+
+def retries(spec):
+    dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+    return {
+        name: task["retryPolicy"]["maxRetryCount"]
+        for dag in dags
+        for name, task in dag["tasks"].items()
+        if "retryPolicy" in task
+    }
+
+
+SMALL, LIGHT = ("2", "4Gi", ""), ("500m", "512Mi", "")
+ON_GPU, BESIDE_GPU, LIGHT_BESIDE_GPU = ("4", "24Gi", "1 nvidia.com/gpu"), ("4", "24Gi", ""), ("500m", "1Gi", "")
+
+
+def test_resources_of_every_task_on_a_small_cluster():
+    spec, _ = compiled(CPU, "cpu-small")
+    assert resources(spec) == {
+        "check": LIGHT,
+        "fetch": SMALL,
+        "prepare": SMALL,
+        "baseline": SMALL,
+        "sample": SMALL,
+        "score": SMALL,
+        "update": SMALL,
+        "evaluate": SMALL,
+        "promote": LIGHT,
+        "summarize": LIGHT,
+        "report-status": LIGHT,
+    }
+
+
+def test_resources_of_every_task_with_gpus():
+    spec, _ = compiled(GPU, "gpu")
+    assert resources(spec) == {
+        "check": LIGHT_BESIDE_GPU,
+        "fetch": BESIDE_GPU,
+        "prepare": BESIDE_GPU,
+        "baseline": ON_GPU,
+        "sample": ON_GPU,
+        "score": BESIDE_GPU,
+        "update": ON_GPU,
+        "evaluate": ON_GPU,
+        "promote": LIGHT_BESIDE_GPU,
+        "summarize": LIGHT_BESIDE_GPU,
+        "report-status": LIGHT_BESIDE_GPU,
+    }
+
+
+def test_failed_steps_are_tried_again_but_for_the_one_whose_answer_would_be_the_same():
+    spec, _ = compiled(CPU)
+    assert retries(spec) == {
+        **dict.fromkeys(("fetch", "prepare", "baseline", "sample", "score", "update", "evaluate", "promote"), 2),
+        "summarize": 2,
+        "report-status": 1,
+    }
+
+
+def test_every_task_has_the_keys_and_the_address_of_the_storage_exactly_once():
+    spec, executors = compiled(CPU)
+    assert executors.keys() == spec["deploymentSpec"]["executors"].keys()
+    for executor in executors.values():
+        (secret,), (address,) = executor["secretAsEnv"], executor["configMapAsEnv"]
+        assert (secret["secretName"], secret["optional"]) == ("hrf-s3", True)
+        assert [entry["envVar"] for entry in secret["keyToEnv"]] == ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]
+        assert (address["configMapName"], address["optional"]) == ("hrf-storage", True)
+        assert [entry["envVar"] for entry in address["keyToEnv"]] == ["AWS_ENDPOINT_URL_S3", "AWS_REGION"]
+
+
+def test_no_task_sets_a_variable_in_the_package_itself():
+    """Kubeflow's Docker runner gives a task with one of its own nothing else."""
+    spec, _ = compiled(GPU)
+    assert not any("env" in executor["container"] for executor in spec["deploymentSpec"]["executors"].values())
+
+
+def test_what_belongs_to_gpu_nodes_is_asked_for_by_the_tasks_on_them_only():
+    _, executors = compiled(GPU)
+    on_gpu = {"exec-baseline", "exec-sample", "exec-update", "exec-evaluate"}
+    tolerating = {name for name, executor in executors.items() if executor.get("tolerations")}
+    sharing = {name: executor["emptyDirMounts"] for name, executor in executors.items() if "emptyDirMounts" in executor}
+    assert tolerating == sharing.keys() == on_gpu
+    assert executors["exec-sample"]["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
+    ]
+    (shared,) = sharing["exec-sample"]
+    assert (shared["mountPath"], shared["medium"], shared["sizeLimit"]) == ("/dev/shm", "Memory", "8Gi")
+    assert executors["exec-sample"]["activeDeadlineSeconds"] == "86400"
+
+
+def test_only_fetch_has_the_cache_of_the_hub_and_its_token():
+    _, executors = compiled(GPU, hub_secret="hrf-hub")
+    with_cache = {name: executor["pvcMount"] for name, executor in executors.items() if "pvcMount" in executor}
+    with_token = {name for name, executor in executors.items() if len(executor["secretAsEnv"]) > 1}
+    assert with_cache.keys() == with_token == {"exec-fetch"}
+    (mount,) = with_cache["exec-fetch"]
+    assert (mount["constant"], mount["mountPath"]) == ("hrf-hub-cache", "/cache/huggingface")
+
+
+def test_a_node_selector_and_a_registry_secret_reach_the_pods(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "extends: cpu-small\nimage_pull_secret: registry\n"
+        "steps: {update: {node_selector: {disk: fast}, memory: 64Gi}, score: {memory: 1Gi}}\n"
+    )
+    spec, executors = compiled(CPU, str(file))
+    assert executors["exec-update"]["nodeSelector"] == {"labels": {"disk": "fast"}}
+    assert "nodeSelector" not in executors["exec-sample"]
+    assert all(executor["imagePullSecret"][0]["secretName"] == "registry" for executor in executors.values())
+    assert resources(spec)["update"] == ("2", "64Gi", "")
+    assert resources(spec)["score"] == ("2", "1Gi", "")
+
+
+def test_shards_are_a_loop_of_samples_and_a_task_that_joins_them():
+    spec, _ = compiled(CPU, shards=4)
+    dag = spec["components"]["comp-epoch"]["dag"]["tasks"]
+    (loop,) = (task for task in dag.values() if "parameterIterator" in task)
+    assert loop["parameterIterator"]["items"]["raw"] == "[0, 1, 2, 3]"
+    assert dag["score"]["dependentTasks"] == ["gather"]
+    assert dag["update"]["dependentTasks"] == ["gather", "score"]
+
+
+def test_starts_that_are_selected_by_reward_need_the_image_with_the_scorers():
+    config = resolve("avatars-hrf-d", CPU)
+    spec = next(iter(yaml.safe_load_all(compile_package(finetune.build(config)))))
+    image = spec["deploymentSpec"]["executors"]["exec-sample"]["container"]["image"]
+    assert image == "hrf-reward:latest"
+
+
+@pytest.mark.parametrize("name", list_placements())
+def test_every_placement_says_what_it_is_for_and_fits_its_device(name):
+    assert load_placement(name, resolve("avatars-compressibility", GPU if name == "gpu" else CPU)).description
+
+
+def test_by_default_the_device_decides():
+    assert load_placement("", resolve("avatars-smoke")) == load_placement("cpu-small", resolve("avatars-smoke"))
+    on_gpu = resolve("avatars-smoke", GPU)
+    assert load_placement("", on_gpu) == load_placement("gpu", on_gpu)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("extends: gpu", CPU, r"model\.device: expected cuda"),
+        ("extends: cpu-small", GPU, r"placement\.steps\.baseline\.accelerators"),
+        ("extends: gpu\nsteps: {update: {accelerators: 0}}", GPU, r"placement\.steps\.update\.accelerators"),
+        ("shards: 9", CPU, r"placement\.shards: expected at most 8, the roots"),
+        ("shards: 2", "{run: {epochs: 4, epochs_per_step: 2}, evaluation: {every: 2}}", r"epochs_per_step"),
+        ("shards: 0", CPU, "shards"),
+        ("worker: {cpu: 2}", CPU, r"worker\.cpu: expected text"),
+        ("worker: {memory: lots}", CPU, r"worker\.memory"),
+        ("steps: {smaple: {cpu: '1'}}", CPU, r"did you mean steps\.sample"),
+        ("storage_secret: My Secret", CPU, "storage_secret"),
+        ("extends: nowhere", CPU, r"expected one of cpu-small, gpu"),
+        ("]", CPU, "placement"),
+    ],
+)
+def test_a_placement_that_cannot_work_is_refused_with_its_field(text, overrides, message, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        load_placement(str(file), resolve("avatars-compressibility", overrides))
+
+
+def test_a_file_that_is_not_there_is_an_error_that_lists_the_placements():
+    with pytest.raises(ConfigError, match="did you mean 'gpu'"):
+        load_placement("gpus", resolve("avatars-smoke"))
+
+
+def test_more_shards_than_roots_are_refused_however_the_placement_was_made():
+    with pytest.raises(ConfigError, match=r"placement\.shards"):
+        finetune.build(resolve("avatars-smoke"), placement=Placement(shards=100))
