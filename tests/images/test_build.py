@@ -10,6 +10,7 @@ from hrf.errors import ConfigError
 from images import commands, daemon, wheelhouse
 from images.build import Order, revision
 from images.commands import ImagesError
+from pipelines.placement import ROLES
 
 
 def _wheel(folder, name, requires=(), files=()):
@@ -139,12 +140,10 @@ for name in sys.argv[1].split(","):
 
 
 def test_what_control_runs_needs_nothing_that_its_image_lacks():
-    modules = [
-        *("hrf.config", "hrf.report", "hrf.storage", "hrf.promotion", "components.outputs"),
-        *("hrf.steps.promote", "hrf.steps.summarize", "hrf.steps.compare", "pipelines.cli", "pipelines.image_check"),
-    ]
+    steps = [f"hrf.steps.{step}" for step, role in ROLES.items() if role == "control"]
+    modules = ",".join([*steps, "components.outputs", "pipelines.cli", "pipelines.image_check"])
     absent = ["torch", "diffusers", "safetensors", "accelerate", "huggingface_hub", "transformers", "kfp", "requests"]
-    command = [sys.executable, "-c", CONTROL, ",".join(modules), *absent]
+    command = [sys.executable, "-c", CONTROL, modules, *absent]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     refused = subprocess.run([*command[:3], "hrf.steps.sample", *absent], capture_output=True, text=True, check=False)
