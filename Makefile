@@ -11,6 +11,8 @@ REGISTRY ?=
 TAG ?= latest
 BASE_IMAGE ?=
 VARIANT ?=
+# PUSH=1 pushes them to REGISTRY, and prints their digests.
+PUSH ?=
 
 .PHONY: run test test-unit test-containers lint base-model images images-stop clean
 
@@ -24,7 +26,8 @@ test-unit: $(VENV)/.dev  ## the fast part
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not e2e"
 
 images: $(VENV)/.dev  ## build the three container images; as root on Debian also without any Docker
-	$(BIN)/python -m images.build --registry "$(REGISTRY)" --tag "$(TAG)" --base-image "$(BASE_IMAGE)" --variant "$(VARIANT)"
+	$(BIN)/python -m images.build --registry "$(REGISTRY)" --tag "$(TAG)" --base-image "$(BASE_IMAGE)" \
+		--variant "$(VARIANT)" $(if $(PUSH),--push)
 
 test-containers: images  ## a whole run in containers, and what the images promise
 	$(BIN)/python -m pytest -m container

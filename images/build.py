@@ -47,7 +47,10 @@ class Order:
 
 def main() -> int:
     """Build, check and measure; returns the exit status."""
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
+    if arguments.push and not arguments.registry:
+        parser.error("--push needs --registry (PUSH=1 needs REGISTRY=)")
     order = Order(
         registry=arguments.registry.rstrip("/"),
         tag=arguments.tag,
@@ -58,6 +61,8 @@ def main() -> int:
         os.environ["DOCKER_HOST"] = daemon.ensure_daemon()
         build(order)
         _report(order)
+        names = {role: order.reference(role) for role in ROLES}
+        _print_exports({role: push(name) for role, name in names.items()} if arguments.push else names)
     except HrfError as error:
         sys.stderr.write(f"{error}\n")
         return error.exit_code
@@ -150,9 +155,29 @@ def _report(order: Order) -> None:
         doctor = _seconds(image, "hrf", "doctor", "--image")
         rows.append(f"{image:<40} {int(size) / 1e6:>7.0f} MB  {identity[7:19]}  {start:>5.1f} s  {doctor:>6.1f} s")
     head = f"{'image':<40} {'size':>10}  {'id':<12}  {'start':>7}  {'doctor':>8}"
-    exports = [f"export HRF_IMAGE_{role.upper()}={order.reference(role)}" for role in ROLES]
-    lines = [head, *rows, "", f"export DOCKER_HOST={os.environ['DOCKER_HOST']}", *exports]
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write("\n".join([head, *rows]) + "\n\n")
+
+
+def push(image: str) -> str:
+    """Push an image to the registry in its name.
+
+    Returns:
+        The reference that always means these bytes, with the digest that the registry gave.
+
+    Raises:
+        ImagesError: The registry refused, or can't be reached.
+    """
+    with _told(f"Pushing {image}"):
+        run(["docker", "push", "--quiet", image], fix="log in to the registry with `docker login`; see REGISTRY=")
+    digests = run(["docker", "image", "inspect", '--format={{join .RepoDigests " "}}', image], fix="").split()
+    repository = image.rpartition(":")[0]
+    return next(digest for digest in digests if digest.startswith(f"{repository}@"))
+
+
+def _print_exports(names: Mapping[str, str]) -> None:
+    """What a shell needs for compiling with these images, and for talking to the daemon that has them."""
+    lines = [f"export HRF_IMAGE_{role.upper()}={name}" for role, name in names.items()]
+    sys.stdout.write("\n".join([f"export DOCKER_HOST={os.environ['DOCKER_HOST']}", *lines]) + "\n")
 
 
 def _seconds(image: str, *command: str) -> float:
@@ -182,6 +207,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--registry", default="", help="what comes before the names: REGISTRY/hrf-worker:TAG")
     parser.add_argument("--tag", default="latest")
     parser.add_argument("--base-image", default="", help="Python 3.11 on Debian or the like; default: see README.md")
+    parser.add_argument("--push", action="store_true", help="push them, and print their names with digests")
     parser.add_argument("--variant", default="", choices=("", "cpu", "cuda"), help="insist on a kind of torch")
     return parser
 

@@ -24,7 +24,7 @@ class ImagesError(HrfError):
 
     def __init__(self, problem: str, *, fix: str) -> None:
         self.fix = fix
-        super().__init__(f"{problem}. Fix: {fix}")
+        super().__init__(f"{problem}\nFix: {fix}")
 
 
 def run(command: Sequence[str], *, fix: str, environment: Mapping[str, str] | None = None) -> str:
@@ -49,5 +49,5 @@ def run(command: Sequence[str], *, fix: str, environment: Mapping[str, str] | No
         raise ImagesError(f"{command[0]} can't be run: {error.strerror}", fix=fix) from error
     if done.returncode != 0:
         said = "\n".join((done.stdout + done.stderr).strip().splitlines()[-SHOWN_LINES:])
-        raise ImagesError(f"`{' '.join(command)}` failed with {done.returncode}:\n{said}\n", fix=fix)
+        raise ImagesError(f"`{' '.join(command)}` failed with {done.returncode}:\n{said}", fix=fix)
     return done.stdout

@@ -133,7 +133,7 @@ def _start() -> str:
         if process.poll() is not None or time.monotonic() > end:
             said = "\n".join(_log().read_text(errors="replace").splitlines()[-5:])
             fix = "run it on a machine that may start containers, or point DOCKER_HOST at a daemon"
-            raise ImagesError(f"the private Docker daemon does not start:\n{said}\n", fix=fix)
+            raise ImagesError(f"the private Docker daemon does not start:\n{said}", fix=fix)
         time.sleep(0.2)
     return PRIVATE_HOST
 

@@ -112,9 +112,9 @@ def test_a_daemon_that_was_named_and_does_not_answer_is_an_error_and_no_other_is
 
 
 def test_a_program_that_fails_is_told_with_the_end_of_what_it_said():
-    with pytest.raises(ImagesError, match=r"(?s)failed with 3:\nlast words\n\. Fix: listen"):
+    with pytest.raises(ImagesError, match=r"(?s)failed with 3:\nlast words\nFix: listen"):
         commands.run(["sh", "-c", "echo last words >&2; exit 3"], fix="listen")
-    with pytest.raises(ImagesError, match=r"no-such-program can't be run: No such file or directory. Fix: install it"):
+    with pytest.raises(ImagesError, match=r"no-such-program can't be run: No such file or directory\nFix: install it"):
         commands.run(["no-such-program"], fix="install it")
 
 
