@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 from hrf import __version__
+from images.build import FOLDER, LOCKED_DOWN
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]
 
@@ -125,3 +126,23 @@ def test_an_image_keeps_no_wheel_and_nothing_of_the_checkout(role, in_container)
     looked_for = "-name '*.whl' -o -name .git -o -name .hrf -o -name Dockerfile -o -name constraints.txt"
     done = in_container(role, "sh", "-c", rf"find / -xdev \( {looked_for} \) -not -path '/usr/*' 2>/dev/null")
     assert done.stdout.split() == []
+
+
+def test_a_reward_image_is_extended_as_the_readme_says(images, tmp_path):
+    blocks = dict(re.findall(r"^```(python|dockerfile)\n(.*?)^```$", (FOLDER / "README.md").read_text(), re.M | re.S))
+    (tmp_path / "my_rewards.py").write_text(blocks["python"])
+    (tmp_path / "Dockerfile").write_text(blocks["dockerfile"])
+    build = ["docker", "build", "--quiet", "--network=none", f"--build-arg=REWARD_IMAGE={images.reward}", str(tmp_path)]
+    environment = {**os.environ, "DOCKER_BUILDKIT": "0"}
+    made = subprocess.run(build, env=environment, capture_output=True, text=True, check=True).stdout.strip()
+    program = (
+        "import numpy; from hrf.config import resolve; from hrf.rewards import build_reward; "
+        "config = resolve('avatars-smoke', 'reward: {name: python, function: my_rewards:brightness}'); "
+        "print(build_reward(config.reward)(numpy.full((2, 3, 8, 8), 0.25, 'float32')).tolist())"
+    )
+    try:
+        scored = ["docker", "run", *LOCKED_DOWN, made, "python", "-c", program]
+        done = subprocess.run(scored, capture_output=True, text=True, check=False)
+    finally:
+        subprocess.run(["docker", "rmi", made], capture_output=True, check=False)
+    assert done.stdout.strip() == "[0.25, 0.25]", done.stderr
