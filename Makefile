@@ -30,7 +30,7 @@ images: $(VENV)/.dev  ## build the three container images; as root on Debian als
 		--variant "$(VARIANT)" $(if $(PUSH),--push)
 
 test-containers: images  ## a whole run in containers, and what the images promise
-	$(BIN)/python -m pytest -m container
+	$(BIN)/python -m pytest -m container tests/images
 
 images-stop: $(VENV)/.dev  ## end the private Docker daemon that `make images` started; its images stay
 	$(BIN)/python -m images.daemon stop
