@@ -10,10 +10,26 @@ pytestmark = pytest.mark.skipif(torch.version.cuda is not None, reason="torch ha
 
 #: torchvision/__init__.py, in short: load the compiled operators if possible, then describe two of them.
 IMPORTED = """
-import torch
+import pathlib, torch
+for library in pathlib.Path(__file__).parent.glob("_C.so"):
+    try:
+        torch.ops.load_library(str(library))
+    except OSError:
+        pass
 for name in ("nms", "qnms"):
     torch.library.register_fake(f"torchvision::{name}")(lambda dets, scores, iou_threshold: dets)
 ready = True
+"""
+#: Stands for a compiled part that fits: loaded once per process, it declares its operators itself.
+FITTING = """
+import functools, torch
+
+@functools.cache
+def load_library(path):
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+torch.ops.load_library = load_library
 """
 
 
@@ -49,11 +65,8 @@ def test_a_torchvision_without_any_compiled_part_can_be_imported(torchvision):
 
 
 def test_operators_that_can_be_loaded_are_not_declared_again(torchvision):
-    # What a fitting library does when it is loaded; declaring an operator twice is an error.
-    schema = "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
-    define = f"[torch.library.define(f'torchvision::{{name}}', '{schema}') for name in ('nms', 'qnms')]"
-    loaded = f"import torch; torch.ops.load_library = lambda path: {define}"
-    done = _python(f"{loaded}\nimport hrf, torchvision; print(torchvision.ready)", torchvision.parent)
+    # Declaring an operator twice is an error.
+    done = _python(f"{FITTING}\nimport hrf, torchvision; print(torchvision.ready)", torchvision.parent)
     assert done.stdout.strip() == "True", done.stderr
 
 
