@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.submitting import Version
 
-#: The only thing about a run that changes from one to the next; also what its name in the bucket ends in.
-RUN_TAG_SUFFIX = "-[[ScheduledTime]]"
+#: Kubeflow's placeholder for what alone changes from one run of a schedule to the next.
+SCHEDULED_TIME = "[[ScheduledTime]]"
 
 
 def find_schedule(cluster: Cluster, name: str) -> Any:

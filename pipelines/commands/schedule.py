@@ -60,7 +60,7 @@ def schedule(
     from hrf.promoted import check_name
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.cron import parse
-    from pipelines.cluster.schedules import RUN_TAG_SUFFIX, put_schedule, refuse_second
+    from pipelines.cluster.schedules import SCHEDULED_TIME, put_schedule, refuse_second
     from pipelines.cluster.submitting import put_experiment, put_version
     from pipelines.cluster.view import plain_schedule
 
@@ -89,7 +89,7 @@ def schedule(
         cron=read.text,
         version=version,
         experiment_id=experiment_id,
-        parameters={**packed.parameters, "run_tag": f"{called}{RUN_TAG_SUFFIX}"},
+        parameters={**packed.parameters, "run_tag": f"{called}-{SCHEDULED_TIME}", "noise_tag": SCHEDULED_TIME},
         service_account=service_account or packed.service_account,
         description=f"{read.in_words()} ({ZONE}); {packed.chosen.title}, version {version.name}",
         replace=replace,

@@ -3,7 +3,7 @@
 import pytest
 
 from hrf.promoted import check_name
-from hrf.run_ids import has_macro, settle_run_id
+from hrf.run_ids import fill_macros, settle_run_id
 
 
 @pytest.mark.parametrize(
@@ -20,5 +20,10 @@ from hrf.run_ids import has_macro, settle_run_id
 )
 def test_a_run_is_called_by_its_tag_or_by_what_kubeflow_calls_it(run_tag, run_id):
     assert settle_run_id(run_tag, "job-1") == run_id
-    assert has_macro(run_tag) == ("[[" in run_tag)
     check_name(run_id, "run_tag")
+
+
+def test_a_parameter_that_is_empty_stays_so():
+    assert fill_macros("", "job-1") == ""
+    assert fill_macros("[[ScheduledTime]]", "job-1") == "job-1"
+    assert fill_macros("20261125030000", "job-1") == "20261125030000"

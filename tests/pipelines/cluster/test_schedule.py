@@ -53,6 +53,7 @@ def test_a_schedule_is_made_with_all_that_its_runs_need(hrf, kfp):
                 "experiment": "mine",
                 "storage": "s3://bucket/hrf",
                 "run_tag": "nightly-[[ScheduledTime]]",
+                "noise_tag": "[[ScheduledTime]]",
             }
         },
         "service_account": "hrf-runner",
