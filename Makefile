@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+PRESET ?= avatars-compressibility
 # A second thread that spins while it waits makes a busy machine three times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
@@ -14,7 +15,7 @@ VARIANT ?=
 # PUSH=1 pushes them to REGISTRY, and prints their digests.
 PUSH ?=
 
-.PHONY: run test test-unit test-containers lint base-model images images-stop clean
+.PHONY: run test test-unit test-containers lint manifests base-model images images-stop clean
 
 run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default preset; again: go on from what was promoted
 	$(BIN)/hrf run avatars-compressibility
@@ -40,6 +41,10 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict -c manifests/.yamllint.yaml manifests
+
+manifests: $(VENV)/.dev  ## compile the pipeline into manifests/base/pipeline.yaml, with the images of HRF_IMAGE_...
+	$(BIN)/python -m pipelines.native manifests/base/pipeline.yaml --preset $(PRESET)
 
 base-model: $(VENV)/.dev  ## draw the data, train the shipped model and its classifier anew (about an hour)
 	$(BIN)/python -m hrf.base_model hrf/assets/avatars-32

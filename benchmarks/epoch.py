@@ -31,10 +31,13 @@ from hrf.policies.folders import load_policy
 from hrf.policies.sources import classifier_folder, fetch_base
 from hrf.rewards import build_reward
 from hrf.starts import PrefixPool
-from hrf.steps.artifacts import save_episodes, save_training_state
+from hrf.steps.artifacts import save_training_state, save_trajectories
 from hrf.steps.score import reward_samples
 from hrf.training import Episodes, advantages_of, build_starts, draw_prefix_pool, sample_episodes
 from hrf.update import Updater, build_optimizer
+
+#: Samples in a call of the floor's forward passes, whatever the run's own calls hold.
+FLOOR_BATCH = 64
 
 
 def main() -> None:
@@ -81,7 +84,7 @@ def measure(config: Config, policy: DiffusionPolicy, repeats: int, scratch: Path
             )
         )
         pairs = int(episodes.trajectories.tail_lengths.sum()) * config.update.inner_epochs
-        forward, _ = timed(lambda count=episodes.num_evaluations: forwards(policy, count, config.model.batch_size))
+        forward, _ = timed(lambda count=episodes.num_evaluations: forwards(policy, count, FLOOR_BATCH))
         both, _ = timed(lambda pairs=pairs: forwards_and_backwards(policy, pairs, config.update.microbatch))
         if repeat:  # The first round warms up.
             rows.append(
@@ -146,7 +149,7 @@ def print_bytes(
     for name, write, least in (
         (
             "trajectories",
-            lambda folder: save_episodes(episodes, folder),
+            lambda folder: save_trajectories(tails, episodes.record(), folder),
             tails.states.nbytes + tails.log_probs.nbytes,
         ),
         (

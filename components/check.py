@@ -17,6 +17,7 @@ def check(
     run_tag: str,
     job_id: str,
     start_from: str,
+    noise_tag: str,
     storage: str,
     request: Output[Artifact],
     metrics: Output[Metrics],
@@ -33,6 +34,7 @@ def check(
         run_tag: The run's id; empty takes Kubeflow's.
         job_id: Kubeflow's id of this run.
         start_from: `promoted`, `base`, or empty for what the configuration says.
+        noise_tag: Makes the training noise another one than that of runs with the same seed and start; may be empty.
         storage: Where candidates and the promoted model live, as s3://bucket/prefix.
         request: What is asked for: the configuration, and the candidate that the run starts from.
         metrics: The step's numbers, for the run's page.
@@ -41,6 +43,7 @@ def check(
         The base model's source and revision, and what changes whenever its files may have.
     """
     from components.outputs import record
+    from hrf.run_ids import fill_macros, settle_run_id
     from hrf.steps.check import check as step
 
     facts = step(
@@ -50,8 +53,9 @@ def check(
         epochs_per_step=epochs_per_step,
         evaluate_every=evaluate_every,
         experiment=experiment,
-        run_id=run_tag or job_id,
+        run_id=settle_run_id(run_tag, job_id),
         start_from=start_from,
+        noise_tag=fill_macros(noise_tag, job_id),
         storage=storage,
         request=request.path,
     )

@@ -13,10 +13,7 @@ from hrf.core.schedule import Reduction, gaussian_log_prob
 from hrf.policies.diffusion import DiffusionPolicy
 
 OnTransition = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
-"""Called with (index [A], steps [A], states, next_states, mean, std) of each batch of transitions.
-
-An index may be there several times, each time with the same values.
-"""
+"""Called with (index [A], steps [A], states, next_states, mean, std) of each batch of transitions."""
 OnAdvance = Callable[[int], None]
 """Called with the number of samples that one denoiser call has advanced."""
 
@@ -41,9 +38,9 @@ def denoise(
     """Denoise samples from their own start steps, in full batches also where the start steps differ.
 
     Each sample takes exactly stop_step - start denoiser evaluations. A batch holds samples at different steps: as
-    soon as one is finished, the next takes its place, and at the end the last one's state fills it up. Noise comes
-    from each sample's own stream, and a denoiser that is always given as many samples rounds each of them in the same
-    way wherever it stands: a sample's bits do not depend on which others are denoised with it.
+    soon as one is finished, the next takes its place. Noise comes from each sample's own stream, and a denoiser that is
+    always given as many samples rounds each of them in the same way wherever it stands: a sample's bits do not depend
+    on which others are denoised with it.
 
     Args:
         policy: Whose schedule and weights to use.
@@ -71,8 +68,7 @@ def denoise(
     while waiting or active:
         while waiting and len(active) < batch_size:
             active.append(waiting.popleft())
-        # Repeated entries are computed alike and write the same values to the same place.
-        index = torch.tensor(active + active[-1:] * (batch_size - len(active)))
+        index = torch.tensor(active)
         now, at = states[index], steps[index]
         mean, std = policy.transition(now, at, call_size=batch_size)
         following = mean + std * _step_noise(policy, at, [streams[i] for i in active], mean)
@@ -87,16 +83,11 @@ def denoise(
 
 
 def _step_noise(policy: DiffusionPolicy, steps: Tensor, streams: Sequence[Generator], like: Tensor) -> Tensor:
-    """Noise for the stochastic transitions, the last stream's repeated for entries without one of their own.
-
-    A deterministic transition takes nothing from its stream.
-    """
+    """Noise for the stochastic transitions; a deterministic one takes nothing from its stream."""
     noise = torch.zeros_like(like)
-    own = steps[: len(streams)]
-    noisy = (policy.schedule.stds[own] > 0).nonzero().flatten().tolist()
+    noisy = (policy.schedule.stds[steps] > 0).nonzero().flatten().tolist()
     if noisy:
         noise[noisy] = draw_noise([streams[i] for i in noisy], like.shape[1:], like.device)
-    noise[len(streams) :] = noise[len(streams) - 1]
     return noise
 
 

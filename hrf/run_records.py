@@ -20,7 +20,7 @@ from hrf.storage import Conflict, Storage
 
 STARTED, STATUS, FAILURES = "run.json", "status.json", "failures"
 #: What two starts of one run have to agree on: everything else is settled by whoever was first.
-_SAME = ("run_id", "experiment", "config_digest")
+_SAME = ("run_id", "experiment", "config_digest", "noise_tag")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class RunRecords:
         A first step that is run again must not start from another candidate because one was promoted meanwhile.
 
         Args:
-            record: `run_id`, `experiment`, `config_digest`, and what else belongs to the start.
+            record: `run_id`, `experiment`, `config_digest`, `noise_tag`, and what else belongs to the start.
 
         Returns:
             The record that holds.

@@ -126,7 +126,7 @@ def build(arms: list[Arm], *, images: Images | None = None, placement: Placement
             summaries = {}
             for slot, (arm, arm_epochs, arm_site) in enumerate(zip(arms, epochs, sites, strict=True), start=1):
                 own = {"preset": arm.preset, "overrides": arm.overrides, "experiment": experiments[arm.preset]}
-                parameters = {**kept, **own, "start_from": "base"}
+                parameters = {**kept, **own, "start_from": "base", "noise_tag": ""}
                 summaries[f"arm_{slot}"] = add_run(
                     parameters, config=arm.config, epochs=arm_epochs, site=arm_site, name=arm.preset
                 )

@@ -64,6 +64,7 @@ def build(
         experiment: str = "default",
         storage: str = "s3://hrf",
         run_tag: str = "",
+        noise_tag: str = "",
     ) -> None:
         """Fine-tune a diffusion model on a reward, window by window.
 
@@ -74,8 +75,9 @@ def build(
             experiment: Runs of one experiment share a promoted model.
             storage: Where candidates and the promoted model are kept, as s3://bucket/prefix.
             run_tag: The run's own id. Empty: Kubeflow's. Use it once only; a schedule adds its time to it.
+            noise_tag: Draws other training noise than runs with the same seed and start. A schedule gives its time.
         """
-        parameters = {"preset": preset, "overrides": overrides, "start_from": start_from}
+        parameters = {"preset": preset, "overrides": overrides, "start_from": start_from, "noise_tag": noise_tag}
         kept = {"storage": storage, "run_tag": run_tag}
         with dsl.ExitHandler(add_status(site, experiments=experiment, **kept), name=GROUP):
             add_run({**parameters, **kept, "experiment": experiment}, config=config, epochs=epochs, site=site)

@@ -178,14 +178,14 @@ def _run_worker(
     log = folder.path / "kfp.log"
     logged = log.stat().st_size if log.exists() else 0
     failure: dict[str, Any] | None = None
-    at_work: dict[str, Any] | None = None
+    at_work: list[dict[str, Any]] = []
     with _worker(folder, location) as process:
         ended = False
         while not ended:
             ended = process.poll() is not None
             for event in events.read():
                 failure = event if event["event"] == "step-failed" else failure
-                at_work = {"step-started": event, "step-finished": None}.get(event["event"], at_work)
+                _note_work(at_work, event)
                 on_event(event)
             if not ended:
                 time.sleep(POLL_SECONDS)
@@ -194,7 +194,17 @@ def _run_worker(
     if failure:
         return failure
     said = log.read_bytes()[logged:].decode(errors="replace")
-    return explain(folder.path, log=said, status=process.returncode, at_work=at_work)
+    return explain(folder.path, log=said, status=process.returncode, at_work=at_work[0] if at_work else None)
+
+
+def _note_work(at_work: list[dict[str, Any]], event: dict[str, Any]) -> None:
+    """Keep the starts of steps that have not ended, such as one that was killed: the run's status comes after it."""
+    if event["event"] == "step-started":
+        at_work.append(event)
+    elif event["event"] in ("step-finished", "step-failed"):
+        same = [begun for begun in at_work if all(begun[name] == event[name] for name in ("step", "epoch"))]
+        for begun in same[:1]:
+            at_work.remove(begun)
 
 
 @contextlib.contextmanager

@@ -325,9 +325,9 @@ def _reach_hub(task: PipelineTask, placement: Placement) -> None:
     if placement.hub_secret:
         kubernetes.use_secret_as_env(task, placement.hub_secret, {HUB_TOKEN: HUB_TOKEN})
     if placement.hub_cache:
-        # The image points the hub's cache there where the folder exists: a variable set here would hide all others
-        # from Kubeflow's Docker runner.
         kubernetes.mount_pvc(task, placement.hub_cache, HUB_CACHE_PATH)
+        # Nowhere else: of a task that sets a variable itself, Kubeflow's Docker runner hides all others.
+        task.set_env_variable("HF_HOME", HUB_CACHE_PATH)
 
 
 def _read(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:

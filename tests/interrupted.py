@@ -22,9 +22,20 @@ def before_request(storage: Storage, number: int, action: Callable[[Any], None])
     """Within the block, call `action` with the n-th request (from 1) that this storage is about to send."""
     count = itertools.count(1)
 
-    def handler(request: Any, **_: object) -> None:
+    def act(request: Any) -> None:
         if next(count) == number:
             action(request)
+
+    with before_every_request(storage, act):
+        yield
+
+
+@contextmanager
+def before_every_request(storage: Storage, action: Callable[[Any], None]) -> Iterator[None]:
+    """Within the block, call `action` with every request that this storage is about to send, in its thread."""
+
+    def handler(request: Any, **_: object) -> None:
+        action(request)
 
     storage._client.meta.events.register("before-send.s3", handler)
     try:

@@ -27,6 +27,7 @@ def check(
     experiment: str,
     run_id: str,
     start_from: str,
+    noise_tag: str,
     storage: str,
     request: str,
 ) -> dict[str, Any]:
@@ -41,6 +42,7 @@ def check(
         experiment: Whose promoted pointer the run starts from and moves.
         run_id: Name of the run in the storage.
         start_from: `promoted`, `base`, or empty for what the configuration says.
+        noise_tag: Makes the training noise another one than that of runs with the same seed and start; may be empty.
         storage: `s3://bucket/prefix`.
         request: Output folder: the resolved configuration, and where the run starts.
 
@@ -52,6 +54,8 @@ def check(
     """
     check_name(experiment, "experiment")
     check_name(run_id, "run_tag")
+    if noise_tag:
+        check_name(noise_tag, "noise_tag")
     config = resolve(preset, overrides)
     check_shape(config, num_epochs=num_epochs, epochs_per_step=epochs_per_step, evaluate_every=evaluate_every)
     store = Storage.open(storage)
@@ -69,6 +73,7 @@ def check(
             "started_from": pointer["candidate_id"] if pointer else None,
             "started_from_sequence": pointer["sequence"] if pointer else None,
             "incumbent": pointer,
+            "noise_tag": noise_tag,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
     )
@@ -79,6 +84,7 @@ def check(
         "preset": preset,
         "started_from": started["started_from"],
         "incumbent": started["incumbent"],
+        "noise_tag": noise_tag,
     }
     producer = {"step": "check", "run": run_id, "hrf": __version__, "config": config.digest()}
     with writing_folder(request, producer=producer) as folder:

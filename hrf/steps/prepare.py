@@ -50,7 +50,7 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     identity = policy_identity(config, base_digest)
     pointer, parent = about.pop("incumbent"), about["started_from"]
     about |= {
-        "run_seed": derive_seed(config.run.seed, parent) if parent else config.run.seed,
+        "run_seed": run_seed(config.run.seed, parent, about["noise_tag"]),
         "num_epochs": config.run.epochs,
         "num_trained_steps": schedule.num_trained_steps,
         "policy": identity,
@@ -76,6 +76,16 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     with writing_folder(history, producer=producer) as folder:
         (folder / "epochs").mkdir()
     return {"run_id": about["run_id"], "trained_steps": schedule.num_trained_steps}
+
+
+def run_seed(seed: int, parent: str | None, noise_tag: str) -> int:
+    """Seed of all of a run's training noise.
+
+    It is another one for another start, so that a chain of promotions never trains on the same noise twice, and for
+    another tag, so that a schedule does not repeat a candidate that was rejected.
+    """
+    told_apart = [part for part in (parent, noise_tag) if part]
+    return derive_seed(seed, *told_apart) if told_apart else seed
 
 
 def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:

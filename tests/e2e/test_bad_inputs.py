@@ -170,7 +170,7 @@ def test_what_can_be_known_at_once_is_told_before_anything_is_made(name, answers
 
 
 SECONDS = {"cpu_seconds": 40.0}
-IN_PREPARE = {
+BEFORE_TRAINING = {
     "nearly deterministic step": run_with(
         WINDOW % "steps: [3, 5]", says=("starts.windows[0]", "policy.split"), **SECONDS
     ),
@@ -209,8 +209,8 @@ def shared(embedded_s3):
 
 
 @pytest.fixture(scope="module")
-def answers_in_prepare(tmp_path_factory, embedded_s3, shared, undisturbed):
-    folder = tmp_path_factory.mktemp("in-prepare")
+def answers_before_training(tmp_path_factory, embedded_s3, shared, undisturbed):
+    folder = tmp_path_factory.mktemp("before-training")
     for name in ("cut-short", "pickled"):
         shutil.copytree(shipped_folder("avatars-32"), folder / name)
     weights = "unet/diffusion_pytorch_model.safetensors"
@@ -223,9 +223,9 @@ def answers_in_prepare(tmp_path_factory, embedded_s3, shared, undisturbed):
         for name, target in shared.items():
             copy_experiment(source, target, EXPERIMENT, folder / "copies" / name)
     damage(shared["damaged"], folder / "copies" / "damaged")
-    names = {name: name.replace(" ", "-") for name in IN_PREPARE}
-    said = in_pairs(IN_PREPARE, lambda name, case: answer(case, folder / names[name], embedded_s3.environment()))
-    yield {name: (said[name], folder / names[name]) for name in IN_PREPARE}
+    names = {name: name.replace(" ", "-") for name in BEFORE_TRAINING}
+    said = in_pairs(BEFORE_TRAINING, lambda name, case: answer(case, folder / names[name], embedded_s3.environment()))
+    yield {name: (said[name], folder / names[name]) for name in BEFORE_TRAINING}
     shutil.rmtree(folder)
 
 
@@ -249,18 +249,19 @@ def flip_a_bit(file: Path) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", IN_PREPARE)
-def test_what_the_first_step_can_know_ends_the_run_there(name, answers_in_prepare, shared):
-    case, (said, work_dir) = IN_PREPARE[name], answers_in_prepare[name]
+@pytest.mark.parametrize("name", BEFORE_TRAINING)
+def test_what_the_first_steps_can_know_ends_the_run_before_anything_is_sampled(name, answers_before_training, shared):
+    case, (said, work_dir) = BEFORE_TRAINING[name], answers_before_training[name]
     check_told_well(said, case.exit_code, case.says)
     assert said.cpu_seconds < case.cpu_seconds
-    assert {event["step"] for event in events(work_dir)} == {"prepare"}
+    assert {event["step"] for event in events(work_dir)} <= {"check", "fetch", "prepare", "report_status"}
+    assert sum(event["event"] == "step-failed" for event in events(work_dir)) == 1
     run = only_run(work_dir)
     assert state(run)["status"] == "failed"
     assert [path for path in run.rglob("*") if ".partial" in path.name] == []
 
 
-@pytest.mark.usefixtures("answers_in_prepare")
+@pytest.mark.usefixtures("answers_before_training")
 @pytest.mark.parametrize("name", ["promoted", "damaged"])
 def test_the_refused_runs_leave_the_promoted_pointer_alone(name, shared, undisturbed):
     found = read(shared[name], f"{EXPERIMENT}/promoted.json")
@@ -268,7 +269,7 @@ def test_the_refused_runs_leave_the_promoted_pointer_alone(name, shared, undistu
     assert len(shared[name].list(f"{EXPERIMENT}/history/")) == found["sequence"]
 
 
-@pytest.mark.usefixtures("answers_in_prepare")
+@pytest.mark.usefixtures("answers_before_training")
 def test_a_damaged_promoted_model_is_not_drawn_from_until_it_is_mended(shared, embedded_s3, tmp_path):
     variables = {**embedded_s3.environment(), "HRF_BUCKET": "hrf/damaged", "HRF_WORK_DIR": str(tmp_path)}
     picture = tmp_path / "grid.png"

@@ -15,7 +15,7 @@ from tests.e2e.conftest import EXPERIMENT, removed_at_the_end, run_command
 from tests.e2e.objects import read, storage_of
 
 pytestmark = pytest.mark.e2e
-FILES_OF_A_RUN = ("config.yaml", "kfp.log", "report.html", "summary.json")
+FILES_OF_A_RUN = ("config.yaml", "kfp.log", "report.html", "run.json", "status.json", "summary.json")
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,18 @@ def test_the_bucket_holds_decisions_candidates_artifacts_and_the_pointer(undistu
     assert {f"{EXPERIMENT}/runs/{run_id}/{name}" for name in FILES_OF_A_RUN} <= keys
     artifacts = [key for key in keys if f"/runs/{run_id}/artifacts/" in key]
     stored = {key.split("/")[-3] for key in artifacts if key.endswith("/manifest.json")}
-    assert {"prepare", "baseline", "sample", "score", "update", "evaluate", "promote", "summarize"} <= stored
+    assert {
+        "check",
+        "fetch",
+        "prepare",
+        "baseline",
+        "sample",
+        "score",
+        "update",
+        "evaluate",
+        "promote",
+        "summarize",
+    } <= stored
     assert pointer["candidate_id"] == f"{run_id}/epoch-0001"
     assert summary["promoted"] == pointer
     assert b"SUCCESS" in log

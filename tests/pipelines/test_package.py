@@ -104,6 +104,7 @@ def test_the_parameters_are_flat_with_defaults_and_help(spec):
         "experiment": ("STRING", "default"),
         "storage": ("STRING", "s3://hrf"),
         "run_tag": ("STRING", ""),
+        "noise_tag": ("STRING", ""),
     }
     assert all(entry["description"] and entry["isOptional"] for entry in parameters.values())
 

@@ -105,10 +105,17 @@ def test_every_task_has_the_keys_and_the_address_of_the_storage_exactly_once():
         assert [entry["envVar"] for entry in address["keyToEnv"]] == ["AWS_ENDPOINT_URL_S3", "AWS_REGION"]
 
 
-def test_no_task_sets_a_variable_in_the_package_itself():
+def test_only_a_cache_of_the_hub_sets_a_variable_in_the_package_itself():
     """Kubeflow's Docker runner gives a task with one of its own nothing else."""
-    spec, _ = compiled(GPU)
-    assert not any("env" in executor["container"] for executor in spec["deploymentSpec"]["executors"].values())
+
+    def variables(overrides):
+        executors = compiled(overrides)[0]["deploymentSpec"]["executors"]
+        return {
+            name: executor["container"]["env"] for name, executor in executors.items() if "env" in executor["container"]
+        }
+
+    assert variables(CPU) == {}
+    assert variables(GPU) == {"exec-fetch": [{"name": "HF_HOME", "value": "/cache/huggingface"}]}
 
 
 def test_what_belongs_to_gpu_nodes_is_asked_for_by_the_tasks_on_them_only():

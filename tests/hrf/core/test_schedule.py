@@ -11,6 +11,7 @@ from hrf.core.schedule import (
     denoised,
     gaussian_kl,
     gaussian_log_prob,
+    reduce_pixels,
     renoise,
     step_stds,
     transition,
@@ -185,3 +186,15 @@ def test_impossible_samplers_are_refused(options):
 def test_a_reduction_has_to_be_named():
     with pytest.raises(ValueError, match=r"mean.*sum"):
         gaussian_log_prob(torch.zeros(1, 1), torch.zeros(1, 1), torch.ones(1, 1), "density")
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_sample_alone_is_reduced_in_the_order_of_one_among_others(reduction):
+    """Kills: a plain reduction, which torch shares out among its threads if there is but one row, and a large one."""
+    values = torch.randn(4, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert torch.equal(reduce_pixels(values[:1], reduction), reduce_pixels(values, reduction)[:1])
+    finally:
+        torch.set_num_threads(threads)

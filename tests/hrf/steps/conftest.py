@@ -50,6 +50,7 @@ class StepByStep:
             experiment=experiment,
             run_id=run_id,
             start_from="",
+            noise_tag="",
             storage=self.storage,
             request=self.at("request"),
         )

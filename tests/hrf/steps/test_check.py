@@ -8,6 +8,7 @@ from hrf.checkpoint import read_manifest
 from hrf.errors import ArtifactError, ConfigError, HrfError, StorageError
 from hrf.run_records import RunRecords
 from hrf.steps.check import check, model_version
+from hrf.steps.prepare import run_seed
 from hrf.steps.report_status import report_status
 from hrf.storage import Storage
 
@@ -26,6 +27,7 @@ def ask(run, **changes):
         "experiment": "tiny",
         "run_id": "run",
         "start_from": "",
+        "noise_tag": "",
         "storage": run.storage,
         "request": run.at("request"),
     }
@@ -72,6 +74,27 @@ def test_a_check_that_runs_again_starts_from_the_same_candidate_whatever_was_pro
     assert later.check("later")["started_from"] == "other/epoch-0003"
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ((0, None, ""), (0, None, ""), True),
+        ((0, None, ""), (1, None, ""), False),
+        ((0, None, ""), (0, "run/epoch-0001", ""), False),
+        ((0, "run/epoch-0001", ""), (0, "run/epoch-0002", ""), False),
+        ((0, "run/epoch-0001", "monday"), (0, "run/epoch-0001", "tuesday"), False),
+        ((0, None, "monday"), (0, None, "tuesday"), False),
+        ((0, "run/epoch-0001", "monday"), (0, "run/epoch-0001", "monday"), True),
+    ],
+)
+def test_training_noise_is_the_same_for_equal_seed_start_and_tag_only(one, other, same):
+    """Kills: a schedule whose runs repeat a rejected candidate bit for bit."""
+    assert (run_seed(*one) == run_seed(*other)) is same
+
+
+def test_without_start_and_tag_the_seed_is_the_configured_one():
+    assert run_seed(0, None, "") == 0
+
+
 def test_a_run_id_that_was_used_for_another_configuration_is_refused(steps):
     steps().check()
     with pytest.raises(ArtifactError, match="another configuration has the id run"):
@@ -82,6 +105,7 @@ def test_a_run_id_that_was_used_for_another_configuration_is_refused(steps):
     ("changes", "error", "message"),
     [
         ({"run_id": "a/b"}, ConfigError, "run_tag"),
+        ({"noise_tag": "a/b"}, ConfigError, "noise_tag"),
         ({"experiment": "../x"}, ConfigError, "experiment"),
         ({"num_epochs": 5}, ConfigError, r"run\.epochs"),
         ({"overrides": "sampler: {stepz: 3}"}, ConfigError, r"did you mean sampler\.steps"),
