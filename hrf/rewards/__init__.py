@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hrf.config.sections import Reward as RewardConfig
+from hrf.config.rewards import Reward as RewardConfig
 from hrf.errors import ConfigError
 from hrf.rewards.base import CheckedReward, ImageError, Prompts, Reward
 
