@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from hrf.errors import HrfError
-from pipelines.commands import compare, compiling, doctor, presets, run, runs, sample
+from pipelines.commands import compare, compiling, doctor, presets, rewards, run, runs, sample
 from pipelines.commands.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ app.add_typer(runs.app, name="runs")
 app.command("report")(runs.report)
 app.command("sample")(sample.sample)
 app.command("presets")(presets.presets)
+app.add_typer(rewards.app, name="rewards")
 app.command("doctor")(doctor.doctor)
 
 
