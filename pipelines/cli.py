@@ -14,15 +14,13 @@ import typer
 from typer.core import TyperGroup
 
 from hrf.errors import HrfError
-<<<<<<< HEAD
-from pipelines.commands import compare, compiling, doctor, presets, rewards, run, runs, sample
-=======
 from pipelines.commands import (
     compare,
     compare_runs,
     compiling,
     doctor,
     presets,
+    rewards,
     run,
     runs,
     sample,
@@ -30,7 +28,6 @@ from pipelines.commands import (
     schedules,
     submit,
 )
->>>>>>> main
 from pipelines.commands.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
 
 if TYPE_CHECKING:
