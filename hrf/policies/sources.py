@@ -10,13 +10,18 @@ from pathlib import Path
 
 from hrf.checkpoint import read_folder, read_manifest, writing_folder
 from hrf.config import Model
-from hrf.errors import ArtifactError, ConfigError, StorageError
+from hrf.errors import ArtifactError, ConfigError
+from hrf.hub import hub_folder
 from hrf.policies.kinds import normalise_base
 from hrf.storage import Storage
 
-_HUB_FILES = ["*.json", "diffusion_pytorch_model.safetensors", "*/*.json", "*/*.safetensors", "tokenizer/*.txt"]
-"""A pattern's star also stands for slashes. The one-file copies beside Stable Diffusion's parts match none of these."""
-_NOT_NEEDED = ["*.fp16.*", "*.non_ema.*", "safety_checker/*", "*onnx*", "*openvino*"]
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_HUB_FILES = [
+    *("model_index.json", "config.json", "scheduler_config.json", "scheduler/*.json", _WEIGHTS),
+    *("unet/config.json", f"unet/{_WEIGHTS}", "vae/config.json", f"vae/{_WEIGHTS}", "tokenizer/*"),
+    *("text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder_2/config.json"),
+]
+"""Of a repository that also holds the same weights in half precision, as pickles, and in one file."""
 
 
 def shipped_folder(name: str) -> Path:
@@ -56,7 +61,8 @@ def fetch_model(model: Model, target: Path) -> Path:
     if source.startswith("s3://"):
         return Storage.open(source).download_all(target)
     if source.startswith("hf:"):
-        return _fetch_from_hub(source.removeprefix("hf:"), model.revision, target)
+        cached = hub_folder(source.removeprefix("hf:"), model.revision, _HUB_FILES)
+        return Path(shutil.copytree(cached, target, dirs_exist_ok=True))
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise ConfigError(
@@ -82,24 +88,6 @@ def fetch_base(model: Model, target: Path, producer: Mapping[str, object]) -> st
     with tempfile.TemporaryDirectory() as scratch, writing_folder(target, producer=producer) as folder:
         normalise_base(fetch_model(model, Path(scratch) / "model"), folder)
     return read_manifest(target).content_digest()
-
-
-def _fetch_from_hub(repository: str, revision: str, target: Path) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        cached = snapshot_download(
-            repository, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=_NOT_NEEDED
-        )
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise StorageError(
-            f"hf:{repository}@{revision}",
-            problem=f"the Hugging Face hub did not deliver: {error}",
-            fix="check the name, the revision and the network, or copy the model to S3 or a folder and name that",
-        ) from error
-    shutil.copytree(cached, target, dirs_exist_ok=True)
-    return target
 
 
 def classifier_folder(classifier: str, field: str) -> Path:
