@@ -16,7 +16,7 @@ from hrf.errors import NumericalError
 from hrf.features import CLASSIFIER_BATCH, Embedder
 from hrf.measured import Measured, mode_entropy, mode_histogram
 from hrf.monitors import MonitorReading, colour_entropy, dark_pixel_fraction, edge_density, read_monitor
-from hrf.rewards import Reward
+from hrf.rewards import Prompts, Reward
 
 NUM_NEIGHBOURS = 5
 """k of coverage and density (their paper: 5)."""
@@ -34,6 +34,7 @@ def measure(
     held_out_reward: Reward | None,
     embedder: Embedder,
     classifier: ImageClassifier | None,
+    prompts: Prompts = None,
 ) -> Measured:
     """Measure images one by one.
 
@@ -43,12 +44,13 @@ def measure(
         held_out_reward: What it is never trained on, or None.
         embedder: Images to features; see `hrf.features.build_embedder`.
         classifier: Counts modes; None leaves them out.
+        prompts: What each image was made from; None for an unconditional model.
     """
     return Measured(
         images=images,
-        rewards=reward(images),
+        rewards=reward(images, prompts),
         reward_name=reward.name,
-        held_out_rewards=None if held_out_reward is None else held_out_reward(images),
+        held_out_rewards=None if held_out_reward is None else held_out_reward(images, prompts),
         held_out_reward_name=None if held_out_reward is None else held_out_reward.name,
         features=embedder(images).numpy(),
         probabilities=None if classifier is None else _probabilities(images, classifier),

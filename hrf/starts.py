@@ -226,8 +226,8 @@ class SelectedSteps:
     together.
     """
 
-    score: Callable[[Tensor], Tensor]
-    """Finished samples [M, C, H, W] -> rewards [M]."""
+    score: Callable[[Tensor, Sequence[str] | None], Tensor]
+    """Finished samples [M, C, H, W] and their prompts, None for an unconditional model -> rewards [M]."""
     embed: Callable[[Tensor], Tensor]
     """Finished samples [M, C, H, W] -> features [M, D], whose cosine distance to the root's is the distance."""
     num_branches: int
@@ -301,7 +301,7 @@ class SelectedSteps:
         samples = self._finish(deterministic, states, steps, streams, count)
         # Root by root: a scorer's rounding may depend on how many images it is given, and not on other roots.
         previews = samples.split([self.num_branches * len(steps) for steps in candidates])
-        rewards = torch.cat([self.score(own) for own in previews if len(own)])
+        rewards = torch.cat([self.score(own, None) for own in previews if len(own)])
         similarity = torch.cosine_similarity(self.embed(samples), self.embed(roots)[root_index], dim=1)
         results: list[dict[int, tuple[float, float]]] = []
         for root, own in enumerate(candidates):

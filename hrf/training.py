@@ -125,7 +125,7 @@ def build_selection(config: Config, reward: Reward) -> SelectedSteps:
     selection = config.starts.selection
     exhaustive = selection.rule == "exhaustive"
     return SelectedSteps(
-        score=lambda samples: torch.as_tensor(reward(to_images(samples.cpu().numpy()))),
+        score=lambda samples, prompts: torch.as_tensor(reward(to_images(samples.cpu().numpy()), prompts)),
         embed=lambda samples: pixel_features(to_images(samples.cpu().numpy())),
         num_branches=selection.branches,
         stride=selection.stride,

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from hrf.config.sections import Reward as RewardConfig
 from hrf.errors import ConfigError
-from hrf.rewards.base import CheckedReward, ImageError, Reward
+from hrf.rewards.base import CheckedReward, ImageError, Prompts, Reward
 
-__all__ = ["CheckedReward", "ImageError", "Reward", "build_reward"]
+__all__ = ["CheckedReward", "ImageError", "Prompts", "Reward", "build_reward"]
 
 
 def build_reward(
@@ -44,4 +44,7 @@ def build_reward(
         case "python":
             from hrf.rewards.python import load_user_function
 
-            return CheckedReward(name=settings.function, score=load_user_function(settings.function, field=field))
+            function = load_user_function(settings.function, field=field)
+            return CheckedReward(
+                name=settings.function, score=function, needs_prompts=function.needs_prompts, field=field
+            )

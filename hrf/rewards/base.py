@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hrf.errors import NumericalError
+from hrf.errors import ConfigError, NumericalError
+
+Prompts = Sequence[str] | None
+"""What each image was made from, one text per image; None for images of an unconditional model."""
 
 
 class Reward(Protocol):
-    """Images to numbers, higher is better.
+    """Images, and the prompts they were made from, to numbers, higher is better.
 
     Takes float32 [B, 3, H, W] in [0, 1] and returns float64 [B]. The reward of an image does not depend on the other
     images of the batch.
@@ -23,8 +26,16 @@ class Reward(Protocol):
     def name(self) -> str:
         """What reports call it."""
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+    @property
+    def needs_prompts(self) -> bool:
+        """Whether it has nothing to say about images without prompts."""
+
+    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score images."""
+
+
+Scorer = Callable[[NDArray[np.float32], Prompts], Any]
+"""(images [B, 3, H, W] in [0, 1], their prompts) to what converts to float64 [B]; unchecked."""
 
 
 class ImageError(NumericalError):
@@ -48,19 +59,35 @@ class CheckedReward:
     """
 
     name: str
-    score: Callable[[NDArray[np.float32]], Any]
+    score: Scorer
     """The scorer itself; whatever it returns must convert to float64 [B]."""
+    needs_prompts: bool = False
+    field: str = "reward"
+    """Which reward of the configuration this is, for messages."""
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Score images, [B, 3, H, W] float32 in [0, 1], to [B] float64.
+    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+        """Score images, [B, 3, H, W] float32 in [0, 1], and their B prompts, to [B] float64.
 
         Raises:
-            NumericalError: If the images are of another type, shape or range, or a score is missing or not finite.
+            ConfigError: If the reward needs prompts and there are none.
+            NumericalError: If the images are of another type, shape or range, there are more or fewer prompts than
+                images, or a score is missing or not finite.
         """
         self._check_images(images)
+        self._check_prompts(prompts, len(images))
         guarded = images.view()
         guarded.flags.writeable = False
-        return self._checked_scores(self.score(guarded), len(images))
+        return self._checked_scores(self.score(guarded, prompts), len(images))
+
+    def _check_prompts(self, prompts: Prompts, count: int) -> None:
+        if prompts is None:
+            if self.needs_prompts:
+                raise missing_prompts(self.name, self.field)
+            return
+        # A single string is a sequence of strings, too.
+        if isinstance(prompts, str) or len(prompts) != count:
+            got = "one text" if isinstance(prompts, str) else f"{len(prompts)} prompts"
+            raise self._error(f"needs a prompt per image, got {got} for {count} images", "input", "pass a list of them")
 
     def _check_images(self, images: NDArray[np.float32]) -> None:
         if not isinstance(images, np.ndarray) or images.dtype != np.float32:
@@ -104,3 +131,13 @@ class CheckedReward:
 
     def _error(self, problem: str, where: str, fix: str) -> NumericalError:
         return NumericalError(f"reward {self.name!r}: {problem}", where=where, fix=fix)
+
+
+def missing_prompts(name: str, field: str) -> ConfigError:
+    """What to tell someone whose reward needs prompts, and whose model has none."""
+    return ConfigError(
+        f"{field}.name",
+        expected="a reward of images alone, as the model is unconditional: its images have no prompts",
+        got=name,
+        fix="choose another reward, or a text-to-image model",
+    )

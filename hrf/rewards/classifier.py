@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrf.errors import ConfigError
+from hrf.rewards.base import Prompts
 
 if TYPE_CHECKING:
     from hrf.classifier import ImageClassifier
@@ -28,7 +29,7 @@ class ClassProbability:
     field: str
     """Which reward of the configuration this is, for messages."""
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score images [B, 3, H, W] in [0, 1]: [B], in [0, 1].
 
         Raises:
@@ -36,6 +37,7 @@ class ClassProbability:
         """
         import torch
 
+        del prompts
         size = self.classifier.image_size
         if images.shape[2:] != (size, size):
             raise ConfigError(

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from hrf.images import to_uint8
+from hrf.rewards.base import Prompts
 
 _BYTES_PER_KB = 1000
 
@@ -30,8 +31,9 @@ class JpegSize:
     """Encode as the authors' published code does, which takes samples in [-1, 1] for images in [0, 1]: everything below
     mid-grey turns black and contrast doubles above. Only for comparing with numbers published from that code."""
 
-    def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float64]:
+    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score images [B, 3, H, W] in [0, 1]: [B], in kB."""
+        del prompts
         if self.legacy_range:
             images = np.clip(np.float32(2) * images - np.float32(1), 0, 1)
         # Pillow encodes outside the interpreter lock, so threads help; map keeps the order of the images.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +13,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from hrf.checkpoint import read_folder, writing_folder
-from hrf.errors import NumericalError
+from hrf.errors import ArtifactError, NumericalError
 from hrf.images import to_images
-from hrf.rewards import ImageError, Reward, build_reward
+from hrf.rewards import ImageError, Prompts, Reward, build_reward
 from hrf.steps.context import Run, step
+
+PROMPTS_FILE = "prompts.json"
+"""Beside a text-to-image model's samples: a list of texts, the prompt of each sample."""
 
 
 @step("score")
@@ -23,7 +28,7 @@ def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
 
     Args:
         run: Folder of the run.
-        samples: Folder of the finished samples.
+        samples: Folder of the finished samples, with their prompts where the model has any.
         epoch: From 0.
         scores: Output folder: the rewards.
 
@@ -35,12 +40,13 @@ def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
     """
     context = Run.read(run)
     reward = build_reward(context.config.reward, context.classifier("reward"))
-    loaded = load_file(read_folder(samples) / "samples.safetensors")
+    folder = read_folder(samples)
+    loaded, prompts = load_file(folder / "samples.safetensors"), read_prompts(folder)
     began = time.perf_counter()
-    rewards = reward_samples(reward, loaded["samples"], loaded["groups"], epoch)
+    rewards = reward_samples(reward, loaded["samples"], loaded["groups"], epoch, prompts)
     record = {"name": reward.name, "seconds": time.perf_counter() - began, "rewards": rewards.tolist()}
-    with writing_folder(scores, producer=context.producer("score", epoch)) as folder:
-        (folder / "scores.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    with writing_folder(scores, producer=context.producer("score", epoch)) as target:
+        (target / "scores.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     return {
         "reward_mean": float(rewards.mean()),
         "reward_std": float(rewards.std()),
@@ -51,7 +57,7 @@ def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
 
 
 def reward_samples(
-    reward: Reward, samples: NDArray[np.float32], groups: NDArray[np.int64], epoch: int
+    reward: Reward, samples: NDArray[np.float32], groups: NDArray[np.int64], epoch: int, prompts: Prompts = None
 ) -> NDArray[np.float64]:
     """Rewards of samples in [-1, 1], one per branch.
 
@@ -59,9 +65,24 @@ def reward_samples(
         NumericalError: If an image or its reward is out of range; it names the branch, whose seed finds it again.
     """
     try:
-        return reward(to_images(samples))
+        return reward(to_images(samples), prompts)
     except ImageError as error:
         raise NumericalError(error.problem, where=branch_name(groups, error.image, epoch), fix=error.fix) from error
+
+
+def read_prompts(folder: Path) -> Sequence[str] | None:
+    """The prompts beside an epoch's samples, one per sample; None where there are none.
+
+    Raises:
+        ArtifactError: If the file is no list of texts.
+    """
+    file = folder / PROMPTS_FILE
+    if not file.is_file():
+        return None
+    prompts = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ArtifactError(file, problem="no list of texts", producer="sample", fix="run the epoch's sampling again")
+    return prompts
 
 
 def branch_name(groups: NDArray[np.int64], index: int, epoch: int) -> str:

@@ -23,8 +23,8 @@ from hrf.rewards import CheckedReward
 
 COUNT = 40
 LABELS = ("cat", "dog", "unrecognised")
-BRIGHTNESS = CheckedReward(name="brightness", score=lambda images: images.mean(axis=(1, 2, 3)))
-REDNESS = CheckedReward(name="redness", score=lambda images: images[:, 0].mean(axis=(1, 2)))
+BRIGHTNESS = CheckedReward(name="brightness", score=lambda images, prompts: images.mean(axis=(1, 2, 3)))
+REDNESS = CheckedReward(name="redness", score=lambda images, prompts: images[:, 0].mean(axis=(1, 2)))
 SETTINGS = Evaluation(num_samples=COUNT)
 
 

@@ -108,7 +108,7 @@ def test_noise_starts_of_a_split_policy_begin_at_the_switch():
 
 def selected(**changes) -> SelectedSteps:
     options = {
-        "score": lambda samples: samples.flatten(1).mean(1).double(),
+        "score": lambda samples, prompts: samples.flatten(1).mean(1).double(),
         "embed": lambda samples: samples.flatten(1).double(),
         "num_branches": 2,
         "stride": 1,

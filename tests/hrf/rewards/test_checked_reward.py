@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hrf.errors import NumericalError
+from hrf.errors import ConfigError, NumericalError
 from hrf.rewards import CheckedReward
 
-BRIGHTNESS = CheckedReward(name="brightness", score=lambda images: images.mean(axis=(1, 2, 3)))
+BRIGHTNESS = CheckedReward(name="brightness", score=lambda images, prompts: images.mean(axis=(1, 2, 3)))
 
 
 def images(count: int = 3) -> np.ndarray:
@@ -59,13 +59,13 @@ def test_another_type_or_shape_is_refused(bad):
     ],
 )
 def test_missing_or_infinite_scores_are_refused(result, problem):
-    reward = CheckedReward(name="odd", score=lambda _: result)
+    reward = CheckedReward(name="odd", score=lambda images, prompts: result)
     with pytest.raises(NumericalError, match=problem):
         reward(images())
 
 
 def test_a_reward_cannot_change_the_images_it_is_shown():
-    def vandal(shown):
+    def vandal(shown, prompts):
         shown[:] = 0
         return np.zeros(len(shown))
 
@@ -74,3 +74,27 @@ def test_a_reward_cannot_change_the_images_it_is_shown():
         CheckedReward(name="vandal", score=vandal)(mine)
     assert (mine == 0.5).all()
     mine[0] = 0
+
+
+LENGTH = CheckedReward(
+    name="length", score=lambda images, prompts: [len(prompt) for prompt in prompts], needs_prompts=True
+)
+
+
+def test_prompts_reach_the_scorer_in_the_order_of_the_images():
+    assert LENGTH(images(), ["a", "abc", "ab"]).tolist() == [1, 3, 2]
+
+
+@pytest.mark.parametrize("prompts", [[], ["a"], ["a"] * 4, "abc"])
+def test_there_is_one_prompt_per_image(prompts):
+    """A text of three letters is three strings to Python."""
+    with pytest.raises(NumericalError, match="a prompt per image"):
+        LENGTH(images(), prompts)
+
+
+def test_a_reward_that_needs_prompts_says_so_where_there_are_none():
+    with pytest.raises(ConfigError, match="no prompts") as caught:
+        LENGTH(images())
+    assert caught.value.field == "reward.name"
+    assert LENGTH.needs_prompts
+    assert not BRIGHTNESS.needs_prompts

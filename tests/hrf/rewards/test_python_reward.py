@@ -20,6 +20,18 @@ def fails(images):
     return images["red"]
 def writes(images):
     images[:] = 0
+def lengths(images, prompts):
+    return [len(prompt) for prompt in prompts]
+def lengths_by_keyword(images, *, prompts):
+    return lengths(images, prompts)
+def lengths_if_any(images, prompts=None):
+    return lengths(images, prompts) if prompts else [-1] * len(images)
+def scaled(images, scale=2):
+    return [scale] * len(images)
+def two_things(images, texts):
+    return 0
+def nothing_at_all():
+    return 0
 def refuses(images):
     from hrf.errors import NumericalError
     raise NumericalError("too dark", where="here", fix="light")
@@ -86,3 +98,42 @@ def test_a_failing_function_is_named_and_its_own_exception_kept(user_module, fun
 def test_an_error_of_ours_passes_through(user_module):
     with pytest.raises(NumericalError, match="too dark"):
         build(f"{user_module}:refuses")(images())
+
+
+PROMPTS = ["a", "abc", "ab"]
+
+
+@pytest.mark.parametrize("function", ["lengths", "lengths_by_keyword"])
+def test_a_parameter_called_prompts_gets_them_and_needs_them(user_module, function):
+    reward = build(f"{user_module}:{function}")
+    assert reward.needs_prompts
+    assert reward(images(), PROMPTS).tolist() == [1, 3, 2]
+
+
+def test_prompts_with_a_default_are_optional(user_module):
+    reward = build(f"{user_module}:lengths_if_any")
+    assert not reward.needs_prompts
+    assert reward(images()).tolist() == [-1] * 3
+    assert reward(images(), PROMPTS).tolist() == [1, 3, 2]
+
+
+@pytest.mark.parametrize("function", ["scaled", "redness"])
+def test_a_function_of_images_alone_is_called_with_images_alone(user_module, function):
+    """Kills passing the prompts by position: they would become the scale."""
+    reward = build(f"{user_module}:{function}")
+    assert not reward.needs_prompts
+    assert (reward(images(), PROMPTS) == reward(images())).all()
+
+
+@pytest.mark.parametrize("function", ["two_things", "nothing_at_all"])
+def test_a_function_that_cannot_be_called_with_images_is_found_early(user_module, function):
+    with pytest.raises(ConfigError, match=r"\(images, prompts=prompts\)") as caught:
+        build(f"{user_module}:{function}")
+    assert caught.value.field == "reward.function"
+
+
+def test_a_function_that_hides_its_signature_is_called_with_images():
+    reward = build("builtins:max")
+    assert not reward.needs_prompts
+    with pytest.raises(NumericalError, match=r"must be \[1\], got \[3, 4, 4\]"):
+        reward(images()[:1])
