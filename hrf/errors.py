@@ -77,3 +77,19 @@ class StorageError(HrfError):
     def __init__(self, uri: str, *, problem: str, fix: str) -> None:
         self.uri, self.problem, self.fix = uri, problem, fix
         super().__init__(f"{uri}: {problem}. Fix: {fix}")
+
+
+class RemoteError(HrfError):
+    """A remote reward that can't be reached, refuses, or gives an answer that is none.
+
+    Args:
+        url: The server.
+        problem: What it said, or that it said nothing.
+        fix: What to do about it.
+    """
+
+    exit_code = 8
+
+    def __init__(self, url: str, *, problem: str, fix: str) -> None:
+        self.url, self.problem, self.fix = url, problem, fix
+        super().__init__(f"{url}: {problem}. Fix: {fix}")
