@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from hrf.errors import HrfError
-from pipelines.commands import compare, compiling, doctor, presets, run, runs, sample
+from pipelines.commands import compare, compiling, doctor, plan, presets, run, runs, sample
 from pipelines.commands.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ app.command("compile")(compiling.compile_)
 app.add_typer(runs.app, name="runs")
 app.command("report")(runs.report)
 app.command("sample")(sample.sample)
+app.command("plan")(plan.plan)
 app.command("presets")(presets.presets)
 app.command("doctor")(doctor.doctor)
 
