@@ -30,7 +30,7 @@ _BFLOAT16_ACTIVATIONS = 0.5
 _SCORE_BYTES = 22
 """Of one reward in scores.json, at most."""
 _STEP_NORM_COPIES = 3
-"""An epoch's first update holds the gradient before and after a step, and their difference, to find each step's norm."""
+"""An epoch's first update holds the gradient before and after a step, and the difference, to find each step's norm."""
 OPERATION_SECONDS = 20e-6
 """From Python to one kernel: what an operation takes at least, however small (eager PyTorch; ours)."""
 DEFAULT_UTILISATION = 0.3
@@ -75,9 +75,7 @@ class Work:
 
     def times(self, count: int) -> Work:
         """So often."""
-        return Work(
-            evaluations=count * self.evaluations, flops=count * self.flops, seconds=count * self.seconds
-        )
+        return Work(evaluations=count * self.evaluations, flops=count * self.flops, seconds=count * self.seconds)
 
 
 NOTHING = Work(evaluations=0.0, flops=0.0, seconds=0.0)
@@ -258,9 +256,7 @@ class _Clock:
         return max(batch_size * self._seconds, self._denoiser.num_operations * OPERATION_SECONDS)
 
 
-def _epochs(
-    config: Config, schedule: NoiseSchedule, denoiser: Footprint, clock: _Clock
-) -> tuple[EpochForecast, ...]:
+def _epochs(config: Config, schedule: NoiseSchedule, denoiser: Footprint, clock: _Clock) -> tuple[EpochForecast, ...]:
     """Runs of epochs with the same window."""
     windows = config.window_schedule(schedule.num_trained_steps)
     found: list[EpochForecast] = []
@@ -285,9 +281,7 @@ def _epochs(
                     config.model.batch_size,
                     config.rollout.roots * config.rollout.branches,
                 ),
-                update=clock.training(
-                    updating, pairs * config.update.inner_epochs, passes, config.update.microbatch
-                ),
+                update=clock.training(updating, pairs * config.update.inner_epochs, passes, config.update.microbatch),
                 artifact_bytes=_artifact_bytes(config, denoiser, pairs),
             )
         )
@@ -338,9 +332,7 @@ def _once(config: Config, schedule: NoiseSchedule, clock: _Clock) -> dict[str, W
         return clock.sampling(samples * num_steps, calls, batch_size, decoded)
 
     every = config.evaluation.every
-    evaluations = sum(
-        (epoch + 1) % every == 0 or epoch + 1 == config.run.epochs for epoch in range(config.run.epochs)
-    )
+    evaluations = sum((epoch + 1) % every == 0 or epoch + 1 == config.run.epochs for epoch in range(config.run.epochs))
     pool = config.policy.prefix_pool
     assert pool_evaluations(config) == pool * switch
     return {

@@ -10,12 +10,18 @@ import sys
 from dataclasses import asdict, dataclass
 from importlib import metadata, resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from packaging.requirements import Requirement
 
 from hrf.errors import HrfError
 from pipelines.object_storage import CONFIGURED_BY, is_configured, object_storage
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
 DISTRIBUTION = "hrf-pipelines"
+LOCAL_EXTRAS = ("model", "pipelines")
 PYTHON = ((3, 11), (3, 13))
 #: Below the first, a run of the default preset does not fit; below the second, a few of them don't.
 LITTLE_BYTES, SOME_BYTES = 2 * 10**9, 10 * 10**9
@@ -63,28 +69,38 @@ def check_python() -> Finding:
     return Finding(name="python", level="fail", detail=detail, fix="use Python 3.11 or 3.12")
 
 
-def check_packages() -> Finding:
-    """Installed versions against what the package asks for, with the extra `pipelines`."""
-    from packaging.requirements import Requirement
+def check_packages(extras: Sequence[str] = LOCAL_EXTRAS) -> Finding:
+    """Installed versions against what the package asks for, with some of its extras."""
+    asked = f"{DISTRIBUTION}[{','.join(extras)}]" if extras else DISTRIBUTION
+    wrong = {problem for requirement in _requirements(extras) if (problem := _unmet(requirement))}
+    if wrong:
+        detail = "; ".join(sorted(wrong))
+        return Finding(name="packages", level="fail", detail=detail, fix=f"pip install '{asked}'")
+    return Finding(name="packages", level="ok", detail=f"all that {asked} asks for")
 
-    wrong = []
+
+def _requirements(extras: Iterable[str]) -> Iterator[Requirement]:
+    """What the package asks for itself, and with these extras; an extra that names others brings theirs."""
     for text in metadata.requires(DISTRIBUTION) or []:
         requirement = Requirement(text)
-        if requirement.marker and not requirement.marker.evaluate({"extra": "pipelines"}):
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
             continue
-        try:
-            found = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            wrong.append(f"{requirement.name} is missing")
-            continue
-        # A local version such as 2.13.0+cpu satisfies what 2.13.0 satisfies.
-        if not requirement.specifier.contains(re.sub(r"\+.*", "", found), prereleases=True):
-            wrong.append(f"{requirement.name} is {found}, wanted {requirement.specifier}")
-    if wrong:
-        return Finding(
-            name="packages", level="fail", detail="; ".join(wrong), fix=f"pip install '{DISTRIBUTION}[pipelines]'"
-        )
-    return Finding(name="packages", level="ok", detail=f"all that {DISTRIBUTION}[pipelines] asks for")
+        if requirement.name == DISTRIBUTION:
+            yield from _requirements(requirement.extras)
+        else:
+            yield requirement
+
+
+def _unmet(requirement: Requirement) -> str:
+    """What is wrong with the installed version; "" if nothing is."""
+    try:
+        found = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return f"{requirement.name} is missing"
+    # A local version such as 2.13.0+cpu satisfies what 2.13.0 satisfies.
+    if requirement.specifier.contains(re.sub(r"\+.*", "", found), prereleases=True):
+        return ""
+    return f"{requirement.name} is {found}, wanted {requirement.specifier}"
 
 
 def check_torch() -> Finding:

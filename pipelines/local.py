@@ -198,7 +198,7 @@ def _run_worker(
 
 
 def _note_work(at_work: list[dict[str, Any]], event: dict[str, Any]) -> None:
-    """Keep the starts of the steps that have not ended; of a killed one none does, though the run's status still comes."""
+    """Keep the starts of steps that have not ended, such as one that was killed: the run's status comes after it."""
     if event["event"] == "step-started":
         at_work.append(event)
     elif event["event"] in ("step-finished", "step-failed"):

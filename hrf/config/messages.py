@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from hrf.config.rewards import REWARD_NAMES, reward_names_with
 from hrf.errors import ConfigError
 
 
@@ -42,10 +43,18 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 def _convert(detail: ErrorDetails, tree: type[BaseModel]) -> ConfigError:
-    field, got, kind = dotted(detail["loc"]) or "configuration", detail["input"], detail["type"]
+    location, section = _walk(tree, detail["loc"])
+    field, got, kind = dotted(location) or "configuration", detail["input"], detail["type"]
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
-        return _unknown_key(detail["loc"], tree, got)
+        return _unknown_key(location, section, tree, got)
+    if kind == "union_tag_invalid":
+        name = str(context["tag"])
+        expected = f"one of {', '.join(REWARD_NAMES)}"
+        fix = f"choose one of them{suggest(name, REWARD_NAMES)}; `hrf rewards` describes them"
+        return ConfigError(f"{field}.name", expected=expected, got=name, fix=fix)
+    if kind == "union_tag_not_found":
+        kind = "model_type"
     if kind == "literal_error":
         expected = f"one of {context['expected']}"
         choices = context["expected"].replace("'", "").replace(" or ", ", ").split(", ")
@@ -80,41 +89,59 @@ def _fix(field: str, kind: str, got: object) -> str:
     return f"set {field} to {_RULES.get(kind, 'a value within the rule')}"
 
 
-def _unknown_key(location: tuple[int | str, ...], tree: type[BaseModel], got: object) -> ConfigError:
+def _unknown_key(
+    location: tuple[int | str, ...], section: type[BaseModel], tree: type[BaseModel], got: object
+) -> ConfigError:
     parent, name = location[:-1], str(location[-1])
-    known = list(_section_at(tree, parent).model_fields)
+    known = list(section.model_fields)
     matches = difflib.get_close_matches(name, known, n=1)
+    if not matches and (owners := reward_names_with(name)) and "name" in section.model_fields:
+        own = " or ".join(repr(choice) for choice in get_args(section.model_fields["name"].annotation))
+        return ConfigError(
+            dotted(location),
+            expected=f"a field of the reward {own} ({dotted((*parent, 'name'))}): another reward's has no effect on it",
+            got=got,
+            fix=f"remove it, or name the reward that has it: {', '.join(owners)}",
+        )
     elsewhere = [path for path in _leaves(tree) if path.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]]
     if matches:
         fix = f"did you mean {dotted((*parent, matches[0]))}?"
     elif elsewhere:
-        section, _, leaf = elsewhere[0].rpartition(".")
-        fix = f"that field is {elsewhere[0]}: write it nested, `{section}: {{{leaf}: ...}}`"
+        owner, _, leaf = elsewhere[0].rpartition(".")
+        fix = f"that field is {elsewhere[0]}: write it nested, `{owner}: {{{leaf}: ...}}`"
     else:
         fix = f"remove it; the fields here are {', '.join(known)}"
     return ConfigError(dotted(location), expected="a field that exists", got=got, fix=fix)
 
 
-def _section_at(tree: type[BaseModel], location: Iterable[int | str]) -> type[BaseModel]:
-    section = tree
+def _walk(tree: type[BaseModel], location: Iterable[int | str]) -> tuple[tuple[int | str, ...], type[BaseModel]]:
+    """A problem's location without the parts that pydantic adds for unions, and the section that it is in."""
+    section, shown = tree, list[int | str]()
+    choices: tuple[type[BaseModel], ...] = (tree,)
     for part in location:
-        if isinstance(part, str):
-            section = _nested(section.model_fields[part].annotation) or section
-    return section
+        if len(choices) > 1 and part in (names := [choice.__name__ for choice in choices]):
+            choices = (choices[names.index(str(part))],)
+            section = choices[0]
+            continue
+        shown.append(part)
+        if isinstance(part, str) and choices:
+            section = choices[0]
+            info = section.model_fields.get(part)
+            choices = _sections_in(info.annotation) if info else ()
+    return tuple(shown), section
 
 
-def _nested(annotation: Any) -> type[BaseModel] | None:
-    """The section class within an annotation such as `Reward | None` or `tuple[WindowEntry, ...]`."""
+def _sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
+    """The section classes within an annotation such as `Reward | None` or `tuple[WindowEntry, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    candidates = (_nested(argument) for argument in getattr(annotation, "__args__", ()))
-    return next((candidate for candidate in candidates if candidate is not None), None)
+        return (annotation,)
+    return tuple(found for argument in getattr(annotation, "__args__", ()) for found in _sections_in(argument))
 
 
 def _leaves(tree: type[BaseModel], prefix: str = "") -> Iterator[str]:
     for name, info in tree.model_fields.items():
-        nested = _nested(info.annotation)
-        if nested is None:
+        nested = _sections_in(info.annotation)
+        if not nested:
             yield prefix + name
-        else:
-            yield from _leaves(nested, f"{prefix}{name}.")
+        for section in nested:
+            yield from _leaves(section, f"{prefix}{name}.")

@@ -1,29 +1,18 @@
 """The sections of a configuration: every field with its rule, its unit and its default.
 
 Defaults are this project's own choices unless the field says otherwise; a preset states where each number comes from.
-A rule about one value stands here; rules between fields are in `hrf.config.checks`.
+A rule about one value stands here; rules between fields are in `hrf.config.checks`. Rewards are in
+`hrf.config.rewards`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-BelowOne = Annotated[float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about types, without unknown keys, without NaN or infinity."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
+from hrf.config.base import BelowOne, Count, Fraction, NonNegative, Positive, Section, Seed
+from hrf.config.rewards import Network, Reward, Weights
 
 
 class Model(Section):
@@ -116,23 +105,6 @@ class Rollout(Section):
     """B, re-noised copies per root: the group of an advantage. With noise starts all N*B samples are one group."""
 
 
-class Reward(Section):
-    """The reward: images to numbers, higher is better."""
-
-    name: Literal["jpeg_compressibility", "jpeg_incompressibility", "classifier", "python"] = "jpeg_compressibility"
-    """Which reward."""
-    quality: Annotated[int, Field(ge=1, le=100)] = 95
-    """JPEG quality, for the JPEG rewards."""
-    legacy_range: bool = False
-    """JPEG rewards only: feed the encoder [-1, 1] images as the published code does, to compare with its numbers."""
-    label: str = ""
-    """The class whose probability is the reward, for `classifier`."""
-    classifier: str = "shipped"
-    """`shipped` or a local folder, for `classifier`."""
-    function: str = ""
-    """`module:function`, for `python`."""
-
-
 class Update(Section):
     """The policy update and its optimizer, AdamW."""
 
@@ -176,6 +148,13 @@ class Update(Section):
     """Added to a group's standard deviation before dividing by it; in units of the reward."""
 
 
+class Encoder(Network):
+    """The pretrained network whose features diversity is measured on."""
+
+    model: Weights = Weights()
+    """A CLIP model in open_clip's layout, or a DINOv2 model in transformers' layout."""
+
+
 class Evaluation(Section):
     """The measurement of a policy on fixed seeds."""
 
@@ -187,8 +166,10 @@ class Evaluation(Section):
     """Evaluate every so many epochs; the last epoch always."""
     eta: Fraction = 1.0
     """Sampler noise during evaluation."""
-    features: Literal["classifier", "pixels"] = "classifier"
-    """What diversity is measured on."""
+    features: Literal["classifier", "pixels", "clip", "dinov2"] = "classifier"
+    """What diversity is measured on: the classifier's features, colours on a grid, or a pretrained encoder's."""
+    encoder: Encoder = Encoder()
+    """For `clip` and `dinov2` features only."""
     classifier: str = "shipped"
     """`shipped`, a local folder, or empty for none: counts modes and gives the classifier's features."""
     held_out_reward: Reward | None = None

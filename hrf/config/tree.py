@@ -10,12 +10,12 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from hrf.config import checks, messages
+from hrf.config.rewards import JpegReward, Reward, family_name
 from hrf.config.sections import (
     Evaluation,
     Gate,
     Model,
     Policy,
-    Reward,
     Rollout,
     Run,
     Sampler,
@@ -26,6 +26,8 @@ from hrf.config.sections import (
 from hrf.config.yaml_text import dump_yaml, parse_yaml
 from hrf.core.window import WindowSchedule, first_step_from
 from hrf.errors import ConfigError
+
+_REWARDS = frozenset({"reward", "held_out_reward"})
 
 
 class Config(Section):
@@ -38,7 +40,7 @@ class Config(Section):
     policy: Policy = Policy()
     starts: Starts = Starts()
     rollout: Rollout = Rollout()
-    reward: Reward = Reward()
+    reward: Reward = JpegReward()
     update: Update = Update()
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
@@ -124,9 +126,17 @@ class Config(Section):
 
 
 def deep_merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` on top: mappings are merged key by key, everything else, lists too, is replaced."""
+    """`base` with `changes` on top: mappings are merged key by key, everything else, lists too, is replaced.
+
+    So is a reward by one of another family: the options of the one say nothing about the other.
+    """
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        merged[key] = deep_merge(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+        both = isinstance(below, Mapping) and isinstance(value, Mapping)
+        merged[key] = deep_merge(below, value) if both and not _other_family(key, below, value) else value
     return merged
+
+
+def _other_family(key: str, below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    return key in _REWARDS and "name" in value and family_name(value) != family_name(below)

@@ -174,7 +174,7 @@ class _Memory(TorchDispatchMode):
     """Adds up the memory of tensors from when an operation makes them until nobody holds them any more."""
 
     def __init__(self, known: Iterable[Any]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.peak_bytes = self.num_operations = self._bytes = 0
         self._seen = WeakIdKeyDictionary()
         for tensor in known:

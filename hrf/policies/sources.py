@@ -2,40 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from hrf.checkpoint import read_folder, read_manifest, writing_folder
 from hrf.config import Model
-from hrf.errors import ArtifactError, ConfigError, StorageError
-from hrf.policies.folders import component_folder, normalise_base, scheduler_config
+from hrf.errors import ArtifactError, ConfigError
+from hrf.hub import hub_folder
+from hrf.policies.folders import normalise_base
 from hrf.storage import Storage
 
 _HUB_FILES = ["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"]
-_CONFIGURATION_FILE = "config.json"
-_CONFIGURATION_FILES = (
-    "config.json",
-    "scheduler_config.json",
-    "unet/config.json",
-    "scheduler/scheduler_config.json",
-    "vae/config.json",
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """The configuration files of a base model, as diffusers writes them."""
-
-    denoiser: Mapping[str, Any]
-    scheduler: Mapping[str, Any]
-    decoder: Mapping[str, Any] | None = None
-    """Of the autoencoder; None for a model in pixels."""
 
 
 def shipped_folder(name: str) -> Path:
@@ -75,7 +55,8 @@ def fetch_model(model: Model, target: Path) -> Path:
     if source.startswith("s3://"):
         return Storage.open(source).download_all(target)
     if source.startswith("hf:"):
-        return _fetch_from_hub(source.removeprefix("hf:"), model.revision, target)
+        cached = hub_folder(source.removeprefix("hf:"), model.revision, _HUB_FILES)
+        return Path(shutil.copytree(cached, target, dirs_exist_ok=True))
     folder = Path(source).expanduser()
     if not folder.is_dir():
         raise ConfigError(
@@ -85,58 +66,6 @@ def fetch_model(model: Model, target: Path) -> Path:
             fix="correct the path, or name where the model comes from",
         )
     return folder
-
-
-def fetch_architecture(model: Model, target: Path) -> Architecture:
-    """What a base model is made of, without its weights.
-
-    Models that presets name are known here; of others only the small configuration files are fetched.
-
-    Args:
-        model: As for `fetch_model`.
-        target: A folder to download into.
-
-    Raises:
-        ConfigError: If there is nothing at the source.
-        ArtifactError: If its configuration files are missing or damaged.
-        StorageError: If object storage or the hub doesn't deliver.
-    """
-    source = model.source
-    known = resources.files("hrf").joinpath("presets", "architectures")
-    name = source.removeprefix("hf:").replace("/", "--") + ".json"
-    if source.startswith("hf:") and known.joinpath(name).is_file():
-        facts = json.loads(known.joinpath(name).read_text(encoding="utf-8"))
-        return Architecture(denoiser=facts["denoiser"], scheduler=facts["scheduler"], decoder=facts.get("decoder"))
-    if source.startswith("hf:"):
-        folder = _fetch_from_hub(source.removeprefix("hf:"), model.revision, target, _CONFIGURATION_FILES)
-    elif source.startswith("s3://"):
-        folder = _fetch_configurations(Storage.open(source), target)
-    else:
-        folder = fetch_model(model, target)
-    decoder = folder / "vae" / _CONFIGURATION_FILE
-    return Architecture(
-        denoiser=_read_configuration(component_folder(folder, "unet") / _CONFIGURATION_FILE),
-        scheduler=scheduler_config(folder),
-        decoder=_read_configuration(decoder) if decoder.is_file() else None,
-    )
-
-
-def _fetch_configurations(storage: Storage, target: Path) -> Path:
-    for name in _CONFIGURATION_FILES:
-        found = storage.read_bytes(name)
-        if found is not None:
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            (target / name).write_bytes(found[0])
-    return target
-
-
-def _read_configuration(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            path, problem=f"cannot be read: {error}", fix="give a folder in diffusers' pipeline layout"
-        ) from error
 
 
 def fetch_base(model: Model, target: Path, producer: Mapping[str, object]) -> str:
@@ -153,22 +82,6 @@ def fetch_base(model: Model, target: Path, producer: Mapping[str, object]) -> st
     with tempfile.TemporaryDirectory() as scratch, writing_folder(target, producer=producer) as folder:
         normalise_base(fetch_model(model, Path(scratch) / "model"), folder)
     return read_manifest(target).content_digest()
-
-
-def _fetch_from_hub(repository: str, revision: str, target: Path, patterns: Sequence[str] = _HUB_FILES) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-    try:
-        cached = snapshot_download(repository, revision=revision, allow_patterns=list(patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise StorageError(
-            f"hf:{repository}@{revision}",
-            problem=f"the Hugging Face hub did not deliver: {error}",
-            fix="check the name, the revision and the network, or copy the model to S3 or a folder and name that",
-        ) from error
-    shutil.copytree(cached, target, dirs_exist_ok=True)
-    return target
 
 
 def classifier_folder(classifier: str, field: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hrf.config.sections import Reward as RewardConfig
+from hrf.config.rewards import Reward as RewardConfig
 from hrf.errors import ConfigError
 from hrf.rewards.base import CheckedReward, ImageError, Prompts, Reward
 
@@ -24,6 +24,7 @@ def build_reward(
     Raises:
         ConfigError: If a class, module or function does not exist.
         ArtifactError: If the folder holds no classifier.
+        RemoteError: If the server of a remote reward is not there, or is another one.
     """
     match settings.name:
         case "jpeg_compressibility" | "jpeg_incompressibility":
@@ -48,3 +49,7 @@ def build_reward(
             return CheckedReward(
                 name=settings.function, score=function, needs_prompts=function.needs_prompts, field=field
             )
+        case "remote":
+            from hrf.rewards.remote import connect
+
+            return connect(settings, field=field)

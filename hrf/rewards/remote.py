@@ -16,7 +16,7 @@ import random
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -27,8 +27,9 @@ import httpx2
 import numpy as np
 from numpy.typing import NDArray
 
+from hrf.config.rewards import RemoteReward
 from hrf.errors import ConfigError, RemoteError
-from hrf.rewards.base import ImageError, Prompts
+from hrf.rewards.base import CheckedReward, ImageError, Prompts
 from hrf.rewards.protocol import CONTENT_TYPE, TOKEN_VARIABLE, Health, ProtocolError, Scores, encode_request
 from hrf.secrets import without_secrets
 
@@ -250,6 +251,28 @@ class RemoteScorer:
 
     def _error(self, problem: str, fix: str) -> RemoteError:
         return RemoteError(self.url, problem=problem, fix=fix)
+
+
+def connect(settings: RemoteReward, *, field: str) -> CheckedReward:
+    """Ask a server what it is, and make the reward that it gives; every answer has to come from the version it has now.
+
+    Args:
+        settings: The `reward` section.
+        field: Path of the section, for messages.
+
+    Raises:
+        ConfigError: If a token would cross the network for all to read.
+        RemoteError: If the server is not there, or is another one.
+    """
+    options = settings.model_dump(exclude={"name"})
+    scorer = RemoteScorer(**options, field=field)
+    health = scorer.health()
+    return CheckedReward(
+        name=f"remote:{health.name}",
+        score=replace(scorer, version=health.version),
+        needs_prompts=health.needs_prompts,
+        field=field,
+    )
 
 
 def _told_error(answer: bytes) -> tuple[str, int | None]:

@@ -14,6 +14,7 @@ from typing import Any
 from hrf import __version__
 from hrf.checkpoint import canonical_json, read_folder, read_manifest, writing_folder
 from hrf.config import Config
+from hrf.config.rewards import measured_settings
 from hrf.errors import ConfigError
 from hrf.policies.folders import POLICY_FILE, noise_schedule, scheduler_config
 from hrf.policies.sources import classifier_folder
@@ -139,9 +140,13 @@ def _copy_policy(source: Path, target: Path) -> None:
 
 def _evaluation_digest(config: Config, identity: dict[str, Any]) -> str:
     """Two evaluations with equal digests measured the same thing on the same noise: rewards pair seed by seed."""
+    held_out = config.evaluation.held_out_reward
     measured = {
-        "evaluation": config.evaluation.model_dump(mode="json", exclude={"every", "confidence"}),
-        "reward": config.reward.model_dump(mode="json"),
+        "evaluation": {
+            **config.evaluation.model_dump(mode="json", exclude={"every", "confidence"}),
+            "held_out_reward": measured_settings(held_out) if held_out else None,
+        },
+        "reward": measured_settings(config.reward),
         "forward_dtype": config.model.forward_dtype,
         "policy": identity,
     }

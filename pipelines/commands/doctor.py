@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 from rich.markup import escape
 
@@ -11,6 +13,9 @@ MARKS = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/
 
 
 def doctor(
+    image: Annotated[
+        bool, typer.Option("--image", help="Check the container image that this runs in: nothing else, no network.")
+    ] = False,
     as_json: AsJson = False,
     bucket: Bucket = "",
     work_dir: WorkDir = DEFAULT_WORK_DIR,
@@ -18,8 +23,9 @@ def doctor(
 ) -> None:
     """Check that this machine can do what `hrf` does, and say how to put right what it can't. Exits with 1 then."""
     from pipelines.doctor import examine
+    from pipelines.image_check import examine_image
 
-    findings = examine(work_dir, bucket)
+    findings = examine_image() if image else examine(work_dir, bucket)
     if as_json:
         print_json([finding.to_mapping() for finding in findings])
     else:

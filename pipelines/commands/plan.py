@@ -57,9 +57,9 @@ def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
     from pathlib import Path
 
     from hrf.forecast import forecast
+    from hrf.policies.architectures import fetch_architecture
     from hrf.policies.folders import noise_schedule
     from hrf.policies.footprint import decoder_footprint, denoiser_footprint
-    from hrf.policies.sources import fetch_architecture
 
     with tempfile.TemporaryDirectory() as scratch:
         model = fetch_architecture(config.model, Path(scratch))

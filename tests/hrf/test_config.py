@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hrf.config import Config, Reward, Rollout, Run, list_presets, resolve
+from hrf.config import Config, JpegReward, Rollout, Run, list_presets, resolve
 from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import dump_yaml, parse_yaml
 from hrf.core.window import Window
@@ -447,5 +447,5 @@ def test_steps_without_a_model_do_not_wait_for_torch(module):
 
 
 def test_defaults_are_a_configuration():
-    assert Config().reward == Reward()
+    assert Config().reward == JpegReward()
     assert Config().run == Run()

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hrf.classifier import ImageClassifier, reinitialise
-from hrf.config import Reward
+from hrf.config import ClassifierReward
 from hrf.errors import ArtifactError, ConfigError
 from hrf.rewards import build_reward
 
@@ -28,7 +28,7 @@ def images(count: int = 5, size: int = 16) -> np.ndarray:
 
 
 def build(folder, label: str):
-    return build_reward(Reward(name="classifier", label=label), folder)
+    return build_reward(ClassifierReward(label=label), folder)
 
 
 def test_the_reward_is_the_softmax_of_the_logits(folder):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hrf.config import Reward
+from hrf.config import JpegReward
 from hrf.rewards import build_reward
 
 
@@ -31,15 +31,15 @@ def pixels_of(image: np.ndarray) -> np.ndarray:
     return np.moveaxis(np.floor(image.astype(np.float64) * 255 + 0.5), 0, -1).astype(np.uint8)
 
 
-COMPRESS = build_reward(Reward(name="jpeg_compressibility"))
-EXPAND = build_reward(Reward(name="jpeg_incompressibility"))
+COMPRESS = build_reward(JpegReward(name="jpeg_compressibility"))
+EXPAND = build_reward(JpegReward(name="jpeg_incompressibility"))
 
 
 @pytest.mark.parametrize("quality", [95, 60])
 def test_the_reward_is_the_file_size_in_thousands_of_bytes(quality):
     images = random_images()
     expected = [file_size_kb(pixels_of(image), quality) for image in images]
-    reward = build_reward(Reward(name="jpeg_incompressibility", quality=quality))
+    reward = build_reward(JpegReward(name="jpeg_incompressibility", quality=quality))
     assert reward(images).tolist() == expected
     assert reward(images).dtype == np.float64
 
@@ -62,7 +62,7 @@ def test_bytes_are_rounded_not_truncated():
     fuzz = np.random.default_rng(1).uniform(-0.4, 0.4, (1, 3, 16, 16))
     images = ((100 + fuzz) / 255).astype(np.float32)
     truncated = np.moveaxis((100 + fuzz[0]).astype(np.uint8), 0, -1)
-    reward = build_reward(Reward(name="jpeg_incompressibility", quality=100))
+    reward = build_reward(JpegReward(name="jpeg_incompressibility", quality=100))
     assert reward(images)[0] == file_size_kb(np.full((16, 16, 3), 100, dtype=np.uint8), 100)
     assert reward(images)[0] < file_size_kb(truncated, 100)
 
@@ -77,7 +77,7 @@ def test_neither_order_nor_batching_nor_threads_change_a_reward(order, split):
 
 
 def test_the_legacy_switch_turns_everything_below_mid_grey_black():
-    legacy = build_reward(Reward(name="jpeg_incompressibility", legacy_range=True))
+    legacy = build_reward(JpegReward(name="jpeg_incompressibility", legacy_range=True))
     images = random_images(3)
     images[0] *= 0.49
     # The published code: bytes of 255 x for samples x in [-1, 1].

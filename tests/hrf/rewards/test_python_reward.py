@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hrf.config import Reward
+from hrf.config import PythonReward
 from hrf.errors import ConfigError, HrfError, NumericalError
 from hrf.rewards import build_reward
 
@@ -48,7 +48,7 @@ def user_module(tmp_path, monkeypatch):
 
 
 def build(function: str):
-    return build_reward(Reward(name="python", function=function))
+    return build_reward(PythonReward(function=function))
 
 
 def images() -> np.ndarray:
@@ -84,7 +84,7 @@ def test_a_function_that_is_not_there_is_a_mistake_in_the_configuration(user_mod
 
 def test_the_field_is_that_of_the_reward_that_was_configured(user_module):
     with pytest.raises(ConfigError) as caught:
-        build_reward(Reward(name="python", function="a_b_c:d"), field="evaluation.held_out_reward")
+        build_reward(PythonReward(function="a_b_c:d"), field="evaluation.held_out_reward")
     assert caught.value.field == "evaluation.held_out_reward.function"
 
 

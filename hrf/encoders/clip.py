@@ -1,0 +1,107 @@
+"""CLIP by open_clip: unit embeddings of images and of texts.
+
+A model lies in open_clip's own folder layout, as open_clip saves it to the hub: `open_clip_config.json`, which says what
+the network is (the QuickGELU of OpenAI's weights included) and how pictures are prepared, and
+`open_clip_model.safetensors`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from hrf.encoders.calls import in_calls, pictures, quiet, scorer_library
+from hrf.errors import ArtifactError
+
+HUB_FILES = (
+    "open_clip_config.json",
+    "open_clip_model.safetensors",
+    "tokenizer*.json",
+    "special_tokens_map.json",
+    "vocab.*",
+    "merges.txt",
+)
+_CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenClip:
+    """A CLIP model in evaluation mode, float32."""
+
+    model: nn.Module
+    transform: Callable[[Any], Tensor]
+    """open_clip's preparation of a picture: resize, crop, normalise."""
+    tokenizer: Callable[[list[str]], Tensor]
+    """Texts to [n, context length]; longer texts are cut off, as everywhere with CLIP."""
+    device: torch.device
+    call_size: int
+
+    def embed_images(self, images: NDArray[np.float32]) -> Tensor:
+        """Images [n, 3, H, W] in [0, 1] to embeddings of length 1, [n, D] float32."""
+        return self._unit(in_calls(pictures(images), self.transform, self._images, call_size=self.call_size))
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts to embeddings of length 1, [n, D] float32. Equal texts are embedded once."""
+        unique = list(dict.fromkeys(texts))
+        embedded = in_calls(unique, lambda text: self.tokenizer([text])[0], self._texts, call_size=self.call_size)
+        return self._unit(embedded)[[unique.index(text) for text in texts]]
+
+    def _images(self, prepared: Tensor) -> Tensor:
+        embedded: Tensor = self.model.encode_image(prepared.to(self.device))
+        return embedded
+
+    def _texts(self, tokens: Tensor) -> Tensor:
+        embedded: Tensor = self.model.encode_text(tokens.to(self.device))
+        return embedded
+
+    @staticmethod
+    def _unit(embedded: Tensor) -> Tensor:
+        return nn.functional.normalize(embedded.float(), dim=1)
+
+
+def load_open_clip(folder: Path, *, device: torch.device, call_size: int, field: str) -> OpenClip:
+    """Load a model from a folder in open_clip's layout.
+
+    Raises:
+        ArtifactError: If the folder is not in that layout, or the weights don't fit the configuration.
+        ConfigError: If open_clip is not installed.
+    """
+    open_clip = scorer_library("open_clip", field)
+    quiet("root")
+    for name in (_CONFIG, _WEIGHTS):
+        if not (folder / name).is_file():
+            raise _broken(folder / name, "there is no such file")
+    try:
+        model = open_clip.create_model(
+            f"local-dir:{folder}", load_weights=False, pretrained_image=False, pretrained_text=False, precision="fp32"
+        )
+        model.load_state_dict(load_file(folder / _WEIGHTS))
+        tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
+        prepared = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, SafetensorError) as error:
+        raise _broken(folder, f"not a model of open_clip: {error}") from error
+    return OpenClip(
+        model=model.eval().requires_grad_(False).to(device),
+        transform=open_clip.image_transform_v2(prepared, is_train=False),
+        tokenizer=tokenizer,
+        device=device,
+        call_size=call_size,
+    )
+
+
+def _broken(path: Path, problem: str) -> ArtifactError:
+    return ArtifactError(
+        path,
+        problem=problem,
+        producer="open_clip",
+        fix=f"give a folder with {_CONFIG} and {_WEIGHTS}, as open_clip.push_to_hf_hub saves them",
+    )

