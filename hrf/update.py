@@ -87,6 +87,7 @@ class Updater:
         if settings.kl_weight > 0 and policy.reference is None:
             raise ValueError("a KL penalty needs the reference's weights")
         self.policy = policy
+        self._acting = policy if settings.guidance else policy.unguided()
         self.optimizer = optimizer
         self.settings = settings
         self.num_updates = num_updates
@@ -171,10 +172,11 @@ class Updater:
 
     def _backward(self, trajectories: Trajectories, advantages: Tensor, pairs: Pairs, num_branches: int) -> Tensor:
         """Add the gradient of a microbatch; returns [5, P]: loss, kl to reference, log ratio, outside, approx_kl."""
-        settings, policy, device = self.settings, self.policy, self.policy.device
+        settings, policy, device = self.settings, self._acting, self.policy.device
         states = trajectories.states[pairs.state_index].to(device)
         next_states = trajectories.states[pairs.state_index + 1].to(device)
-        mean, std = policy.transition(states, pairs.step)
+        prompts = None if trajectories.prompts is None else trajectories.prompts[pairs.branch]
+        mean, std = policy.transition(states, pairs.step, prompts=prompts)
         log_prob = gaussian_log_prob(next_states, mean, std, settings.log_prob_reduction)
         old_log_prob = trajectories.log_probs[pairs.pair_index].to(device)
         rho = torch.ones(len(pairs))
@@ -192,7 +194,7 @@ class Updater:
         kl_to_reference = torch.zeros_like(loss)
         if settings.kl_weight > 0:
             with torch.no_grad():
-                reference_mean, _ = policy.as_reference().transition(states, pairs.step)
+                reference_mean, _ = policy.as_reference().transition(states, pairs.step, prompts=prompts)
             kl_to_reference = gaussian_kl(mean, reference_mean, std, settings.log_prob_reduction)
         weighted = self._step_weights[pairs.step].to(device) * (loss + settings.kl_weight * kl_to_reference)
         (weighted.sum() / num_branches).backward()
@@ -236,4 +238,6 @@ class Updater:
     def _move_average(self, average: Mapping[str, Tensor]) -> None:
         decay = self.settings.ema_decay
         for name, parameter in self.policy.denoiser.named_parameters():
+            if not parameter.requires_grad:
+                continue
             average[name].lerp_(parameter.detach().to(average[name].device), 1 - decay)

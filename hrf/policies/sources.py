@@ -12,10 +12,12 @@ from hrf.checkpoint import read_folder, read_manifest, writing_folder
 from hrf.config import Model
 from hrf.errors import ArtifactError, ConfigError
 from hrf.hub import hub_folder
-from hrf.policies.folders import normalise_base
+from hrf.policies.kinds import normalise_base
 from hrf.storage import Storage
 
-_HUB_FILES = ["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"]
+_HUB_FILES = ["*.json", "diffusion_pytorch_model.safetensors", "*/*.json", "*/*.safetensors", "tokenizer/*.txt"]
+"""A pattern's star also stands for slashes. The one-file copies beside Stable Diffusion's parts match none of these."""
+_NOT_NEEDED = ["*.fp16.*", "*.non_ema.*", "safety_checker/*", "*onnx*", "*openvino*"]
 
 
 def shipped_folder(name: str) -> Path:

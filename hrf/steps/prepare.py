@@ -16,12 +16,18 @@ from hrf.checkpoint import canonical_json, read_folder, read_manifest, writing_f
 from hrf.config import Config
 from hrf.config.rewards import measured_settings
 from hrf.errors import ConfigError
-from hrf.policies.folders import POLICY_FILE, noise_schedule, scheduler_config
+from hrf.policies.components import scheduler_config
+from hrf.policies.folders import POLICY_FILE, noise_schedule, save_fresh_policy
+from hrf.policies.kinds import kind_of
 from hrf.policies.sources import classifier_folder
+from hrf.policies.text import embed_prompts
 from hrf.promoted import fetch_incumbent
+from hrf.prompts import PromptTable, resolve_prompts
 from hrf.rewards import build_reward
+from hrf.rewards.base import missing_prompts
 from hrf.seeds import derive_seed
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, Run, step
+from hrf.steps.policy_folder import copy_policy
 from hrf.storage import Storage
 
 
@@ -46,6 +52,8 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     asked = Run.read(request)
     config, about = asked.config, dict(asked.about)
     base_folder, base_digest = read_folder(base), read_manifest(base).content_digest()
+    kind_of(base_folder).check(config)
+    prompts = _prompts(config)
     schedule = noise_schedule(scheduler_config(base_folder), config)
     config.window_schedule(schedule.num_trained_steps)
     identity = policy_identity(config, base_digest)
@@ -55,7 +63,7 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
         "num_epochs": config.run.epochs,
         "num_trained_steps": schedule.num_trained_steps,
         "policy": identity,
-        "evaluation_digest": _evaluation_digest(config, identity),
+        "evaluation_digest": _evaluation_digest(config, identity, prompts),
         "versions": _versions(),
     }
     producer = asked.producer("prepare")
@@ -63,15 +71,18 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
         shutil.copyfile(asked.folder / CONFIG_FILE, folder / CONFIG_FILE)
         (folder / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         _pack_classifiers(config, folder / "classifiers")
+        if config.prompts and prompts:
+            (folder / "prompts").mkdir()
+            prompts.save(folder / "prompts")
+            embed_prompts(base_folder, prompts.texts, negative=config.prompts.negative).save(folder / "prompts")
     with writing_folder(policy, producer=producer) as folder:
         if pointer:
             with tempfile.TemporaryDirectory() as scratch:
                 incumbent = fetch_incumbent(Storage.open(about["storage"]), pointer, Path(scratch) / "incumbent")
                 _check_incumbent(incumbent, identity, parent)
-                _copy_policy(incumbent, folder)
+                copy_policy(incumbent, folder)
         else:
-            _copy_policy(base_folder, folder)
-            (folder / POLICY_FILE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+            save_fresh_policy(folder, config, base_folder, identity, run_seed=about["run_seed"])
     with writing_folder(training_state, producer=producer) as folder:
         (folder / "state.json").write_text(json.dumps({"num_updates": 0, "num_evaluations": 0}) + "\n")
     with writing_folder(history, producer=producer) as folder:
@@ -91,12 +102,28 @@ def run_seed(seed: int, parent: str | None, noise_tag: str) -> int:
 
 def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
     """What a policy folder says of itself: the sampler and the reference that its weights belong to."""
+    text_to_image = {}
+    if config.prompts:
+        text_to_image = {
+            "guidance_scale": config.model.guidance_scale,
+            "lora": config.policy.lora.model_dump(mode="json") if config.policy.lora else None,
+        }
     return {
         "kind": "split" if config.policy.split > 0 else "full",
         "switch_step": config.switch_step,
         "sampler": config.sampler.model_dump(mode="json"),
         "base": {"source": config.model.source, "revision": config.model.revision, "digest": base_digest},
+        **text_to_image,
     }
+
+
+def _prompts(config: Config) -> PromptTable | None:
+    """The run's prompts; None for an unconditional model."""
+    if config.prompts is None:
+        return None
+    table = resolve_prompts(config.prompts, seed=config.evaluation.seed)
+    table.of_evaluation(config.evaluation.num_samples)
+    return table
 
 
 def _pack_classifiers(config: Config, target: Path) -> None:
@@ -111,16 +138,18 @@ def _pack_classifiers(config: Config, target: Path) -> None:
     for name, reward in rewards.items():
         if reward:
             folder = target / name
-            build_reward(reward, folder if folder.is_dir() else None, field=fields[name])
+            built = build_reward(reward, folder if folder.is_dir() else None, field=fields[name])
+            if built.needs_prompts and config.prompts is None:
+                raise missing_prompts(built.name, fields[name])
 
 
 def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None) -> None:
     """Refuse to go on from a policy that was tuned under another sampler or from another base."""
     found = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
-    for field in ("kind", "switch_step", "sampler", "base"):
-        mine, theirs = identity[field], found[field]
+    for field in ("kind", "switch_step", "sampler", "base", "guidance_scale", "lora"):
+        mine, theirs = identity.get(field), found.get(field)
         if field == "base":
-            mine, theirs = mine["digest"], theirs["digest"]
+            mine, theirs = identity["base"]["digest"], found["base"]["digest"]
         if mine != theirs:
             raise ConfigError(
                 "run.start_from",
@@ -130,15 +159,7 @@ def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None)
             )
 
 
-def _copy_policy(source: Path, target: Path) -> None:
-    for name in ("unet", "scheduler"):
-        shutil.copytree(source / name, target / name)
-    for name in ("model_index.json", POLICY_FILE):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-
-
-def _evaluation_digest(config: Config, identity: dict[str, Any]) -> str:
+def _evaluation_digest(config: Config, identity: dict[str, Any], prompts: PromptTable | None) -> str:
     """Two evaluations with equal digests measured the same thing on the same noise: rewards pair seed by seed."""
     held_out = config.evaluation.held_out_reward
     measured = {
@@ -150,6 +171,8 @@ def _evaluation_digest(config: Config, identity: dict[str, Any]) -> str:
         "forward_dtype": config.model.forward_dtype,
         "policy": identity,
     }
+    if config.prompts and prompts:
+        measured["prompts"] = {"evaluation": prompts.evaluation, "negative": config.prompts.negative}
     return hashlib.sha256(canonical_json(measured)).hexdigest()
 
 

@@ -15,13 +15,13 @@ from hrf.checkpoint import read_folder, writing_folder
 from hrf.config import Config
 from hrf.cost import pool_evaluations, update_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.folders import POLICY_FILE, load_average, load_policy, save_policy
+from hrf.policies.folders import POLICY_FILE, load_policy, save_policy, weights_of
 from hrf.progress import emit
 from hrf.rollout import Trajectories
 from hrf.steps.artifacts import load_training_state, load_trajectories, save_training_state
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.history import extend_history
-from hrf.training import advantages_of
+from hrf.training import advantages_of, build_statistics
 from hrf.update import Updater, build_optimizer
 
 
@@ -89,17 +89,20 @@ class TrainingSession:
         self._base = read_folder(base)
         folder = read_folder(policy)
         config: Config = context.config
-        self.policy: DiffusionPolicy = load_policy(config, self._base, folder)
+        self.policy: DiffusionPolicy = load_policy(config, self._base, folder, prompts=context.prompts_folder)
+        self._weights = weights_of(config)
         self._about = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
         optimizer = build_optimizer(self.policy.denoiser, config.update)
         counters = load_training_state(training_state, self.policy.denoiser, optimizer)
         self._num_evaluations = counters["num_evaluations"]
+        self._statistics = build_statistics(config, counters.get("prompt_rewards"))
+        self._texts = context.prompts.texts if context.prompts else ()
         self._updater = Updater(
             self.policy,
             optimizer,
             config.update,
             num_updates=counters["num_updates"],
-            average=load_average(folder) if config.update.ema_decay > 0 else None,
+            average=self._weights.load_average(self.policy.denoiser, folder) if config.update.ema_decay > 0 else None,
         )
 
     def learn(
@@ -116,7 +119,7 @@ class TrainingSession:
         num_pairs = int(trajectories.tail_lengths.sum())
         updates, norms = self._updater.run(
             trajectories,
-            advantages_of(rewards, trajectories, config),
+            advantages_of(rewards, trajectories, config, statistics=self._statistics, texts=self._texts),
             run_seed=self._context.run_seed,
             epoch=epoch,
             on_advance=advance_reporter("update", epoch, num_pairs * config.update.inner_epochs),
@@ -142,6 +145,7 @@ class TrainingSession:
         """Write the policy and training state folders."""
         producer = self._context.producer(step_name, epoch)
         with writing_folder(policy, producer=producer) as folder:
-            save_policy(folder, self.policy.denoiser, self._base, self._about, self._updater.average)
+            denoiser, average = self.policy.denoiser, self._updater.average
+            save_policy(folder, denoiser, self._base, self._about, average, self._weights)
         with writing_folder(training_state, producer=producer) as folder:
-            save_training_state(self._updater, folder, self._num_evaluations)
+            save_training_state(self._updater, folder, self._num_evaluations, self._statistics)
