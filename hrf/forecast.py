@@ -18,7 +18,6 @@ from hrf.cost import (
     BACKWARD,
     expected_epoch_evaluations,
     expected_sampling_evaluations,
-    pool_evaluations,
     update_evaluations,
 )
 from hrf.errors import ConfigError
@@ -147,7 +146,7 @@ def forecast(
     if not 0 < utilisation <= 1:
         raise ConfigError("--utilisation", expected="a number in (0, 1]", got=utilisation, fix="0.3 is usual")
     clock = _Clock(GPUS[gpu], utilisation, config.model.forward_dtype, denoiser, decoder)
-    epochs = _epochs(config, schedule, denoiser, clock)
+    epochs = _epochs(config, schedule, denoiser, decoder, clock)
     once = _once(config, schedule, clock)
     total = NOTHING
     for epoch in epochs:
@@ -187,76 +186,74 @@ def num_calls(lengths: Sequence[int], batch_size: int) -> int:
 
 def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None) -> dict[str, int]:
     """Bytes on the GPU: weights and what goes with each, and the peaks of sampling and of the update."""
-    weights = FLOAT_BYTES * denoiser.num_parameters
+    weights, tuned = FLOAT_BYTES * denoiser.num_parameters, FLOAT_BYTES * denoiser.num_tuned
     low = config.model.forward_dtype == "bfloat16"
     activations = _BFLOAT16_ACTIVATIONS if low else 1.0
     parts = {
         "weights": weights,
-        "reference": weights,
+        # An adapter's reference is the same network, with the adapter switched off.
+        "reference": tuned if config.policy.lora else weights,
         "bfloat16_weights": weights // 2 if low else 0,
-        "gradients": weights,
-        "gradient_copies": _STEP_NORM_COPIES * weights,
-        "moments": _ADAM_MOMENTS * weights,
+        "gradients": tuned,
+        "gradient_copies": _STEP_NORM_COPIES * tuned,
+        "moments": _ADAM_MOMENTS * tuned,
         "decoder": FLOAT_BYTES * decoder.num_parameters if decoder else 0,
     }
-    forward = round(config.model.batch_size * denoiser.forward_bytes * activations)
+    forward = round(config.model.batch_size * config.forwards * denoiser.forward_bytes * activations)
+    # One latent after the other, in float32.
     decoding = decoder.forward_bytes if decoder else 0
-    trained = [round(config.update.microbatch * each * activations) for each in _backward_bytes(denoiser)]
+    pairs = config.update.microbatch * config.episode_forwards
+    trained = round(pairs * denoiser.backward_bytes * activations)
+    checkpointed = round(pairs * denoiser.checkpointed_bytes * activations)
     held = parts["weights"] + parts["reference"] + parts["bfloat16_weights"]
     learning = held + parts["gradients"] + parts["gradient_copies"] + parts["moments"]
     return {
         **parts,
         "sample_activations": max(forward, decoding),
-        "update_activations": trained[0],
-        "update_activations_checkpointed": trained[1],
+        "update_activations": trained,
+        "update_activations_checkpointed": checkpointed,
         "sample": held + parts["decoder"] + max(forward, decoding),
-        "update": learning + trained[0],
-        "update_checkpointed": learning + trained[1],
+        "update": learning + trained,
+        "update_checkpointed": learning + checkpointed,
     }
 
 
-def _backward_bytes(denoiser: Footprint) -> tuple[int, int]:
-    return denoiser.backward_bytes, denoiser.checkpointed_bytes
-
-
 class _Clock:
-    """Turns evaluations into FLOPs and seconds."""
+    """Turns work on the denoiser and the decoder into FLOPs and seconds."""
 
     def __init__(
         self, gpu: Gpu, utilisation: float, forward_dtype: str, denoiser: Footprint, decoder: Footprint | None
     ) -> None:
         low = forward_dtype == "bfloat16"
+        # Float32 convolutions run in TF32 unless PyTorch is told otherwise, other products don't.
         convolutions = gpu.bfloat16_flops if low else gpu.bfloat16_flops / 2
         others = gpu.bfloat16_flops if low else gpu.float32_flops
         self._seconds = (denoiser.convolution_flops / convolutions + denoiser.other_flops / others) / utilisation
         self._denoiser = denoiser
-        self._decode_flops = decoder.forward_flops if decoder else 0
-        decoded = decoder.convolution_flops / convolutions + decoder.other_flops / others if decoder else 0.0
-        self._decode_seconds = decoded / utilisation
+        self._decode_flops, self._decode_seconds = 0, 0.0
+        if decoder:
+            seconds = decoder.convolution_flops / (gpu.bfloat16_flops / 2) + decoder.other_flops / gpu.float32_flops
+            self._decode_flops = decoder.forward_flops
+            self._decode_seconds = max(seconds / utilisation, decoder.num_operations * OPERATION_SECONDS)
 
-    def sampling(self, evaluations: float, calls: float, batch_size: int, decoded: int) -> Work:
-        """Forward passes in `calls` of `batch_size`, and the decoding of finished samples."""
+    def passes(self, evaluations: float, *, calls: float, batch_size: int, passes: float, flops: float = 0.0) -> Work:
+        """Calls of the denoiser with `batch_size` samples, each worth so many forward passes."""
+        # As long as its FLOPs take, or as long as it takes to ask for them.
+        seconds = max(batch_size * self._seconds, self._denoiser.num_operations * OPERATION_SECONDS)
         return Work(
             evaluations=evaluations,
-            flops=evaluations * self._denoiser.forward_flops + decoded * self._decode_flops,
-            seconds=calls * self._call_seconds(batch_size) + decoded * self._decode_seconds,
+            flops=flops or evaluations * self._denoiser.forward_flops,
+            seconds=calls * passes * seconds,
         )
 
-    def training(self, evaluations: float, pairs: float, passes: float, microbatch: int) -> Work:
-        """Passes over `pairs`, each of them worth `passes` forward passes, in microbatches."""
-        calls = pairs / microbatch
-        return Work(
-            evaluations=evaluations,
-            flops=evaluations * self._denoiser.forward_flops,
-            seconds=calls * passes * self._call_seconds(microbatch),
-        )
-
-    def _call_seconds(self, batch_size: int) -> float:
-        """Of one forward pass: as long as its FLOPs take, or as long as it takes to ask for them."""
-        return max(batch_size * self._seconds, self._denoiser.num_operations * OPERATION_SECONDS)
+    def decoding(self, samples: int) -> Work:
+        """Finished samples to images."""
+        return Work(evaluations=0.0, flops=samples * self._decode_flops, seconds=samples * self._decode_seconds)
 
 
-def _epochs(config: Config, schedule: NoiseSchedule, denoiser: Footprint, clock: _Clock) -> tuple[EpochForecast, ...]:
+def _epochs(
+    config: Config, schedule: NoiseSchedule, denoiser: Footprint, decoder: Footprint | None, clock: _Clock
+) -> tuple[EpochForecast, ...]:
     """Runs of epochs with the same window."""
     windows = config.window_schedule(schedule.num_trained_steps)
     found: list[EpochForecast] = []
@@ -269,76 +266,96 @@ def _epochs(config: Config, schedule: NoiseSchedule, denoiser: Footprint, clock:
         sampling = expected_sampling_evaluations(config, schedule, epoch)
         updating = expected_epoch_evaluations(config, schedule, epoch) - sampling
         pairs = updating / update_evaluations(1, config)
-        passes = update_evaluations(1, config) / config.update.inner_epochs
         found.append(
             EpochForecast(
                 first_epoch=epoch,
                 num_epochs=1,
                 window=bounds,
-                sample=clock.sampling(
-                    sampling,
-                    _sampling_calls(config, schedule, sampling, bounds),
-                    config.model.batch_size,
-                    config.rollout.roots * config.rollout.branches,
-                ),
-                update=clock.training(updating, pairs * config.update.inner_epochs, passes, config.update.microbatch),
-                artifact_bytes=_artifact_bytes(config, denoiser, pairs),
+                sample=_sampling(config, schedule, sampling, bounds, clock),
+                update=_updating(config, denoiser, updating, pairs, clock),
+                artifact_bytes=_artifact_bytes(config, denoiser, decoder, pairs),
             )
         )
     return tuple(found)
 
 
-def _sampling_calls(
-    config: Config, schedule: NoiseSchedule, evaluations: float, window: tuple[int, int] | None
-) -> float:
-    """Denoiser calls of an epoch's sampling, with starts spread evenly over the window."""
-    rollout, steps, batch_size = config.rollout, schedule.num_steps, config.model.batch_size
+def _updating(config: Config, denoiser: Footprint, evaluations: float, pairs: float, clock: _Clock) -> Work:
+    """Forward and backward passes over the (branch, trained step) pairs of an epoch."""
+    update, forwards = config.update, config.episode_forwards
+    # With gradient checkpointing, the backward pass does the forward pass again.
+    passes = evaluations / (pairs * update.inner_epochs * forwards) + config.model.gradient_checkpointing
+    return clock.passes(
+        evaluations,
+        calls=pairs * update.inner_epochs / update.microbatch,
+        batch_size=update.microbatch * forwards,
+        passes=passes,
+        flops=pairs * update.inner_epochs * forwards * passes * denoiser.forward_flops,
+    )
+
+
+def _sampling(
+    config: Config, schedule: NoiseSchedule, evaluations: float, window: tuple[int, int] | None, clock: _Clock
+) -> Work:
+    """Roots, choice of steps and branches of an epoch, with starts spread evenly over the window."""
+    rollout, steps, size = config.rollout, schedule.num_steps, config.model.batch_size
     fresh = config.switch_step if config.policy.prefix_pool else 0
     if window is None:
         count, switch = rollout.roots * rollout.branches, config.switch_step
-        return num_calls([switch - fresh] * count, batch_size) + num_calls([steps - switch] * count, batch_size)
-    start, stop = window
-    spread = [start + (stop - start) * (2 * root + 1) // (2 * rollout.roots) for root in range(rollout.roots)]
-    tails = [steps - step for step in spread for _ in range(rollout.branches)]
-    roots = [steps - fresh] * rollout.roots
-    if config.starts.kind != "selected":
-        return num_calls(roots, batch_size) + num_calls(tails, batch_size)
-    selecting = evaluations - sum(roots) - rollout.branches * rollout.roots * (steps - (start + stop - 1) / 2)
-    return num_calls(roots, batch_size) + num_calls(tails, batch_size) + max(0.0, selecting) / batch_size
+        roots, tails = [switch - fresh] * count, [steps - switch] * count
+    else:
+        start, stop = window
+        spread = [start + (stop - start) * (2 * root + 1) // (2 * rollout.roots) for root in range(rollout.roots)]
+        roots = [steps - fresh] * rollout.roots
+        tails = [steps - step for step in spread for _ in range(rollout.branches)]
+    guided, episode = config.forwards, config.episode_forwards
+    work = clock.passes(sum(roots) * guided, calls=num_calls(roots, size), batch_size=size * guided, passes=1)
+    branches = evaluations - sum(roots) * guided
+    if config.starts.kind == "selected" and window is not None:
+        branches = min(branches, rollout.branches * rollout.roots * (steps - _middle(config, window)) * episode)
+        selecting = evaluations - sum(roots) * guided - branches
+        calls = selecting / guided / size
+        work += clock.passes(selecting, calls=calls, batch_size=size * guided, passes=1)
+    work += clock.passes(branches, calls=num_calls(tails, size), batch_size=size * episode, passes=1)
+    return work + clock.decoding(rollout.roots * rollout.branches)
 
 
-def _artifact_bytes(config: Config, denoiser: Footprint, pairs: float) -> dict[str, int]:
+def _middle(config: Config, window: tuple[int, int]) -> float:
+    """Mean of the candidate steps, as `hrf.cost` assumes them."""
+    steps = range(*window, config.starts.selection.stride)
+    return sum(steps) / len(steps)
+
+
+def _artifact_bytes(config: Config, denoiser: Footprint, decoder: Footprint | None, pairs: float) -> dict[str, int]:
     """Contents of what an epoch's steps write; `pairs` are its (branch, trained step) pairs."""
     branches = config.rollout.roots * config.rollout.branches
-    sample = FLOAT_BYTES * math.prod(denoiser.sample_shape)
-    weights = FLOAT_BYTES * denoiser.num_parameters
-    average = 1 if config.update.ema_decay else 0
+    state = FLOAT_BYTES * math.prod(denoiser.sample_shape)
+    image = FLOAT_BYTES * math.prod((decoder or denoiser).output_shape)
+    tuned = FLOAT_BYTES * denoiser.num_tuned
+    indices = (3 if config.prompts else 2) * branches * INDEX_BYTES
     return {
-        "trajectories": round((pairs + branches) * sample + pairs * FLOAT_BYTES + 2 * branches * INDEX_BYTES),
-        "samples": branches * (sample + INDEX_BYTES),
+        "trajectories": round((pairs + branches) * state + pairs * FLOAT_BYTES + indices),
+        "samples": branches * (image + INDEX_BYTES),
         "scores": branches * _SCORE_BYTES,
-        "policy": (1 + average) * weights,
-        "training_state": _ADAM_MOMENTS * weights + FLOAT_BYTES * denoiser.num_tensors,
+        "policy": (2 if config.update.ema_decay else 1) * tuned,
+        "training_state": _ADAM_MOMENTS * tuned + FLOAT_BYTES * denoiser.num_tuned_tensors,
     }
 
 
 def _once(config: Config, schedule: NoiseSchedule, clock: _Clock) -> dict[str, Work]:
     """The baseline (of a run from the base), the prefix pool and all evaluations."""
-    count, batch_size = config.evaluation.num_samples, config.model.batch_size
-    steps, switch = schedule.num_steps, config.switch_step
+    count, size, guided = config.evaluation.num_samples, config.model.batch_size, config.forwards
+    steps, switch, every = schedule.num_steps, config.switch_step, config.evaluation.every
 
-    def sampled(samples: int, num_steps: int, decoded: int) -> Work:
-        calls = num_calls([num_steps] * samples, batch_size)
-        return clock.sampling(samples * num_steps, calls, batch_size, decoded)
+    def sampled(samples: int, num_steps: int) -> Work:
+        calls = num_calls([num_steps] * samples, size)
+        return clock.passes(samples * num_steps * guided, calls=calls, batch_size=size * guided, passes=1)
 
-    every = config.evaluation.every
+    measured = sampled(count, steps - switch) + clock.decoding(count)
     evaluations = sum((epoch + 1) % every == 0 or epoch + 1 == config.run.epochs for epoch in range(config.run.epochs))
-    pool = config.policy.prefix_pool
-    assert pool_evaluations(config) == pool * switch
     return {
-        "baseline": sampled(count, switch, 0) + sampled(count, steps - switch, count),
-        "prefix_pool": sampled(pool, switch, 0) if pool else NOTHING,
-        "evaluations": sampled(count, steps - switch, count).times(evaluations),
+        "baseline": sampled(count, switch) + measured,
+        "prefix_pool": sampled(config.policy.prefix_pool, switch),
+        "evaluations": measured.times(evaluations),
     }
 
 
@@ -363,5 +380,9 @@ def _assumptions(config: Config, gpu: Gpu, utilisation: float) -> tuple[str, ...
     if config.run.start_from == "promoted":
         assumed.append("the run starts from the base; from a promoted model, the baseline measures that one, too")
     if config.starts.kind == "selected":
-        assumed.append("HRF-D chooses steps in the middle of its window")
+        assumed.append("HRF-D chooses steps in the middle of its window; decoding its previews is not in it")
+    if config.policy.lora:
+        assumed.append("an adapter's update takes as long as that of all weights: an upper bound")
+    if config.prompts:
+        assumed.append("prompts are embedded once, which is not in it")
     return tuple(assumed)

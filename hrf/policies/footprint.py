@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from hrf.config import Lora
 from hrf.errors import ConfigError
 
 _PROMPT_TOKENS = 77
@@ -36,10 +37,14 @@ class Footprint:
     """Of a module and one sample, in float32. FLOPs are 2 per multiply-add and leave out elementwise operations."""
 
     num_parameters: int
-    num_tensors: int
-    """How many tensors the parameters are."""
+    num_tuned: int
+    """How many parameters are tuned: all, or those of an adapter beside them."""
+    num_tuned_tensors: int
+    """How many tensors these are."""
     sample_shape: tuple[int, ...]
     """(C, H, W) of what goes in."""
+    output_shape: tuple[int, ...]
+    """(C, H, W) of what comes out."""
     convolution_flops: int
     """Of a forward pass, in convolutions."""
     other_flops: int
@@ -59,11 +64,13 @@ class Footprint:
         return self.convolution_flops + self.other_flops
 
 
-def denoiser_footprint(config: Mapping[str, Any]) -> Footprint:
+def denoiser_footprint(config: Mapping[str, Any], lora: Lora | None = None) -> Footprint:
     """Count a denoiser.
 
     Args:
         config: `config.json` of a diffusers UNet, conditional or not.
+        lora: The adapter that is tuned; None: all of its weights are. Its own FLOPs and activations, about a percent,
+            are left out.
 
     Raises:
         ConfigError: If it is of a class that is not known here, or no model can be made of it.
@@ -76,8 +83,11 @@ def denoiser_footprint(config: Mapping[str, Any]) -> Footprint:
         inputs = {"sample": torch.empty(1, *shape), "timestep": torch.zeros(1, dtype=torch.int64)}
         if config["_class_name"] == "UNet2DConditionModel":
             inputs["encoder_hidden_states"] = torch.empty(1, _PROMPT_TOKENS, settings.cross_attention_dim)
-        extra = _size_conditions(settings) if settings.get("addition_embed_type") == "text_time" else {}
-    return _count(model, shape, inputs, extra)
+    counted = _count(model, shape, inputs)
+    if lora is None:
+        return counted
+    sizes = _adapter_sizes(model, lora)
+    return replace(counted, num_tuned=sum(sizes), num_tuned_tensors=len(sizes))
 
 
 def decoder_footprint(config: Mapping[str, Any], latent_shape: tuple[int, ...]) -> Footprint:
@@ -90,7 +100,8 @@ def decoder_footprint(config: Mapping[str, Any], latent_shape: tuple[int, ...]) 
     decoder = _Decoder(model)
     with _META:
         inputs = {"sample": torch.empty(1, *latent_shape)}
-    return _count(decoder, latent_shape, inputs, {})
+    counted = _count(decoder, latent_shape, inputs)
+    return replace(counted, num_parameters=sum(parameter.numel() for parameter in model.parameters()))
 
 
 class _Decoder(nn.Module):
@@ -105,10 +116,15 @@ class _Decoder(nn.Module):
         return diffusers.models.autoencoders.vae.DecoderOutput(sample=self.decoder(latents))
 
 
-def _size_conditions(settings: Any) -> dict[str, Any]:
-    """What Stable Diffusion XL is conditioned on beside the prompt: a pooled text, and six numbers about sizes."""
-    pooled = settings.projection_class_embeddings_input_dim - 6 * settings.addition_time_embed_dim
-    return {"added_cond_kwargs": {"text_embeds": torch.empty(1, pooled), "time_ids": torch.empty(1, 6)}}
+def _adapter_sizes(model: nn.Module, lora: Lora) -> list[int]:
+    """Parameters of an adapter, tensor by tensor: two matrices of a rank r beside each layer that it is put on."""
+    sizes = []
+    for name, layer in model.named_modules():
+        if any(name == target or name.endswith(f".{target}") for target in lora.targets):
+            weight: Any = layer.weight
+            # A convolution's first matrix has its kernel, the second is 1 x 1.
+            sizes += [lora.rank * weight[0].numel(), lora.rank * len(weight)]
+    return sizes
 
 
 def _build(config: Mapping[str, Any], known: tuple[str, ...]) -> Any:
@@ -130,37 +146,39 @@ def _build(config: Mapping[str, Any], known: tuple[str, ...]) -> Any:
         ) from error
 
 
-def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Tensor], extra: dict[str, Any]) -> Footprint:
+def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Tensor]) -> Footprint:
     parameters = list(model.parameters())
     with _META:
         for parameter in parameters:
             # As in an update: gradients are there before the first backward pass, and are added to.
             parameter.grad = torch.zeros_like(parameter)
 
-    def run(*, backward: bool) -> tuple[_Memory, FlopCounterMode]:
+    def run(*, backward: bool) -> tuple[_Memory, FlopCounterMode, tuple[int, ...]]:
         known = [*parameters, *(parameter.grad for parameter in parameters), *model.buffers(), *tree_leaves(inputs)]
         memory, flops = _Memory(known), FlopCounterMode(display=False)
         with flops, memory, torch.set_grad_enabled(backward), _META:
             with _FusedAttention():
-                output = model(**inputs, **extra).sample
+                output = model(**inputs).sample
             if backward:
                 output.backward(torch.empty_like(output))
-        return memory, flops
+        return memory, flops, tuple(output.shape[1:])
 
-    forward, flops = run(backward=False)
-    backward, _ = run(backward=True)
+    forward, flops, output_shape = run(backward=False)
+    backward, _, _ = run(backward=True)
     checkpointed = backward
     if hasattr(model, "enable_gradient_checkpointing"):
         model.enable_gradient_checkpointing(
             partial(checkpoint, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _FusedAttention()))
         )
-        checkpointed, _ = run(backward=True)
+        checkpointed, _, _ = run(backward=True)
     counts = flops.get_flop_counts()["Global"]
     convolutions = sum(count for operation, count in counts.items() if "convolution" in str(operation))
     return Footprint(
         num_parameters=sum(parameter.numel() for parameter in parameters),
-        num_tensors=len(parameters),
+        num_tuned=sum(parameter.numel() for parameter in parameters),
+        num_tuned_tensors=len(parameters),
         sample_shape=shape,
+        output_shape=output_shape,
         convolution_flops=convolutions,
         other_flops=flops.get_total_flops() - convolutions,
         num_operations=forward.num_operations,

@@ -63,7 +63,7 @@ def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
 
     with tempfile.TemporaryDirectory() as scratch:
         model = fetch_architecture(config.model, Path(scratch))
-    denoiser = denoiser_footprint(model.denoiser)
+    denoiser = denoiser_footprint(model.denoiser, config.policy.lora)
     decoder = decoder_footprint(model.decoder, denoiser.sample_shape) if model.decoder else None
     schedule = noise_schedule(model.scheduler, config)
     return forecast(config, schedule, denoiser, decoder, gpu=gpu, utilisation=utilisation)
