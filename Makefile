@@ -6,16 +6,35 @@ PRESET ?= avatars-compressibility
 # A second thread that spins while it waits makes a busy machine three times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: run test test-unit lint manifests base-model clean
+# The images' names are REGISTRY/hrf-{control,worker,reward}:TAG. BASE_IMAGE: empty makes one on Debian, and takes the
+# Dockerfiles' elsewhere. VARIANT: cpu or cuda insists on a kind of torch.
+REGISTRY ?=
+TAG ?= latest
+BASE_IMAGE ?=
+VARIANT ?=
+# PUSH=1 pushes them to REGISTRY, and prints their digests.
+PUSH ?=
+
+.PHONY: run test test-unit test-containers lint manifests base-model images images-stop clean
 
 run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default preset; again: go on from what was promoted
 	$(BIN)/hrf run avatars-compressibility
 
 test: lint test-unit $(VENV)/.dev  ## everything
-	$(BIN)/python -m pytest -m "slow or e2e"
+	$(BIN)/python -m pytest -m "(slow or e2e) and not container"
 
 test-unit: $(VENV)/.dev  ## the fast part
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not e2e"
+
+images: $(VENV)/.dev  ## build the three container images; as root on Debian also without any Docker
+	$(BIN)/python -m images.build --registry "$(REGISTRY)" --tag "$(TAG)" --base-image "$(BASE_IMAGE)" \
+		--variant "$(VARIANT)" $(if $(PUSH),--push)
+
+test-containers: images  ## a whole run in containers, and what the images promise
+	$(BIN)/python -m pytest -m container tests/images
+
+images-stop: $(VENV)/.dev  ## end the private Docker daemon that `make images` started; its images stay
+	$(BIN)/python -m images.daemon stop
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -41,4 +60,5 @@ $(VENV)/.dev: $(VENV)/.runtime
 	touch $@
 
 clean:
-	rm -rf $(VENV) .hrf
+	test ! -x $(BIN)/python || $(BIN)/python -m images.daemon stop
+	rm -rf $(VENV) .hrf .hrf-images

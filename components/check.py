@@ -43,6 +43,7 @@ def check(
         The base model's source and revision, and what changes whenever its files may have.
     """
     from components.outputs import record
+    from hrf.run_ids import settle_run_id
     from hrf.steps.check import check as step
 
     facts = step(
@@ -52,9 +53,9 @@ def check(
         epochs_per_step=epochs_per_step,
         evaluate_every=evaluate_every,
         experiment=experiment,
-        run_id=run_tag or job_id,
+        run_id=settle_run_id(run_tag, job_id),
         start_from=start_from,
-        noise_tag=noise_tag,
+        noise_tag=settle_run_id(noise_tag, job_id) if noise_tag else "",
         storage=storage,
         request=request.path,
     )

@@ -23,11 +23,12 @@ def report_status(
         status: How the run ended, which Kubeflow fills in.
         page: The same for people: state, failures, where in the code.
     """
+    from hrf.run_ids import settle_run_id
     from hrf.steps.report_status import report_status as step
 
     step(
         experiments=experiments,
-        run_id=run_tag or job_id,
+        run_id=settle_run_id(run_tag, job_id),
         storage=storage,
         state=status.state,
         error_code=int(status.error_code or 0),

@@ -79,6 +79,23 @@ class StorageError(HrfError):
         super().__init__(f"{uri}: {problem}. Fix: {fix}")
 
 
+class ClusterError(HrfError):
+    """A cluster that cannot be reached, refuses, or does not have what was asked for.
+
+    Args:
+        host: The address of its API.
+        problem: What the server, or the lack of one, said.
+        fix: What to do about it.
+        status: The HTTP status, or None where there was no answer.
+    """
+
+    exit_code = 7
+
+    def __init__(self, host: str, *, problem: str, fix: str, status: int | None = None) -> None:
+        self.host, self.problem, self.fix, self.status = host, problem, fix, status
+        super().__init__(f"{host}: {problem}. Fix: {fix}")
+
+
 class RemoteError(HrfError):
     """A remote reward that can't be reached, refuses, or gives an answer that is none.
 

@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hrf.classifier import ImageClassifier
+from hrf.config import Encoder
+from hrf.encoders.calls import usable_device
+from hrf.weights import weights_folder
 
 PIXEL_GRID = 8
 """Height and width, in boxes, of the grid that pixel features are averaged over."""
 
 CLASSIFIER_BATCH = 256
 """Images per classifier call; bounds memory and does not change the features."""
+
+_ENCODER = "evaluation.encoder"
 
 Embedder = Callable[[NDArray[np.float32]], Tensor]
 """Images [n, 3, H, W] in [0, 1] to features [n, D]."""
@@ -27,7 +32,12 @@ class FeatureSettings(Protocol):
 
     @property
     def features(self) -> str:
-        """`classifier` or `pixels`."""
+        """`classifier`, `pixels`, `clip` or `dinov2`."""
+        ...
+
+    @property
+    def encoder(self) -> Encoder:
+        """The pretrained network of `clip` and `dinov2` features."""
         ...
 
 
@@ -36,7 +46,8 @@ def embed(images: NDArray[np.float32], settings: FeatureSettings, classifier: Im
 
     Args:
         images: [n, 3, H, W], float32 in [0, 1].
-        settings: `features` is "classifier" (what the classifier's last layer reads) or "pixels" (`pixel_features`).
+        settings: `features` is "classifier" (what the classifier's last layer reads), "pixels" (`pixel_features`),
+            "clip" or "dinov2" (a pretrained network's embedding).
         classifier: Needed for "classifier" and not looked at otherwise.
 
     Returns:
@@ -44,24 +55,70 @@ def embed(images: NDArray[np.float32], settings: FeatureSettings, classifier: Im
 
     Raises:
         ValueError: An unknown kind of features, no classifier where one is needed, or images it does not take.
+        HrfError: Weights that cannot be fetched or are not what they should be.
     """
     return build_embedder(settings, classifier)(images)
 
 
-def build_embedder(settings: FeatureSettings, classifier: ImageClassifier | None) -> Embedder:
+def build_embedder(
+    settings: FeatureSettings, classifier: ImageClassifier | None, *, device: str | None = None
+) -> Embedder:
     """Return the function that `embed` applies.
+
+    Args:
+        settings: As for `embed`.
+        classifier: As for `embed`.
+        device: Where a pretrained network runs, in place of the configured device.
 
     Raises:
         ValueError: An unknown kind of features, or no classifier where one is needed.
+        HrfError: Weights that cannot be fetched or are not what they should be.
     """
-    if settings.features == "pixels":
-        return pixel_features
-    if settings.features != "classifier":
-        raise ValueError(f"features must be 'classifier' or 'pixels', got {settings.features!r}")
-    if classifier is None:
-        raise ValueError("classifier features need a classifier")
-    chosen = classifier
-    return lambda images: classifier_features(images, chosen)
+    match settings.features:
+        case "pixels":
+            return pixel_features
+        case "clip":
+            return _clip_embedder(settings.encoder, device)
+        case "dinov2":
+            return _dinov2_embedder(settings.encoder, device)
+        case "classifier":
+            if classifier is None:
+                raise ValueError("classifier features need a classifier")
+            return lambda images: classifier_features(images, classifier)
+    raise ValueError(f"features must be 'classifier', 'pixels', 'clip' or 'dinov2', got {settings.features!r}")
+
+
+def _clip_embedder(encoder: Encoder, device: str | None) -> Embedder:
+    """CLIP's image embeddings, of length 1: [n, D]."""
+    from hrf.encoders import clip
+
+    folder = weights_folder(encoder.model, f"{_ENCODER}.model", clip.HUB_FILES)
+    network = clip.load_open_clip(
+        folder,
+        device=usable_device(device or encoder.device, _ENCODER),
+        call_size=encoder.batch_size,
+        field=_ENCODER,
+    )
+    return network.embed_images
+
+
+def _dinov2_embedder(encoder: Encoder, device: str | None) -> Embedder:
+    """What DINOv2's class token ends as, after the last normalisation (its paper's image feature): [n, D]."""
+    from hrf.encoders import pretrained
+
+    network = pretrained.load_pretrained(
+        weights_folder(encoder.model, f"{_ENCODER}.model", pretrained.HUB_FILES),
+        "Dinov2Model",
+        device=usable_device(device or encoder.device, _ENCODER),
+        call_size=encoder.batch_size,
+        field=_ENCODER,
+    )
+
+    def class_token(prepared: Tensor) -> Tensor:
+        token: Tensor = network.model(prepared).last_hidden_state[:, 0]
+        return token
+
+    return lambda images: network.on_images(images, class_token)
 
 
 def classifier_features(images: NDArray[np.float32], classifier: ImageClassifier) -> Tensor:

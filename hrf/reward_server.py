@@ -15,10 +15,12 @@ import hmac
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import ssl
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -29,7 +31,8 @@ from pathlib import Path
 from typing import Any
 
 from hrf import __version__
-from hrf.config import Config
+from hrf.config import ClassifierReward, Config, WeightedSumReward
+from hrf.config.rewards import Reward as RewardConfig
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError, HrfError
 from hrf.rewards import ImageError, Reward, build_reward
@@ -305,7 +308,11 @@ def build_server(
     path = Path(reward)
     text = path.read_text(encoding="utf-8") if reward.endswith((".yaml", ".yml")) else reward
     config = Config.from_mapping({"reward": parse_yaml(text, origin="reward")})
-    built = build_reward(config.reward, _classifier(config))
+    if config.reward.name == "remote":
+        raise ConfigError("reward.name", expected="a reward that is computed here", got="remote", fix="name another")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = _classifiers(config.reward, Path(scratch) / "classifiers")
+        built = build_reward(config.reward, folder)
     settings = json.dumps(config.reward.model_dump(mode="json"), sort_keys=True)
     return RewardServer(
         built,
@@ -318,12 +325,19 @@ def build_server(
     )
 
 
-def _classifier(config: Config) -> Path | None:
-    if config.reward.name != "classifier":
-        return None
-    from hrf.policies.sources import classifier_folder
+def _classifiers(reward: RewardConfig, target: Path) -> Path | None:
+    """Where a reward's classifiers are: as `build_reward` wants them, those of a sum's terms by their numbers."""
+    if isinstance(reward, ClassifierReward):
+        # Imported for these alone: it brings torch.
+        from hrf.policies.sources import classifier_folder
 
-    return classifier_folder(config.reward.classifier, "reward.classifier")
+        return classifier_folder(reward.classifier, "reward.classifier")
+    if isinstance(reward, WeightedSumReward):
+        for index, term in enumerate(reward.terms):
+            own = _classifiers(term.reward, target)
+            if own is not None:
+                shutil.copytree(own, target / str(index))
+    return target if target.is_dir() else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

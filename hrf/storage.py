@@ -27,6 +27,19 @@ _PRECONDITION = frozenset({"PreconditionFailed", "412", "ConditionalRequestConfl
 _CHECK_KEY = ".write-check.json"
 
 
+def split_uri(uri: str) -> tuple[str, str]:
+    """The bucket and the prefix of `s3://bucket/prefix`.
+
+    Raises:
+        StorageError: If it is none.
+    """
+    match = _URI.fullmatch(uri)
+    prefix = ((match["prefix"] or "") if match else "").strip("/")
+    if match is None or not _is_key(prefix or "x"):
+        raise StorageError(uri, problem="no S3 location", fix="write s3://BUCKET or s3://BUCKET/PREFIX")
+    return match["bucket"], prefix
+
+
 class Conflict(StorageError):  # noqa: N818 - it is an outcome that callers expect, not a fault.
     """A conditional write found another object, or another version of it, than it asked for."""
 
@@ -54,10 +67,8 @@ class Storage:
         Raises:
             StorageError: If the URI or the endpoint is malformed.
         """
-        match = _URI.fullmatch(uri)
-        if match is None or not _is_key((match["prefix"] or "").strip("/") or "x"):
-            raise StorageError(uri, problem="no S3 location", fix="write s3://BUCKET or s3://BUCKET/PREFIX")
-        return cls(match["bucket"], match["prefix"] or "", connect(uri, environment, attempts=attempts))
+        bucket, prefix = split_uri(uri)
+        return cls(bucket, prefix, connect(uri, environment, attempts=attempts))
 
     def url(self, key: str) -> str:
         """The full `s3://` address of a key."""

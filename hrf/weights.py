@@ -1,8 +1,8 @@
 """Where the weights of rewards and encoders come from, and the proof that they are the ones that were asked for.
 
-The step that needs weights fetches them. Large ones are not copied into a run's folders: those from the hub lie in its
-cache (HF_HOME), those from S3 below HRF_CACHE_DIR (default: hrf in XDG_CACHE_HOME or ~/.cache), under their sha256. What
-has a sha256 is verified every time it is loaded. Only safetensors and ONNX are ever read: a pickle can run code.
+The step that needs weights fetches them; they are not copied into a run's folders. Those from the hub lie in its cache
+(HF_HOME), those from S3 below HRF_CACHE_DIR (default: hrf in XDG_CACHE_HOME or ~/.cache), under their sha256. What has
+a sha256 is verified every time it is loaded. Only safetensors and ONNX are ever read: a pickle can run code.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The command `hrf`: run, compare, compile and look at fine-tuning runs.
 
-Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 artifact, 5 numerical, 6 storage, 130 interrupted.
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 artifact, 5 numerical, 6 storage, 7 cluster, 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,21 @@ import typer
 from typer.core import TyperGroup
 
 from hrf.errors import HrfError
-from pipelines.commands import compare, compiling, doctor, plan, presets, run, runs, sample
+from pipelines.commands import (
+    compare,
+    compare_runs,
+    compiling,
+    doctor,
+    plan,
+    presets,
+    rewards,
+    run,
+    runs,
+    sample,
+    schedule,
+    schedules,
+    submit,
+)
 from pipelines.commands.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
 
 if TYPE_CHECKING:
@@ -53,11 +68,16 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("compare")(compare.compare)
 app.command("compile")(compiling.compile_)
+app.command("submit")(submit.submit)
+app.command("schedule")(schedule.schedule)
+app.add_typer(schedules.app, name="schedules")
 app.add_typer(runs.app, name="runs")
+app.command("compare-runs")(compare_runs.compare_runs)
 app.command("report")(runs.report)
 app.command("sample")(sample.sample)
 app.command("plan")(plan.plan)
 app.command("presets")(presets.presets)
+app.add_typer(rewards.app, name="rewards")
 app.command("doctor")(doctor.doctor)
 
 

@@ -14,17 +14,14 @@ from importlib import metadata
 
 from components.outputs import GIT_SHA
 from pipelines.doctor import Finding, check_packages, check_python, check_shipped_model
+from pipelines.placement import ROLES
 
 #: Set in each image: what it is for, and which torch it was built with.
 ROLE, VARIANT = "HRF_IMAGE_ROLE", "HRF_TORCH_VARIANT"
 #: The extras of each role.
 EXTRAS = {"control": (), "worker": ("model",), "reward": ("reward",)}
-#: What the steps of a role import beyond what `check_packages` looks up; the order is the one in a step.
-IMPORTS = {
-    "control": ("hrf.steps.promote", "hrf.steps.summarize", "hrf.steps.compare"),
-    "worker": ("hrf.steps.sample", "hrf.steps.update", "accelerate"),
-    "reward": ("hrf.steps.sample", "hrf.steps.score", "hrf.steps.evaluate", "torchvision", "open_clip", "transformers"),
-}
+#: What else a role promises to those who build on its image.
+LIBRARIES = {"control": (), "worker": ("accelerate",), "reward": ("torchvision", "open_clip", "transformers")}
 
 
 def examine_image() -> list[Finding]:
@@ -59,14 +56,15 @@ def check_revision() -> Finding:
 
 
 def check_imports(role: str) -> Finding:
-    """Import what the role's steps import."""
+    """Import every step that runs in this image, and its role's libraries."""
+    steps = [step for step, needed in ROLES.items() if needed == role]
     try:
-        for name in IMPORTS[role]:
+        for name in [*(f"hrf.steps.{step}" for step in steps), *LIBRARIES[role]]:
             importlib.import_module(name)
     except Exception as error:  # noqa: BLE001 - whatever stops an import would stop the step
         fix = "build the image again; its packages don't fit together"
         return Finding(name="imports", level="fail", detail=f"{type(error).__name__}: {error}", fix=fix)
-    return Finding(name="imports", level="ok", detail=", ".join(IMPORTS[role]))
+    return Finding(name="imports", level="ok", detail=", ".join([*steps, *LIBRARIES[role]]))
 
 
 def check_torch_variant(role: str) -> Finding:

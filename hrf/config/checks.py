@@ -293,6 +293,8 @@ def _single_reward(reward: Reward, path: str) -> Iterator[ConfigError]:
             yield from _weights(reward.clip, f"{path}.clip")
         case PickScoreReward():
             yield from _weights(reward.model, f"{path}.model")
+            if reward.processor is not None:
+                yield from _weights(reward.processor, f"{path}.processor")
         case ImageClassifierReward():
             yield from _weights(reward.model, f"{path}.model")
             if not reward.labels or len(set(reward.labels)) < len(reward.labels):
@@ -304,6 +306,14 @@ def _single_reward(reward: Reward, path: str) -> Iterator[ConfigError]:
                 )
         case OnnxClassifierReward():
             yield from _weights(reward.model, f"{path}.model")
+            left, top, right, bottom = reward.crop
+            if left >= right or top >= bottom:
+                yield ConfigError(
+                    f"{path}.crop",
+                    expected="[left, top, right, bottom] with left < right and top < bottom",
+                    got=list(reward.crop),
+                    fix="correct the order; [0, 0, 1, 1] is the whole image",
+                )
             start, stop = reward.classes
             if start >= stop:
                 yield ConfigError(

@@ -1,4 +1,4 @@
-"""The `reward` section: one class per family of rewards, told apart by `name`; each has its own options and no others."""
+"""The `reward` section: one class per family of rewards, told apart by `name`, each with its own options only."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag
 
-from hrf.config.base import Count, Positive, Section
+from hrf.config.base import Count, Fraction, Positive, Section
 
 DEFAULT_REWARD = "jpeg_compressibility"
 
@@ -23,8 +23,8 @@ class Weights(Section):
     revision: str = ""
     """Commit hash, 40 hex digits; required for `hf:` and for nothing else."""
     sha256: str = ""
-    """Of the file, or of the folder, as `hrf rewards digest` prints it: 64 hex digits. Optional for a file of `hf:`, and
-    not for its repositories: the revision pins those. Required for every other source."""
+    """Of the file or folder, as `hrf rewards digest` prints it: 64 hex digits. Optional for a file on the hub; not for
+    a whole repository, which its revision pins. Required for every other source."""
 
 
 class Network(Section):
@@ -89,7 +89,9 @@ class PickScoreReward(Network):
 
     name: Literal["pickscore"] = "pickscore"
     model: Weights = Weights()
-    """The CLIPModel with its processor, in transformers' layout."""
+    """The CLIPModel, in transformers' layout."""
+    processor: Weights | None = None
+    """Where its tokenizer and image processor are; null: with the model."""
 
 
 class ImageClassifierReward(Network):
@@ -112,8 +114,8 @@ class OnnxClassifierReward(Section):
     """[i, j]: the classes i..j-1, whose probabilities are added up."""
     output: Literal["probabilities", "logits"] = "probabilities"
     """What the network returns; logits go through a softmax."""
-    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Side of the central square that the network is shown, as a fraction of the image's shorter side."""
+    crop: tuple[Fraction, Fraction, Fraction, Fraction] = (0.0, 0.0, 1.0, 1.0)
+    """[left, top, right, bottom] of what the network is shown, as fractions of the image; resized to its input."""
     mean: Triple = (0.0, 0.0, 0.0)
     """Of red, green and blue in [0, 1], subtracted."""
     std: tuple[Positive, Positive, Positive] = (1.0, 1.0, 1.0)

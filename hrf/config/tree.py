@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import ValidationError, model_validator
 
 from hrf.config import checks, messages
+from hrf.config.base import Section
 from hrf.config.rewards import JpegReward, Reward, family_name
 from hrf.config.sections import (
     Evaluation,
@@ -20,7 +21,6 @@ from hrf.config.sections import (
     Rollout,
     Run,
     Sampler,
-    Section,
     Starts,
     Update,
 )
@@ -146,8 +146,10 @@ def deep_merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
     merged = dict(base)
     for key, value in changes.items():
         below = merged.get(key)
-        both = isinstance(below, Mapping) and isinstance(value, Mapping)
-        merged[key] = deep_merge(below, value) if both and not _other_family(key, below, value) else value
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and not _other_family(key, below, value):
+            merged[key] = deep_merge(below, value)
+        else:
+            merged[key] = value
     return merged
 
 

@@ -48,7 +48,7 @@ def usable_device(device: str, field: str) -> torch.device:
             f"{field}.device",
             expected="a device that this machine has",
             got=device,
-            fix="set it to cpu, or give the steps that score a GPU (hrf/README: placements)",
+            fix="set it to cpu, or give the steps that score a GPU (images/README.md, placements)",
         )
     return torch.device(device)
 

@@ -1,7 +1,7 @@
 """CLIP by open_clip: unit embeddings of images and of texts.
 
-A model lies in open_clip's own folder layout, as open_clip saves it to the hub: `open_clip_config.json`, which says what
-the network is (the QuickGELU of OpenAI's weights included) and how pictures are prepared, and
+A model lies in open_clip's own folder layout, as open_clip saves it to the hub: `open_clip_config.json`, which says
+what the network is (the QuickGELU of OpenAI's weights included) and how pictures are prepared, and
 `open_clip_model.safetensors`.
 """
 
@@ -37,13 +37,18 @@ _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 class OpenClip:
     """A CLIP model in evaluation mode, float32."""
 
-    model: nn.Module
+    model: Any
     transform: Callable[[Any], Tensor]
     """open_clip's preparation of a picture: resize, crop, normalise."""
     tokenizer: Callable[[list[str]], Tensor]
     """Texts to [n, context length]; longer texts are cut off, as everywhere with CLIP."""
     device: torch.device
     call_size: int
+
+    @property
+    def embedding_size(self) -> int:
+        """D, the length of an embedding."""
+        return int(self.model.encode_text(self.tokenizer([""]).to(self.device)).shape[1])
 
     def embed_images(self, images: NDArray[np.float32]) -> Tensor:
         """Images [n, 3, H, W] in [0, 1] to embeddings of length 1, [n, D] float32."""

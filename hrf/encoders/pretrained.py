@@ -17,6 +17,8 @@ from hrf.encoders.calls import in_calls, pictures, scorer_library
 from hrf.errors import ArtifactError
 
 HUB_FILES = ("*.json", "model*.safetensors", "*.txt")
+PROCESSOR_FILES = ("*.json", "*.txt")
+_FATAL = ("missing_keys", "mismatched_keys", "error_msgs")
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
@@ -24,7 +26,7 @@ _ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeErro
 class Pretrained:
     """A model of transformers with its image processor; float32, in evaluation mode."""
 
-    model: nn.Module
+    model: Any
     processor: Callable[..., Any]
     """transformers' own preparation of pictures, on Pillow: the same bytes on every device."""
     device: torch.device
@@ -51,18 +53,16 @@ class ClipPair(Pretrained):
     @property
     def logit_scale(self) -> float:
         """What the model multiplies cosines by."""
-        scale: Any = self.model.logit_scale
-        return float(scale.exp())
+        return float(self.model.logit_scale.exp())
 
     def embed_images(self, images: NDArray[np.float32]) -> Tensor:
         """Images [n, 3, H, W] in [0, 1] to embeddings of length 1, [n, D] float32."""
-        model: Any = self.model
-        embedded = self.on_images(images, lambda prepared: model.get_image_features(prepared).pooler_output)
+        embedded = self.on_images(images, lambda prepared: self.model.get_image_features(prepared).pooler_output)
         return nn.functional.normalize(embedded, dim=1)
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts to embeddings of length 1, [n, D] float32. Equal texts are embedded once."""
-        unique, model = list(dict.fromkeys(texts)), self.model
+        unique = list(dict.fromkeys(texts))
 
         def tokens(text: str) -> Tensor:
             # Ids and mask in one tensor, so that texts are batched as pictures are.
@@ -71,7 +71,7 @@ class ClipPair(Pretrained):
 
         def network(batch: Tensor) -> Tensor:
             ids, mask = batch.to(self.device).unbind(1)
-            features: Tensor = model.get_text_features(ids, attention_mask=mask).pooler_output  # type: ignore[operator]
+            features: Tensor = self.model.get_text_features(ids, attention_mask=mask).pooler_output
             return features
 
         embedded = in_calls(unique, tokens, network, call_size=self.call_size)
@@ -79,8 +79,7 @@ class ClipPair(Pretrained):
 
     @property
     def _length(self) -> int:
-        config: Any = self.model.config
-        return int(config.text_config.max_position_embeddings)
+        return int(self.model.config.text_config.max_position_embeddings)
 
 
 def load_clip_pair(
@@ -93,7 +92,7 @@ def load_clip_pair(
         ConfigError: If transformers is not installed.
     """
     transformers = scorer_library("transformers", field)
-    model = _load(transformers.CLIPModel, folder)
+    model = _load(transformers, "CLIPModel", folder)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(processor_folder, local_files_only=True)
     except _ERRORS as error:
@@ -111,22 +110,24 @@ def load_pretrained(folder: Path, kind: str, *, device: torch.device, call_size:
         ConfigError: If transformers is not installed.
     """
     transformers = scorer_library("transformers", field)
-    model = _load(getattr(transformers, kind), folder).to(device)
+    model = _load(transformers, kind, folder).to(device)
     processor = _image_processor(transformers, folder)
     return Pretrained(model=model, processor=processor, device=device, call_size=call_size)
 
 
-def _load(kind: Any, folder: Path) -> nn.Module:
+def _load(transformers: Any, kind: str, folder: Path) -> nn.Module:
     if not any(folder.glob("model*.safetensors")):
         raise _broken(folder, "no model.safetensors here (pickled weights are not loaded: they can run code)")
+    transformers.utils.logging.disable_progress_bar()
     try:
-        model, report = kind.from_pretrained(
+        model, report = getattr(transformers, kind).from_pretrained(
             folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
         )
     except _ERRORS as error:
-        raise _broken(folder, f"not a {kind.__name__} of transformers: {error}") from error
-    # transformers only warns, and goes on with weights drawn at random.
-    problems = {name: sorted(map(str, found)) for name, found in report.items() if found}
+        raise _broken(folder, f"not a {kind} of transformers: {error}") from error
+    # transformers only warns, and goes on with weights drawn at random. What it has no use for, as the heads of an
+    # encoder that was trained for something, may well be there.
+    problems = {name: sorted(map(str, found)) for name, found in report.items() if found and name in _FATAL}
     if problems:
         told = "; ".join(f"{name.replace('_', ' ')} {', '.join(found[:3])}" for name, found in problems.items())
         raise _broken(folder, f"the weights don't fit a {type(model).__name__}: {told}")

@@ -13,9 +13,10 @@ from typing import Any
 
 from hrf import __version__
 from hrf.checkpoint import canonical_json, read_folder, read_manifest, writing_folder
-from hrf.config import Config
-from hrf.config.rewards import measured_settings
+from hrf.config import ClassifierReward, Config, Reward, WeightedSumReward
+from hrf.config.rewards import leaf_rewards, measured_settings
 from hrf.errors import ConfigError
+from hrf.features import build_embedder
 from hrf.policies.components import scheduler_config
 from hrf.policies.folders import POLICY_FILE, noise_schedule, save_fresh_policy
 from hrf.policies.kinds import kind_of
@@ -23,8 +24,7 @@ from hrf.policies.sources import classifier_folder
 from hrf.policies.text import embed_prompts
 from hrf.promoted import fetch_incumbent
 from hrf.prompts import PromptTable, resolve_prompts
-from hrf.rewards import build_reward
-from hrf.rewards.base import missing_prompts
+from hrf.rewards import build_reward, missing_prompts
 from hrf.seeds import derive_seed
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, Run, step
 from hrf.steps.policy_folder import copy_policy
@@ -127,20 +127,30 @@ def _prompts(config: Config) -> PromptTable | None:
 
 
 def _pack_classifiers(config: Config, target: Path) -> None:
-    """Copy the classifiers that rewards and evaluation use, and try every reward once: a typo should cost seconds."""
-    wanted = {"evaluation": config.evaluation.classifier}
-    rewards = {"reward": config.reward, "held_out": config.evaluation.held_out_reward}
-    fields = {"reward": "reward", "held_out": "evaluation.held_out_reward", "evaluation": "evaluation"}
-    wanted |= {name: reward.classifier for name, reward in rewards.items() if reward and reward.name == "classifier"}
-    for name, source in wanted.items():
-        if source:
-            shutil.copytree(classifier_folder(source, f"{fields[name]}.classifier"), target / name)
-    for name, reward in rewards.items():
-        if reward:
-            folder = target / name
-            built = build_reward(reward, folder if folder.is_dir() else None, field=fields[name])
-            if built.needs_prompts and config.prompts is None:
-                raise missing_prompts(built.name, fields[name])
+    """Copy the classifiers that rewards and evaluation use; build all that scores: a typo should cost seconds."""
+    if config.evaluation.classifier:
+        source = classifier_folder(config.evaluation.classifier, "evaluation.classifier")
+        shutil.copytree(source, target / "evaluation")
+    if config.evaluation.features in {"clip", "dinov2"}:
+        build_embedder(config.evaluation, None, device="cpu")
+    _pack_reward(config, config.reward, "reward", target / "reward")
+    if config.evaluation.held_out_reward:
+        _pack_reward(config, config.evaluation.held_out_reward, "evaluation.held_out_reward", target / "held_out")
+
+
+def _pack_reward(config: Config, settings: Reward, field: str, target: Path) -> None:
+    """Copy a reward's classifiers, those of a sum's terms by their numbers, and try the reward on the CPU.
+
+    Weights of pretrained networks are not copied: they are large, and every step that needs them fetches and verifies
+    them itself.
+    """
+    for index, (single, path) in enumerate(leaf_rewards(settings, field)):
+        if isinstance(single, ClassifierReward):
+            folder = target / str(index) if isinstance(settings, WeightedSumReward) else target
+            shutil.copytree(classifier_folder(single.classifier, f"{path}.classifier"), folder)
+    reward = build_reward(settings, target if target.is_dir() else None, field=field, device="cpu")
+    if reward.needs_prompts and config.prompts is None:
+        raise missing_prompts(reward.name, field)
 
 
 def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None) -> None:

@@ -1,4 +1,4 @@
-"""`hrf runs list`, `hrf runs show`, `hrf runs chain` and `hrf report`."""
+"""`hrf runs list`, `show`, `chain`, and `hrf report`. What they show of a cluster is in `cluster_runs`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from pipelines.commands.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster
 from pipelines.commands.console import DEFAULT_WORK_DIR, AsJson, Bucket, Traceback, WorkDir, console, print_json
 
 if TYPE_CHECKING:
@@ -16,16 +17,50 @@ if TYPE_CHECKING:
 
     from pipelines.run_state import RunFolder
 
-app = typer.Typer(help="Look at the runs of this work directory.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at the runs of this work directory, or of a cluster.", no_args_is_help=True, invoke_without_command=True
+)
 RunName = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, or its beginning.")]
 AnyRunName = Annotated[
     str, typer.Argument(metavar="[RUN]", help="A run's id, or its beginning; the newest if left out.")
 ]
 
 
+@app.callback()
+def runs(
+    context: typer.Context,
+    cluster: OnCluster = False,
+    host: Host = "",
+    namespace: Namespace = "",
+    as_json: AsJson = False,
+    _traceback: Traceback = False,
+) -> None:
+    """Look at the runs of this work directory, or of a cluster: `hrf runs --cluster` is `hrf runs list --cluster`."""
+    if context.invoked_subcommand:
+        if cluster or host or namespace or as_json:
+            raise typer.BadParameter(f"write options behind `hrf runs {context.invoked_subcommand}`")
+        return
+    if not cluster:
+        raise typer.BadParameter("name a command, such as `hrf runs list`, or give --cluster")
+    list_(cluster=True, host=host, namespace=namespace, as_json=as_json)
+
+
 @app.command("list")
-def list_(as_json: AsJson = False, work_dir: WorkDir = DEFAULT_WORK_DIR, _traceback: Traceback = False) -> None:
+def list_(
+    cluster: OnCluster = False,
+    host: Host = "",
+    namespace: Namespace = "",
+    as_json: AsJson = False,
+    work_dir: WorkDir = DEFAULT_WORK_DIR,
+    _traceback: Traceback = False,
+) -> None:
     """List the runs, oldest first."""
+    check_only_on_cluster(cluster, host=host, namespace=namespace)
+    if cluster:
+        from pipelines.commands.cluster_runs import list_cluster_runs
+
+        list_cluster_runs(host, namespace, as_json=as_json)
+        return
     from pipelines.run_state import all_runs
     from pipelines.tables import runs_table
 
@@ -41,12 +76,21 @@ def list_(as_json: AsJson = False, work_dir: WorkDir = DEFAULT_WORK_DIR, _traceb
 @app.command()
 def show(
     run: RunName,
+    cluster: OnCluster = False,
+    host: Host = "",
+    namespace: Namespace = "",
     as_json: AsJson = False,
     bucket: Bucket = "",
     work_dir: WorkDir = DEFAULT_WORK_DIR,
     _traceback: Traceback = False,
 ) -> None:
     """Show one run: how it went, its epochs, and where its model comes from."""
+    check_only_on_cluster(cluster, host=host, namespace=namespace)
+    if cluster:
+        from pipelines.commands.cluster_runs import show_cluster_run
+
+        show_cluster_run(run, host, namespace, as_json=as_json)
+        return
     from pipelines.lineage import lineage_lines, trace
     from pipelines.run_state import find_run
     from pipelines.tables import epochs_table, read_summary

@@ -1,0 +1,43 @@
+"""How well an image fits its prompt: CLIP score, and PickScore."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hrf.rewards.base import Prompts
+
+
+class PairEncoder(Protocol):
+    """What embeds images and texts in one space."""
+
+    def embed_images(self, images: NDArray[np.float32]) -> Tensor:
+        """[n, D], of length 1."""
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """[n, D], of length 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextImageCosine:
+    """score = scale x cos(image, text).
+
+    The CLIP score has scale 1: the plain cosine, in [-1, 1]. Hessel et al. (2021) report 2.5 max(cos, 0); the clipping
+    has no gradient where it acts, and a factor changes no advantage. torchmetrics reports 100 max(cos, 0).
+    PickScore (Kirstain et al. 2023) has the model's own scale, exp(logit_scale), about 100.
+    """
+
+    encoder: PairEncoder
+    scale: float = 1.0
+
+    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+        """Score images [B, 3, H, W] in [0, 1] against their B prompts: [B], in [-scale, scale]."""
+        assert prompts is not None, "CheckedReward refuses images without prompts"
+        of_images, of_texts = self.encoder.embed_images(images), self.encoder.embed_texts(prompts)
+        cosines: NDArray[np.float64] = (of_images.double() * of_texts.double()).sum(dim=1).numpy()
+        return self.scale * cosines

@@ -1,0 +1,1 @@
+"""How the container images are built: `make images`. Each image's Dockerfile is in the folder of its name."""

@@ -1,0 +1,189 @@
+"""Putting a package on a cluster and starting a run of it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hrf.errors import ClusterError
+from pipelines.cluster.versions import VersionName, name_version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pipelines.cluster.connection import Cluster
+
+PIPELINE = "hrf-finetune"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Version:
+    """A version of the pipeline on a cluster."""
+
+    pipeline_id: str
+    version_id: str
+    name: str
+    was_there: bool
+    """Whether it had been uploaded before."""
+
+
+def put_version(cluster: Cluster, package: str) -> Version:
+    """Have a package on the cluster: found if it is there, uploaded if not.
+
+    Args:
+        cluster: Where to.
+        package: A compiled package.
+
+    Raises:
+        ClusterError: The cluster refuses, or has another package of this name.
+    """
+    pipeline_id = _put_pipeline(cluster)
+    wanted = name_version(package)
+    found = _find_version(cluster, pipeline_id, wanted)
+    was_there = found is not None
+    if found is None:
+        found = _upload(cluster, pipeline_id, wanted, package)
+    return Version(pipeline_id=pipeline_id, version_id=found.pipeline_version_id, name=wanted.name, was_there=was_there)
+
+
+def put_experiment(cluster: Cluster, name: str) -> str:
+    """The id of the experiment of that name, which is made if absent.
+
+    Raises:
+        ClusterError: The cluster refuses, or the experiment is archived.
+    """
+    from kfp_server_api import V2beta1Experiment
+
+    experiments = cluster.api.experiments
+    found = _first(cluster, experiments.experiment_service_list_experiments, "experiments", "display_name", name)
+    if found is None:
+        wanted = V2beta1Experiment(display_name=name, namespace=cluster.namespace or None)
+        try:
+            return str(cluster.tell(experiments.experiment_service_create_experiment, experiment=wanted).experiment_id)
+        except ClusterError as error:
+            found = _made_meanwhile(
+                error, cluster, experiments.experiment_service_list_experiments, "experiments", "display_name", name
+            )
+    if found.storage_state == "ARCHIVED":
+        raise ClusterError(
+            cluster.host,
+            problem=f"the experiment {name!r} is archived, and takes no runs",
+            fix="restore it in the UI (Experiments, Archived), or name another one with --experiment",
+        )
+    return str(found.experiment_id)
+
+
+def start_run(
+    cluster: Cluster,
+    *,
+    version: Version,
+    experiment_id: str,
+    name: str,
+    parameters: Mapping[str, str],
+    service_account: str,
+) -> Any:
+    """Start a run.
+
+    Args:
+        cluster: Where.
+        version: Of what.
+        experiment_id: In which experiment.
+        name: What the UI calls it.
+        parameters: The pipeline's parameters.
+        service_account: What its pods run as; "" for the cluster's own.
+
+    Returns:
+        The run, as the API describes it.
+    """
+    from kfp_server_api import V2beta1PipelineVersionReference, V2beta1Run, V2beta1RuntimeConfig
+
+    run = V2beta1Run(
+        display_name=name,
+        experiment_id=experiment_id,
+        pipeline_version_reference=V2beta1PipelineVersionReference(
+            pipeline_id=version.pipeline_id, pipeline_version_id=version.version_id
+        ),
+        runtime_config=V2beta1RuntimeConfig(parameters=dict(parameters)),
+        service_account=service_account or None,
+    )
+    return cluster.tell(cluster.api.runs.run_service_create_run, run=run)
+
+
+def equals(key: str, value: str) -> str:
+    """A filter for listing calls: one field has one value."""
+    return json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "string_value": value}]})
+
+
+def _put_pipeline(cluster: Cluster) -> str:
+    from kfp_server_api import V2beta1Pipeline
+
+    pipelines = cluster.api.pipelines
+    found = _first(cluster, pipelines.pipeline_service_list_pipelines, "pipelines", "name", PIPELINE)
+    if found is None:
+        wanted = V2beta1Pipeline(
+            name=PIPELINE,
+            display_name=PIPELINE,
+            description="Fine-tune a diffusion model on a reward, window by window.",
+            namespace=cluster.namespace or None,
+        )
+        try:
+            found = cluster.tell(pipelines.pipeline_service_create_pipeline, pipeline=wanted)
+        except ClusterError as error:
+            found = _made_meanwhile(
+                error, cluster, pipelines.pipeline_service_list_pipelines, "pipelines", "name", PIPELINE
+            )
+    return str(found.pipeline_id)
+
+
+def _find_version(cluster: Cluster, pipeline_id: str, wanted: VersionName) -> Any | None:
+    found = next(
+        cluster.list_all(
+            cluster.api.pipelines.pipeline_service_list_pipeline_versions,
+            "pipeline_versions",
+            pipeline_id=pipeline_id,
+            filter=equals("name", wanted.name),
+        ),
+        None,
+    )
+    digest = wanted.description.rpartition(" ")[2]
+    if found is not None and digest not in (found.description or ""):
+        raise ClusterError(
+            cluster.host,
+            problem=f"version {wanted.name!r} of pipeline {PIPELINE!r} is there, and is not this package",
+            fix="delete that version in the UI: somebody uploaded another package under this name",
+        )
+    return found
+
+
+def _upload(cluster: Cluster, pipeline_id: str, wanted: VersionName, package: str) -> Any:
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / f"{PIPELINE}.yaml"
+        file.write_text(package, encoding="ascii")
+        try:
+            return cluster.tell(
+                cluster.api.pipeline_uploads.upload_pipeline_version,
+                uploadfile=str(file),
+                name=wanted.name,
+                display_name=wanted.name,
+                pipelineid=pipeline_id,
+                description=wanted.description,
+            )
+        except ClusterError as error:
+            if error.status == 409 and (found := _find_version(cluster, pipeline_id, wanted)) is not None:
+                return found
+            raise
+
+
+def _first(cluster: Cluster, call: Any, field: str, key: str, value: str) -> Any | None:
+    return next(cluster.list_all(call, field, filter=equals(key, value), **cluster.scoped()), None)
+
+
+def _made_meanwhile(error: ClusterError, cluster: Cluster, call: Any, field: str, key: str, value: str) -> Any:
+    """What another client made between our look and our order; the error where it was about something else."""
+    found = _first(cluster, call, field, key, value) if error.status == 409 else None
+    if found is None:
+        raise error
+    return found

@@ -1,0 +1,133 @@
+"""`hrf schedule`."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+
+from pipelines.commands.cluster_options import (
+    Epochs,
+    Experiment,
+    Host,
+    Namespace,
+    ServiceAccount,
+    StartFrom,
+    StorageUri,
+    pack,
+)
+from pipelines.commands.compiling import Placement
+from pipelines.commands.configuring import Settings
+from pipelines.commands.console import AsJson, Traceback, console, error_console, print_json
+
+if TYPE_CHECKING:
+    from pipelines.cluster.cron import Cron
+
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+#: The controller counts in its own zone, which is this one unless an administrator changed `cronScheduleTimezone`.
+ZONE = "UTC"
+
+
+def schedule(
+    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset, or a configuration file.")],
+    cron: Annotated[
+        str, typer.Option("--cron", help='Six fields, the second first, in UTC: "0 0 3 * * *" is every day at 03:00.')
+    ],
+    settings: Settings = [],  # noqa: B006 - typer reads it, nobody changes it.
+    name: Annotated[str, typer.Option("--name", help="The schedule's name; else the preset's.")] = "",
+    experiment: Experiment = "default",
+    start_from: StartFrom = "",
+    epochs: Epochs = 0,
+    storage: StorageUri = "",
+    placement: Placement = "",
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Put this schedule in the place of the one of the same name.")
+    ] = False,
+    yes: Yes = False,
+    service_account: ServiceAccount = "",
+    host: Host = "",
+    namespace: Namespace = "",
+    as_json: AsJson = False,
+    _traceback: Traceback = False,
+) -> None:
+    """Fine-tune on a Kubeflow cluster again and again, each run from what the one before promoted.
+
+    One run at a time; times that pass meanwhile, or while the schedule is paused, are left out.
+    """
+    from hrf.promoted import check_name
+    from pipelines.cluster.connection import Cluster
+    from pipelines.cluster.cron import parse
+    from pipelines.cluster.schedules import SCHEDULED_TIME, put_schedule, refuse_second
+    from pipelines.cluster.submitting import put_experiment, put_version
+    from pipelines.cluster.view import plain_schedule
+
+    read = parse(cron)
+    packed = pack(
+        preset,
+        settings,
+        epochs=epochs,
+        start_from=start_from,
+        experiment=experiment,
+        storage=storage,
+        placement=placement,
+    )
+    called = name or packed.stem
+    check_name(called, "--name")
+    cluster = Cluster.connect(host, namespace)
+    if not replace:
+        refuse_second(cluster, called)
+    _explain(called, read, experiment, packed.parameters["storage"])
+    _confirm(yes)
+    version = put_version(cluster, packed.package)
+    experiment_id = put_experiment(cluster, experiment)
+    made = put_schedule(
+        cluster,
+        name=called,
+        cron=read.text,
+        version=version,
+        experiment_id=experiment_id,
+        parameters={**packed.parameters, "run_tag": f"{called}-{SCHEDULED_TIME}", "noise_tag": SCHEDULED_TIME},
+        service_account=service_account or packed.service_account,
+        description=f"{read.in_words()} ({ZONE}); {packed.chosen.title}, version {version.name}",
+        replace=replace,
+    )
+    link = cluster.link(f"recurringrun/details/{made.recurring_run_id}")
+    if as_json:
+        print_json({**plain_schedule(made, {experiment_id: experiment}), "version": version.name, "link": link})
+        return
+    screen = console()
+    for line in (
+        f"Schedule:  {called}  {made.recurring_run_id}",
+        f"Version:   {version.name}, {'was there' if version.was_there else 'uploaded'}; later code does not change it",
+        f"See:       {link}",
+        f"Stop it:   hrf schedules pause {called}",
+    ):
+        screen.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def _explain(name: str, cron: Cron, experiment: str, storage: str) -> None:
+    """Say what is about to be asked for, before it is."""
+    screen = error_console()
+    times = cron.next_times(datetime.datetime.now(datetime.UTC), 3)
+    for line in (
+        f"Schedule [bold]{escape(name)}[/] of experiment {escape(experiment)} in {escape(storage)}",
+        f"  when      {escape(cron.in_words())} ({ZONE})",
+        f"  next      {', '.join(f'{time:%a %Y-%m-%d %H:%M:%S}' for time in times)} ({ZONE})",
+        "  how       one run at a time; missed times are left out",
+    ):
+        screen.print(line, soft_wrap=True, highlight=False)
+
+
+def _confirm(yes: bool) -> None:
+    from hrf.errors import ConfigError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            "--yes", expected="a terminal to ask at, or --yes", got="neither", fix="add --yes if this is what you want"
+        )
+    typer.confirm("Make it?", abort=True, err=True)

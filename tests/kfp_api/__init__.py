@@ -1,0 +1,10 @@
+"""A Kubeflow Pipelines API that is a real HTTP server with real state, and takes nothing that its definition lacks.
+
+definitions.py   what the API is: KFP's own OpenAPI file where it is at hand, and the kfp-server-api package always
+validation.py    requests and answers against a definition
+filters.py       the filters of listing calls
+state.py         pipelines, versions, experiments, runs, recurring runs
+plays.py         how a run goes by, look by look
+robfig_cron.py   the cron parser of Kubeflow's server and controller
+server.py        HTTP
+"""

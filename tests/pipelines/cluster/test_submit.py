@@ -1,0 +1,372 @@
+"""`hrf submit`."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+from rich.console import Console
+
+from hrf.config import resolve
+from pipelines.cluster.connection import Cluster
+from pipelines.cluster.runs import count_tasks, package_of, task_names, tasks_of
+from pipelines.cluster.versions import name_version
+from pipelines.cluster.watching import RunView, follow
+from tests.kfp_api import plays
+from tests.pipelines.cluster.conftest import SMOKE, words
+
+STORAGE = ("--storage", "s3://bucket/hrf")
+WAIT = ("--wait", "--poll", "0.01")
+
+
+def test_a_run_is_put_on_the_cluster_with_all_that_it_needs(hrf, kfp):
+    result = hrf(
+        "submit", *SMOKE, "--set", "update.learning_rate=3e-5", "--experiment", "mine", "--start-from", "base", *STORAGE
+    )
+    assert result.exit_code == 0, result.output
+    (pipeline,), (version,), (experiment,), (run,) = (
+        kfp.state.pipelines,
+        kfp.state.versions,
+        kfp.state.experiments,
+        kfp.state.runs,
+    )
+    assert pipeline["name"] == "hrf-finetune"
+    assert version["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "hrf-finetune"
+    assert experiment["display_name"] == "mine"
+    assert run["experiment_id"] == experiment["experiment_id"]
+    assert run["pipeline_version_reference"] == {
+        "pipeline_id": pipeline["pipeline_id"],
+        "pipeline_version_id": version["pipeline_version_id"],
+    }
+    assert run["service_account"] == "hrf-runner"
+    parameters = run["runtime_config"]["parameters"]
+    assert {name: value for name, value in parameters.items() if name != "overrides"} == {
+        "preset": "avatars-smoke",
+        "start_from": "base",
+        "experiment": "mine",
+        "storage": "s3://bucket/hrf",
+        "run_tag": "",
+    }
+    config = resolve(parameters["preset"], parameters["overrides"])
+    assert (config.update.learning_rate, config.run.epochs) == (3e-5, 1)
+    assert f"{kfp.url}/#/runs/details/{run['run_id']}" in result.output
+    assert f"s3://bucket/hrf/mine/runs/{run['run_id']}" in result.output
+    assert f"hrf runs show {run['run_id'][:8]} --cluster" in result.output
+
+
+def test_what_is_uploaded_is_what_hrf_compile_writes(hrf, kfp, submit, tmp_path):
+    submit()
+    assert hrf("compile", *SMOKE, "-o", str(tmp_path / "package.yaml")).exit_code == 0
+    uploaded = kfp.calls("POST", "upload_version")[0].body
+    assert (tmp_path / "package.yaml").read_bytes() in uploaded
+
+
+def test_the_same_package_is_uploaded_once(kfp, submit):
+    first, second = submit(), submit()
+    assert (first["uploaded"], second["uploaded"]) == (True, False)
+    assert first["version"] == second["version"]
+    assert len(kfp.calls("POST", "upload_version")) == 1
+    assert len(kfp.state.runs) == 2
+
+
+def test_another_package_of_the_same_revision_is_another_version(kfp, submit):
+    first, second = submit(), submit("--set", "update.learning_rate=3e-5")
+    assert first["version"].rpartition("-")[0] == second["version"].rpartition("-")[0]
+    assert first["version"] != second["version"]
+    assert second["uploaded"]
+
+
+def test_another_package_under_the_name_is_refused(hrf, kfp, submit):
+    name = submit()["version"]
+    kfp.state.versions[0]["description"] = "made by hand"
+    result = hrf("submit", *SMOKE, *STORAGE)
+    assert result.exit_code == 7
+    assert f"version '{name}'" in words(result)
+    assert "is not this package" in words(result)
+    assert len(kfp.state.runs) == 1
+
+
+@pytest.mark.parametrize("kind", ["pipelines", "experiments", "pipeline_versions"])
+def test_what_another_client_makes_at_the_same_time_is_used(kfp, start, kind):
+    start()
+    kfp.state.unseen = [kind]
+    start()
+    state = kfp.state
+    assert [len(made) for made in (state.pipelines, state.experiments, state.versions, state.runs)] == [1, 1, 1, 2]
+
+
+def test_an_archived_experiment_is_told(hrf, kfp, start):
+    start()
+    kfp.state.experiments[0]["storage_state"] = "ARCHIVED"
+    result = hrf("submit", *SMOKE, *STORAGE)
+    assert result.exit_code == 7
+    assert "archived" in words(result)
+
+
+def test_things_are_found_behind_the_first_page(hrf, kfp, start):
+    kfp.state.largest_page = 1
+    for experiment in ("one", "two", "three", "three"):
+        start(experiment=experiment)
+    assert len(kfp.state.experiments) == 3
+    listed = json.loads(hrf("runs", "--cluster", "--json").stdout)
+    assert [run["experiment"] for run in listed] == ["one", "two", "three", "three"]
+
+
+def test_pods_run_as_the_placement_or_the_option_says(kfp, submit, tmp_path):
+    file = tmp_path / "placement.yaml"
+    file.write_text("service_account: mine\n")
+    submit("--placement", str(file))
+    submit("--placement", str(file), "--service-account", "another")
+    assert [run["service_account"] for run in kfp.state.runs] == ["mine", "another"]
+
+
+def test_images_that_no_registry_has_are_noted(hrf, kfp, monkeypatch):
+    assert "Note: The images are hrf-control:latest" in words(hrf("submit", *SMOKE, *STORAGE))
+    for role in ("CONTROL", "WORKER", "REWARD"):
+        monkeypatch.setenv(f"HRF_IMAGE_{role}", f"registry/{role.lower()}@sha256:{'0' * 64}")
+    assert "Note" not in words(hrf("submit", *SMOKE, *STORAGE))
+    executors = kfp.state.versions[1]["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]
+    assert all(entry["container"]["image"].startswith("registry/") for entry in executors.values())
+
+
+def test_the_bucket_may_come_from_the_environment(kfp, hrf, monkeypatch):
+    monkeypatch.setenv("HRF_BUCKET", "bucket/prefix")
+    assert hrf("submit", *SMOKE).exit_code == 0
+    assert kfp.state.runs[0]["runtime_config"]["parameters"]["storage"] == "s3://bucket/prefix"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((*SMOKE,), 3, "HRF_BUCKET"),
+        ((*SMOKE, "--storage", "bucket/prefix"), 6, "s3://BUCKET"),
+        (("avatars-smok", *STORAGE), 3, "did you mean 'avatars-smoke'"),
+        ((*SMOKE, *STORAGE, "--experiment", "a/b"), 3, "experiment"),
+        ((*SMOKE, *STORAGE, "--run-tag", "../x"), 3, "--run-tag"),
+        ((*SMOKE, *STORAGE, "--start-from", "nothing"), 3, "run.start_from"),
+        (("avatars-smoke", "--epochs", "200", *STORAGE), 3, "epochs_per_step"),
+        (("missing.yaml", *STORAGE), 3, "missing.yaml"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_is_sent(hrf, kfp, arguments, code, said):
+    result = hrf("submit", *arguments)
+    assert result.exit_code == code, result.output
+    assert said in words(result)
+    assert kfp.sent == []
+
+
+def test_a_configuration_file_is_submitted_whole(hrf, kfp, tmp_path):
+    file = tmp_path / "my run.yaml"
+    file.write_text("extends: avatars-smoke\nrun: {epochs: 1}\n")
+    result = hrf("submit", str(file), *STORAGE)
+    assert result.exit_code == 0, result.output
+    run = kfp.state.runs[0]
+    assert run["display_name"].startswith("my-run-")
+    parameters = run["runtime_config"]["parameters"]
+    assert resolve("", parameters["overrides"]) == resolve("avatars-smoke", "run: {epochs: 1}")
+
+
+def test_waiting_ends_with_the_table_of_the_epochs(hrf, kfp, storage, storage_uri, summary):
+    storage.create_json("default/runs/my-run/summary.json", summary)
+    kfp.state.plays = plays.run_to_end
+    result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    told = [line.split()[1:] for line in lines if line.startswith("done")]
+    assert [" ".join(line[:-2]) for line in told] == [
+        "check",
+        "fetch",
+        "prepare",
+        "baseline",
+        "epoch 0: window 3-last",
+        "sample",
+        "score",
+        "update",
+        "evaluate",
+        "promote",
+        "summarize",
+        "report status",
+    ]
+    assert [line for line in lines if line in ("pending", "running", "succeeded")] == [
+        "pending",
+        "running",
+        "succeeded",
+    ]
+    assert "change from base" in result.output
+    assert "0.210 [0.198, 0.222]" in result.output
+    assert "Promoted: run-7/epoch-0001" in result.output
+    assert f"{storage_uri}/default/runs/my-run/report.html" in result.output
+
+
+def test_waiting_as_json_has_the_summary(kfp, submit, storage, storage_uri, summary):
+    storage.create_json("default/runs/my-run/summary.json", summary)
+    kfp.state.plays = plays.run_to_end
+    ended = submit("--storage", storage_uri, "--run-tag", "my-run", *WAIT)
+    assert ended["state"] == "SUCCEEDED"
+    assert ended["summary"] == summary
+
+
+def test_a_bucket_that_can_not_be_read_from_here_does_not_fail_a_run_that_succeeded(hrf, kfp):
+    kfp.state.plays = plays.run_to_end
+    result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
+    assert result.exit_code == 0, result.output
+    assert "Records can't be read from here" in words(result)
+    assert "AWS_ACCESS_KEY_ID" in words(result)
+
+
+def test_a_failure_is_told_as_kubeflow_tells_it_where_nothing_else_is_known(hrf, kfp):
+    kfp.state.plays = plays.failing("sample", "OOMKilled (exit code 137)")
+    result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
+    assert result.exit_code == 1
+    assert "The run failed." in result.output
+    assert "sample: OOMKilled (exit code 137)" in words(result)
+
+
+def test_a_failure_is_told_in_the_failing_steps_own_words_where_the_bucket_has_them(hrf, kfp, storage, storage_uri):
+    failure = {"step": "update", "epoch": 2, "error_type": "NumericalError", "message": "the loss is nan. Fix: x"}
+    status = {"run_id": "my-run", "state": "FAILED", "error": {"code": 5, "message": "m"}, "failures": [failure]}
+    storage.create_json("default/runs/my-run/status.json", status)
+    kfp.state.plays = plays.failing("update", "exit code 1")
+    result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
+    assert result.exit_code == 1
+    assert "NumericalError in update, epoch 2: the loss is nan" in words(result)
+
+
+def test_failures_are_found_where_the_exit_handler_did_not_run(hrf, kfp, storage, storage_uri):
+    failure = {"step": "prepare", "epoch": None, "error_type": "ConfigError", "message": "no such reward"}
+    storage.create_json("default/runs/my-run/failures/prepare-.json", failure)
+    kfp.state.plays = plays.failing("prepare", "exit code 1")
+    result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
+    assert "ConfigError in prepare: no such reward" in words(result)
+
+
+def test_a_run_that_somebody_cancels_is_no_success(hrf, kfp):
+    kfp.state.plays = plays.cancelled
+    result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
+    assert result.exit_code == 1
+    assert "The run was cancelled." in result.output
+
+
+def test_waiting_outlasts_an_api_server_that_is_replaced(hrf, kfp):
+    from tests.kfp_api.server import Trouble
+
+    play = kfp.state.get_run
+
+    def get_run(run_id):
+        if len(kfp.calls("GET", f"runs/{run_id}")) == 2:
+            kfp.troubles = [Trouble(503)] * 9
+        return play(run_id)
+
+    kfp.state.get_run = get_run
+    kfp.state.plays = plays.run_to_end
+    result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("no answer from the cluster") == 1
+
+
+def test_a_token_that_ends_while_waiting_leaves_the_run_running_and_says_so(hrf, kfp):
+    play = kfp.state.get_run
+
+    def get_run(run_id):
+        kfp.token = "a new one"
+        return play(run_id)
+
+    kfp.state.get_run = get_run
+    kfp.state.plays = plays.for_ever
+    result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
+    assert result.exit_code == 7
+    assert "The run goes on in the cluster" in words(result)
+    assert "HRF_KFP_TOKEN" in words(result)
+
+
+def test_ctrl_c_leaves_the_run_running_and_says_so(kfp):
+    kfp.state.plays = plays.for_ever
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.cli", "submit", *SMOKE, *STORAGE, *WAIT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    )
+    said = ""
+    for line in process.stdout:
+        said += line
+        if line.startswith("running"):
+            process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130, said
+    assert "The run goes on in the cluster" in said
+    assert re.search(r"hrf runs show [0-9a-f]{8} --cluster", said)
+    assert "Traceback" not in said
+    assert kfp.state.runs[0]["state"] == "RUNNING"
+    assert [sent.method for sent in kfp.sent if "terminate" in sent.target] == []
+
+
+def test_tasks_of_exit_handlers_and_loops_are_called_and_counted_by_what_they_do(kfp, start):
+    kfp.state.plays = plays.run_to_end
+    cluster, run = Cluster.connect(), start()
+    spec = package_of(cluster, run)
+    assert "platform_spec" in kfp.state.versions[0]["pipeline_spec"]
+    assert count_tasks(spec) == 4
+    stream = io.StringIO()
+    view = RunView(Console(file=stream, width=120, force_terminal=True), spec)
+    with view:
+        ended = follow(cluster, run.run_id, view, poll_seconds=0.0)
+    said = stream.getvalue()
+    assert "4 of 4 tasks" in said
+    assert sorted(task.name for task in tasks_of(ended, task_names(spec))) == [
+        "check",
+        "for-loop-3",
+        "report",
+        "sample",
+    ]
+    assert "exit-handler" not in said
+
+
+def _git(folder, *arguments):
+    identity = ("-c", "user.name=x", "-c", "user.email=x@example.org")
+    subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
+
+
+def test_a_version_is_named_by_revision_and_package(tmp_path):
+    _git(tmp_path, "init")
+    (tmp_path / "file").write_text("x")
+    _git(tmp_path, "add", "file")
+    _git(tmp_path, "commit", "-m", "x")
+    head = subprocess.run(
+        ["git", "-C", str(tmp_path), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
+    ).stdout
+    clean = name_version("package", tmp_path)
+    assert re.fullmatch(rf"{head[:12]}-[0-9a-f]{{10}}", clean.name)
+    assert clean.name == name_version("package", tmp_path).name
+    assert clean.name != name_version("another", tmp_path).name
+    (tmp_path / "file").write_text("y")
+    dirty = name_version("package", tmp_path)
+    assert dirty.name == f"{head[:12]}-dirty-{clean.name[-10:]}"
+    assert f"revision {head[:12]}-dirty" in dirty.description
+
+
+def test_installed_code_is_named_by_its_version_also_within_a_repository(tmp_path):
+    _git(tmp_path, "init")
+    installed = tmp_path / ".venv" / "site-packages"
+    installed.mkdir(parents=True)
+    from hrf import __version__
+
+    name = name_version("package", installed).name
+    assert name.startswith(f"{__version__}-")
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name)
+
+
+def test_a_package_is_compiled_the_same_in_every_process(tmp_path):
+    packages = []
+    for seed in ("1", "2"):
+        target = tmp_path / seed
+        command = [sys.executable, "-m", "pipelines.cli", "compile", *SMOKE, "-o", str(target)]
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
+        packages.append(target.read_bytes())
+    assert packages[0] == packages[1]
