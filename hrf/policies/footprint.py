@@ -7,10 +7,11 @@ neither the memory nor the time that is being counted. So there is no formula he
 from __future__ import annotations
 
 import contextlib
+import json
 import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import diffusers
@@ -29,6 +30,7 @@ from hrf.errors import ConfigError
 
 _PROMPT_TOKENS = 77
 """CLIP's context length; what the denoisers of Stable Diffusion are conditioned on."""
+_DENOISERS = ("UNet2DModel", "UNet2DConditionModel")
 _META = torch.device("meta")
 
 
@@ -75,32 +77,43 @@ def denoiser_footprint(config: Mapping[str, Any], lora: Lora | None = None) -> F
     Raises:
         ConfigError: If it is of a class that is not known here, or no model can be made of it.
     """
-    model = _build(config, ("UNet2DModel", "UNet2DConditionModel"))
+    counted = _count_denoiser(json.dumps(dict(config), sort_keys=True))
+    if lora is None:
+        return counted
+    sizes = _adapter_sizes(_build(config, _DENOISERS), lora)
+    return replace(counted, num_tuned=sum(sizes), num_tuned_tensors=len(sizes))
+
+
+def decoder_footprint(config: Mapping[str, Any], latent_shape: tuple[int, ...]) -> Footprint:
+    """Count the decoder of an autoencoder, from latents [C, H, W] to an image; its parameters are the whole one's.
+
+    Raises:
+        ConfigError: If it is of a class that is not known here, or no model can be made of it.
+    """
+    return _count_decoder(json.dumps(dict(config), sort_keys=True), latent_shape)
+
+
+@lru_cache
+def _count_denoiser(config: str) -> Footprint:
+    """Count what `config.json` describes; it takes seconds, and plans of several runs have few models."""
+    values = json.loads(config)
+    model = _build(values, _DENOISERS)
     settings: Any = model.config
     size = settings.sample_size
     shape = (settings.in_channels, *((size, size) if isinstance(size, int) else size))
     with _META:
         inputs = {"sample": torch.empty(1, *shape), "timestep": torch.zeros(1, dtype=torch.int64)}
-        if config["_class_name"] == "UNet2DConditionModel":
+        if values["_class_name"] == "UNet2DConditionModel":
             inputs["encoder_hidden_states"] = torch.empty(1, _PROMPT_TOKENS, settings.cross_attention_dim)
-    counted = _count(model, shape, inputs)
-    if lora is None:
-        return counted
-    sizes = _adapter_sizes(model, lora)
-    return replace(counted, num_tuned=sum(sizes), num_tuned_tensors=len(sizes))
+    return _count(model, shape, inputs)
 
 
-def decoder_footprint(config: Mapping[str, Any], latent_shape: tuple[int, ...]) -> Footprint:
-    """Count the decoder of an autoencoder, from latents [C, H, W] to an image.
-
-    Raises:
-        ConfigError: If it is of a class that is not known here, or no model can be made of it.
-    """
-    model = _build(config, ("AutoencoderKL",))
-    decoder = _Decoder(model)
+@lru_cache
+def _count_decoder(config: str, latent_shape: tuple[int, ...]) -> Footprint:
+    model = _build(json.loads(config), ("AutoencoderKL",))
     with _META:
         inputs = {"sample": torch.empty(1, *latent_shape)}
-    counted = _count(decoder, latent_shape, inputs)
+    counted = _count(_Decoder(model), latent_shape, inputs)
     return replace(counted, num_parameters=sum(parameter.numel() for parameter in model.parameters()))
 
 

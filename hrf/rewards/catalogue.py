@@ -152,4 +152,5 @@ RECORDS = (
         cost="its terms'",
     ),
 )
-"""One record for each `reward.name`. `needs_prompts` of `python`, `remote` and `weighted_sum` depends on what they hold."""
+"""One record for each `reward.name`. Whether `python`, `remote` and `weighted_sum` need prompts depends on what they
+hold."""

@@ -15,8 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from hrf.config import Config, JpegReward, RemoteReward, Term, WeightedSumReward
+from hrf.config.rewards import measured_settings
 from hrf.errors import ConfigError, HrfError, RemoteError
-from hrf.rewards import ImageError
+from hrf.rewards import ImageError, build_reward
 from hrf.rewards import remote as remote_module
 from hrf.rewards.protocol import (
     TOKEN_VARIABLE,
@@ -413,3 +415,83 @@ class TestSecrets:
             client(server.url)(pictures())
         assert self.TOKEN not in str(caught.value)
         assert self.TOKEN not in repr(client(server.url))
+
+
+class TestConfigured:
+    """The section `reward: {name: remote, ...}`, from its text to the reward."""
+
+    def settings(self, url: str, **options) -> RemoteReward:
+        values = {"name": "remote", "url": url, "scorer": NAME, "retries": 2, "batch_size": 3, **options}
+        reward = Config.from_mapping({"reward": values}).reward
+        assert isinstance(reward, RemoteReward)
+        return reward
+
+    def test_it_is_the_reward_of_the_server(self):
+        with serving(needs_prompts=True) as server:
+            reward = build_reward(self.settings(server.url))
+            assert (reward.name, reward.needs_prompts) == (f"remote:{NAME}", True)
+            assert reward(pictures(), PROMPTS).tolist() == brightness(pictures(), PROMPTS).tolist()
+            with pytest.raises(ConfigError, match="prompts"):
+                reward(pictures())
+
+    def test_a_server_that_is_not_there_is_an_error_when_the_reward_is_built(self):
+        with pytest.raises(RemoteError, match="ConnectError"):
+            build_reward(self.settings("http://127.0.0.1:1", retries=0))
+
+    def test_a_server_whose_scorer_changes_afterwards_is_found_out(self):
+        answers = [says(200, HEALTH), scores(), scores(lambda answer: {**answer, "version": "2"})]
+        with scripted(*answers) as server:
+            reward = build_reward(self.settings(server.url, batch_size=100))
+            reward(pictures())
+            with pytest.raises(RemoteError, match="version is '2', not '1'"):
+                reward(pictures())
+
+    def test_one_term_of_a_sum_may_be_remote(self):
+        with serving() as server:
+            terms = [
+                {"reward": {"name": "jpeg_compressibility"}},
+                {"reward": {"name": "remote", "url": server.url, "scorer": NAME}, "weight": 2.0, "mean": 0.5},
+            ]
+            reward = build_reward(Config.from_mapping({"reward": {"name": "weighted_sum", "terms": terms}}).reward)
+            jpeg = build_reward(JpegReward())(pictures())
+            assert reward(pictures()) == pytest.approx(jpeg + 2 * (brightness(pictures()) - 0.5))
+
+    @pytest.mark.parametrize(
+        ("change", "field"),
+        [
+            ({"url": ""}, "reward.url"),
+            ({"url": "scorer.example"}, "reward.url"),
+            ({"url": "ftp://scorer.example"}, "reward.url"),
+            ({"url": "https://user:pass@scorer.example"}, "reward.url"),
+            ({"url": "https://scorer.example?token=1"}, "reward.url"),
+            ({"url": "https://scorer.example/#a"}, "reward.url"),
+            ({"scorer": ""}, "reward.scorer"),
+            ({"batch_size": 0}, "reward.batch_size"),
+            ({"concurrency": 0}, "reward.concurrency"),
+            ({"timeout_seconds": 0}, "reward.timeout_seconds"),
+            ({"retries": -1}, "reward.retries"),
+            ({"token": "abc"}, "reward.token"),
+            ({"quality": 90}, "reward.quality"),
+        ],
+    )
+    def test_what_cannot_work_is_a_mistake_in_the_configuration(self, change, field):
+        with pytest.raises(ConfigError) as caught:
+            self.settings(**{"url": "https://scorer.example:8443/a/b", **change})
+        assert caught.value.field == field
+
+    def test_a_password_in_the_url_is_not_repeated(self):
+        with pytest.raises(ConfigError) as caught:
+            self.settings("https://user:hunter2@scorer.example")
+        assert "hunter2" not in str(caught.value)
+
+    def test_where_and_how_it_is_reached_is_no_part_of_what_is_measured(self):
+        one = self.settings("http://127.0.0.1:1", batch_size=1, retries=0, deadline_seconds=5.0)
+        other = self.settings("https://scorer.example")
+        assert measured_settings(one) == measured_settings(other) == {"name": "remote", "scorer": NAME, "version": ""}
+        assert measured_settings(one) != measured_settings(self.settings("https://scorer.example", version="2"))
+        assert measured_settings(JpegReward(quality=80)) == JpegReward(quality=80).model_dump(mode="json")
+        sums = [
+            WeightedSumReward(terms=(Term(reward=reward, weight=weight), Term()))
+            for reward, weight in [(one, 1.0), (other, 1.0), (other, 2.0)]
+        ]
+        assert measured_settings(sums[0]) == measured_settings(sums[1]) != measured_settings(sums[2])

@@ -19,8 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from hrf.config import Reward
+from hrf.config import ClassifierReward, JpegReward
 from hrf.errors import ConfigError, RemoteError
+from hrf.policies.sources import classifier_folder
 from hrf.reward_server import build_server, main
 from hrf.rewards import ImageError, build_reward
 from hrf.rewards import remote as remote_module
@@ -303,7 +304,7 @@ class TestStop:
                 process.send_signal(signal.SIGTERM)
             rest = process.stderr.read()
         assert process.returncode == 0, rest
-        local = build_reward(Reward(name="jpeg_incompressibility", quality=80))
+        local = build_reward(JpegReward(name="jpeg_incompressibility", quality=80))
         assert rewards.tolist() == local(pictures(size=16)).tolist()
         assert health.version in line
         assert TOKEN not in line + rest
@@ -318,8 +319,6 @@ class TestStop:
         assert version("{name: jpeg_compressibility}") != version("{name: jpeg_compressibility, quality: 80}")
 
     def test_a_classifier_is_found_and_its_probabilities_are_the_local_ones(self):
-        from hrf.policies.sources import classifier_folder
-
         server = build_server(
             "{name: classifier, label: planets}",
             host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=2**24, tls=None,
@@ -333,13 +332,14 @@ class TestStop:
         finally:
             server.stop()
             thread.join()
-        local = build_reward(Reward(name="classifier", label="planets"), classifier_folder("shipped", "reward"))
+        local = build_reward(ClassifierReward(label="planets"), classifier_folder("shipped", "reward"))
         assert rewards.tolist() == local(pictures(4, 32)).tolist()
 
     @pytest.mark.parametrize(
         ("arguments", "code", "said"),
         [
             (["{name: nonsense}"], 3, "reward.name"),
+            (["{name: remote, url: 'http://127.0.0.1:1', scorer: a}"], 3, "reward.name"),
             (["missing.yaml"], 1, "missing.yaml"),
             (["{name: jpeg_compressibility}", "--certificate", "missing.pem"], 3, "--certificate"),
         ],
@@ -352,6 +352,30 @@ class TestStop:
         with serving() as server:
             assert main(["{name: jpeg_compressibility}", "--port", str(server.server_address[1])]) == 1
         assert "in use" in capsys.readouterr().err
+
+
+def test_it_brings_no_torch_unless_its_reward_does():
+    program = (
+        "import sys, hrf.reward_server as server\n"
+        "made = server.build_server('{name: jpeg_compressibility}', host='127.0.0.1', port=0, most_waiting=1,\n"
+        "                           max_request_bytes=1, tls=None)\n"
+        "made.server_close(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_sum_with_classifiers_is_served():
+    terms = "[{reward: {name: classifier, label: planets}}, {reward: {name: classifier, label: sprouts}, weight: -1.0}]"
+    server = build_server(
+        f"{{name: weighted_sum, terms: {terms}}}",
+        host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=1, tls=None,
+    )  # fmt: skip
+    server.server_close()
+    probabilities = [
+        build_reward(ClassifierReward(label=label), classifier_folder("shipped", "reward"))(pictures(4, 32))
+        for label in ("planets", "sprouts")
+    ]
+    assert server.reward(pictures(4, 32), None) == pytest.approx(probabilities[0] - probabilities[1])
 
 
 def test_a_configuration_error_names_its_field():
