@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -32,7 +33,14 @@ def planned(*arguments: str) -> dict:
     return json.loads(result.stdout)
 
 
-@pytest.mark.parametrize("preset", [preset.name for preset in list_presets()])
+def _by_speed() -> list[Any]:
+    """Counting a large model takes seconds."""
+    large = pytest.mark.slow
+    names = [preset.name for preset in list_presets()]
+    return [pytest.param(name, marks=() if name.startswith("avatars") else large) for name in names]
+
+
+@pytest.mark.parametrize("preset", _by_speed())
 def test_every_preset_has_a_plan(preset):
     found = planned(preset)
     assert found["total"]["evaluations"] > 0

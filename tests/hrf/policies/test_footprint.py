@@ -102,6 +102,7 @@ def stable_diffusion() -> Footprint:
     return denoiser_footprint(STABLE_DIFFUSION, Lora())
 
 
+@pytest.mark.slow
 class TestPublishedCounts:
     def test_stable_diffusion(self, stable_diffusion):
         """860 M parameters (its paper, arXiv 2112.10752, and everyone since). NVIDIA's slides on accelerating it with
@@ -178,6 +179,7 @@ class TestMemory:
         output.sum().backward()
         assert sum(saved.values()) == pytest.approx(denoiser_footprint(config).backward_bytes, rel=0.25)
 
+    @pytest.mark.slow
     def test_checkpointing_takes_less(self, stable_diffusion):
         counted = stable_diffusion
         assert counted.forward_bytes < counted.checkpointed_bytes < 0.6 * counted.backward_bytes
@@ -219,6 +221,7 @@ class TestAdapter:
         assert counted.num_tuned_tensors == 2 * len(layers)
         assert counted.num_parameters == model.num_parameters()
 
+    @pytest.mark.slow
     def test_stable_diffusions_usual_one(self, stable_diffusion):
         """diffusers' training script reports 797,184 parameters for rank 4 on the attention projections."""
         assert stable_diffusion.num_tuned == 797_184
