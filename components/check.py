@@ -43,7 +43,7 @@ def check(
         The base model's source and revision, and what changes whenever its files may have.
     """
     from components.outputs import record
-    from hrf.run_ids import settle_run_id
+    from hrf.run_ids import fill_macros, settle_run_id
     from hrf.steps.check import check as step
 
     facts = step(
@@ -55,7 +55,7 @@ def check(
         experiment=experiment,
         run_id=settle_run_id(run_tag, job_id),
         start_from=start_from,
-        noise_tag=settle_run_id(noise_tag, job_id) if noise_tag else "",
+        noise_tag=fill_macros(noise_tag, job_id),
         storage=storage,
         request=request.path,
     )

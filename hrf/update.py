@@ -64,6 +64,12 @@ def build_optimizer(denoiser: nn.Module, settings: Update) -> torch.optim.AdamW:
     )
 
 
+def weight_sums(denoiser: nn.Module) -> Tensor:
+    """Sum and sum of sizes of every weight tensor that is tuned, [2 P] float64: equal ones mean that none has moved."""
+    tuned = [parameter.detach().double() for parameter in denoiser.parameters() if parameter.requires_grad]
+    return torch.stack([total for values in tuned for total in (values.sum(), values.abs().sum())])
+
+
 class Updater:
     """Updates a policy from trajectories; its state is the weights', the optimizer's and two counters.
 
@@ -86,8 +92,10 @@ class Updater:
     ) -> None:
         if settings.kl_weight > 0 and policy.reference is None:
             raise ValueError("a KL penalty needs the reference's weights")
+        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if not trained or not trained <= {id(parameter) for parameter in policy.denoiser.parameters()}:
+            raise ValueError("the optimizer has no weights, or others than those that the policy samples with")
         self.policy = policy
-        self._acting = policy if settings.guidance else policy.unguided()
         self.optimizer = optimizer
         self.settings = settings
         self.num_updates = num_updates
@@ -172,7 +180,7 @@ class Updater:
 
     def _backward(self, trajectories: Trajectories, advantages: Tensor, pairs: Pairs, num_branches: int) -> Tensor:
         """Add the gradient of a microbatch; returns [5, P]: loss, kl to reference, log ratio, outside, approx_kl."""
-        settings, policy, device = self.settings, self._acting, self.policy.device
+        settings, policy, device = self.settings, self._acting_policy(), self.policy.device
         states = trajectories.states[pairs.state_index].to(device)
         next_states = trajectories.states[pairs.state_index + 1].to(device)
         prompts = None if trajectories.prompts is None else trajectories.prompts[pairs.branch]
@@ -203,6 +211,10 @@ class Updater:
             kl = approximate_kl(log_prob, old_log_prob)
             rows = (weighted, kl_to_reference, log_prob - old_log_prob, outside.float(), kl)
             return torch.stack(rows, dim=1).detach().cpu()
+
+    def _acting_policy(self) -> DiffusionPolicy:
+        """The policy as it sampled: the same question to the same denoiser."""
+        return self.policy if self.settings.guidance else self.policy.unguided()
 
     def _apply(self, parameters: list[nn.Parameter], seen: Tensor, num_branches: int, epoch: int) -> UpdateMetrics:
         """Clip the gathered gradient, step, and move the average."""

@@ -105,6 +105,8 @@ def stop() -> bool:
         if time.monotonic() > end:
             raise ImagesError(f"the private Docker daemon, process {pid}, does not end", fix=f"look at {_log()}")
         time.sleep(0.2)
+    # Docker leaves its network namespace mounted.
+    subprocess.run(["umount", str(RUN_DIR / "exec/netns/default")], capture_output=True, check=False)
     shutil.rmtree(RUN_DIR, ignore_errors=True)
     return True
 

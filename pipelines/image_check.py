@@ -21,7 +21,11 @@ ROLE, VARIANT = "HRF_IMAGE_ROLE", "HRF_TORCH_VARIANT"
 #: The extras of each role.
 EXTRAS = {"control": (), "worker": ("model",), "reward": ("reward",)}
 #: What else a role promises to those who build on its image.
-LIBRARIES = {"control": (), "worker": ("accelerate",), "reward": ("torchvision", "open_clip", "transformers")}
+LIBRARIES = {
+    "control": (),
+    "worker": ("accelerate",),
+    "reward": ("torchvision", "open_clip", "transformers", "onnxruntime"),
+}
 
 
 def examine_image() -> list[Finding]:

@@ -9,7 +9,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hrf.config.rewards import REWARD_NAMES, reward_names_with
+from hrf.config.rewards import reward_names_of, reward_names_with
 from hrf.errors import ConfigError
 
 
@@ -50,8 +50,9 @@ def _convert(detail: ErrorDetails, tree: type[BaseModel]) -> ConfigError:
         return _unknown_key(location, section, tree, got)
     if kind == "union_tag_invalid":
         name = str(context["tag"])
-        expected = f"one of {', '.join(REWARD_NAMES)}"
-        fix = f"choose one of them{suggest(name, REWARD_NAMES)}; `hrf rewards` describes them"
+        choices = reward_names_of(context["expected_tags"])
+        expected = f"one of {', '.join(choices)}"
+        fix = f"choose one of them{suggest(name, choices)}; `hrf rewards` describes them"
         return ConfigError(f"{field}.name", expected=expected, got=name, fix=fix)
     if kind == "union_tag_not_found":
         kind = "model_type"

@@ -230,6 +230,11 @@ _FAMILIES = {
 REWARD_NAMES = tuple(_FAMILIES)
 
 
+def reward_names_of(classes: str) -> list[str]:
+    """The names of the rewards whose classes a text mentions in quotes."""
+    return [name for name, family in _FAMILIES.items() if f"'{family}'" in classes]
+
+
 def reward_names_with(field: str) -> list[str]:
     """The rewards that have an option of that name."""
     families = {family.__name__: family for family in (*_SINGLE, WeightedSumReward)}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 from typing import TypeVar
 
@@ -88,6 +89,12 @@ def in_calls(
     return torch.cat(results)
 
 
-def quiet(name: str) -> None:
-    """Keep a library from logging what it does; warnings still come."""
-    logging.getLogger(name).setLevel(logging.WARNING)
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Keep libraries from logging warnings within the block."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hrf.encoders.calls import in_calls, pictures, quiet, scorer_library
+from hrf.encoders.calls import in_calls, pictures, scorer_library, without_warnings
 from hrf.errors import ArtifactError
 
 HUB_FILES = (
@@ -81,14 +81,15 @@ def load_open_clip(folder: Path, *, device: torch.device, call_size: int, field:
         ConfigError: If open_clip is not installed.
     """
     open_clip = scorer_library("open_clip", field)
-    quiet("root")
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
             raise _broken(folder / name, "there is no such file")
     try:
-        model = open_clip.create_model(
-            f"local-dir:{folder}", load_weights=False, pretrained_image=False, pretrained_text=False, precision="fp32"
-        )
+        # It warns that the weights are random, which they are until the next line.
+        with without_warnings():
+            model = open_clip.create_model(
+                f"local-dir:{folder}", load_weights=False, pretrained_image=False, pretrained_text=False
+            )
         model.load_state_dict(load_file(folder / _WEIGHTS))
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         prepared = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
@@ -96,7 +97,7 @@ def load_open_clip(folder: Path, *, device: torch.device, call_size: int, field:
         raise _broken(folder, f"not a model of open_clip: {error}") from error
     return OpenClip(
         model=model.eval().requires_grad_(False).to(device),
-        transform=open_clip.image_transform_v2(prepared, is_train=False),
+        transform=open_clip.transform.image_transform_v2(prepared, is_train=False),
         tokenizer=tokenizer,
         device=device,
         call_size=call_size,

@@ -52,6 +52,6 @@ class LatentDecoder:
         What the decoder overshoots is cut off, as in diffusers' own pipelines; NaN stays NaN.
         """
         scale, shift = self._autoencoder.config.scaling_factor, self._autoencoder.config.shift_factor or 0.0
-        latents = samples.to(self.device) / scale + shift
+        latents = samples.to(self.device, torch.float32) / scale + shift
         pictures: Tensor = torch.cat([self._autoencoder.decode(latent[None]).sample for latent in latents])
         return pictures.clamp(-1, 1)

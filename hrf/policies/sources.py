@@ -15,9 +15,13 @@ from hrf.hub import hub_folder
 from hrf.policies.kinds import normalise_base
 from hrf.storage import Storage
 
-_HUB_FILES = ["*.json", "diffusion_pytorch_model.safetensors", "*/*.json", "*/*.safetensors", "tokenizer/*.txt"]
-"""A pattern's star also stands for slashes. The one-file copies beside Stable Diffusion's parts match none of these."""
-_NOT_NEEDED = ["*.fp16.*", "*.non_ema.*", "safety_checker/*", "*onnx*", "*openvino*"]
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_HUB_FILES = [
+    *("model_index.json", "config.json", "scheduler_config.json", "scheduler/*.json", _WEIGHTS),
+    *("unet/config.json", f"unet/{_WEIGHTS}", "vae/config.json", f"vae/{_WEIGHTS}", "tokenizer/*"),
+    *("text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder_2/config.json"),
+]
+"""Of a repository that also holds the same weights in half precision, as pickles, and in one file."""
 
 
 def shipped_folder(name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hrf.core.window import first_step_from
 from hrf.report.formatting import count, duration, number, steps
 from hrf.report.summary import Summary
+from hrf.rewards.catalogue import RECORDS
 
 METHODS = {
     "noise": "DDPO: every episode starts from pure noise",
@@ -73,7 +74,20 @@ def reward_words(summary: Summary) -> str:
         return f"the classifier's probability of “{summary.setting('reward.label')}”: larger is better"
     if name == "python":
         return f"the function {summary.setting('reward.function')}: larger is better"
-    return f"{name}: larger is better"
+    measures = next((record.measures for record in RECORDS if record.name == name), name)
+    return f"{measures}{_chosen(summary, name)}: larger is better"
+
+
+def _chosen(summary: Summary, name: str) -> str:
+    """What a reward by a pretrained network was pointed at."""
+    if name == "image_classifier":
+        return f" ({', '.join(summary.setting('reward.labels') or ())})"
+    if name == "onnx_classifier":
+        start, stop = summary.setting("reward.classes") or (0, 0)
+        return f" ({start} to {stop - 1})"
+    if name == "weighted_sum":
+        return f" ({summary.base.reward.name})"
+    return ""
 
 
 def what_was_run(summary: Summary) -> list[str]:

@@ -59,8 +59,10 @@ class Aesthetic:
     def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score images [B, 3, H, W] in [0, 1]: [B], about 1 to 10."""
         del prompts
+        # One by one: a product of matrices rounds a row by where it stands.
+        rows = self.clip.embed_images(images).double().split(1)
         with torch.inference_mode():
-            scores: NDArray[np.float64] = self.head(self.clip.embed_images(images).double()).numpy()
+            scores: NDArray[np.float64] = torch.cat([self.head(row) for row in rows]).numpy()
         return scores
 
 

@@ -75,6 +75,8 @@ class CheckedReward:
         """
         self._check_images(images)
         self._check_prompts(prompts, len(images))
+        if not len(images):
+            return np.empty(0)
         guarded = images.view()
         guarded.flags.writeable = False
         return self._checked_scores(self.score(guarded, prompts), len(images))

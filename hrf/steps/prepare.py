@@ -133,12 +133,14 @@ def _pack_classifiers(config: Config, target: Path) -> None:
         shutil.copytree(source, target / "evaluation")
     if config.evaluation.features in {"clip", "dinov2"}:
         build_embedder(config.evaluation, None, device="cpu")
-    _pack_reward(config, config.reward, "reward", target / "reward")
+    with_prompts = config.prompts is not None
+    _pack_reward(config.reward, "reward", target / "reward", with_prompts=with_prompts)
     if config.evaluation.held_out_reward:
-        _pack_reward(config, config.evaluation.held_out_reward, "evaluation.held_out_reward", target / "held_out")
+        held_out, field = config.evaluation.held_out_reward, "evaluation.held_out_reward"
+        _pack_reward(held_out, field, target / "held_out", with_prompts=with_prompts)
 
 
-def _pack_reward(config: Config, settings: Reward, field: str, target: Path) -> None:
+def _pack_reward(settings: Reward, field: str, target: Path, *, with_prompts: bool) -> None:
     """Copy a reward's classifiers, those of a sum's terms by their numbers, and try the reward on the CPU.
 
     Weights of pretrained networks are not copied: they are large, and every step that needs them fetches and verifies
@@ -149,7 +151,7 @@ def _pack_reward(config: Config, settings: Reward, field: str, target: Path) -> 
             folder = target / str(index) if isinstance(settings, WeightedSumReward) else target
             shutil.copytree(classifier_folder(single.classifier, f"{path}.classifier"), folder)
     reward = build_reward(settings, target if target.is_dir() else None, field=field, device="cpu")
-    if reward.needs_prompts and config.prompts is None:
+    if reward.needs_prompts and not with_prompts:
         raise missing_prompts(reward.name, field)
 
 

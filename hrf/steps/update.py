@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.config import Config
 from hrf.cost import pool_evaluations, update_evaluations
+from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import POLICY_FILE, load_policy, save_policy, weights_of
 from hrf.progress import emit
@@ -22,7 +26,7 @@ from hrf.steps.artifacts import load_training_state, load_trajectories, save_tra
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.history import extend_history
 from hrf.training import advantages_of, build_statistics
-from hrf.update import Updater, build_optimizer
+from hrf.update import UpdateMetrics, Updater, build_optimizer, weight_sums
 
 
 @step("update")
@@ -117,6 +121,7 @@ class TrainingSession:
         config = self._context.config
         began = time.perf_counter()
         num_pairs = int(trajectories.tail_lengths.sum())
+        before = weight_sums(self.policy.denoiser)
         updates, norms = self._updater.run(
             trajectories,
             advantages_of(rewards, trajectories, config, statistics=self._statistics, texts=self._texts),
@@ -124,6 +129,7 @@ class TrainingSession:
             epoch=epoch,
             on_advance=advance_reporter("update", epoch, num_pairs * config.update.inner_epochs),
         )
+        self._check_learning(before, updates, epoch)
         seconds = time.perf_counter() - began
         once = pool_evaluations(config) if epoch == 0 else 0
         self._num_evaluations += once + sampled["num_evaluations"] + update_evaluations(num_pairs, config)
@@ -140,6 +146,20 @@ class TrainingSession:
         }
         emit("epoch-trained", epoch=epoch, reward_mean=record["reward_mean"], window=sampled["window"])
         return record
+
+    def _check_learning(self, before: Tensor, updates: Sequence[UpdateMetrics], epoch: int) -> None:
+        """Refuse to go on where gradients leave the weights that sample as they were.
+
+        Raises:
+            NumericalError: If they do.
+        """
+        largest = max(metrics.grad_norm for metrics in updates)
+        if largest > 0 and torch.equal(before, weight_sums(self.policy.denoiser)):
+            raise NumericalError(
+                f"gradients of norm {largest:g} did not change a single weight",
+                where=f"epoch={epoch}",
+                fix="raise update.learning_rate: its steps are lost in the weights' own rounding",
+            )
 
     def save(self, policy: str | Path, training_state: str | Path, step_name: str, epoch: int) -> None:
         """Write the policy and training state folders."""

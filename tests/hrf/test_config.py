@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hrf.config import Config, JpegReward, Rollout, Run, list_presets, resolve
+from hrf.config import ClassifierReward, Config, JpegReward, Rollout, Run, list_presets, resolve
 from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import dump_yaml, parse_yaml
 from hrf.core.window import Window
@@ -21,6 +21,9 @@ from hrf.errors import ConfigError
 
 PRESETS = [preset.name for preset in list_presets()]
 DEFAULT = "avatars-compressibility"
+
+
+TEXT = "model: {source: sd}\nprompts: {}"
 
 
 def error_of(preset: str, overrides: str) -> ConfigError:
@@ -198,6 +201,8 @@ def test_an_integer_is_a_number():
     assert resolve(DEFAULT, "update: {learning_rate: 1}").update.learning_rate == 1.0
 
 
+SHA1, SHA256 = "0123456789" * 4, "0123456789abcdef" * 4
+
 HF = "hf:google/ddpm-celebahq-256"
 
 
@@ -248,8 +253,76 @@ HF = "hf:google/ddpm-celebahq-256"
         (DEFAULT, "reward: {name: classifier, label: planets, legacy_range: true}", "reward.legacy_range"),
         (DEFAULT, "reward: {name: python}", "reward.function"),
         (DEFAULT, "reward: {name: python, function: 'a.b.c'}", "reward.function"),
+        (DEFAULT, "reward: {name: classifer}", "reward.name"),
+        (DEFAULT, "reward: {name: 3}", "reward.name"),
+        (DEFAULT, "reward: jpeg_compressibility", "reward"),
+        (DEFAULT, "reward: {name: python, function: 'a:b', quality: 80}", "reward.quality"),
+        (DEFAULT, "reward: {name: aesthetic}", "reward.clip.source"),
+        (DEFAULT, "reward: {name: clip_score, clip: {source: ./clip}}", "reward.clip.sha256"),
+        (DEFAULT, f"reward: {{name: clip_score, clip: {{source: ./clip, sha256: {'0' * 63}}}}}", "reward.clip.sha256"),
+        (DEFAULT, "reward: {name: clip_score, clip: {source: 'hf:a/b'}}", "reward.clip.revision"),
+        (DEFAULT, f"reward: {{name: clip_score, clip: {{source: 'hf:a', revision: {SHA1}}}}}", "reward.clip.source"),
+        (
+            DEFAULT,
+            f"reward: {{name: clip_score, clip: {{source: 'hf:a/b', revision: {SHA1}, sha256: {SHA256}}}}}",
+            "reward.clip.sha256",
+        ),
+        (
+            DEFAULT,
+            f"reward: {{name: pickscore, model: {{source: ./a, revision: {SHA1}, sha256: {SHA256}}}}}",
+            "reward.model.revision",
+        ),
+        (
+            DEFAULT,
+            f"reward: {{name: image_classifier, model: {{source: 'hf:a/b', revision: {SHA1}}}}}",
+            "reward.labels",
+        ),
+        (
+            DEFAULT,
+            f"reward: {{name: onnx_classifier, model: {{source: a.onnx, sha256: {SHA256}}}}}",
+            "reward.classes",
+        ),
+        (
+            DEFAULT,
+            f"reward: {{name: onnx_classifier, classes: [1, 2], crop: [0.5, 0, 0.5, 1], "
+            f"model: {{source: a.onnx, sha256: {SHA256}}}}}",
+            "reward.crop",
+        ),
+        (
+            DEFAULT,
+            "reward: {name: weighted_sum, terms: [{reward: {name: classifier}}, {reward: {}}]}",
+            "reward.terms[0].reward.label",
+        ),
+        (
+            DEFAULT,
+            "reward: {name: weighted_sum, terms: [{reward: {name: weighted_sum}}, {}]}",
+            "reward.terms[0].reward.name",
+        ),
+        (
+            DEFAULT,
+            "reward: {name: weighted_sum, terms: [{reward: {quality: high}}, {}]}",
+            "reward.terms[0].reward.quality",
+        ),
+        (DEFAULT, "evaluation: {held_out_reward: {name: clip_score}}", "evaluation.held_out_reward.clip.source"),
+        (DEFAULT, "evaluation: {features: clip}", "evaluation.encoder.model.source"),
+        (DEFAULT, "evaluation: {encoder: {batch_size: 2}}", "evaluation.encoder"),
         (DEFAULT, "update: {warmup_updates: 3}", "update.warmup_updates"),
         (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3}", "update.total_updates"),
+        (DEFAULT, "prompts: {}", "prompts"),
+        (DEFAULT, "model: {guidance_scale: 2.0}", "model.guidance_scale"),
+        (DEFAULT, "policy: {lora: {}}", "policy.lora"),
+        (DEFAULT, "update: {guidance: false}", "update.guidance"),
+        (DEFAULT, f"{TEXT}\nupdate: {{guidance: false}}", "update.guidance"),
+        (DEFAULT, "model: {source: sd}\nprompts: {negative: ugly}", "prompts.negative"),
+        (DEFAULT, "model: {source: sd}\nprompts: {texts: [a, b], source: mine.txt}", "prompts.source"),
+        (
+            DEFAULT,
+            "model: {source: sd}\nprompts: {evaluation_source: a.txt, held_out_fraction: 0.3}",
+            "prompts.held_out_fraction",
+        ),
+        (DEFAULT, "model: {source: sd}\nprompts: {template: a photo}", "prompts.template"),
+        (DEFAULT, "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_buffer"),
+        ("avatars-ddpo", "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_min_count"),
         (DEFAULT, "evaluation: {classifier: ''}", "evaluation.features"),
         (DEFAULT, "evaluation: {classifier: '', features: pixels}", "gate.monitors.unrecognised_fraction"),
         (DEFAULT, "evaluation: {held_out_reward: {}}", "evaluation.held_out_reward"),
@@ -267,6 +340,9 @@ def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, ov
     [
         (DEFAULT, "model: {source: 's3://bucket/models/a'}"),
         (DEFAULT, "model: {source: ../models/mine}"),
+        (DEFAULT, f"{TEXT}\npolicy: {{lora: {{rank: 8}}}}"),
+        (DEFAULT, "model: {source: sd, guidance_scale: 2.0}\nprompts: {}\nupdate: {guidance: false}"),
+        ("avatars-ddpo", "model: {source: sd}\nprompts: {statistics_buffer: 8, statistics_min_count: 4}"),
         (DEFAULT, "policy: {split: 0.9, prefix_pool: 0}\nstarts: {schedule: uniform, windows: []}"),
         ("avatars-hrf", "starts: {schedule: sliding, windows: [], width: 0.25}"),
         ("avatars-ddpo", "policy: {split: 0.5, prefix_pool: 64}"),
@@ -274,12 +350,46 @@ def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, ov
         (DEFAULT, "reward: {name: classifier, label: planets}"),
         (DEFAULT, "evaluation: {held_out_reward: {name: classifier, label: planets}}"),
         (DEFAULT, "reward: {name: python, function: 'my.rewards:redness'}"),
+        (DEFAULT, f"reward: {{name: clip_score, clip: {{source: 'hf:a/b', revision: {SHA1}}}}}"),
+        (DEFAULT, f"reward: {{name: clip_score, clip: {{source: ../clip, sha256: {SHA256}}}}}"),
+        (DEFAULT, "reward: {name: weighted_sum, terms: [{reward: {quality: 80}, weight: -1}, {}]}"),
+        (DEFAULT, f"evaluation: {{features: dinov2, encoder: {{model: {{source: s3://bkt/d, sha256: {SHA256}}}}}}}"),
         (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3, total_updates: 10}"),
         (DEFAULT, "run: {epochs: 6, epochs_per_step: 3}\nevaluation: {every: 3}"),
     ],
 )
 def test_what_can_be_run_is_accepted(preset, overrides):
     assert isinstance(resolve(preset, overrides), Config)
+
+
+def test_an_unknown_reward_is_answered_with_the_rewards():
+    error = error_of(DEFAULT, "reward: {name: jpeg_compresibility}")
+    assert "aesthetic, clip_score, pickscore" in error.expected
+    assert error.got == "jpeg_compresibility"
+    assert "did you mean 'jpeg_compressibility'?" in error.fix
+    within = error_of(DEFAULT, "reward: {name: weighted_sum, terms: [{reward: {name: weighted_sum}}, {}]}")
+    assert "weighted_sum" in error.expected
+    assert "weighted_sum" not in within.expected
+
+
+def test_another_rewards_option_is_answered_with_the_reward_that_has_it():
+    error = error_of(DEFAULT, "reward: {name: python, function: 'a:b', label: planets}")
+    assert "'python' (reward.name)" in error.expected
+    assert error.fix == "remove it, or name the reward that has it: classifier"
+
+
+def test_a_reward_of_another_family_does_not_inherit_options():
+    """`avatars-published` sets legacy_range, which says nothing about a classifier."""
+    assert resolve("avatars-published").reward == JpegReward(legacy_range=True)
+    changed = resolve("avatars-published", "reward: {name: classifier, label: planets}")
+    assert changed.reward == ClassifierReward(label="planets")
+    assert resolve("avatars-published", "reward: {name: jpeg_incompressibility}").reward == JpegReward(
+        name="jpeg_incompressibility", legacy_range=True
+    )
+    held_out = {"evaluation": {"held_out_reward": {"name": "python", "function": "a:b"}}}
+    assert changed.with_changes(held_out).with_changes(
+        {"evaluation": {"held_out_reward": {"name": "jpeg_incompressibility"}}}
+    ).evaluation.held_out_reward == JpegReward(name="jpeg_incompressibility")
 
 
 def test_windows_past_the_models_trained_steps_are_found_when_those_are_known():

@@ -1,13 +1,23 @@
 """Image features: what they are, and that a row belongs to its own image."""
 
+from collections.abc import Callable
+from pathlib import Path
+
 import numpy as np
+import open_clip
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
 
 from hrf.classifier import ImageClassifier, reinitialise
-from hrf.config import Evaluation
+from hrf.config import Encoder, Evaluation, Weights
+from hrf.errors import ArtifactError
 from hrf.features import CLASSIFIER_BATCH, build_embedder, classifier_features, embed, pixel_features
+from hrf.weights import digest_of
+from tests.hrf import small_networks
 
 
 @pytest.fixture
@@ -64,3 +74,61 @@ def test_the_settings_choose_the_features(classifier: ImageClassifier) -> None:
 def test_classifier_features_without_a_classifier_are_refused() -> None:
     with pytest.raises(ValueError, match="need a classifier"):
         build_embedder(Evaluation(features="classifier"), None)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("encoders")
+    return {
+        "clip": small_networks.save_open_clip(root / "clip"),
+        "dinov2": small_networks.save_dinov2(root / "dinov2"),
+    }
+
+
+def with_encoder(features: str, folder: Path) -> Evaluation:
+    model = Weights(source=str(folder), sha256=digest_of(folder))
+    return Evaluation(features=features, encoder=Encoder(model=model, batch_size=4))
+
+
+def prepared(images: np.ndarray, transform: Callable[[Image.Image], Tensor]) -> Tensor:
+    pixels = np.floor(images.astype(np.float64) * 255 + 0.5).astype(np.uint8).transpose(0, 2, 3, 1)
+    return torch.stack([transform(Image.fromarray(picture)) for picture in pixels])
+
+
+def test_clip_features_are_open_clips_unit_image_embeddings(encoders: dict[str, Path]) -> None:
+    images = small_networks.images(5)
+    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{encoders['clip']}")
+    with torch.no_grad():
+        expected = model.eval().encode_image(prepared(images, preprocess))
+    expected = expected / expected.norm(dim=1, keepdim=True)
+    # Calls of another size round differently.
+    torch.testing.assert_close(
+        embed(images, with_encoder("clip", encoders["clip"]), None), expected, atol=1e-6, rtol=1e-4
+    )
+
+
+def test_dinov2_features_are_its_class_token_after_the_last_norm(encoders: dict[str, Path]) -> None:
+    """Kills: the mean over patches, the token before the norm."""
+    images, folder = small_networks.images(5), encoders["dinov2"]
+    model = transformers.Dinov2Model.from_pretrained(folder).eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
+    with torch.no_grad():
+        shown = prepared(images, lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0])
+        expected = model(shown).pooler_output
+    torch.testing.assert_close(embed(images, with_encoder("dinov2", folder), None), expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("features", ["clip", "dinov2"])
+def test_an_encoders_row_is_the_same_bits_in_any_company(encoders: dict[str, Path], features: str) -> None:
+    images, settings = small_networks.images(6), with_encoder(features, encoders[features])
+    embedder = build_embedder(settings, None)
+    whole = embedder(images)
+    assert torch.equal(whole, torch.cat([embedder(image[None]) for image in images]))
+    assert torch.equal(whole, embedder(images[::-1].copy()).flip(0))
+
+
+def test_an_encoder_of_another_kind_is_refused(encoders: dict[str, Path]) -> None:
+    with pytest.raises(ArtifactError, match=r"open_clip_config.json: there is no such file"):
+        build_embedder(with_encoder("clip", encoders["dinov2"]), None)
+    with pytest.raises(ArtifactError, match=r"no model.safetensors here"):
+        build_embedder(with_encoder("dinov2", encoders["clip"]), None)

@@ -55,6 +55,18 @@ def in_container(images: Images) -> Callable[..., subprocess.CompletedProcess[st
 
 
 @pytest.fixture(scope="session")
+def listed(images: Images) -> Callable[[str, str], list[str]]:
+    """Runs `find /` with some tests in a role's image: all of its files, as its user sees them, nothing mounted."""
+
+    def find(role: str, tests: str) -> list[str]:
+        command = f"find / -xdev {tests} 2>/dev/null"
+        arguments = ["docker", "run", "--rm", "--network", "none", getattr(images, role), "sh", "-c", command]
+        return subprocess.run(arguments, capture_output=True, text=True, check=False).stdout.split()
+
+    return find
+
+
+@pytest.fixture(scope="session")
 def inspected(images: Images, role: str) -> dict:
     """What Docker knows of a role's image."""
     found = subprocess.run(

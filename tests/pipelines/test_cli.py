@@ -107,7 +107,7 @@ def test_a_package_is_compiled_with_the_overrides_as_defaults(hrf, tmp_path):
     target = tmp_path / "package.yaml"
     result = hrf("compile", "avatars-smoke", "--set", "update.learning_rate=3e-5", "--epochs", "1", "-o", str(target))
     assert result.exit_code == 0, result.output
-    parameters = yaml.safe_load(target.read_text())["root"]["inputDefinitions"]["parameters"]
+    parameters = _pipeline(target)["root"]["inputDefinitions"]["parameters"]
     overrides = parameters["overrides"]["defaultValue"]
     assert resolve(parameters["preset"]["defaultValue"], overrides).update.learning_rate == 3e-5
     assert resolve("avatars-smoke", overrides).run.epochs == 1
@@ -117,7 +117,7 @@ def test_a_package_is_compiled_from_a_file(hrf, tmp_path):
     file, target = tmp_path / "mine.yaml", tmp_path / "package.yaml"
     file.write_text("extends: avatars-smoke\nrun:\n  epochs: 1\n")
     assert hrf("compile", str(file), "-o", str(target)).exit_code == 0
-    parameters = yaml.safe_load(target.read_text())["root"]["inputDefinitions"]["parameters"]
+    parameters = _pipeline(target)["root"]["inputDefinitions"]["parameters"]
     assert parameters["preset"]["defaultValue"] == ""
     assert resolve("", parameters["overrides"]["defaultValue"]) == resolve("avatars-smoke", "run: {epochs: 1}")
 
@@ -125,7 +125,7 @@ def test_a_package_is_compiled_from_a_file(hrf, tmp_path):
 def test_a_package_that_a_cluster_could_not_retry_is_noted(hrf, tmp_path):
     result = hrf("compile", "avatars-smoke", "--epochs", "9", "-o", str(tmp_path / "package.yaml"))
     assert result.exit_code == 0
-    assert "Note: This pipeline has 57 tasks" in _words(result)
+    assert "Note: This pipeline has 61 tasks" in _words(result)
 
 
 def test_images_of_a_package_come_from_the_environment(hrf, tmp_path, monkeypatch):
@@ -133,6 +133,11 @@ def test_images_of_a_package_come_from_the_environment(hrf, tmp_path, monkeypatc
     target = tmp_path / "package.yaml"
     assert hrf("compile", "avatars-smoke", "-o", str(target)).exit_code == 0
     assert "image: registry/worker:7" in target.read_text()
+
+
+def _pipeline(package):
+    """The pipeline of a package; what follows it is about the cluster."""
+    return next(iter(yaml.safe_load_all(package.read_text())))
 
 
 @pytest.fixture

@@ -1,0 +1,47 @@
+"""Every reward states what it is, and the statements that can be checked are."""
+
+from __future__ import annotations
+
+from importlib.metadata import metadata, requires
+
+import pytest
+
+from hrf.config.rewards import REWARD_NAMES
+from hrf.report.summary import read_summary
+from hrf.report.wording import reward_words
+from hrf.rewards.catalogue import RECORDS
+from tests.hrf.summary_folders import summary_record, write_summary
+
+
+def test_every_reward_has_a_record_and_every_record_a_reward():
+    assert [record.name for record in RECORDS] == list(REWARD_NAMES)
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.name)
+def test_a_record_leaves_nothing_open(record):
+    for field in ("measures", "range", "direction", "weights", "licence", "cost"):
+        assert getattr(record, field), field
+
+
+def test_the_extra_that_rewards_name_is_one_of_the_package():
+    extras = {record.extra for record in RECORDS if record.extra}
+    assert extras == {"hrf-pipelines[reward]"}
+    assert "reward" in metadata("hrf-pipelines").get_all("Provides-Extra")
+    needed = [line for line in requires("hrf-pipelines") if "extra == 'reward'" in line or 'extra == "reward"' in line]
+    for library in ("torchvision", "open_clip_torch", "transformers", "onnxruntime"):
+        assert any(line.startswith(library) for line in needed), library
+
+
+@pytest.mark.parametrize(
+    ("reward", "words"),
+    [
+        ({"name": "aesthetic"}, "LAION's aesthetic predictor"),
+        ({"name": "image_classifier", "labels": ["60-69", "70+"]}, "of transformers (60-69, 70+): larger is better"),
+        ({"name": "onnx_classifier", "classes": [50, 81]}, "(50 to 80): larger is better"),
+        ({"name": "weighted_sum"}, "(jpeg_compressibility): larger is better"),
+    ],
+)
+def test_the_report_says_what_the_reward_measures(tmp_path, reward, words):
+    record = summary_record()
+    record["config"]["reward"] = reward
+    assert words in reward_words(read_summary(write_summary(tmp_path, record)))
