@@ -15,6 +15,7 @@ from hrf.config.rewards import (
     OnnxClassifierReward,
     PickScoreReward,
     PythonReward,
+    RemoteReward,
     Reward,
     WeightedSumReward,
     Weights,
@@ -321,6 +322,26 @@ def _single_reward(reward: Reward, path: str) -> Iterator[ConfigError]:
                     got=list(reward.classes),
                     fix="write the first class and the one after the last",
                 )
+        case RemoteReward():
+            yield from _remote(reward, path)
+
+
+def _remote(reward: RemoteReward, path: str) -> Iterator[ConfigError]:
+    # No user, query or fragment: a secret in them would be in every record of the run.
+    if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?(/[\w.~/-]*)?", reward.url):
+        yield ConfigError(
+            f"{path}.url",
+            expected="http(s)://HOST[:PORT][/PATH], without user, query and fragment",
+            got=reward.url.partition("@")[2] or reward.url,
+            fix=f"set {path}.url to the server's address; a token belongs in HRF_REWARD_TOKEN",
+        )
+    if not reward.scorer:
+        yield ConfigError(
+            f"{path}.scorer",
+            expected="the name of the reward that the server has",
+            got="",
+            fix="copy it from the server's GET /health: another server at that address would go unnoticed",
+        )
 
 
 def _weights(weights: Weights, path: str) -> Iterator[ConfigError]:

@@ -14,7 +14,7 @@ from typing import Any
 from hrf import __version__
 from hrf.checkpoint import canonical_json, read_folder, read_manifest, writing_folder
 from hrf.config import ClassifierReward, Config, Reward, WeightedSumReward
-from hrf.config.rewards import leaf_rewards
+from hrf.config.rewards import leaf_rewards, measured_settings
 from hrf.errors import ConfigError
 from hrf.features import build_embedder
 from hrf.policies.components import scheduler_config
@@ -173,9 +173,13 @@ def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None)
 
 def _evaluation_digest(config: Config, identity: dict[str, Any], prompts: PromptTable | None) -> str:
     """Two evaluations with equal digests measured the same thing on the same noise: rewards pair seed by seed."""
+    held_out = config.evaluation.held_out_reward
     measured = {
-        "evaluation": config.evaluation.model_dump(mode="json", exclude={"every", "confidence"}),
-        "reward": config.reward.model_dump(mode="json"),
+        "evaluation": {
+            **config.evaluation.model_dump(mode="json", exclude={"every", "confidence"}),
+            "held_out_reward": measured_settings(held_out) if held_out else None,
+        },
+        "reward": measured_settings(config.reward),
         "forward_dtype": config.model.forward_dtype,
         "policy": identity,
     }
