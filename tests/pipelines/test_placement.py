@@ -1,5 +1,6 @@
 """Placements: what every task of a package asks of a cluster, as tables, and what can't be asked."""
 
+import functools
 import warnings
 
 import pytest
@@ -15,6 +16,7 @@ CPU = "{run: {epochs: 1}}"
 GPU = "{run: {epochs: 1}, model: {device: cuda}}"
 
 
+@functools.cache
 def compiled(overrides, placement="", **changes):
     """The pipeline and what its platform part says of each task."""
     config = resolve("avatars-compressibility", overrides)
