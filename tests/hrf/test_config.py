@@ -304,6 +304,7 @@ HF = "hf:google/ddpm-celebahq-256"
             "reward.terms[0].reward.quality",
         ),
         (DEFAULT, "evaluation: {held_out_reward: {name: clip_score}}", "evaluation.held_out_reward.clip.source"),
+        (DEFAULT, "reward: {name: onnx_classifier, below: -2.0}", "reward.below"),
         (DEFAULT, "evaluation: {features: clip}", "evaluation.encoder.model.source"),
         (DEFAULT, "evaluation: {encoder: {batch_size: 2}}", "evaluation.encoder"),
         (DEFAULT, "update: {warmup_updates: 3}", "update.warmup_updates"),
