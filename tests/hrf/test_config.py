@@ -48,6 +48,7 @@ def test_the_presets_are_these():
         "celebahq-aesthetic",
         "celebahq-compressibility",
         "celebahq-incompressibility",
+        "celebahq-over50",
         "sd15-aesthetic",
         "sd15-compressibility",
         "sd15-pickscore",
