@@ -23,6 +23,9 @@ PRESETS = [preset.name for preset in list_presets()]
 DEFAULT = "avatars-compressibility"
 
 
+TEXT = "model: {source: sd}\nprompts: {}"
+
+
 def error_of(preset: str, overrides: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         resolve(preset, overrides)
@@ -42,7 +45,13 @@ def test_the_presets_are_these():
         "avatars-incompressibility",
         "avatars-published",
         "avatars-smoke",
+        "celebahq-aesthetic",
         "celebahq-compressibility",
+        "celebahq-incompressibility",
+        "celebahq-over50",
+        "sd15-aesthetic",
+        "sd15-compressibility",
+        "sd15-pickscore",
     ]
 
 
@@ -61,9 +70,10 @@ def test_every_number_in_a_preset_says_where_it_comes_from(name):
     silent = [
         line
         for line in numbers
-        if not re.search(r"# (paper|published code|ours)\b", line) and not re.search(r"prefix_pool: 0$", line)
+        if not re.search(r"# (paper|published code|DDPO's code|ours)\b", line)
+        and not re.search(r"prefix_pool: 0$", line)
     ]
-    assert numbers
+    assert numbers or "extends:" in preset_text(name)
     assert silent == []
 
 
@@ -300,6 +310,21 @@ HF = "hf:google/ddpm-celebahq-256"
         (DEFAULT, "evaluation: {encoder: {batch_size: 2}}", "evaluation.encoder"),
         (DEFAULT, "update: {warmup_updates: 3}", "update.warmup_updates"),
         (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3}", "update.total_updates"),
+        (DEFAULT, "prompts: {}", "prompts"),
+        (DEFAULT, "model: {guidance_scale: 2.0}", "model.guidance_scale"),
+        (DEFAULT, "policy: {lora: {}}", "policy.lora"),
+        (DEFAULT, "update: {guidance: false}", "update.guidance"),
+        (DEFAULT, f"{TEXT}\nupdate: {{guidance: false}}", "update.guidance"),
+        (DEFAULT, "model: {source: sd}\nprompts: {negative: ugly}", "prompts.negative"),
+        (DEFAULT, "model: {source: sd}\nprompts: {texts: [a, b], source: mine.txt}", "prompts.source"),
+        (
+            DEFAULT,
+            "model: {source: sd}\nprompts: {evaluation_source: a.txt, held_out_fraction: 0.3}",
+            "prompts.held_out_fraction",
+        ),
+        (DEFAULT, "model: {source: sd}\nprompts: {template: a photo}", "prompts.template"),
+        (DEFAULT, "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_buffer"),
+        ("avatars-ddpo", "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_min_count"),
         (DEFAULT, "evaluation: {classifier: ''}", "evaluation.features"),
         (DEFAULT, "evaluation: {classifier: '', features: pixels}", "gate.monitors.unrecognised_fraction"),
         (DEFAULT, "evaluation: {held_out_reward: {}}", "evaluation.held_out_reward"),
@@ -317,6 +342,9 @@ def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, ov
     [
         (DEFAULT, "model: {source: 's3://bucket/models/a'}"),
         (DEFAULT, "model: {source: ../models/mine}"),
+        (DEFAULT, f"{TEXT}\npolicy: {{lora: {{rank: 8}}}}"),
+        (DEFAULT, "model: {source: sd, guidance_scale: 2.0}\nprompts: {}\nupdate: {guidance: false}"),
+        ("avatars-ddpo", "model: {source: sd}\nprompts: {statistics_buffer: 8, statistics_min_count: 4}"),
         (DEFAULT, "policy: {split: 0.9, prefix_pool: 0}\nstarts: {schedule: uniform, windows: []}"),
         ("avatars-hrf", "starts: {schedule: sliding, windows: [], width: 0.25}"),
         ("avatars-ddpo", "policy: {split: 0.5, prefix_pool: 64}"),
