@@ -30,7 +30,6 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import classifier_folder, fetch_base
 from hrf.rewards import build_reward
-from hrf.starts import PrefixPool
 from hrf.steps.artifacts import save_training_state, save_trajectories
 from hrf.steps.score import reward_samples
 from hrf.training import Episodes, advantages_of, build_starts, draw_prefix_pool, sample_episodes
@@ -58,8 +57,7 @@ def measure(config: Config, policy: DiffusionPolicy, repeats: int, scratch: Path
     """Time epochs and their floors in turn, and print the tables."""
     pool = None
     if config.policy.prefix_pool:
-        states = draw_prefix_pool(policy, config, run_seed=config.run.seed, on_advance=None)
-        pool = PrefixPool(states=states, step=policy.switch_step)
+        pool = draw_prefix_pool(policy, config, run_seed=config.run.seed, on_advance=None)
     folder = classifier_folder("shipped", "reward.classifier") if config.reward.name == "classifier" else None
     reward = build_reward(config.reward, folder)
     distribution = build_starts(config, policy, reward=lambda: reward, pool=pool)

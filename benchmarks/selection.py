@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from hrf.config import Config, resolve
 from hrf.core.selection import pair_scores
@@ -28,7 +27,7 @@ from hrf.policies.sources import fetch_base
 from hrf.rewards import build_reward
 from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
-from hrf.starts import SelectedSteps
+from hrf.starts import Roots, SelectedSteps
 from hrf.training import build_selection
 
 
@@ -65,14 +64,15 @@ def compare(cheap: Config, exhaustive: Config, policy: DiffusionPolicy, num_root
     streams = [stream(0, Purpose.ROOT, 0, root) for root in range(num_roots)]
     noise = draw_noise(streams, policy.sample_shape, policy.device)
     starts = torch.zeros(num_roots, dtype=torch.int64)
-    roots = denoise(policy, noise, starts, streams, batch_size=cheap.model.batch_size)
+    samples = denoise(policy, noise, starts, streams, batch_size=cheap.model.batch_size)
+    roots = Roots(samples=samples, numbers=range(num_roots))
     windows = cheap.window_schedule(policy.schedule.num_trained_steps)
     assert windows is not None, "the preset selects no starts"
     window = windows.window(0)
     rule = build_selection(exhaustive, reward)
     count = Count()
     steps = list(window.steps)[:: rule.stride]
-    measured = rule.measure(policy, roots, range(num_roots), [steps] * num_roots, 0, 0, count)
+    measured = rule.measure(policy, roots, [steps] * num_roots, 0, 0, count)
     scores = [
         dict(zip(steps, pair_scores([m[k][0] for k in steps], [m[k][1] for k in steps], rule.beta), strict=False))
         for m in measured
@@ -92,11 +92,11 @@ def compare(cheap: Config, exhaustive: Config, policy: DiffusionPolicy, num_root
 
 
 def choose(
-    rule: SelectedSteps, policy: DiffusionPolicy, roots: Tensor, window: Window, seed: int
+    rule: SelectedSteps, policy: DiffusionPolicy, roots: Roots, window: Window, seed: int
 ) -> tuple[list[int], int]:
     """The steps that a rule chooses, and the denoiser evaluations it took."""
     count = Count()
-    return rule(policy, roots, range(len(roots)), window, seed, 0, count).tolist(), count.total
+    return rule(policy, roots, window, seed, 0, count).tolist(), count.total
 
 
 if __name__ == "__main__":

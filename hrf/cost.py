@@ -1,5 +1,8 @@
 """What training costs, in denoiser evaluations of one sample: a forward pass counts 1, forward and backward 3.
 
+A guided evaluation is two forward passes, and counts twice. That an adapter's backward pass needs no gradients of the
+frozen weights is left out: the unit is the same whatever is tuned.
+
 Exact where the start steps are fixed; an expectation over the window where they are drawn from it.
 """
 
@@ -17,12 +20,12 @@ BACKWARD = 2
 def update_evaluations(num_pairs: int, config: Config) -> int:
     """Cost of an epoch's updates on `num_pairs` (branch, trained step) pairs."""
     forward = 2 if config.update.kl_weight > 0 else 1
-    return num_pairs * config.update.inner_epochs * (forward + BACKWARD)
+    return num_pairs * config.update.inner_epochs * (forward + BACKWARD) * config.episode_forwards
 
 
 def pool_evaluations(config: Config) -> int:
     """Cost of the prefix pool, paid once per run."""
-    return config.policy.prefix_pool * config.switch_step
+    return config.policy.prefix_pool * config.switch_step * config.forwards
 
 
 def expected_sampling_evaluations(config: Config, schedule: NoiseSchedule, epoch: int) -> float:
@@ -31,11 +34,13 @@ def expected_sampling_evaluations(config: Config, schedule: NoiseSchedule, epoch
     fresh = config.switch_step if config.policy.prefix_pool else 0
     windows = config.window_schedule(schedule.num_trained_steps)
     if windows is None:
-        return float(rollout.roots * rollout.branches * (steps - fresh))
+        prefix = (config.switch_step - fresh) * config.forwards
+        episode = (steps - config.switch_step) * config.episode_forwards
+        return float(rollout.roots * rollout.branches * (prefix + episode))
     window = windows.window(epoch)
     selection = _selection_evaluations(config, steps, window) if config.starts.kind == "selected" else 0.0
-    tails = rollout.branches * (steps - _mean_start(config, window))
-    return float(rollout.roots * (steps - fresh + selection + tails))
+    tails = rollout.branches * (steps - _mean_start(config, window)) * config.episode_forwards
+    return float(rollout.roots * ((steps - fresh + selection) * config.forwards + tails))
 
 
 def expected_epoch_evaluations(config: Config, schedule: NoiseSchedule, epoch: int) -> float:

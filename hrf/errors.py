@@ -94,3 +94,19 @@ class ClusterError(HrfError):
     def __init__(self, host: str, *, problem: str, fix: str, status: int | None = None) -> None:
         self.host, self.problem, self.fix, self.status = host, problem, fix, status
         super().__init__(f"{host}: {problem}. Fix: {fix}")
+
+
+class RemoteError(HrfError):
+    """A remote reward that can't be reached, refuses, or gives an answer that is none.
+
+    Args:
+        url: The server.
+        problem: What it said, or that it said nothing.
+        fix: What to do about it.
+    """
+
+    exit_code = 8
+
+    def __init__(self, url: str, *, problem: str, fix: str) -> None:
+        self.url, self.problem, self.fix = url, problem, fix
+        super().__init__(f"{url}: {problem}. Fix: {fix}")

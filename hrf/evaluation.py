@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,10 @@ from numpy.typing import NDArray
 from hrf.classifier import UNRECOGNISED, ImageClassifier
 from hrf.config import Evaluation, Monitors
 from hrf.core import diversity
-from hrf.core.statistics import Interval, mean_interval, paired_difference
+from hrf.core.statistics import Interval, mean_interval, means_by, paired_difference
 from hrf.errors import NumericalError
 from hrf.features import CLASSIFIER_BATCH, Embedder
-from hrf.measured import Measured, mode_entropy, mode_histogram
+from hrf.measured import Measured, mode_entropy, mode_histogram, prompt_numbers
 from hrf.monitors import MonitorReading, colour_entropy, dark_pixel_fraction, edge_density, read_monitor
 from hrf.rewards import Prompts, Reward
 
@@ -55,6 +56,7 @@ def measure(
         features=embedder(images).numpy(),
         probabilities=None if classifier is None else _probabilities(images, classifier),
         labels=None if classifier is None else classifier.labels,
+        prompts=None if prompts is None else tuple(prompts),
     )
 
 
@@ -89,7 +91,8 @@ def evaluation_record(
     """
     _check_comparable(candidate, base, settings)
     confidence = settings.confidence
-    held_out, held_out_vs_base = _held_out(candidate, base, confidence)
+    groups = prompt_numbers(candidate)
+    held_out, held_out_vs_base = _held_out(candidate, base, confidence, groups)
     try:
         diversity_part = _diversity(candidate, base, settings)
         fidelity = _fidelity(candidate, base, settings)
@@ -106,8 +109,8 @@ def evaluation_record(
         "eta": settings.eta,
         "evaluation_seed": settings.seed,
         "num_evaluations": num_evaluations,
-        "reward": _named_mean(candidate.reward_name, candidate.rewards, confidence),
-        "reward_vs_base": _difference(candidate.rewards, base.rewards, confidence),
+        "reward": _named_mean(candidate.reward_name, candidate.rewards, confidence, groups),
+        "reward_vs_base": _difference(candidate.rewards, base.rewards, confidence, groups),
         "held_out_reward": held_out,
         "held_out_reward_vs_base": held_out_vs_base,
         "diversity": diversity_part,
@@ -119,6 +122,7 @@ def evaluation_record(
         else float(candidate.probabilities.max(axis=1).mean()),
         "monitors": monitors,
         "rewards": candidate.rewards.tolist(),
+        **({} if groups is None else {"prompts": groups, "by_prompt": _by_prompt(candidate, base, groups)}),
     }
 
 
@@ -130,7 +134,7 @@ def _probabilities(images: NDArray[np.float32], classifier: ImageClassifier) -> 
 
 
 def _check_comparable(candidate: Measured, base: Measured, settings: Evaluation) -> None:
-    for name in ("reward_name", "held_out_reward_name", "labels"):
+    for name in ("reward_name", "held_out_reward_name", "labels", "prompts"):
         ours, theirs = getattr(candidate, name), getattr(base, name)
         if ours != theirs:
             raise ValueError(f"candidate and base differ in {name}: {ours!r} and {theirs!r}")
@@ -144,30 +148,60 @@ def _check_comparable(candidate: Measured, base: Measured, settings: Evaluation)
 
 
 def _held_out(
-    candidate: Measured, base: Measured, confidence: float
+    candidate: Measured, base: Measured, confidence: float, groups: Sequence[int] | None
 ) -> tuple[dict[str, Any] | None, dict[str, float] | None]:
     if candidate.held_out_rewards is None or base.held_out_rewards is None or candidate.held_out_reward_name is None:
         return None, None
     return (
-        _named_mean(candidate.held_out_reward_name, candidate.held_out_rewards, confidence),
-        _difference(candidate.held_out_rewards, base.held_out_rewards, confidence),
+        _named_mean(candidate.held_out_reward_name, candidate.held_out_rewards, confidence, groups),
+        _difference(candidate.held_out_rewards, base.held_out_rewards, confidence, groups),
     )
 
 
-def _named_mean(name: str, values: NDArray[np.float64], confidence: float) -> dict[str, Any]:
-    return {"name": name, **mean_interval(values.tolist(), confidence).as_dict()}
+def _named_mean(
+    name: str, values: NDArray[np.float64], confidence: float, groups: Sequence[int] | None
+) -> dict[str, Any]:
+    return {"name": name, **mean_interval(_independent(values, groups), confidence).as_dict()}
 
 
-def _difference(a: NDArray[np.float64], b: NDArray[np.float64], confidence: float) -> dict[str, float]:
-    return paired_difference(a.tolist(), b.tolist(), confidence).as_dict()
+def _difference(
+    a: NDArray[np.float64], b: NDArray[np.float64], confidence: float, groups: Sequence[int] | None
+) -> dict[str, float]:
+    return paired_difference(_independent(a, groups), _independent(b, groups), confidence).as_dict()
+
+
+def _independent(values: NDArray[np.float64], groups: Sequence[int] | None) -> list[float]:
+    """The independent observations: seeds, or prompts where there are some."""
+    return values.tolist() if groups is None else means_by(values.tolist(), groups)
+
+
+def _by_prompt(candidate: Measured, base: Measured, groups: Sequence[int]) -> list[dict[str, Any]]:
+    """Mean reward of each evaluation prompt, and the base's."""
+    texts = list(dict.fromkeys(candidate.prompts or ()))
+    ours, theirs = (means_by(measured.rewards.tolist(), groups) for measured in (candidate, base))
+    return [
+        {"prompt": text, "reward": reward, "base_reward": base_reward}
+        for text, reward, base_reward in zip(texts, ours, theirs, strict=True)
+    ]
 
 
 def _diversity(candidate: Measured, base: Measured, settings: Evaluation) -> dict[str, Any]:
+    """With prompts, order 2 is measured among the samples of a prompt: what the gate looks at."""
     features, base_features = torch.from_numpy(candidate.features), torch.from_numpy(base.features)
-    ratio = diversity.vendi_order2_ratio_interval(features, base_features, settings.confidence)
+    groups, confidence = prompt_numbers(candidate), settings.confidence
+    if groups is None:
+        score = diversity.vendi_order2_interval(features, confidence)
+        ratio = diversity.vendi_order2_ratio_interval(features, base_features, confidence)
+        across = {}
+    else:
+        prompts = torch.tensor(groups)
+        score = diversity.within_prompt_vendi_order2_interval(features, prompts, confidence)
+        ratio = diversity.within_prompt_vendi_order2_ratio_interval(features, base_features, prompts, confidence)
+        across = {"across_prompts_vendi_order2": diversity.across_prompt_vendi_order2(features, prompts)}
     return {
-        "vendi_order2": _ends(diversity.vendi_order2_interval(features, settings.confidence)),
+        "vendi_order2": _ends(score),
         "vendi_order2_ratio": _ends(ratio),
+        **across,
         "vendi_order1": diversity.vendi_score(features),
         "mean_pairwise_distance": diversity.mean_pairwise_distance(features),
         "features": settings.features,

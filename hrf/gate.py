@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from hrf.core.statistics import paired_difference
+from hrf.core.statistics import means_by, paired_difference
 from hrf.errors import NumericalError
 
 
@@ -61,8 +61,9 @@ def decide(
         promote  iff  low(mean_i (r_i - r'_i)) > 0   and   low(V₂ / V₂ of the base) > 1 - δ   and   no monitor trips
 
     r are the candidate's rewards and r' the incumbent's on the same seeds; V₂ is the order-2 Vendi score, whose ratio's
-    interval the evaluation brings along. Source of the rule: ours; it is the usual test of superiority in one quantity
-    and non-inferiority in another.
+    interval the evaluation brings along. With prompts, r_i and r'_i are the means of prompt i instead, and V₂ is the
+    score within prompts: both intervals bet on what holds for other prompts of that kind. Source of the rule: ours; it
+    is the usual test of superiority in one quantity and non-inferiority in another.
 
     Args:
         evaluation: The candidate's evaluation record.
@@ -78,7 +79,10 @@ def decide(
     _check_finite([*evaluation["rewards"], *incumbent_rewards], "a reward", epoch)
     ratio = {end: float(evaluation["diversity"]["vendi_order2_ratio"][end]) for end in ("value", "low", "high")}
     _check_finite(ratio.values(), "the diversity ratio", epoch)
-    difference = paired_difference(evaluation["rewards"], incumbent_rewards, confidence).as_dict()
+    ours, theirs = evaluation["rewards"], incumbent_rewards
+    if prompts := evaluation.get("prompts"):
+        ours, theirs = means_by(ours, prompts), means_by(theirs, prompts)
+    difference = paired_difference(ours, theirs, confidence).as_dict()
     floor = 1.0 - diversity_margin
     tripped = tuple(sorted(name for name, monitor in evaluation["monitors"].items() if monitor["tripped"]))
     checks = (

@@ -41,6 +41,8 @@ class Measured:
     """[n, C] of the classifier, or None without one."""
     labels: tuple[str, ...] | None = None
     """C names of the classifier's classes, the last one "unrecognised"; None without a classifier."""
+    prompts: tuple[str, ...] | None = None
+    """n prompts that the images were made from; None for an unconditional model."""
 
     def __post_init__(self) -> None:
         ranks = {"images": 4, "rewards": 1, "held_out_rewards": 1, "features": 2, "probabilities": 2}
@@ -50,6 +52,8 @@ class Measured:
                 raise ValueError(f"{name} has shape {array.shape}, expected {rank} axes and {len(self.images)} rows")
         if (self.held_out_rewards is None) != (self.held_out_reward_name is None):
             raise ValueError("held-out rewards and their name come together")
+        if self.prompts is not None and len(self.prompts) != len(self.images):
+            raise ValueError(f"{len(self.prompts)} prompts for {len(self.images)} images")
         num_classes = None if self.probabilities is None else self.probabilities.shape[1]
         if num_classes != (None if self.labels is None else len(self.labels)):
             raise ValueError("class probabilities need one label for each column, and labels need probabilities")
@@ -70,6 +74,7 @@ class Measured:
             "reward_name": self.reward_name,
             "held_out_reward_name": self.held_out_reward_name,
             "labels": self.labels,
+            **({} if self.prompts is None else {"prompts": self.prompts}),
         }
         (Path(folder) / _NAMES).write_text(json.dumps(text, indent=2) + "\n", encoding="utf-8")
 
@@ -85,11 +90,24 @@ class Measured:
                 raise _broken(path, "there is no such file")
         try:
             names = json.loads((Path(folder) / _NAMES).read_text(encoding="utf-8"))
-            labels = names.pop("labels")
+            labels, prompts = names.pop("labels"), names.pop("prompts", None)
             arrays: dict[str, Any] = load_file(Path(folder) / _TENSORS)
-            return cls(**arrays, **names, labels=None if labels is None else tuple(labels))
+            return cls(
+                **arrays,
+                **names,
+                labels=None if labels is None else tuple(labels),
+                prompts=None if prompts is None else tuple(prompts),
+            )
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise _broken(Path(folder), f"not a set of measurements: {error!r}") from error
+
+
+def prompt_numbers(measured: Measured) -> list[int] | None:
+    """Which prompt each image was made from, numbered by first appearance; None for an unconditional model."""
+    if measured.prompts is None:
+        return None
+    numbers = {prompt: number for number, prompt in enumerate(dict.fromkeys(measured.prompts))}
+    return [numbers[prompt] for prompt in measured.prompts]
 
 
 def mode_histogram(measured: Measured) -> dict[str, int] | None:

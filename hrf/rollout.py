@@ -15,7 +15,7 @@ from hrf.policies.diffusion import DiffusionPolicy
 OnTransition = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
 """Called with (index [A], steps [A], states, next_states, mean, std) of each batch of transitions."""
 OnAdvance = Callable[[int], None]
-"""Called with the number of samples that one denoiser call has advanced."""
+"""Called with what one denoiser call cost: the samples that it has advanced, twice with guidance."""
 
 
 def draw_noise(streams: Sequence[Generator], shape: Sequence[int], device: torch.device) -> Tensor:
@@ -31,6 +31,7 @@ def denoise(
     streams: Sequence[Generator],
     *,
     batch_size: int,
+    prompts: Tensor | None = None,
     stop_step: int | None = None,
     on_transition: OnTransition | None = None,
     on_advance: OnAdvance | None = None,
@@ -48,6 +49,7 @@ def denoise(
         steps: [M] int64 start steps in [0, K].
         streams: M generators, one per sample.
         batch_size: Samples in every denoiser call, at least 1.
+        prompts: [M] int64, each sample's prompt; None for an unconditional model.
         stop_step: Where to stop; K (finished samples) unless given.
         on_transition: Sees every transition.
         on_advance: Sees every denoiser call, for progress.
@@ -70,14 +72,15 @@ def denoise(
             active.append(waiting.popleft())
         index = torch.tensor(active)
         now, at = states[index], steps[index]
-        mean, std = policy.transition(now, at, call_size=batch_size)
+        asked = None if prompts is None else prompts[index]
+        mean, std = policy.transition(now, at, prompts=asked, call_size=batch_size)
         following = mean + std * _step_noise(policy, at, [streams[i] for i in active], mean)
         if on_transition:
             on_transition(index, at, now, following, mean, std)
         states[index] = following
         steps[index] += 1
         if on_advance:
-            on_advance(len(active))
+            on_advance(len(active) * policy.forwards)
         active = [i for i in active if steps[i] < stop]
     return states
 
@@ -103,6 +106,8 @@ class Trajectories:
     """[B] int64."""
     groups: Tensor
     """[B] int64: which group (root) each branch belongs to."""
+    prompts: Tensor | None = None
+    """[B] int64: each branch's prompt; None for an unconditional model."""
     num_trained_steps: int
     """The trained steps of a branch are start_step .. num_trained_steps - 1."""
 
@@ -119,7 +124,8 @@ class Trajectories:
             raise ValueError(f"trajectories of different samplers: trained steps {sorted(lengths)}")
         tensors = {
             name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("states", "log_probs", "start_steps", "groups")
+            for name in ("states", "log_probs", "start_steps", "groups", "prompts")
+            if getattr(parts[0], name) is not None
         }
         return cls(**tensors, num_trained_steps=lengths.pop())
 
@@ -161,7 +167,9 @@ class Pairs:
 class _TailRecorder:
     """Writes the trained tails into their places as the loop comes across them, in whatever order."""
 
-    def __init__(self, policy: DiffusionPolicy, steps: Tensor, groups: Tensor, reduction: Reduction) -> None:
+    def __init__(
+        self, policy: DiffusionPolicy, steps: Tensor, groups: Tensor, prompts: Tensor | None, reduction: Reduction
+    ) -> None:
         num_trained = policy.schedule.num_trained_steps
         if (steps >= num_trained).any():
             raise ValueError(f"start steps must be trained ones, below {num_trained}: got {int(steps.max())}")
@@ -174,6 +182,7 @@ class _TailRecorder:
             log_probs=torch.empty(int(lengths.sum())),
             start_steps=steps.clone(),
             groups=groups.clone(),
+            prompts=None if prompts is None else prompts.clone(),
             num_trained_steps=num_trained,
         )
 
@@ -203,6 +212,7 @@ def rollout(
     *,
     batch_size: int,
     reduction: Reduction,
+    prompts: Tensor | None = None,
     on_advance: OnAdvance | None = None,
 ) -> tuple[Trajectories, Tensor]:
     """Denoise branches to the end and record their trained tails.
@@ -215,6 +225,7 @@ def rollout(
         streams: B generators.
         batch_size: Samples in every denoiser call.
         reduction: Of the log-probability over pixels.
+        prompts: [B] int64, each branch's prompt; None for an unconditional model.
         on_advance: Progress.
 
     Returns:
@@ -223,8 +234,15 @@ def rollout(
     Raises:
         ValueError: If a start step isn't a trained one.
     """
-    recorder = _TailRecorder(policy, steps, groups, reduction)
+    recorder = _TailRecorder(policy, steps, groups, prompts, reduction)
     samples = denoise(
-        policy, states, steps, streams, batch_size=batch_size, on_transition=recorder, on_advance=on_advance
+        policy,
+        states,
+        steps,
+        streams,
+        batch_size=batch_size,
+        prompts=prompts,
+        on_transition=recorder,
+        on_advance=on_advance,
     )
     return recorder.trajectories, samples

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError
 from hrf.images import grid, to_images
 from hrf.policies.folders import POLICY_FILE, load_policy
 from hrf.policies.sources import fetch_base
+from hrf.policies.text import embed_prompts
 from hrf.promoted import check_name, fetch_incumbent, read_pointer
 from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
 from hrf.storage import Storage
 
 
-def draw_samples(*, storage: str, experiment: str, source: str, num_samples: int, seed: int, output: str) -> None:
+def draw_samples(
+    *,
+    storage: str,
+    experiment: str,
+    source: str,
+    num_samples: int,
+    seed: int,
+    output: str,
+    prompts: Sequence[str] = (),
+) -> None:
     """Draw samples with a promoted policy's own sampler into one picture.
 
     The same seed gives the same noise to the promoted policy and to its base, so that two pictures compare.
@@ -31,9 +43,11 @@ def draw_samples(*, storage: str, experiment: str, source: str, num_samples: int
         num_samples: How many.
         seed: Of the noise.
         output: The PNG file to write.
+        prompts: What a text-to-image model is asked for, in turn; by default what the policy was evaluated on.
 
     Raises:
-        ConfigError: If nothing is promoted yet, or the experiment's name can't be one.
+        ConfigError: If nothing is promoted yet, the experiment's name can't be one, or an unconditional model is given
+            prompts.
         ArtifactError: If the base is not the one that the policy was tuned from.
     """
     check_name(experiment, "experiment")
@@ -51,7 +65,11 @@ def draw_samples(*, storage: str, experiment: str, source: str, num_samples: int
         config = Config.from_yaml((promoted / "config.yaml").read_text(encoding="utf-8"))
         base = Path(scratch) / "base"
         _check_base(promoted, fetch_base(config.model, base, {"step": "sample", "source": config.model.source}))
-        policy = load_policy(config, base, promoted)
+        folder, asked = _embed(promoted, base, config, prompts, num_samples)
+        policy = load_policy(config, base, promoted, prompts=folder)
+        if asked is not None:
+            # The autoencoder is read when the first picture is decoded, and the folder is gone by then.
+            policy.decode(torch.zeros(1, *policy.sample_shape))
     if source == "base":
         policy = policy.as_reference()
     streams = [stream(seed, Purpose.EVALUATION, index) for index in range(num_samples)]
@@ -61,9 +79,28 @@ def draw_samples(*, storage: str, experiment: str, source: str, num_samples: int
         torch.zeros(num_samples, dtype=torch.int64),
         streams,
         batch_size=config.model.batch_size,
+        prompts=asked,
     )
     columns = max(1, round(num_samples**0.5))
-    grid(to_images(samples.cpu().numpy()), columns=columns).save(output)
+    grid(to_images(policy.decode(samples).cpu().numpy()), columns=columns).save(output)
+
+
+def _embed(
+    promoted: Path, base: Path, config: Config, prompts: Sequence[str], num_samples: int
+) -> tuple[Path | None, Tensor | None]:
+    """Embed prompts beside the base: (folder of the embeddings, each sample's prompt); nothing for other models."""
+    if config.prompts is None:
+        if prompts:
+            raise ConfigError(
+                "prompt", expected="none, as the model is an unconditional one", got=list(prompts), fix="leave it out"
+            )
+        return None, None
+    record = json.loads((promoted / "evaluation.json").read_text(encoding="utf-8"))
+    texts = list(prompts) or [entry["prompt"] for entry in record["by_prompt"]]
+    folder = base.parent / "prompts"
+    folder.mkdir()
+    embed_prompts(base, texts, negative=config.prompts.negative).save(folder)
+    return folder, torch.arange(num_samples) % len(texts)
 
 
 def _check_base(promoted: Path, digest: str) -> None:

@@ -21,6 +21,9 @@ class Purpose(StrEnum):
     BRANCH = "branch"
     MINIBATCH = "minibatch"
     PREFIX_POOL = "prefix-pool"
+    PROMPT = "prompt"
+    POOL_PROMPT = "pool-prompt"
+    ADAPTER = "adapter"
     EVALUATION = "evaluation"
 
 

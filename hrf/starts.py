@@ -59,6 +59,8 @@ class Starts:
     """[B] int64."""
     groups: Tensor
     """[B] int64: the root that each branch was made from; 0 for all where there are no roots."""
+    prompts: Tensor | None = None
+    """[B] int64: the root's prompt, or the episode's own; None for an unconditional model."""
     streams: list[Generator]
     """One per episode, for the noise of its steps."""
     window: Window | None
@@ -85,13 +87,36 @@ class PrefixPool:
     """[P, C, H, W] float32."""
     step: int
     """The switch step that they are at."""
+    prompts: Tensor | None = None
+    """[P] int64: what they were denoised for; None for an unconditional model."""
 
     def draw(self, count: int, *, run_seed: int, epoch: int) -> Tensor:
-        """States for one epoch [count, C, H, W], without repetition while the pool lasts."""
+        """Which states [count] int64 an epoch takes, without repetition while the pool lasts."""
         generator = stream(run_seed, Purpose.PREFIX_POOL, epoch)
         rounds = -(-count // len(self.states))
         order = torch.cat([torch.randperm(len(self.states), generator=generator) for _ in range(rounds)])
-        return self.states[order[:count]]
+        return order[:count]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginnings:
+    """Where P full samples begin."""
+
+    states: Tensor
+    """[P, C, H, W]."""
+    steps: Tensor
+    """[P] int64."""
+    prompts: Tensor | None
+    """[P] int64; None for an unconditional model."""
+    streams: list[Generator]
+    """One each, for the noise of its steps."""
+
+
+def draw_prompts(num_prompts: int, streams: Sequence[Generator]) -> Tensor | None:
+    """A prompt for each stream, uniform in 0 .. num_prompts - 1: [len(streams)] int64; None where there are none."""
+    if not num_prompts:
+        return None
+    return torch.cat([torch.randint(num_prompts, (1,), generator=stream) for stream in streams])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +125,29 @@ class FreshStarts:
 
     batch_size: int
     pool: PrefixPool | None = None
+    num_prompts: int = 0
+    """How many prompts are trained on; 0 for an unconditional model."""
 
-    def draw(
-        self, policy: DiffusionPolicy, part: range, total: int, *, run_seed: int, epoch: int
-    ) -> tuple[Tensor, Tensor, list[Generator]]:
-        """(states [P, C, H, W], steps [P], one stream each) of the P samples `part` out of an epoch's `total`."""
+    def draw(self, policy: DiffusionPolicy, part: range, total: int, *, run_seed: int, epoch: int) -> Beginnings:
+        """The P samples `part` out of an epoch's `total`. A state of the pool keeps the prompt that it was made for."""
         streams = [stream(run_seed, Purpose.ROOT, epoch, root) for root in part]
         if self.pool is not None:
             # All are drawn, as each must be another.
-            states = self.pool.draw(total, run_seed=run_seed, epoch=epoch)[part.start : part.stop]
-            return states.to(policy.device), torch.full((len(part),), self.pool.step), streams
-        states = draw_noise(streams, policy.sample_shape, policy.device)
-        return states, torch.zeros(len(part), dtype=torch.int64), streams
+            chosen = self.pool.draw(total, run_seed=run_seed, epoch=epoch)[part.start : part.stop]
+            return Beginnings(
+                states=self.pool.states[chosen].to(policy.device),
+                steps=torch.full((len(part),), self.pool.step),
+                prompts=None if self.pool.prompts is None else self.pool.prompts[chosen],
+                streams=streams,
+            )
+        return Beginnings(
+            states=draw_noise(streams, policy.sample_shape, policy.device),
+            steps=torch.zeros(len(part), dtype=torch.int64),
+            prompts=draw_prompts(
+                self.num_prompts, [stream(run_seed, Purpose.PROMPT, epoch, number) for number in part]
+            ),
+            streams=streams,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,30 +171,47 @@ class NoiseStarts:
     ) -> Starts:
         """Draw the epoch's starts; the prefix of a split policy is denoised here unless a pool holds it."""
         total = self.num_episodes
-        states, steps, streams = self.fresh.draw(policy, shard.part(total), total, run_seed=run_seed, epoch=epoch)
+        fresh = self.fresh.draw(policy, shard.part(total), total, run_seed=run_seed, epoch=epoch)
         count = _Counter(on_advance)
         first_trained = policy.switch_step
         states = denoise(
             policy,
-            states,
-            steps,
-            streams,
+            fresh.states,
+            fresh.steps,
+            fresh.streams,
             batch_size=self.fresh.batch_size,
+            prompts=fresh.prompts,
             stop_step=first_trained,
             on_advance=count,
         )
         return Starts(
             states=states,
-            steps=torch.full_like(steps, first_trained),
-            groups=torch.zeros_like(steps),
-            streams=streams,
+            steps=torch.full_like(fresh.steps, first_trained),
+            groups=torch.zeros_like(fresh.steps),
+            prompts=fresh.prompts,
+            streams=fresh.streams,
             window=None,
             num_evaluations=count.total,
         )
 
 
-ChooseSteps = Callable[[DiffusionPolicy, Tensor, range, Window, int, int, OnAdvance], Tensor]
-"""(policy, roots [N, C, H, W], their numbers, window, run_seed, epoch, counter) -> start steps [N]."""
+@dataclass(frozen=True, kw_only=True)
+class Roots:
+    """N finished samples of the current policy, which wait for a start step."""
+
+    samples: Tensor
+    """[N, C, H, W]."""
+    numbers: range
+    """Their numbers in the epoch."""
+    prompts: Tensor | None = None
+    """[N] int64; None for an unconditional model."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+ChooseSteps = Callable[[DiffusionPolicy, Roots, Window, int, int, OnAdvance], Tensor]
+"""(policy, roots, window, run_seed, epoch, counter) -> start steps [N]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +237,19 @@ class RenoisedStarts:
         """Draw roots, choose a start step for each, and re-noise its branches, each from a stream of its own."""
         count = _Counter(on_advance)
         numbers = shard.part(self.num_roots)
-        states, steps, streams = self.fresh.draw(policy, numbers, self.num_roots, run_seed=run_seed, epoch=epoch)
-        roots = denoise(policy, states, steps, streams, batch_size=self.fresh.batch_size, on_advance=count)
+        fresh = self.fresh.draw(policy, numbers, self.num_roots, run_seed=run_seed, epoch=epoch)
+        samples = denoise(
+            policy,
+            fresh.states,
+            fresh.steps,
+            fresh.streams,
+            batch_size=self.fresh.batch_size,
+            prompts=fresh.prompts,
+            on_advance=count,
+        )
+        roots = Roots(samples=samples, numbers=numbers, prompts=fresh.prompts)
         window = self.window_of(epoch)
-        root_steps = self.choose_steps(policy, roots, numbers, window, run_seed, epoch, count)
+        root_steps = self.choose_steps(policy, roots, window, run_seed, epoch, count)
         parents = torch.arange(len(roots)).repeat_interleave(self.num_branches)
         branch_streams = [
             stream(run_seed, Purpose.BRANCH, epoch, root, branch)
@@ -196,9 +258,10 @@ class RenoisedStarts:
         ]
         noise = draw_noise(branch_streams, policy.sample_shape, policy.device)
         return Starts(
-            states=renoise(policy.schedule, roots[parents], root_steps[parents], noise),
+            states=renoise(policy.schedule, samples[parents], root_steps[parents], noise),
             steps=root_steps[parents],
             groups=parents + numbers.start,
+            prompts=None if roots.prompts is None else roots.prompts[parents],
             streams=branch_streams,
             window=window,
             num_evaluations=count.total,
@@ -206,13 +269,13 @@ class RenoisedStarts:
 
 
 def uniform_steps(
-    policy: DiffusionPolicy, roots: Tensor, numbers: range, window: Window, run_seed: int, epoch: int, count: OnAdvance
+    policy: DiffusionPolicy, roots: Roots, window: Window, run_seed: int, epoch: int, count: OnAdvance
 ) -> Tensor:
     """HRF: each root's start step is uniform in the window. [N] int64."""
-    del policy, roots, count
+    del policy, count
     draws = [
         torch.randint(window.start, window.stop, (1,), generator=stream(run_seed, Purpose.START, epoch, root))
-        for root in numbers
+        for root in roots.numbers
     ]
     return torch.cat(draws)
 
@@ -227,9 +290,9 @@ class SelectedSteps:
     """
 
     score: Callable[[Tensor, Sequence[str] | None], Tensor]
-    """Finished samples [M, C, H, W] and their prompts, None for an unconditional model -> rewards [M]."""
+    """Pictures [M, 3, H, W] in [-1, 1] and their prompts, None for an unconditional model -> rewards [M]."""
     embed: Callable[[Tensor], Tensor]
-    """Finished samples [M, C, H, W] -> features [M, D], whose cosine distance to the root's is the distance."""
+    """Pictures [M, 3, H, W] in [-1, 1] -> features [M, D], whose cosine distance to the root's is the distance."""
     num_branches: int
     stride: int
     """Candidates are every stride-th step of the window."""
@@ -239,12 +302,13 @@ class SelectedSteps:
     one_step: bool = False
     """Judge a candidate by the denoiser's one-step estimate instead of a full denoising."""
     batch_size: int
+    texts: Sequence[str] = ()
+    """The prompts' texts; none for an unconditional model."""
 
     def __call__(
         self,
         policy: DiffusionPolicy,
-        roots: Tensor,
-        numbers: range,
+        roots: Roots,
         window: Window,
         run_seed: int,
         epoch: int,
@@ -255,13 +319,13 @@ class SelectedSteps:
         if len(candidates) < 2:
             raise ValueError(f"window {window} with stride {self.stride} leaves fewer than two candidates")
         coarse = coarse_candidates(candidates, self.coarse_stride)
-        tried = self.measure(policy, roots, numbers, [coarse] * len(roots), run_seed, epoch, count)
+        tried = self.measure(policy, roots, [coarse] * len(roots), run_seed, epoch, count)
         winners = [self._winner(coarse, measured) for measured in tried]
         if self.coarse_stride == 1:
             return torch.tensor([coarse[winner] for winner in winners])
         fine = [refined_candidates(candidates, coarse, winner) for winner in winners]
         unseen = [[step for step in steps if step not in coarse] for steps in fine]
-        refined = self.measure(policy, roots, numbers, unseen, run_seed, epoch, count)
+        refined = self.measure(policy, roots, unseen, run_seed, epoch, count)
         for measured, more in zip(tried, refined, strict=True):
             measured.update(more)
         return torch.tensor([steps[self._winner(steps, measured)] for steps, measured in zip(fine, tried, strict=True)])
@@ -274,8 +338,7 @@ class SelectedSteps:
     def measure(
         self,
         policy: DiffusionPolicy,
-        roots: Tensor,
-        numbers: range,
+        roots: Roots,
         candidates: Sequence[Sequence[int]],
         run_seed: int,
         epoch: int,
@@ -289,20 +352,25 @@ class SelectedSteps:
             for branch in range(self.num_branches)
         ]
         if not trials:
-            return [{} for _ in roots]
+            return [{} for _ in roots.numbers]
         root_index = torch.tensor([root for root, _, _ in trials])
         steps = torch.tensor([step for _, step, _ in trials])
         streams = [
-            stream(run_seed, Purpose.SELECTION, epoch, numbers[root], step, branch) for root, step, branch in trials
+            stream(run_seed, Purpose.SELECTION, epoch, roots.numbers[root], step, branch)
+            for root, step, branch in trials
         ]
         noise = draw_noise(streams, policy.sample_shape, policy.device)
         deterministic = policy.with_schedule(policy.schedule.with_eta(0.0))
-        states = renoise(policy.schedule, roots[root_index], steps, noise)
-        samples = self._finish(deterministic, states, steps, streams, count)
+        states = renoise(policy.schedule, roots.samples[root_index], steps, noise)
+        prompts = None if roots.prompts is None else roots.prompts[root_index]
+        pictures = policy.decode(self._finish(deterministic, states, steps, streams, prompts, count))
         # Root by root: a scorer's rounding may depend on how many images it is given, and not on other roots.
-        previews = samples.split([self.num_branches * len(steps) for steps in candidates])
-        rewards = torch.cat([self.score(own, None) for own in previews if len(own)])
-        similarity = torch.cosine_similarity(self.embed(samples), self.embed(roots)[root_index], dim=1)
+        previews = pictures.split([self.num_branches * len(steps) for steps in candidates])
+        rewards = torch.cat(
+            [self.score(own, self._texts(roots, root, len(own))) for root, own in enumerate(previews) if len(own)]
+        )
+        root_features = self.embed(policy.decode(roots.samples))[root_index]
+        similarity = torch.cosine_similarity(self.embed(pictures), root_features, dim=1)
         results: list[dict[int, tuple[float, float]]] = []
         for root, own in enumerate(candidates):
             means = {}
@@ -312,16 +380,28 @@ class SelectedSteps:
             results.append(means)
         return results
 
+    def _texts(self, roots: Roots, root: int, count: int) -> list[str] | None:
+        return None if roots.prompts is None else [self.texts[int(roots.prompts[root])]] * count
+
     def _finish(
-        self, policy: DiffusionPolicy, states: Tensor, steps: Tensor, streams: list[Generator], count: OnAdvance
+        self,
+        policy: DiffusionPolicy,
+        states: Tensor,
+        steps: Tensor,
+        streams: list[Generator],
+        prompts: Tensor | None,
+        count: OnAdvance,
     ) -> Tensor:
         if not self.one_step:
-            return denoise(policy, states, steps, streams, batch_size=self.batch_size, on_advance=count)
+            return denoise(
+                policy, states, steps, streams, batch_size=self.batch_size, prompts=prompts, on_advance=count
+            )
         with torch.no_grad():
             parts = []
             for index in torch.arange(len(states)).split(self.batch_size):
-                parts.append(policy.estimate(states[index], steps[index], call_size=self.batch_size))
-                count(len(index))
+                asked = None if prompts is None else prompts[index]
+                parts.append(policy.estimate(states[index], steps[index], prompts=asked, call_size=self.batch_size))
+                count(len(index) * policy.forwards)
         return torch.cat(parts)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from hrf.core.objective import group_advantages
 from hrf.features import pixel_features
 from hrf.images import to_images
 from hrf.policies.diffusion import DiffusionPolicy
+from hrf.prompt_statistics import PromptStatistics
+from hrf.prompts import PromptTable
 from hrf.rewards import Reward
 from hrf.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
 from hrf.seeds import Purpose, stream
@@ -30,6 +32,7 @@ from hrf.starts import (
     Shard,
     StartDistribution,
     Starts,
+    draw_prompts,
     uniform_steps,
 )
 
@@ -41,7 +44,7 @@ class Episodes:
     starts: Starts
     trajectories: Trajectories
     samples: Tensor
-    """[B, C, H, W] finished, on the CPU."""
+    """[B, 3, H, W] finished and decoded, nominally in [-1, 1], on the CPU."""
     num_evaluations: int
     """Denoiser evaluations for starts and rollout."""
     seconds: float
@@ -70,34 +73,81 @@ def sample_episodes(
     """Draw the starts of an epoch, or of a shard of it, and denoise every branch to the end."""
     began = time.perf_counter()
     starts = distribution.draw(policy, run_seed=run_seed, epoch=epoch, shard=shard, on_advance=on_advance)
+    acting = acting_policy(policy, config)
     trajectories, samples = rollout(
-        policy,
+        acting,
         starts.states,
         starts.steps,
         starts.groups,
         starts.streams,
         batch_size=config.model.batch_size,
         reduction=config.update.log_prob_reduction,
+        prompts=starts.prompts,
         on_advance=on_advance,
     )
-    tails = int((policy.schedule.num_steps - starts.steps).sum())
+    tails = int((policy.schedule.num_steps - starts.steps).sum()) * acting.forwards
     return Episodes(
         starts=starts,
         trajectories=trajectories,
-        samples=samples.cpu(),
+        samples=policy.decode(samples).cpu(),
         num_evaluations=starts.num_evaluations + tails,
         seconds=time.perf_counter() - began,
     )
 
 
-def advantages_of(rewards: NDArray[np.float64], trajectories: Trajectories, config: Config) -> Tensor:
-    """Group advantages of the branches, [B] float32."""
+def acting_policy(policy: DiffusionPolicy, config: Config) -> DiffusionPolicy:
+    """The policy that episodes are rolled out and trained with: both must ask the denoiser the same question."""
+    return policy if config.update.guidance else policy.unguided()
+
+
+def advantages_of(
+    rewards: NDArray[np.float64],
+    trajectories: Trajectories,
+    config: Config,
+    *,
+    statistics: PromptStatistics | None = None,
+    texts: Sequence[str] = (),
+) -> Tensor:
+    """Advantages of the branches, [B] float32: within groups, or by `statistics` of each prompt where there are some.
+
+    Args:
+        rewards: [B].
+        trajectories: Their groups and prompts.
+        config: Its `update` part.
+        statistics: Of noise starts with prompts; takes the rewards in.
+        texts: Of the prompts, by index.
+    """
     values = torch.as_tensor(rewards, dtype=torch.float64)
+    if statistics is not None and trajectories.prompts is not None:
+        return statistics.advantages(values, [texts[prompt] for prompt in trajectories.prompts.tolist()]).float()
     return group_advantages(values, trajectories.groups, delta=config.update.advantage_delta).float()
 
 
+def build_statistics(config: Config, kept: Mapping[str, Sequence[float]] | None) -> PromptStatistics | None:
+    """Statistics of each prompt, for episodes that are no branches of a root; None for all others.
+
+    Args:
+        config: Its `starts` and `prompts` parts.
+        kept: As a training state has them.
+    """
+    prompts = config.prompts
+    if prompts is None or config.starts.kind != "noise":
+        return None
+    return PromptStatistics(
+        buffer=prompts.statistics_buffer,
+        min_count=prompts.statistics_min_count,
+        delta=config.update.advantage_delta,
+        kept=kept,
+    )
+
+
 def build_starts(
-    config: Config, policy: DiffusionPolicy, *, reward: Callable[[], Reward], pool: PrefixPool | None
+    config: Config,
+    policy: DiffusionPolicy,
+    *,
+    reward: Callable[[], Reward],
+    pool: PrefixPool | None,
+    prompts: PromptTable | None = None,
 ) -> StartDistribution:
     """The start distribution that a configuration names; the one place where DDPO, HRF and HRF-D part.
 
@@ -106,8 +156,10 @@ def build_starts(
         policy: Whose schedule says which steps are trained.
         reward: Makes the reward; called only where starts are selected by it.
         pool: Prefix states of a split policy, if there is a pool.
+        prompts: Of a text-to-image model.
     """
-    fresh = FreshStarts(batch_size=config.model.batch_size, pool=pool)
+    texts = prompts.training if prompts else ()
+    fresh = FreshStarts(batch_size=config.model.batch_size, pool=pool, num_prompts=len(texts))
     windows = config.window_schedule(policy.schedule.num_trained_steps)
     if windows is None:
         return NoiseStarts(num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh)
@@ -115,12 +167,12 @@ def build_starts(
         num_roots=config.rollout.roots,
         num_branches=config.rollout.branches,
         window_of=windows.window,
-        choose_steps=build_selection(config, reward()) if config.starts.kind == "selected" else uniform_steps,
+        choose_steps=build_selection(config, reward(), texts) if config.starts.kind == "selected" else uniform_steps,
         fresh=fresh,
     )
 
 
-def build_selection(config: Config, reward: Reward) -> SelectedSteps:
+def build_selection(config: Config, reward: Reward, texts: Sequence[str] = ()) -> SelectedSteps:
     """HRF-D's choice of start steps, as `starts.selection` describes it."""
     selection = config.starts.selection
     exhaustive = selection.rule == "exhaustive"
@@ -133,23 +185,37 @@ def build_selection(config: Config, reward: Reward) -> SelectedSteps:
         coarse_stride=1 if exhaustive else selection.coarse_stride // selection.stride,
         one_step=selection.preview_steps == 1,
         batch_size=config.model.batch_size,
+        texts=texts,
     )
 
 
-def draw_prefix_pool(policy: DiffusionPolicy, config: Config, *, run_seed: int, on_advance: OnAdvance | None) -> Tensor:
-    """States at the switch step from noise, by the reference: [prefix_pool, C, H, W]."""
+def draw_prefix_pool(
+    policy: DiffusionPolicy,
+    config: Config,
+    *,
+    run_seed: int,
+    prompts: PromptTable | None = None,
+    on_advance: OnAdvance | None,
+) -> PrefixPool:
+    """`policy.prefix_pool` states at the switch step from noise, by the reference, each for a prompt of its own."""
     count = config.policy.prefix_pool
     # Epochs draw from the pool with one coordinate, its states are made with two: the streams never meet.
     streams = [stream(run_seed, Purpose.PREFIX_POOL, 0, index) for index in range(count)]
-    return denoise(
+    chosen = draw_prompts(
+        len(prompts.training) if prompts else 0,
+        [stream(run_seed, Purpose.POOL_PROMPT, index) for index in range(count)],
+    )
+    states = denoise(
         policy,
         draw_noise(streams, policy.sample_shape, policy.device),
         torch.zeros(count, dtype=torch.int64),
         streams,
         batch_size=config.model.batch_size,
+        prompts=chosen,
         stop_step=policy.switch_step,
         on_advance=on_advance,
-    ).cpu()
+    )
+    return PrefixPool(states=states.cpu(), step=policy.switch_step, prompts=chosen)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,15 +225,20 @@ class EvaluationStarts:
     states: Tensor
     """[n, C, H, W]."""
     step: int
+    prompts: Tensor | None = None
+    """[n] int64: the evaluation prompts in turn; None for an unconditional model."""
 
 
-def evaluation_starts(policy: DiffusionPolicy, config: Config, on_advance: OnAdvance | None) -> EvaluationStarts:
+def evaluation_starts(
+    policy: DiffusionPolicy, config: Config, on_advance: OnAdvance | None, prompts: PromptTable | None = None
+) -> EvaluationStarts:
     """Noise of the fixed seeds, taken through the reference's steps where the policy is split.
 
     Base, incumbent and candidate share them, so that differences are paired per seed.
     """
     evaluation = config.evaluation
     streams = [stream(evaluation.seed, Purpose.EVALUATION, index) for index in range(evaluation.num_samples)]
+    asked = torch.tensor(prompts.of_evaluation(len(streams))) if prompts else None
     sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
     states = denoise(
         sampler,
@@ -175,16 +246,17 @@ def evaluation_starts(policy: DiffusionPolicy, config: Config, on_advance: OnAdv
         torch.zeros(len(streams), dtype=torch.int64),
         streams,
         batch_size=config.model.batch_size,
+        prompts=asked,
         stop_step=policy.switch_step,
         on_advance=on_advance,
     )
-    return EvaluationStarts(states=states.cpu(), step=policy.switch_step)
+    return EvaluationStarts(states=states.cpu(), step=policy.switch_step, prompts=asked)
 
 
 def evaluation_samples(
     policy: DiffusionPolicy, starts: EvaluationStarts, config: Config, on_advance: OnAdvance | None
 ) -> NDArray[np.float32]:
-    """Finished samples of the fixed seeds, [n, C, H, W] in [-1, 1]; the step noise, too, is each seed's own.
+    """Finished, decoded samples of the fixed seeds, [n, 3, H, W] in [-1, 1]; the step noise, too, is each seed's own.
 
     A base measured for a split policy and one measured for another have the same noise, and so the same pictures.
     """
@@ -201,7 +273,8 @@ def evaluation_samples(
         torch.full((count,), starts.step),
         streams,
         batch_size=config.model.batch_size,
+        prompts=starts.prompts,
         on_advance=on_advance,
     )
-    result: NDArray[np.float32] = samples.cpu().numpy()
+    result: NDArray[np.float32] = policy.decode(samples).cpu().numpy()
     return result

@@ -64,6 +64,12 @@ def build_optimizer(denoiser: nn.Module, settings: Update) -> torch.optim.AdamW:
     )
 
 
+def weight_sums(denoiser: nn.Module) -> Tensor:
+    """Sum and sum of sizes of every weight tensor that is tuned, [2 P] float64: equal ones mean that none has moved."""
+    tuned = [parameter.detach().double() for parameter in denoiser.parameters() if parameter.requires_grad]
+    return torch.stack([total for values in tuned for total in (values.sum(), values.abs().sum())])
+
+
 class Updater:
     """Updates a policy from trajectories; its state is the weights', the optimizer's and two counters.
 
@@ -86,6 +92,9 @@ class Updater:
     ) -> None:
         if settings.kl_weight > 0 and policy.reference is None:
             raise ValueError("a KL penalty needs the reference's weights")
+        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        if not trained or not trained <= {id(parameter) for parameter in policy.denoiser.parameters()}:
+            raise ValueError("the optimizer has no weights, or others than those that the policy samples with")
         self.policy = policy
         self.optimizer = optimizer
         self.settings = settings
@@ -171,10 +180,11 @@ class Updater:
 
     def _backward(self, trajectories: Trajectories, advantages: Tensor, pairs: Pairs, num_branches: int) -> Tensor:
         """Add the gradient of a microbatch; returns [5, P]: loss, kl to reference, log ratio, outside, approx_kl."""
-        settings, policy, device = self.settings, self.policy, self.policy.device
+        settings, policy, device = self.settings, self._acting_policy(), self.policy.device
         states = trajectories.states[pairs.state_index].to(device)
         next_states = trajectories.states[pairs.state_index + 1].to(device)
-        mean, std = policy.transition(states, pairs.step)
+        prompts = None if trajectories.prompts is None else trajectories.prompts[pairs.branch]
+        mean, std = policy.transition(states, pairs.step, prompts=prompts)
         log_prob = gaussian_log_prob(next_states, mean, std, settings.log_prob_reduction)
         old_log_prob = trajectories.log_probs[pairs.pair_index].to(device)
         rho = torch.ones(len(pairs))
@@ -192,7 +202,7 @@ class Updater:
         kl_to_reference = torch.zeros_like(loss)
         if settings.kl_weight > 0:
             with torch.no_grad():
-                reference_mean, _ = policy.as_reference().transition(states, pairs.step)
+                reference_mean, _ = policy.as_reference().transition(states, pairs.step, prompts=prompts)
             kl_to_reference = gaussian_kl(mean, reference_mean, std, settings.log_prob_reduction)
         weighted = self._step_weights[pairs.step].to(device) * (loss + settings.kl_weight * kl_to_reference)
         (weighted.sum() / num_branches).backward()
@@ -201,6 +211,10 @@ class Updater:
             kl = approximate_kl(log_prob, old_log_prob)
             rows = (weighted, kl_to_reference, log_prob - old_log_prob, outside.float(), kl)
             return torch.stack(rows, dim=1).detach().cpu()
+
+    def _acting_policy(self) -> DiffusionPolicy:
+        """The policy as it sampled: the same question to the same denoiser."""
+        return self.policy if self.settings.guidance else self.policy.unguided()
 
     def _apply(self, parameters: list[nn.Parameter], seen: Tensor, num_branches: int, epoch: int) -> UpdateMetrics:
         """Clip the gathered gradient, step, and move the average."""
@@ -236,4 +250,6 @@ class Updater:
     def _move_average(self, average: Mapping[str, Tensor]) -> None:
         decay = self.settings.ema_decay
         for name, parameter in self.policy.denoiser.named_parameters():
+            if not parameter.requires_grad:
+                continue
             average[name].lerp_(parameter.detach().to(average[name].device), 1 - decay)

@@ -19,6 +19,7 @@ from pipelines.commands import (
     compare_runs,
     compiling,
     doctor,
+    plan,
     presets,
     rewards,
     run,
@@ -74,6 +75,7 @@ app.add_typer(runs.app, name="runs")
 app.command("compare-runs")(compare_runs.compare_runs)
 app.command("report")(runs.report)
 app.command("sample")(sample.sample)
+app.command("plan")(plan.plan)
 app.command("presets")(presets.presets)
 app.add_typer(rewards.app, name="rewards")
 app.command("doctor")(doctor.doctor)

@@ -82,7 +82,8 @@ def total_evaluations(config: Config, model_folder: Path) -> float:
         model_folder: Its base model, whose noise schedule says which steps are trained.
     """
     from hrf.cost import expected_epoch_evaluations, pool_evaluations
-    from hrf.policies.folders import noise_schedule, scheduler_config
+    from hrf.policies.components import scheduler_config
+    from hrf.policies.folders import noise_schedule
 
     schedule = noise_schedule(scheduler_config(model_folder), config)
     epochs = (expected_epoch_evaluations(config, schedule, epoch) for epoch in range(config.run.epochs))

@@ -50,6 +50,7 @@ _MODEL_STEPS = ("baseline", "sample", "update", "train", "evaluate")
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 S3_ADDRESS = ("AWS_ENDPOINT_URL_S3", "AWS_REGION")
 HUB_TOKEN = "HF_TOKEN"
+REWARD_TOKEN = "HRF_REWARD_TOKEN"
 HUB_CACHE_PATH = "/cache/huggingface"
 
 Quantity = Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?(m|[KMGTPE]i?)?)?$")]
@@ -127,6 +128,8 @@ class Placement(Section):
     """ConfigMap with the address of the S3 server; AWS itself needs none."""
     hub_secret: Name = ""
     """Secret with a Hugging Face token, for gated models."""
+    reward_secret: Name = ""
+    """Secret with the token of a remote reward's server."""
     hub_cache: Name = ""
     """PersistentVolumeClaim that keeps what is downloaded from the Hugging Face hub: by `fetch`, and by the steps that
     score with networks from there. Steps at the same time on different nodes need a claim that several can mount."""
@@ -296,6 +299,8 @@ class Site:
         _connect(task, self.placement)
         if step in self.hub_steps:
             _reach_hub(task, self.placement)
+        if role == "reward" and self.placement.reward_secret:
+            _reach_reward_server(task, self.placement)
         return task
 
 
@@ -347,6 +352,13 @@ def _reach_hub(task: PipelineTask, placement: Placement) -> None:
         kubernetes.mount_pvc(task, placement.hub_cache, HUB_CACHE_PATH)
         # Nowhere else: of a task that sets a variable itself, Kubeflow's Docker runner hides all others.
         task.set_env_variable("HF_HOME", HUB_CACHE_PATH)
+
+
+def _reach_reward_server(task: PipelineTask, placement: Placement) -> None:
+    """The token of a remote reward."""
+    from kfp import kubernetes
+
+    kubernetes.use_secret_as_env(task, placement.reward_secret, {REWARD_TOKEN: REWARD_TOKEN})
 
 
 def _read(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -24,8 +24,10 @@ from hrf.core.window import Window
 from hrf.evaluation import Measured, evaluation_record
 from hrf.gate import decide
 from hrf.monitors import MONITORS
+from hrf.policies.components import load_denoiser
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.folders import load_denoiser, load_policy, normalise_base, save_policy
+from hrf.policies.folders import load_policy, save_policy
+from hrf.policies.kinds import normalise_base
 from hrf.policies.sources import shipped_folder
 from hrf.rewards import build_reward
 from hrf.storage import Storage

@@ -15,6 +15,7 @@ from hrf.config.rewards import (
     OnnxClassifierReward,
     PickScoreReward,
     PythonReward,
+    RemoteReward,
     Reward,
     Thresholded,
     WeightedSumReward,
@@ -37,6 +38,7 @@ def problems(config: Config) -> Iterator[ConfigError]:
     """Everything that is wrong with a configuration whose single values are all right."""
     yield from _model(config)
     yield from _policy(config)
+    yield from _prompts(config)
     yield from _starts(config)
     yield from _episodes(config)
     yield from _reward(config.reward, "reward")
@@ -145,6 +147,47 @@ def _policy(config: Config) -> Iterator[ConfigError]:
             expected="more than 0: without noise there is no log-probability to train",
             got=config.sampler.eta,
             fix="set it to 1.0; for measuring without noise set evaluation.eta",
+        )
+
+
+def _prompts(config: Config) -> Iterator[ConfigError]:
+    """What only text-to-image models have; that the model is one, `prepare` checks."""
+    prompts = config.prompts
+    if config.model.guidance_scale == 1:
+        yield from _inert(config.update, "update", ("guidance",), "without guidance (model.guidance_scale)")
+    if prompts is None:
+        yield from _inert(config.model, "model", ("guidance_scale",), "without prompts: there is nothing to guide by")
+        yield from _inert(config.policy, "policy", ("lora",), "without prompts: adapters are for text-to-image models")
+        return
+    if config.model.source == _SHIPPED:
+        yield ConfigError(
+            "prompts",
+            expected=f"null, as {_SHIPPED} is an unconditional model",
+            got=prompts.model_dump(exclude_defaults=True),
+            fix="remove the prompts, or set model.source to a Stable Diffusion model",
+        )
+    if config.model.guidance_scale == 1:
+        yield from _inert(prompts, "prompts", ("negative",), "without guidance (model.guidance_scale)")
+    if prompts.texts:
+        yield from _inert(prompts, "prompts", ("source",), "beside prompts.texts")
+    if prompts.evaluation_source:
+        yield from _inert(prompts, "prompts", ("held_out_fraction",), "beside prompts.evaluation_source")
+    if "{prompt}" not in prompts.template and "{a_prompt}" not in prompts.template:
+        yield ConfigError(
+            "prompts.template",
+            expected="a text with {prompt} or {a_prompt} in it",
+            got=prompts.template,
+            fix="write for instance 'a photo of {a_prompt}'",
+        )
+    statistics = ("statistics_buffer", "statistics_min_count")
+    if config.starts.kind != "noise":
+        yield from _inert(prompts, "prompts", statistics, "where a root's branches are compared (starts.kind)")
+    elif prompts.statistics_min_count > prompts.statistics_buffer:
+        yield ConfigError(
+            "prompts.statistics_min_count",
+            expected=f"at most prompts.statistics_buffer = {prompts.statistics_buffer}: no prompt would ever reach it",
+            got=prompts.statistics_min_count,
+            fix="lower it, or raise the buffer",
         )
 
 
@@ -282,6 +325,26 @@ def _single_reward(reward: Reward, path: str) -> Iterator[ConfigError]:
                     got=list(reward.classes),
                     fix="write the first class and the one after the last",
                 )
+        case RemoteReward():
+            yield from _remote(reward, path)
+
+
+def _remote(reward: RemoteReward, path: str) -> Iterator[ConfigError]:
+    # No user, query or fragment: a secret in them would be in every record of the run.
+    if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?(/[\w.~/-]*)?", reward.url):
+        yield ConfigError(
+            f"{path}.url",
+            expected="http(s)://HOST[:PORT][/PATH], without user, query and fragment",
+            got=reward.url.partition("@")[2] or reward.url,
+            fix=f"set {path}.url to the server's address; a token belongs in HRF_REWARD_TOKEN",
+        )
+    if not reward.scorer:
+        yield ConfigError(
+            f"{path}.scorer",
+            expected="the name of the reward that the server has",
+            got="",
+            fix="copy it from the server's GET /health: another server at that address would go unnoticed",
+        )
 
 
 def _weights(weights: Weights, path: str) -> Iterator[ConfigError]:

@@ -133,6 +133,28 @@ class OnnxClassifierReward(Thresholded):
     """Images in every call of the network, the last ones filled up. It runs on the CPU, on one thread."""
 
 
+class RemoteReward(Section):
+    """A reward that another process computes. See `hrf.rewards.protocol`; the token is in `HRF_REWARD_TOKEN`."""
+
+    name: Literal["remote"] = "remote"
+    url: str = ""
+    """http(s)://HOST[:PORT][/PATH] of the server."""
+    scorer: str = ""
+    """Name of the reward that the server must say it has."""
+    version: str = ""
+    """Its version, as the server says it; empty takes any, and holds a step to the one that it found."""
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 16
+    """Images in a request: memory and speed, and not the rewards."""
+    concurrency: Annotated[int, Field(ge=1, le=256)] = 4
+    """Requests under way at a time."""
+    timeout_seconds: Positive = 120.0
+    """For one request, from connecting to the end of the answer."""
+    deadline_seconds: Positive = 600.0
+    """For all images of a call, repeated requests included."""
+    retries: Annotated[int, Field(ge=0)] = 8
+    """How often a request is repeated at most, after what may pass."""
+
+
 _SINGLE = (
     JpegReward,
     ClassifierReward,
@@ -142,6 +164,7 @@ _SINGLE = (
     PickScoreReward,
     ImageClassifierReward,
     OnnxClassifierReward,
+    RemoteReward,
 )
 
 
@@ -164,7 +187,8 @@ SingleReward = Annotated[
     | Annotated[ClipScoreReward, Tag("ClipScoreReward")]
     | Annotated[PickScoreReward, Tag("PickScoreReward")]
     | Annotated[ImageClassifierReward, Tag("ImageClassifierReward")]
-    | Annotated[OnnxClassifierReward, Tag("OnnxClassifierReward")],
+    | Annotated[OnnxClassifierReward, Tag("OnnxClassifierReward")]
+    | Annotated[RemoteReward, Tag("RemoteReward")],
     Discriminator(family_name),
 ]
 """Any reward but a sum of rewards."""
@@ -199,6 +223,7 @@ Reward = Annotated[
     | Annotated[PickScoreReward, Tag("PickScoreReward")]
     | Annotated[ImageClassifierReward, Tag("ImageClassifierReward")]
     | Annotated[OnnxClassifierReward, Tag("OnnxClassifierReward")]
+    | Annotated[RemoteReward, Tag("RemoteReward")]
     | Annotated[WeightedSumReward, Tag("WeightedSumReward")],
     Discriminator(family_name),
 ]
@@ -230,3 +255,14 @@ def leaf_rewards(reward: Any, path: str) -> list[tuple[Any, str]]:
     if isinstance(reward, WeightedSumReward):
         return [(term.reward, f"{path}.terms[{index}].reward") for index, term in enumerate(reward.terms)]
     return [(reward, path)]
+
+
+def measured_settings(reward: Any) -> dict[str, Any]:
+    """A reward's settings that its numbers depend on, as plain values: all, but for how a remote one is reached."""
+    values: dict[str, Any] = reward.model_dump(mode="json")
+    if isinstance(reward, RemoteReward):
+        return {name: values[name] for name in ("name", "scorer", "version")}
+    if isinstance(reward, WeightedSumReward):
+        for term, settings in zip(values["terms"], reward.terms, strict=True):
+            term["reward"] = measured_settings(settings.reward)
+    return values

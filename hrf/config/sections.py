@@ -29,6 +29,14 @@ class Model(Section):
     number, by the denoiser's rounding, and never on which others are sampled with it, here or in another process."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the model runs. There is no fallback: `cuda` on a machine without a GPU is an error."""
+    guidance_scale: Annotated[float, Field(ge=1)] = 1.0
+    """Classifier-free guidance of a text-to-image model, in Stable Diffusion's convention: 1 is none, more doubles the
+    cost."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, a third more time, the same gradients."""
+    compile: bool = False
+    """Compile the denoiser (torch.compile): faster on GPUs after minutes of compiling in every step of the run. It
+    rounds differently, so results compare only with those of other compiled runs."""
 
 
 class Sampler(Section):
@@ -44,13 +52,47 @@ class Sampler(Section):
     """A step is trained only if its standard deviation is at least this; 0 trains every stochastic step."""
 
 
+class Prompts(Section):
+    """What a text-to-image model is asked for."""
+
+    source: str = "animals"
+    """`animals`, the 45 of the DDPO paper's first tasks, or a local text file with one prompt in a line."""
+    texts: tuple[str, ...] = ()
+    """The prompts themselves, in place of `source`: pods on a cluster see no local file."""
+    template: str = "{prompt}"
+    """What is made of each: `{prompt}` is the prompt itself, `{a_prompt}` has an indefinite article before it."""
+    evaluation_source: str = ""
+    """A second file, for evaluation only; empty: some of the prompts are held out."""
+    held_out_fraction: BelowOne = 0.2
+    """Share of the prompts that only evaluation sees, chosen by `evaluation.seed`. At least 4 are held out."""
+    negative: str = ""
+    """What guidance leads away from."""
+    statistics_buffer: Count = 16
+    """Latest rewards of each prompt that an advantage is standardised by, on noise starts (published DDPO code: 16)."""
+    statistics_min_count: Count = 16
+    """A prompt with fewer rewards than this takes the epoch's statistics instead (published DDPO code: 16)."""
+
+
+class Lora(Section):
+    """A low-rank adapter beside the frozen weights of a text-to-image model (LoRA, arXiv 2106.09685)."""
+
+    rank: Count = 4
+    """r."""
+    alpha: Count = 4
+    """The adapter's output is scaled by alpha / rank."""
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] = ("to_q", "to_k", "to_v", "to_out.0")
+    """Ends of the names of the layers that get one; these four are the projections of all attention layers."""
+
+
 class Policy(Section):
-    """Which steps the tuned weights denoise."""
+    """Which steps the tuned weights denoise, and which weights are tuned."""
 
     split: BelowOne = 0.0
     """Fraction of K before which the reference's weights denoise, the tuned ones from there on; 0 = no split."""
     prefix_pool: Annotated[int, Field(ge=0)] = 0
     """How many states at the switch step are drawn once and reused by all epochs; 0 = none. Needs a split."""
+    lora: Lora | None = None
+    """Tune an adapter of a text-to-image model; null tunes all of the denoiser's weights."""
 
 
 class WindowEntry(Section):
@@ -140,6 +182,9 @@ class Update(Section):
     """Over pixels. `mean` is what clip ranges such as 1e-4 are made for; it is no density."""
     step_weighting: Literal["none", "std"] = "none"
     """`std` weights the loss of a step by its standard deviation."""
+    guidance: bool = True
+    """Train the guided policy. `false`: episodes are rolled out and trained without guidance, at half the cost, while
+    roots, previews and evaluation keep it."""
     kl_weight: NonNegative = 0.0
     """Weight of the KL divergence to the reference; 0 = none."""
     ema_decay: BelowOne = 0.0

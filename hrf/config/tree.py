@@ -17,6 +17,7 @@ from hrf.config.sections import (
     Gate,
     Model,
     Policy,
+    Prompts,
     Rollout,
     Run,
     Sampler,
@@ -36,6 +37,8 @@ class Config(Section):
     description: str = ""
     """What the configuration is for, in one sentence."""
     model: Model = Model()
+    prompts: Prompts | None = None
+    """For text-to-image models, which need it; null for unconditional ones."""
     sampler: Sampler = Sampler()
     policy: Policy = Policy()
     starts: Starts = Starts()
@@ -109,6 +112,16 @@ class Config(Section):
     def switch_step(self) -> int:
         """The first step that the tuned weights denoise: the first k with k/K >= policy.split; 0 without a split."""
         return first_step_from(self.policy.split, self.sampler.steps)
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of the denoiser per evaluation of a policy: 2 with guidance, else 1."""
+        return 2 if self.model.guidance_scale > 1 else 1
+
+    @property
+    def episode_forwards(self) -> int:
+        """The same for the episodes that are trained on."""
+        return self.forwards if self.update.guidance else 1
 
     def window_schedule(self, num_trained_steps: int) -> WindowSchedule | None:
         """Epoch -> window for this run; None for noise starts, which have no window.

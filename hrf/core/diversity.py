@@ -118,6 +118,68 @@ def vendi_order2_ratio_interval(candidate: Tensor, base: Tensor, confidence: flo
     return jackknife_interval(ratio, replicates.tolist(), confidence)
 
 
+def within_prompt_vendi_order2_interval(features: Tensor, prompts: Tensor, confidence: float = 0.95) -> Interval:
+    """Order-2 Vendi score among the samples of the same prompt, over prompts, with a jackknife interval.
+
+        V_2 = 1 / mean_p mean_{i != j in p} K_ij²,   +- t * se,   se from deleting one prompt p at a time
+
+    This is the harmonic mean of the prompts' own scores: similarities are averaged, which is unbiased however few
+    samples a prompt has, and a prompt whose samples are all alike weighs in most. A model that answers each prompt with
+    one picture scores 1 here however different the prompts are. Prompts are the independent observations: their
+    samples share what the model makes of the prompt. Source: the estimator is that of `vendi_order2`; ours for prompts.
+
+    Args:
+        features: [n, d], no row zero.
+        prompts: [n] int64; each prompt at least twice, at least 3 prompts.
+        confidence: Probability in (0, 1) that the interval is to cover the score over all such prompts.
+
+    Raises:
+        ValueError: Malformed features or prompts, or samples that are all orthogonal.
+    """
+    similarities = _within_prompt_similarities(features, prompts)
+    replicates = 1.0 / _means_without_each_prompt(similarities)
+    return jackknife_interval(1.0 / float(similarities.mean()), replicates.tolist(), confidence)
+
+
+def within_prompt_vendi_order2_ratio_interval(
+    candidate: Tensor, base: Tensor, prompts: Tensor, confidence: float = 0.95
+) -> Interval:
+    """The score within prompts of the candidate over that of the base, with a paired jackknife interval over prompts.
+
+    A candidate that is the base has ratio 1 with an interval of width 0.
+
+    Args:
+        candidate: [n, d], no row zero.
+        base: [n, e] on the same seeds and prompts, in the same order.
+        prompts: [n] int64; each prompt at least twice, at least 3 prompts.
+        confidence: Probability in (0, 1) that the interval is to cover the ratio over all such prompts.
+
+    Raises:
+        ValueError: Different n, malformed features or prompts, or samples that are all orthogonal.
+    """
+    if len(candidate) != len(base):
+        raise ValueError(f"a paired ratio needs the same seeds: got {len(candidate)} and {len(base)} samples")
+    ours, theirs = (_within_prompt_similarities(features, prompts) for features in (candidate, base))
+    ratio = float(theirs.mean()) / float(ours.mean())
+    replicates = _means_without_each_prompt(theirs) / _means_without_each_prompt(ours)
+    return jackknife_interval(ratio, replicates.tolist(), confidence)
+
+
+def across_prompt_vendi_order2(features: Tensor, prompts: Tensor) -> float:
+    """Order-2 Vendi score of samples of different prompts: 1 / mean K_ij² over the pairs with different prompts.
+
+    It falls where a model forgets what it was asked for, and rises where prompts are told apart better.
+
+    Raises:
+        ValueError: Malformed features or prompts, or samples that are all orthogonal.
+    """
+    units, same = _unit_rows(features, at_least=3), _same_prompt(prompts, len(features))
+    mean = float((units @ units.T).square()[~same].mean())
+    if mean <= 0.0:
+        raise ValueError("all samples are orthogonal: their order-2 Vendi score is infinite")
+    return 1.0 / mean
+
+
 def mean_pairwise_distance(features: Tensor) -> float:
     """Mean cosine distance of two different samples: 1 - mean_{i != j} cos(x_i, x_j), in [0, 2].
 
@@ -277,6 +339,37 @@ def _means_without_each(sums: Tensor) -> Tensor:
     # Cancellation may leave rounding, of either sign, where all similarity sits in one sample's row.
     if bool((means <= 1e-12 * sums.sum() / count**2).any()):
         raise ValueError("without one sample all others are orthogonal: the order-2 score has no jackknife interval")
+    return means
+
+
+def _same_prompt(prompts: Tensor, count: int) -> Tensor:
+    """[n, n] bool: which pairs of samples share their prompt."""
+    if prompts.shape != (count,) or len(prompts.unique()) < 3:
+        raise ValueError(f"expected the prompt of each of {count} samples, and at least three prompts")
+    return prompts[:, None] == prompts[None, :]
+
+
+def _within_prompt_similarities(features: Tensor, prompts: Tensor) -> Tensor:
+    """Mean K² over ordered pairs of different samples of each prompt, [P]."""
+    units, same = _unit_rows(features, at_least=3), _same_prompt(prompts, len(features))
+    similarities = torch.where(same, (units @ units.T).square(), 0.0)
+    similarities.fill_diagonal_(0.0)
+    _, of_sample = prompts.unique(return_inverse=True)
+    counts = of_sample.bincount()
+    if int(counts.min()) < 2:
+        raise ValueError("every prompt needs at least two samples: one alone has no diversity")
+    sums = torch.zeros(len(counts), dtype=units.dtype).index_add_(0, of_sample, similarities.sum(dim=1))
+    means: Tensor = sums / (counts * (counts - 1))
+    if float(means.sum()) <= 0.0:
+        raise ValueError("all samples of a prompt are orthogonal: their order-2 Vendi score is infinite")
+    return means
+
+
+def _means_without_each_prompt(similarities: Tensor) -> Tensor:
+    """Mean over prompts without prompt p, for each p; [P]."""
+    means = (similarities.sum() - similarities) / (len(similarities) - 1)
+    if bool((means <= 1e-12 * similarities.mean()).any()):
+        raise ValueError("without one prompt all samples are orthogonal: the score has no jackknife interval")
     return means
 
 

@@ -60,6 +60,22 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return Interval(value=mean, low=mean - margin, high=mean + margin, standard_error=error)
 
 
+def means_by(values: Sequence[float], groups: Sequence[int]) -> list[float]:
+    """Mean of the values of each group, in the order of the groups' first appearance.
+
+    Where observations come in groups that share something, such as a prompt, the groups are the independent ones.
+
+    Raises:
+        ValueError: Different lengths, or a value that is not finite.
+    """
+    if len(values) != len(groups):
+        raise ValueError(f"expected a group for each value, got {len(values)} values and {len(groups)} groups")
+    members: dict[int, list[float]] = {group: [] for group in groups}
+    for value, group in zip(_checked(values, at_least=0), groups, strict=True):
+        members[group].append(value)
+    return [math.fsum(own) / len(own) for own in members.values()]
+
+
 def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95) -> Interval:
     """Estimate mean(a) - mean(b) where a_i and b_i share a seed: the mean of the differences, with Student's interval.
 

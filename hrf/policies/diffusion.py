@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from hrf.core.schedule import NoiseSchedule, Prediction, denoised, transition
+from hrf.policies.conditioning import UNCONDITIONAL, Conditioning
+from hrf.policies.decoding import PIXELS, Decoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +22,7 @@ class DiffusionPolicy:
     """
 
     denoiser: nn.Module
-    """The trained weights; called as denoiser(states, timesteps).sample."""
+    """The trained weights; `conditioning` knows how it is called."""
     schedule: NoiseSchedule
     prediction: Prediction
     clip_range: float | None
@@ -31,6 +33,10 @@ class DiffusionPolicy:
     """Steps before this one use the reference's weights (split policy); 0 for no split."""
     forward_dtype: torch.dtype = torch.float32
     """Precision of the denoiser's forward pass. States and the sampler's arithmetic are always float32."""
+    conditioning: Conditioning = UNCONDITIONAL
+    """How the denoiser is asked: of a state alone, or of a state and a prompt."""
+    decoder: Decoder = PIXELS
+    """Finished samples to pictures in [-1, 1]."""
 
     def __post_init__(self) -> None:
         if self.switch_step > 0 and self.reference is None:
@@ -49,9 +55,18 @@ class DiffusionPolicy:
         """Where the trained weights are."""
         return next(self.denoiser.parameters()).device
 
+    @property
+    def forwards(self) -> int:
+        """Forward passes per denoiser evaluation: 2 with guidance, else 1."""
+        return self.conditioning.forwards
+
     def with_schedule(self, schedule: NoiseSchedule) -> DiffusionPolicy:
         """The same weights under another sampler of as many steps."""
         return DiffusionPolicy(**{**self.__dict__, "schedule": schedule})
+
+    def unguided(self) -> DiffusionPolicy:
+        """The same weights, asked without guidance; the policy itself where there is none."""
+        return DiffusionPolicy(**{**self.__dict__, "conditioning": self.conditioning.unguided()})
 
     def as_reference(self) -> DiffusionPolicy:
         """The policy that uses the reference's weights at every step.
@@ -63,12 +78,15 @@ class DiffusionPolicy:
             raise ValueError("this policy was loaded without its reference")
         return DiffusionPolicy(**{**self.__dict__, "denoiser": self.reference, "switch_step": 0})
 
-    def transition(self, states: Tensor, steps: Tensor, *, call_size: int = 0) -> tuple[Tensor, Tensor]:
+    def transition(
+        self, states: Tensor, steps: Tensor, *, prompts: Tensor | None = None, call_size: int = 0
+    ) -> tuple[Tensor, Tensor]:
         """The Gaussian over the next state.
 
         Args:
             states: [B, C, H, W] float32 on the policy's device.
             steps: [B] int64, the step that each state is at; they may differ.
+            prompts: [B] int64, each state's prompt; None for an unconditional model.
             call_size: Fill every call of the denoiser up to this many samples: how a sample is rounded depends on how
                 many there are, and on nothing else about the others. 0: calls are as large as they come.
 
@@ -79,38 +97,46 @@ class DiffusionPolicy:
             self.schedule,
             states,
             steps,
-            self._denoise(states, steps, call_size),
+            self._denoise(states, steps, prompts, call_size),
             prediction=self.prediction,
             clip_range=self.clip_range,
         )
         return transition(self.schedule, x0, noise, steps)
 
-    def estimate(self, states: Tensor, steps: Tensor, *, call_size: int = 0) -> Tensor:
-        """The one-step estimate of the finished samples; [B, C, H, W] -> [B, C, H, W]. `call_size` as above."""
-        output = self._denoise(states, steps, call_size)
+    def estimate(self, states: Tensor, steps: Tensor, *, prompts: Tensor | None = None, call_size: int = 0) -> Tensor:
+        """The one-step estimate of the finished samples, [B, C, H, W]; arguments as of `transition`."""
+        output = self._denoise(states, steps, prompts, call_size)
         return denoised(self.schedule, states, steps, output, prediction=self.prediction, clip_range=self.clip_range)[0]
 
-    def _denoise(self, states: Tensor, steps: Tensor, call_size: int) -> Tensor:
+    def decode(self, samples: Tensor) -> Tensor:
+        """Pictures of finished samples: [B, C, H, W] -> [B, 3, H', W'] nominally in [-1, 1]."""
+        return self.decoder(samples)
+
+    def _denoise(self, states: Tensor, steps: Tensor, prompts: Tensor | None, call_size: int) -> Tensor:
         """Run the denoiser that owns each sample's step: one call, or two where a batch lies on both sides."""
         timesteps = self.schedule.timesteps[steps.cpu()].to(states.device)
         early = steps < self.switch_step
         if not early.any():
-            return self._call(self.denoiser, states, timesteps, call_size)
+            return self._call(self.denoiser, states, timesteps, prompts, call_size)
         assert self.reference is not None
         if early.all():
-            return self._call(self.reference, states, timesteps, call_size)
+            return self._call(self.reference, states, timesteps, prompts, call_size)
         output = torch.empty_like(states)
-        early = early.to(states.device)
-        output[early] = self._call(self.reference, states[early], timesteps[early], call_size)
-        output[~early] = self._call(self.denoiser, states[~early], timesteps[~early], call_size)
+        for denoiser, chosen in ((self.reference, early), (self.denoiser, ~early)):
+            at = chosen.to(states.device)
+            asked = None if prompts is None else prompts[chosen.to(prompts.device)]
+            output[at] = self._call(denoiser, states[at], timesteps[at], asked, call_size)
         return output
 
-    def _call(self, denoiser: nn.Module, states: Tensor, timesteps: Tensor, call_size: int) -> Tensor:
+    def _call(
+        self, denoiser: nn.Module, states: Tensor, timesteps: Tensor, prompts: Tensor | None, call_size: int
+    ) -> Tensor:
         count = len(states)
         if count < call_size:
             filled = torch.arange(call_size, device=states.device).clamp(max=count - 1)
             states, timesteps = states[filled], timesteps[filled]
+            prompts = None if prompts is None else prompts[filled.to(prompts.device)]
         low_precision = self.forward_dtype != torch.float32
         with torch.autocast(states.device.type, dtype=self.forward_dtype, enabled=low_precision):
-            output: Tensor = denoiser(states, timesteps).sample
-        return output[:count].float()
+            output = self.conditioning.ask(denoiser, states, timesteps, prompts)
+        return output[:count].to(states.dtype)

@@ -1,8 +1,7 @@
 """Diffusion models in diffusers' folder layout: load them, and save a tuned one so that plain diffusers can run it.
 
-A policy folder is a diffusers pipeline folder (`DDPMPipeline.from_pretrained` loads it) with two more things in it:
-`policy.json`, which says how it samples and what it came from, and `average/`, the moving average of the weights where
-there is one.
+A policy folder holds the tuned weights (see `hrf.policies.weights`), `policy.json`, which says how they sample and what
+they came from, and of an unconditional model the rest of its pipeline (`DDPMPipeline.from_pretrained` loads it).
 """
 
 from __future__ import annotations
@@ -14,65 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DModel
-from safetensors import SafetensorError
-from torch import Tensor
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
 
 from hrf.config import Config
 from hrf.core.schedule import NoiseSchedule, build_schedule
-from hrf.errors import ArtifactError, ConfigError
+from hrf.errors import ConfigError
+from hrf.policies.components import scheduler_config
+from hrf.policies.conditioning import PromptEmbeddings
 from hrf.policies.diffusion import DiffusionPolicy
+from hrf.policies.kinds import kind_of, prediction_of
+from hrf.policies.weights import FullWeights, LoraWeights, Weights, average_folder
 
 POLICY_FILE = "policy.json"
-AVERAGE_FOLDER = "average"
-_WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-def component_folder(model_folder: Path, component: str) -> Path:
-    """Where a component of a pipeline lies: in its own folder, or in the model's (the layout of early hub models)."""
-    own = model_folder / component
-    return own if own.is_dir() else model_folder
-
-
-def load_denoiser(folder: Path) -> UNet2DModel:
-    """Load an unconditional UNet in float32, in evaluation mode.
-
-    Raises:
-        ArtifactError: If the weights are missing, not safetensors, or don't fit their configuration.
-    """
-    weights = folder / _WEIGHTS_FILE
-    if not weights.is_file():
-        raise ArtifactError(
-            weights,
-            problem="no weights in safetensors format (pickled weights are not loaded: they can run code)",
-            fix="save the model with diffusers' save_pretrained(safe_serialization=True)",
-        )
-    try:
-        model = UNet2DModel.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise ArtifactError(
-            weights, problem=f"not a loadable UNet2DModel: {error}", fix="give an unconditional diffusers UNet2DModel"
-        ) from error
-    # diffusers notes the path it loaded from; saved again, the same model would differ from machine to machine.
-    model.register_to_config(_name_or_path="")
-    return model.float().eval()
-
-
-def scheduler_config(model_folder: Path) -> dict[str, Any]:
-    """The model's own scheduler configuration.
-
-    Raises:
-        ArtifactError: If the file is missing or damaged.
-    """
-    path = component_folder(model_folder, "scheduler") / "scheduler_config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            path, problem=f"cannot be read: {error}", fix="give a folder in diffusers' pipeline layout"
-        ) from error
-    return config
 
 
 def noise_schedule(scheduler: Mapping[str, Any], config: Config, *, eta: float | None = None) -> NoiseSchedule:
@@ -116,7 +70,9 @@ def noise_schedule(scheduler: Mapping[str, Any], config: Config, *, eta: float |
     return schedule
 
 
-def load_policy(config: Config, base: Path, weights: Path, *, average: bool = False) -> DiffusionPolicy:
+def load_policy(
+    config: Config, base: Path, weights: Path, *, average: bool = False, prompts: Path | None = None
+) -> DiffusionPolicy:
     """Put a policy together from the base model's folder and a policy folder.
 
     Args:
@@ -124,32 +80,51 @@ def load_policy(config: Config, base: Path, weights: Path, *, average: bool = Fa
         base: The reference, in diffusers' pipeline layout.
         weights: The policy folder with the weights being tuned; `base` itself for an untrained policy.
         average: Take the moving average of the weights, where the folder has one.
+        prompts: Folder of the prompts' embeddings; for text-to-image models, which need it.
 
     Returns:
         The policy on the configured device; the reference's weights frozen.
 
     Raises:
         ArtifactError: If a folder is damaged.
-        ConfigError: If the model is no unconditional diffusion model in pixels, or the device is absent.
+        ConfigError: If the model is of another kind than the configuration's, or the device is absent.
     """
     device = _device(config)
-    scheduler = scheduler_config(base)
-    averaged = weights / AVERAGE_FOLDER
-    folder = averaged if average and averaged.is_dir() else component_folder(weights, "unet")
-    reference = load_denoiser(component_folder(base, "unet")).to(device).requires_grad_(False)
+    kind, scheduler = kind_of(base), scheduler_config(base)
+    kind.check(config)
+    embeddings = PromptEmbeddings.load(prompts) if prompts else None
+    denoiser, reference = weights_of(config).load(base, average_folder(weights) if average else weights)
+    denoiser, reference = denoiser.to(device), reference.to(device)
+    if config.model.gradient_checkpointing:
+        denoiser.enable_gradient_checkpointing()
+    if config.model.compile:
+        denoiser.compile()
+        reference.compile()
     return DiffusionPolicy(
-        denoiser=load_denoiser(folder).to(device),
+        denoiser=denoiser,
         schedule=noise_schedule(scheduler, config),
-        prediction=_prediction(scheduler),
-        clip_range=float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", True) else None,
+        prediction=prediction_of(scheduler),
+        clip_range=kind.clip_range(scheduler),
         reference=reference,
         switch_step=config.switch_step,
         forward_dtype=_DTYPES[config.model.forward_dtype],
+        conditioning=kind.conditioning(config, embeddings),
+        decoder=kind.decoder(base, device),
     )
 
 
+def weights_of(config: Config) -> Weights:
+    """How this configuration's tuned weights are stored."""
+    return LoraWeights(config.policy.lora) if config.policy.lora else FullWeights()
+
+
 def save_policy(
-    folder: Path, denoiser: UNet2DModel, base: Path, about: Mapping[str, Any], average: Mapping[str, Tensor] | None
+    folder: Path,
+    denoiser: nn.Module,
+    base: Path,
+    about: Mapping[str, Any],
+    average: Mapping[str, Tensor] | None,
+    weights: Weights | None = None,
 ) -> None:
     """Write a policy folder into an existing empty folder.
 
@@ -159,63 +134,41 @@ def save_policy(
         base: Whose scheduler and pipeline description go with them.
         about: What `policy.json` says: switch step, sampler, origin.
         average: Moving average of the weights, by parameter name; None for none.
+        weights: How they are stored: all of them, unless told otherwise.
     """
-    denoiser.save_pretrained(folder / "unet")
-    (folder / "scheduler").mkdir()
-    for name in ("model_index.json", "scheduler/scheduler_config.json"):
-        shutil.copyfile(base / name, folder / name)
+    weights = weights or FullWeights()
+    weights.save(denoiser, folder)
+    copy_policy_files(base, folder)
     (folder / POLICY_FILE).write_text(json.dumps(dict(about), indent=2) + "\n", encoding="utf-8")
     if average is not None:
-        averaged = UNet2DModel.from_config(denoiser.config)
-        averaged.load_state_dict({**denoiser.state_dict(), **average})
-        averaged.save_pretrained(folder / AVERAGE_FOLDER)
+        weights.save_average(denoiser, average, folder)
 
 
-def load_average(folder: Path) -> dict[str, Tensor]:
-    """The moving average of a policy folder's weights, by parameter name; the weights themselves where it has none."""
-    averaged = folder / AVERAGE_FOLDER
-    model = load_denoiser(averaged if averaged.is_dir() else component_folder(folder, "unet"))
-    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+def save_fresh_policy(folder: Path, config: Config, base: Path, about: Mapping[str, Any], *, run_seed: int) -> None:
+    """Write the policy folder of an untrained policy into an existing empty folder.
 
-
-def normalise_base(source: Path, target: Path) -> None:
-    """Rewrite any accepted layout of an unconditional diffusion model as a pipeline folder with float32 safetensors.
+    Args:
+        folder: Where.
+        config: What is tuned.
+        base: The base model.
+        about: What `policy.json` says.
+        run_seed: An adapter's first weights are drawn from it.
 
     Raises:
-        ArtifactError: If the model can't be loaded.
-        ConfigError: If it isn't an unconditional pixel-space model.
+        ConfigError: If one of `policy.lora.targets` is no layer's name.
     """
-    denoiser = load_denoiser(component_folder(source, "unet"))
-    if denoiser.config.in_channels != 3 or denoiser.config.out_channels != 3 or denoiser.config.num_class_embeds:
-        raise ConfigError(
-            "model.source",
-            expected="an unconditional model of RGB images (3 channels in and out, no class embedding)",
-            got=f"{denoiser.config.in_channels} -> {denoiser.config.out_channels} channels",
-            fix="choose a DDPM such as shipped:avatars-32 or hf:google/ddpm-celebahq-256",
-        )
-    denoiser.save_pretrained(target / "unet")
-    scheduler = scheduler_config(source)
-    _prediction(scheduler)
-    (target / "scheduler").mkdir()
-    (target / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler, indent=2), encoding="utf-8")
-    index = {
-        "_class_name": "DDPMPipeline",
-        "scheduler": ["diffusers", scheduler.get("_class_name", "DDPMScheduler")],
-        "unet": ["diffusers", "UNet2DModel"],
-    }
-    (target / "model_index.json").write_text(json.dumps(index, indent=2), encoding="utf-8")
+    weights_of(config).save_fresh(base, folder, run_seed=run_seed)
+    copy_policy_files(base, folder)
+    (folder / POLICY_FILE).write_text(json.dumps(dict(about), indent=2) + "\n", encoding="utf-8")
 
 
-def _prediction(scheduler: Mapping[str, Any]) -> Any:
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction", "sample"):
-        raise ConfigError(
-            "model.source",
-            expected="a model that predicts epsilon, v_prediction or sample",
-            got=prediction,
-            fix="choose another model",
-        )
-    return prediction
+def copy_policy_files(base: Path, folder: Path) -> None:
+    """Copy what of a base model goes with a whole denoiser; an adapter goes alone."""
+    if not (folder / "unet").is_dir():
+        return
+    for name in kind_of(base).policy_files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(base / name, folder / name)
 
 
 def _device(config: Config) -> torch.device:

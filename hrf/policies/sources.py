@@ -12,10 +12,16 @@ from hrf.checkpoint import read_folder, read_manifest, writing_folder
 from hrf.config import Model
 from hrf.errors import ArtifactError, ConfigError
 from hrf.hub import hub_folder
-from hrf.policies.folders import normalise_base
+from hrf.policies.kinds import normalise_base
 from hrf.storage import Storage
 
-_HUB_FILES = ["*.json", "*.safetensors", "*/*.json", "*/*.safetensors"]
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_HUB_FILES = [
+    *("model_index.json", "config.json", "scheduler_config.json", "scheduler/*.json", _WEIGHTS),
+    *("unet/config.json", f"unet/{_WEIGHTS}", "vae/config.json", f"vae/{_WEIGHTS}", "tokenizer/*"),
+    *("text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder_2/config.json"),
+]
+"""Of a repository that also holds the same weights in half precision, as pickles, and in one file."""
 
 
 def shipped_folder(name: str) -> Path:

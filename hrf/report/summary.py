@@ -51,10 +51,14 @@ class RewardEstimate(Interval):
 
 
 class Diversity(Record):
-    """Diversity of the evaluated samples; the gate looks at `vendi_order2_ratio` (candidate / base) only."""
+    """Diversity of the evaluated samples; the gate looks at `vendi_order2_ratio` (candidate / base) only.
+
+    Of a text-to-image model, both `vendi_order2` are measured among the samples of the same prompt.
+    """
 
     vendi_order2: Interval
     vendi_order2_ratio: Interval
+    across_prompts_vendi_order2: float | None = None
     vendi_order1: float | None = None
     mean_pairwise_distance: float | None = None
     features: str = ""

@@ -18,7 +18,7 @@ from hrf.report.formatting import (
     words,
 )
 from hrf.report.page import Cell, Table, estimate_cell
-from hrf.report.summary import Decision, Epoch, Evaluation, Monitor, Summary
+from hrf.report.summary import Decision, Diversity, Epoch, Evaluation, Monitor, Summary
 
 _NOT_EVALUATED: list[str | Cell] = [Cell("not evaluated", "muted"), *["–"] * 6]
 
@@ -102,6 +102,15 @@ def metric_table(summary: Summary) -> Table:
     return Table(caption="All metrics of the base and of the epoch shown", header=header, rows=rows)
 
 
+def _vendi_name(diversity: Diversity) -> str:
+    return "Vendi score" if diversity.across_prompts_vendi_order2 is None else "Vendi score within prompts"
+
+
+def _across_prompts(diversity: Diversity) -> list[tuple[str, str | Cell]]:
+    score = diversity.across_prompts_vendi_order2
+    return [] if score is None else [("Vendi score across prompts, order 2", number(score, 2))]
+
+
 def _metric_column(record: Evaluation) -> list[tuple[str, str | Cell]]:
     diversity, fidelity = record.diversity, record.fidelity
     score = fidelity.classifier_inception_score
@@ -109,9 +118,10 @@ def _metric_column(record: Evaluation) -> list[tuple[str, str | Cell]]:
         ("Reward", estimate_cell(record.reward, unit=reward_unit(record.reward.name))),
         ("Held-out reward", estimate_cell(record.held_out_reward)),
         (
-            f"Vendi score, order 2 ({diversity.features or 'features not recorded'})",
+            f"{_vendi_name(diversity)}, order 2 ({diversity.features or 'features not recorded'})",
             estimate_cell(diversity.vendi_order2, 2),
         ),
+        *_across_prompts(diversity),
         (f"Vendi score, order 1, at n = {record.num_samples}", number(diversity.vendi_order1, 2)),
         ("Mean pairwise cosine distance", number(diversity.mean_pairwise_distance, 3)),
         ("Mode entropy, nats", number(record.mode_entropy, 2)),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hrf.config.rewards import ClassifierReward, JpegReward, PythonReward, WeightedSumReward
+from hrf.config.rewards import ClassifierReward, JpegReward, PythonReward, RemoteReward, WeightedSumReward
 from hrf.config.rewards import Reward as RewardConfig
 from hrf.errors import ConfigError
 from hrf.rewards.base import CheckedReward, ImageError, Prompts, Reward, missing_prompts
@@ -35,6 +35,7 @@ def build_reward(
         ConfigError: If a class, module, function, file or package does not exist, or a network does not fit.
         ArtifactError: If weights are not what they should be.
         StorageError: If weights cannot be fetched.
+        RemoteError: If the server of a remote reward is not there, or is another one.
     """
     match settings:
         case JpegReward():
@@ -59,6 +60,10 @@ def build_reward(
             return CheckedReward(
                 name=settings.function, score=function, needs_prompts=function.needs_prompts, field=field
             )
+        case RemoteReward():
+            from hrf.rewards.remote import connect
+
+            return connect(settings, field=field)
         case WeightedSumReward():
             from hrf.rewards.weighted_sum import NormalisedTerm, WeightedSum
 

@@ -132,6 +132,16 @@ RECORDS = (
         extra=_REWARD_EXTRA,
     ),
     RewardRecord(
+        name="remote",
+        measures="what a server says, by HTTP: python -m hrf.reward_server, or one of yours",
+        range="any finite number; the server says which",
+        direction="the server's to decide: higher is better",
+        needs_prompts=False,
+        weights="the server's",
+        licence="the server's",
+        cost="12 bytes per pixel on the network, and the server's",
+    ),
+    RewardRecord(
         name="weighted_sum",
         measures="sum of weight x (reward - mean) / std over other rewards",
         range="any finite number; about standard normal times the weights, if mean and std are the base's",
@@ -142,4 +152,5 @@ RECORDS = (
         cost="its terms'",
     ),
 )
-"""One record for each `reward.name`. `needs_prompts` of `python` and `weighted_sum` depends on what they hold."""
+"""One record for each `reward.name`. Whether `python`, `remote` and `weighted_sum` need prompts depends on what they
+hold."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hrf.checkpoint import read_folder
+from hrf.prompt_statistics import PromptStatistics
 from hrf.rollout import Trajectories
 from hrf.starts import PrefixPool
 from hrf.training import EvaluationStarts
@@ -23,7 +24,7 @@ _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 def save_trajectories(trajectories: Trajectories, record: dict[str, Any], folder: Path) -> None:
     """Write an epoch's trajectories, and the numbers that `update` reports about their sampling."""
-    tensors = asdict(trajectories)
+    tensors = {name: value for name, value in asdict(trajectories).items() if value is not None}
     num_trained = tensors.pop("num_trained_steps")
     save_file(tensors, folder / "trajectories.safetensors")
     about = {"num_trained_steps": num_trained, **record}
@@ -38,21 +39,28 @@ def load_trajectories(path: str) -> tuple[Trajectories, dict[str, Any]]:
     return Trajectories(**tensors, num_trained_steps=about.pop("num_trained_steps")), about
 
 
-def save_training_state(updater: Updater, folder: Path, num_evaluations: int) -> None:
-    """Write the optimizer's moments by parameter name, and the counters."""
+def save_training_state(
+    updater: Updater, folder: Path, num_evaluations: int, statistics: PromptStatistics | None = None
+) -> None:
+    """Write the optimizer's moments by parameter name, the counters, and what is kept of prompts' rewards.
+
+    JSON keeps a float64 to the last bit.
+    """
     tensors: dict[str, Tensor] = {}
     for name, parameter in updater.policy.denoiser.named_parameters():
-        state = updater.optimizer.state.get(parameter, {})
-        tensors |= {f"{moment}/{name}": state[moment].contiguous() for moment in _MOMENTS if moment in state}
+        moments = updater.optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}/{name}": moments[moment].contiguous() for moment in _MOMENTS if moment in moments}
     save_file(tensors, folder / "moments.safetensors")
-    state = {"num_updates": updater.num_updates, "num_evaluations": num_evaluations}
+    state: dict[str, Any] = {"num_updates": updater.num_updates, "num_evaluations": num_evaluations}
+    if statistics is not None:
+        state["prompt_rewards"] = statistics.state()
     (folder / STATE_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")
 
 
-def load_training_state(path: str, denoiser: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """Read and verify a training state folder into the optimizer; returns the counters. A fresh one has no moments."""
+def load_training_state(path: str, denoiser: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Read and verify a training state folder into the optimizer; returns the rest. A fresh one has no moments."""
     folder = read_folder(path)
-    counters: dict[str, int] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
+    counters: dict[str, Any] = json.loads((folder / STATE_FILE).read_text(encoding="utf-8"))
     file = folder / "moments.safetensors"
     if file.is_file():
         tensors = load_file(file)
@@ -66,21 +74,25 @@ def load_training_state(path: str, denoiser: nn.Module, optimizer: torch.optim.O
 
 def save_evaluation_starts(starts: EvaluationStarts, folder: Path) -> None:
     """Write the states from which every candidate is evaluated."""
-    save_file({"states": starts.states, "step": torch.tensor(starts.step)}, folder / "evaluation_starts.safetensors")
+    tensors = {"states": starts.states, "step": torch.tensor(starts.step)}
+    if starts.prompts is not None:
+        tensors["prompts"] = starts.prompts
+    save_file(tensors, folder / "evaluation_starts.safetensors")
 
 
 def load_evaluation_starts(folder: Path) -> EvaluationStarts:
     """Read the states from which every candidate is evaluated, from a verified baseline folder."""
     tensors = load_file(folder / "evaluation_starts.safetensors")
-    return EvaluationStarts(states=tensors["states"], step=int(tensors["step"]))
+    return EvaluationStarts(states=tensors["states"], step=int(tensors["step"]), prompts=tensors.get("prompts"))
 
 
-def save_prefix_pool(states: Tensor, folder: Path) -> None:
+def save_prefix_pool(pool: PrefixPool, folder: Path) -> None:
     """Write a split policy's pool of prefix states."""
-    save_file({"states": states}, folder / "prefix_pool.safetensors")
+    tensors = {"states": pool.states} if pool.prompts is None else {"states": pool.states, "prompts": pool.prompts}
+    save_file(tensors, folder / "prefix_pool.safetensors")
 
 
 def load_prefix_pool(folder: Path, switch_step: int) -> PrefixPool | None:
     """Read the pool from a verified baseline folder; None if the run has none."""
     file = folder / "prefix_pool.safetensors"
-    return PrefixPool(states=load_file(file)["states"], step=switch_step) if file.is_file() else None
+    return PrefixPool(**load_file(file), step=switch_step) if file.is_file() else None

@@ -34,15 +34,15 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
     config, about = context.config, context.about
     base_folder, policy_folder = read_folder(base), read_folder(policy)
     report = advance_reporter("baseline", None, _num_evaluations(context))
-    untrained = load_policy(config, base_folder, base_folder)
-    starts = evaluation_starts(untrained, config, report)
+    untrained = load_policy(config, base_folder, base_folder, prompts=context.prompts_folder)
+    starts = evaluation_starts(untrained, config, report, context.prompts)
     measured = measure_policy(context, untrained, starts, report)
     record = evaluation_record(
         measured, measured, settings=config.evaluation, limits=config.gate.monitors, epoch=-1, num_evaluations=0
     )
     incumbents = {}
     if about["started_from"]:
-        incumbent = load_policy(config, base_folder, policy_folder)
+        incumbent = load_policy(config, base_folder, policy_folder, prompts=context.prompts_folder)
         rewards = measure_policy(context, incumbent, starts, report).rewards
         incumbents[about["started_from"]] = [float(reward) for reward in rewards]
     with writing_folder(baseline, producer=context.producer("baseline")) as folder:
@@ -50,7 +50,10 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
         measured.save(folder / "base")
         save_evaluation_starts(starts, folder)
         if config.policy.prefix_pool:
-            save_prefix_pool(draw_prefix_pool(untrained, config, run_seed=context.run_seed, on_advance=report), folder)
+            pool = draw_prefix_pool(
+                untrained, config, run_seed=context.run_seed, prompts=context.prompts, on_advance=report
+            )
+            save_prefix_pool(pool, folder)
         (folder / "baseline.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
         (folder / "incumbents.json").write_text(json.dumps(incumbents) + "\n", encoding="utf-8")
         grid(measured.images[:GRID_IMAGES], columns=8).save(folder / "base_grid.png")
@@ -66,7 +69,8 @@ def _num_evaluations(context: Run) -> int:
     config = context.config
     steps, switch = config.sampler.steps, int(context.about["policy"]["switch_step"])
     policies = 2 if context.about["started_from"] else 1
-    return config.evaluation.num_samples * (switch + policies * (steps - switch)) + config.policy.prefix_pool * switch
+    evaluated = config.evaluation.num_samples * (switch + policies * (steps - switch))
+    return (evaluated + config.policy.prefix_pool * switch) * config.forwards
 
 
 def read_baseline(path: str) -> tuple[Path, dict[str, Any]]:

@@ -19,6 +19,7 @@ from hrf.checkpoint import read_folder
 from hrf.config import Config
 from hrf.errors import ConfigError, HrfError
 from hrf.progress import emit
+from hrf.prompts import PromptTable
 from hrf.run_records import RunRecords
 from hrf.storage import Storage
 
@@ -65,6 +66,17 @@ class Run:
         """Folder of the classifier that `prepare` packed for a purpose (`reward`, `evaluation`, `held_out`)."""
         folder = self.folder / "classifiers" / purpose
         return folder if folder.is_dir() else None
+
+    @property
+    def prompts_folder(self) -> Path | None:
+        """Folder of the prompts' texts and embeddings; None for an unconditional model."""
+        folder = self.folder / "prompts"
+        return folder if folder.is_dir() else None
+
+    @property
+    def prompts(self) -> PromptTable | None:
+        """The run's prompts; None for an unconditional model."""
+        return PromptTable.load(self.prompts_folder) if self.prompts_folder else None
 
     def is_evaluated(self, epoch: int) -> bool:
         """Whether an epoch of this run is evaluated: every n-th, and always the last."""

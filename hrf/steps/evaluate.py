@@ -38,9 +38,11 @@ def evaluate(
     context = Run.read(run)
     config = context.config
     baseline_folder = read_folder(baseline)
-    candidate = load_policy(config, read_folder(base), read_folder(policy), average=True)
+    candidate = load_policy(
+        config, read_folder(base), read_folder(policy), average=True, prompts=context.prompts_folder
+    )
     starts = load_evaluation_starts(baseline_folder)
-    total = len(starts.states) * (config.sampler.steps - starts.step)
+    total = len(starts.states) * (config.sampler.steps - starts.step) * config.forwards
     measured = measure_policy(context, candidate, starts, advance_reporter("evaluate", epoch, total))
     update = json.loads((epoch_folder(read_folder(history), epoch) / "update.json").read_text(encoding="utf-8"))
     record = evaluation_record(

@@ -14,6 +14,7 @@ from hrf.rollout import Trajectories
 from hrf.steps.artifacts import load_trajectories, save_trajectories
 from hrf.steps.context import Run, step
 from hrf.steps.sample import sampling_metrics
+from hrf.steps.score import read_prompts, write_prompts
 
 
 @step("gather")
@@ -44,7 +45,9 @@ def gather(
     """
     context = Run.read(run)
     tails = [load_trajectories(path) for path in _in_order(trajectory_shards)]
-    finished = [load_file(read_folder(path) / "samples.safetensors") for path in _in_order(sample_shards)]
+    folders = [read_folder(path) for path in _in_order(sample_shards)]
+    finished = [load_file(folder / "samples.safetensors") for folder in folders]
+    prompts = [prompt for folder in folders for prompt in read_prompts(folder) or ()]
     joined = Trajectories.join([part for part, _ in tails])
     pictures = {name: torch.cat([part[name] for part in finished]) for name in ("samples", "groups")}
     record = _join_records([record for _, record in tails], joined)
@@ -53,6 +56,8 @@ def gather(
         save_trajectories(joined, record, folder)
     with writing_folder(samples, producer=producer) as folder:
         save_file(pictures, folder / "samples.safetensors")
+        if prompts:
+            write_prompts(prompts, folder)
     return sampling_metrics(record, joined.start_steps)
 
 

@@ -26,10 +26,12 @@ def measure_policy(
     classifier = ImageClassifier.from_pretrained(folder) if folder else None
     held_out = config.evaluation.held_out_reward
     samples = evaluation_samples(policy, starts, config, on_advance)
+    table, asked = context.prompts, starts.prompts
     return measure(
         to_images(samples),
         reward=build_reward(config.reward, context.classifier("reward")),
         held_out_reward=build_reward(held_out, context.classifier("held_out")) if held_out else None,
         embedder=build_embedder(config.evaluation, classifier),
         classifier=classifier,
+        prompts=table.texts_of(asked.tolist()) if table and asked is not None else None,
     )

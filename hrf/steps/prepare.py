@@ -14,15 +14,20 @@ from typing import Any
 from hrf import __version__
 from hrf.checkpoint import canonical_json, read_folder, read_manifest, writing_folder
 from hrf.config import ClassifierReward, Config, Reward, WeightedSumReward
-from hrf.config.rewards import leaf_rewards
+from hrf.config.rewards import leaf_rewards, measured_settings
 from hrf.errors import ConfigError
 from hrf.features import build_embedder
-from hrf.policies.folders import POLICY_FILE, noise_schedule, scheduler_config
+from hrf.policies.components import scheduler_config
+from hrf.policies.folders import POLICY_FILE, noise_schedule, save_fresh_policy
+from hrf.policies.kinds import kind_of
 from hrf.policies.sources import classifier_folder
+from hrf.policies.text import embed_prompts
 from hrf.promoted import fetch_incumbent
+from hrf.prompts import PromptTable, resolve_prompts
 from hrf.rewards import build_reward, missing_prompts
 from hrf.seeds import derive_seed
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, Run, step
+from hrf.steps.policy_folder import copy_policy
 from hrf.storage import Storage
 
 
@@ -47,6 +52,8 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     asked = Run.read(request)
     config, about = asked.config, dict(asked.about)
     base_folder, base_digest = read_folder(base), read_manifest(base).content_digest()
+    kind_of(base_folder).check(config)
+    prompts = _prompts(config)
     schedule = noise_schedule(scheduler_config(base_folder), config)
     config.window_schedule(schedule.num_trained_steps)
     identity = policy_identity(config, base_digest)
@@ -56,7 +63,7 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
         "num_epochs": config.run.epochs,
         "num_trained_steps": schedule.num_trained_steps,
         "policy": identity,
-        "evaluation_digest": _evaluation_digest(config, identity),
+        "evaluation_digest": _evaluation_digest(config, identity, prompts),
         "versions": _versions(),
     }
     producer = asked.producer("prepare")
@@ -64,15 +71,18 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
         shutil.copyfile(asked.folder / CONFIG_FILE, folder / CONFIG_FILE)
         (folder / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         _pack_classifiers(config, folder / "classifiers")
+        if config.prompts and prompts:
+            (folder / "prompts").mkdir()
+            prompts.save(folder / "prompts")
+            embed_prompts(base_folder, prompts.texts, negative=config.prompts.negative).save(folder / "prompts")
     with writing_folder(policy, producer=producer) as folder:
         if pointer:
             with tempfile.TemporaryDirectory() as scratch:
                 incumbent = fetch_incumbent(Storage.open(about["storage"]), pointer, Path(scratch) / "incumbent")
                 _check_incumbent(incumbent, identity, parent)
-                _copy_policy(incumbent, folder)
+                copy_policy(incumbent, folder)
         else:
-            _copy_policy(base_folder, folder)
-            (folder / POLICY_FILE).write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+            save_fresh_policy(folder, config, base_folder, identity, run_seed=about["run_seed"])
     with writing_folder(training_state, producer=producer) as folder:
         (folder / "state.json").write_text(json.dumps({"num_updates": 0, "num_evaluations": 0}) + "\n")
     with writing_folder(history, producer=producer) as folder:
@@ -92,12 +102,28 @@ def run_seed(seed: int, parent: str | None, noise_tag: str) -> int:
 
 def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
     """What a policy folder says of itself: the sampler and the reference that its weights belong to."""
+    text_to_image = {}
+    if config.prompts:
+        text_to_image = {
+            "guidance_scale": config.model.guidance_scale,
+            "lora": config.policy.lora.model_dump(mode="json") if config.policy.lora else None,
+        }
     return {
         "kind": "split" if config.policy.split > 0 else "full",
         "switch_step": config.switch_step,
         "sampler": config.sampler.model_dump(mode="json"),
         "base": {"source": config.model.source, "revision": config.model.revision, "digest": base_digest},
+        **text_to_image,
     }
+
+
+def _prompts(config: Config) -> PromptTable | None:
+    """The run's prompts; None for an unconditional model."""
+    if config.prompts is None:
+        return None
+    table = resolve_prompts(config.prompts, seed=config.evaluation.seed)
+    table.of_evaluation(config.evaluation.num_samples)
+    return table
 
 
 def _pack_classifiers(config: Config, target: Path) -> None:
@@ -107,12 +133,14 @@ def _pack_classifiers(config: Config, target: Path) -> None:
         shutil.copytree(source, target / "evaluation")
     if config.evaluation.features in {"clip", "dinov2"}:
         build_embedder(config.evaluation, None, device="cpu")
-    _pack_reward(config.reward, "reward", target / "reward")
+    with_prompts = config.prompts is not None
+    _pack_reward(config.reward, "reward", target / "reward", with_prompts=with_prompts)
     if config.evaluation.held_out_reward:
-        _pack_reward(config.evaluation.held_out_reward, "evaluation.held_out_reward", target / "held_out")
+        held_out, field = config.evaluation.held_out_reward, "evaluation.held_out_reward"
+        _pack_reward(held_out, field, target / "held_out", with_prompts=with_prompts)
 
 
-def _pack_reward(settings: Reward, field: str, target: Path) -> None:
+def _pack_reward(settings: Reward, field: str, target: Path, *, with_prompts: bool) -> None:
     """Copy a reward's classifiers, those of a sum's terms by their numbers, and try the reward on the CPU.
 
     Weights of pretrained networks are not copied: they are large, and every step that needs them fetches and verifies
@@ -123,17 +151,17 @@ def _pack_reward(settings: Reward, field: str, target: Path) -> None:
             folder = target / str(index) if isinstance(settings, WeightedSumReward) else target
             shutil.copytree(classifier_folder(single.classifier, f"{path}.classifier"), folder)
     reward = build_reward(settings, target if target.is_dir() else None, field=field, device="cpu")
-    if reward.needs_prompts:
+    if reward.needs_prompts and not with_prompts:
         raise missing_prompts(reward.name, field)
 
 
 def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None) -> None:
     """Refuse to go on from a policy that was tuned under another sampler or from another base."""
     found = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
-    for field in ("kind", "switch_step", "sampler", "base"):
-        mine, theirs = identity[field], found[field]
+    for field in ("kind", "switch_step", "sampler", "base", "guidance_scale", "lora"):
+        mine, theirs = identity.get(field), found.get(field)
         if field == "base":
-            mine, theirs = mine["digest"], theirs["digest"]
+            mine, theirs = identity["base"]["digest"], found["base"]["digest"]
         if mine != theirs:
             raise ConfigError(
                 "run.start_from",
@@ -143,22 +171,20 @@ def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None)
             )
 
 
-def _copy_policy(source: Path, target: Path) -> None:
-    for name in ("unet", "scheduler"):
-        shutil.copytree(source / name, target / name)
-    for name in ("model_index.json", POLICY_FILE):
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
-
-
-def _evaluation_digest(config: Config, identity: dict[str, Any]) -> str:
+def _evaluation_digest(config: Config, identity: dict[str, Any], prompts: PromptTable | None) -> str:
     """Two evaluations with equal digests measured the same thing on the same noise: rewards pair seed by seed."""
+    held_out = config.evaluation.held_out_reward
     measured = {
-        "evaluation": config.evaluation.model_dump(mode="json", exclude={"every", "confidence"}),
-        "reward": config.reward.model_dump(mode="json"),
+        "evaluation": {
+            **config.evaluation.model_dump(mode="json", exclude={"every", "confidence"}),
+            "held_out_reward": measured_settings(held_out) if held_out else None,
+        },
+        "reward": measured_settings(config.reward),
         "forward_dtype": config.model.forward_dtype,
         "policy": identity,
     }
+    if config.prompts and prompts:
+        measured["prompts"] = {"evaluation": prompts.evaluation, "negative": config.prompts.negative}
     return hashlib.sha256(canonical_json(measured)).hexdigest()
 
 

@@ -14,9 +14,8 @@ from hrf.promotion import Candidate
 from hrf.promotion import promote as promote_candidate
 from hrf.steps.context import CONFIG_FILE, Run, step
 from hrf.steps.history import extend_history
+from hrf.steps.policy_folder import copy_policy
 from hrf.storage import Storage
-
-AVERAGE_FOLDER = "average"
 
 
 @step("promote")
@@ -90,10 +89,6 @@ def promote(
 
 def _write_candidate(policy: Path, context: Run, evaluation: dict[str, Any], target: Path) -> None:
     """A policy as it would be shipped: diffusers' layout with the weights that were evaluated, and their origin."""
-    averaged = policy / AVERAGE_FOLDER
-    shutil.copytree(averaged if averaged.is_dir() else policy / "unet", target / "unet")
-    shutil.copytree(policy / "scheduler", target / "scheduler")
-    for name in ("model_index.json", "policy.json"):
-        shutil.copyfile(policy / name, target / name)
+    copy_policy(policy, target, averaged=True)
     shutil.copyfile(context.folder / CONFIG_FILE, target / CONFIG_FILE)
     (target / "evaluation.json").write_text(json.dumps(evaluation) + "\n", encoding="utf-8")

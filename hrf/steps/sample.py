@@ -10,10 +10,13 @@ from torch import Tensor
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.cost import expected_sampling_evaluations
 from hrf.policies.folders import load_policy
+from hrf.prompts import PromptTable
 from hrf.rewards import build_reward
+from hrf.rollout import Trajectories
 from hrf.starts import Shard
 from hrf.steps.artifacts import load_prefix_pool, save_trajectories
 from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.score import write_prompts
 from hrf.training import build_starts, sample_episodes
 
 
@@ -48,10 +51,15 @@ def sample(
     """
     context = Run.read(run)
     config = context.config
-    current = load_policy(config, read_folder(base), read_folder(policy))
+    table = context.prompts
+    current = load_policy(config, read_folder(base), read_folder(policy), prompts=context.prompts_folder)
     pool = load_prefix_pool(read_folder(baseline), current.switch_step)
     distribution = build_starts(
-        config, current, reward=lambda: build_reward(config.reward, context.classifier("reward")), pool=pool
+        config,
+        current,
+        reward=lambda: build_reward(config.reward, context.classifier("reward")),
+        pool=pool,
+        prompts=table,
     )
     expected = expected_sampling_evaluations(config, current.schedule, epoch) / num_shards
     episodes = sample_episodes(
@@ -69,7 +77,16 @@ def sample(
         save_trajectories(episodes.trajectories, record, folder)
     with writing_folder(samples, producer=producer) as folder:
         save_file({"samples": episodes.samples, "groups": episodes.trajectories.groups}, folder / "samples.safetensors")
+        if (texts := prompt_texts(episodes.trajectories, table)) is not None:
+            write_prompts(texts, folder)
     return sampling_metrics(record, episodes.trajectories.start_steps)
+
+
+def prompt_texts(trajectories: Trajectories, table: PromptTable | None) -> list[str] | None:
+    """The prompt of each branch, as rewards are told; None for an unconditional model."""
+    if table is None or trajectories.prompts is None:
+        return None
+    return table.texts_of(trajectories.prompts.tolist())
 
 
 def sampling_metrics(record: dict[str, Any], start_steps: Tensor) -> dict[str, Any]:

@@ -85,6 +85,11 @@ def read_prompts(folder: Path) -> Sequence[str] | None:
     return prompts
 
 
+def write_prompts(texts: Sequence[str], folder: Path) -> None:
+    """Write the prompts of an epoch's samples beside them."""
+    (folder / PROMPTS_FILE).write_text(json.dumps(list(texts), ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def branch_name(groups: NDArray[np.int64], index: int, epoch: int) -> str:
     """The coordinates of a branch's seed: epoch, root, and its number among the root's branches."""
     root = int(groups[index])

@@ -11,6 +11,7 @@ from hrf.rewards import build_reward
 from hrf.steps.artifacts import load_prefix_pool
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.history import extend_history
+from hrf.steps.sample import prompt_texts
 from hrf.steps.score import reward_samples
 from hrf.steps.update import TrainingSession, update_metrics
 from hrf.training import build_starts, sample_episodes
@@ -54,7 +55,8 @@ def train(
     session = TrainingSession(context, base, policy, training_state)
     reward = build_reward(config.reward, context.classifier("reward"))
     pool = load_prefix_pool(read_folder(baseline), session.policy.switch_step)
-    distribution = build_starts(config, session.policy, reward=lambda: reward, pool=pool)
+    table = context.prompts
+    distribution = build_starts(config, session.policy, reward=lambda: reward, pool=pool, prompts=table)
     records: dict[int, dict[str, Any]] = {}
     for current in range(epoch, epoch + num_epochs):
         expected = round(expected_sampling_evaluations(config, session.policy.schedule, current))
@@ -68,7 +70,8 @@ def train(
         )
         began = time.perf_counter()
         groups = episodes.trajectories.groups
-        rewards = reward_samples(reward, episodes.samples.numpy(), groups.numpy(), current)
+        texts = prompt_texts(episodes.trajectories, table)
+        rewards = reward_samples(reward, episodes.samples.numpy(), groups.numpy(), current, texts)
         score_seconds = time.perf_counter() - began
         records[current] = session.learn(episodes.trajectories, rewards, episodes.record(), score_seconds, current)
     last = epoch + num_epochs - 1

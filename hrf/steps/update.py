@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.config import Config
 from hrf.cost import pool_evaluations, update_evaluations
+from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.folders import POLICY_FILE, load_average, load_policy, save_policy
+from hrf.policies.folders import POLICY_FILE, load_policy, save_policy, weights_of
 from hrf.progress import emit
 from hrf.rollout import Trajectories
 from hrf.steps.artifacts import load_training_state, load_trajectories, save_training_state
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.history import extend_history
-from hrf.training import advantages_of
-from hrf.update import Updater, build_optimizer
+from hrf.training import advantages_of, build_statistics
+from hrf.update import UpdateMetrics, Updater, build_optimizer, weight_sums
 
 
 @step("update")
@@ -89,17 +93,20 @@ class TrainingSession:
         self._base = read_folder(base)
         folder = read_folder(policy)
         config: Config = context.config
-        self.policy: DiffusionPolicy = load_policy(config, self._base, folder)
+        self.policy: DiffusionPolicy = load_policy(config, self._base, folder, prompts=context.prompts_folder)
+        self._weights = weights_of(config)
         self._about = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
         optimizer = build_optimizer(self.policy.denoiser, config.update)
         counters = load_training_state(training_state, self.policy.denoiser, optimizer)
         self._num_evaluations = counters["num_evaluations"]
+        self._statistics = build_statistics(config, counters.get("prompt_rewards"))
+        self._texts = context.prompts.texts if context.prompts else ()
         self._updater = Updater(
             self.policy,
             optimizer,
             config.update,
             num_updates=counters["num_updates"],
-            average=load_average(folder) if config.update.ema_decay > 0 else None,
+            average=self._weights.load_average(self.policy.denoiser, folder) if config.update.ema_decay > 0 else None,
         )
 
     def learn(
@@ -114,13 +121,15 @@ class TrainingSession:
         config = self._context.config
         began = time.perf_counter()
         num_pairs = int(trajectories.tail_lengths.sum())
+        before = weight_sums(self.policy.denoiser)
         updates, norms = self._updater.run(
             trajectories,
-            advantages_of(rewards, trajectories, config),
+            advantages_of(rewards, trajectories, config, statistics=self._statistics, texts=self._texts),
             run_seed=self._context.run_seed,
             epoch=epoch,
             on_advance=advance_reporter("update", epoch, num_pairs * config.update.inner_epochs),
         )
+        self._check_learning(before, updates, epoch)
         seconds = time.perf_counter() - began
         once = pool_evaluations(config) if epoch == 0 else 0
         self._num_evaluations += once + sampled["num_evaluations"] + update_evaluations(num_pairs, config)
@@ -138,10 +147,25 @@ class TrainingSession:
         emit("epoch-trained", epoch=epoch, reward_mean=record["reward_mean"], window=sampled["window"])
         return record
 
+    def _check_learning(self, before: Tensor, updates: Sequence[UpdateMetrics], epoch: int) -> None:
+        """Refuse to go on where gradients leave the weights that sample as they were.
+
+        Raises:
+            NumericalError: If they do.
+        """
+        largest = max(metrics.grad_norm for metrics in updates)
+        if largest > 0 and torch.equal(before, weight_sums(self.policy.denoiser)):
+            raise NumericalError(
+                f"gradients of norm {largest:g} did not change a single weight",
+                where=f"epoch={epoch}",
+                fix="raise update.learning_rate: its steps are lost in the weights' own rounding",
+            )
+
     def save(self, policy: str | Path, training_state: str | Path, step_name: str, epoch: int) -> None:
         """Write the policy and training state folders."""
         producer = self._context.producer(step_name, epoch)
         with writing_folder(policy, producer=producer) as folder:
-            save_policy(folder, self.policy.denoiser, self._base, self._about, self._updater.average)
+            denoiser, average = self.policy.denoiser, self._updater.average
+            save_policy(folder, denoiser, self._base, self._about, average, self._weights)
         with writing_folder(training_state, producer=producer) as folder:
-            save_training_state(self._updater, folder, self._num_evaluations)
+            save_training_state(self._updater, folder, self._num_evaluations, self._statistics)

@@ -26,6 +26,10 @@ def sample(
         Source, typer.Option("--from", help="The promoted model, or the base that it came from.")
     ] = Source.PROMOTED,
     experiment: Annotated[str, typer.Option(help="Whose promoted model.")] = "default",
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="What a text-to-image model draws; may be repeated. By default its evaluation prompts."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same noise for both models.")] = 0,
     bucket: Bucket = "",
     work_dir: WorkDir = DEFAULT_WORK_DIR,
@@ -45,6 +49,7 @@ def sample(
             num_samples=num,
             seed=seed,
             output=str(output),
+            prompts=prompt or (),
         )
     console().print(f"{output}: {num} samples of the {source.value} model", soft_wrap=True, highlight=False)
 

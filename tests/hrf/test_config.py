@@ -18,9 +18,13 @@ from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import dump_yaml, parse_yaml
 from hrf.core.window import Window
 from hrf.errors import ConfigError
+from hrf.steps.check import check_prompts
 
 PRESETS = [preset.name for preset in list_presets()]
 DEFAULT = "avatars-compressibility"
+
+
+TEXT = "model: {source: sd}\nprompts: {}"
 
 
 def error_of(preset: str, overrides: str) -> ConfigError:
@@ -42,7 +46,13 @@ def test_the_presets_are_these():
         "avatars-incompressibility",
         "avatars-published",
         "avatars-smoke",
+        "celebahq-aesthetic",
         "celebahq-compressibility",
+        "celebahq-incompressibility",
+        "celebahq-over50",
+        "sd15-aesthetic",
+        "sd15-compressibility",
+        "sd15-pickscore",
     ]
 
 
@@ -56,14 +66,20 @@ def test_every_preset_can_be_run_and_describes_itself(name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
+def test_the_prompts_of_a_preset_fit_its_evaluation(name):
+    check_prompts(resolve(name))
+
+
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_number_in_a_preset_says_where_it_comes_from(name):
     numbers = [line for line in preset_text(name).splitlines() if re.search(r"[:\[] *-?\.?\d", line.split("#")[0])]
     silent = [
         line
         for line in numbers
-        if not re.search(r"# (paper|published code|ours)\b", line) and not re.search(r"prefix_pool: 0$", line)
+        if not re.search(r"# (paper|published code|DDPO's code|ours)\b", line)
+        and not re.search(r"prefix_pool: 0$", line)
     ]
-    assert numbers
+    assert numbers or "extends:" in preset_text(name)
     assert silent == []
 
 
@@ -300,6 +316,21 @@ HF = "hf:google/ddpm-celebahq-256"
         (DEFAULT, "evaluation: {encoder: {batch_size: 2}}", "evaluation.encoder"),
         (DEFAULT, "update: {warmup_updates: 3}", "update.warmup_updates"),
         (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3}", "update.total_updates"),
+        (DEFAULT, "prompts: {}", "prompts"),
+        (DEFAULT, "model: {guidance_scale: 2.0}", "model.guidance_scale"),
+        (DEFAULT, "policy: {lora: {}}", "policy.lora"),
+        (DEFAULT, "update: {guidance: false}", "update.guidance"),
+        (DEFAULT, f"{TEXT}\nupdate: {{guidance: false}}", "update.guidance"),
+        (DEFAULT, "model: {source: sd}\nprompts: {negative: ugly}", "prompts.negative"),
+        (DEFAULT, "model: {source: sd}\nprompts: {texts: [a, b], source: mine.txt}", "prompts.source"),
+        (
+            DEFAULT,
+            "model: {source: sd}\nprompts: {evaluation_source: a.txt, held_out_fraction: 0.3}",
+            "prompts.held_out_fraction",
+        ),
+        (DEFAULT, "model: {source: sd}\nprompts: {template: a photo}", "prompts.template"),
+        (DEFAULT, "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_buffer"),
+        ("avatars-ddpo", "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_min_count"),
         (DEFAULT, "evaluation: {classifier: ''}", "evaluation.features"),
         (DEFAULT, "evaluation: {classifier: '', features: pixels}", "gate.monitors.unrecognised_fraction"),
         (DEFAULT, "evaluation: {held_out_reward: {}}", "evaluation.held_out_reward"),
@@ -317,6 +348,9 @@ def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, ov
     [
         (DEFAULT, "model: {source: 's3://bucket/models/a'}"),
         (DEFAULT, "model: {source: ../models/mine}"),
+        (DEFAULT, f"{TEXT}\npolicy: {{lora: {{rank: 8}}}}"),
+        (DEFAULT, "model: {source: sd, guidance_scale: 2.0}\nprompts: {}\nupdate: {guidance: false}"),
+        ("avatars-ddpo", "model: {source: sd}\nprompts: {statistics_buffer: 8, statistics_min_count: 4}"),
         (DEFAULT, "policy: {split: 0.9, prefix_pool: 0}\nstarts: {schedule: uniform, windows: []}"),
         ("avatars-hrf", "starts: {schedule: sliding, windows: [], width: 0.25}"),
         ("avatars-ddpo", "policy: {split: 0.5, prefix_pool: 64}"),

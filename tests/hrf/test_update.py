@@ -149,6 +149,14 @@ def test_an_update_moves_the_weights_that_sample():
     assert all(torch.equal(before[name], reference[name]) for name in before)
 
 
+def test_an_optimizer_of_other_weights_than_those_that_sample_is_refused():
+    """Trap 8. Kills: a copy of the denoiser that is trained while another one samples, an adapter without weights."""
+    policy = small_policy()
+    for denoiser in (small_policy().denoiser, policy.reference):
+        with pytest.raises(ValueError, match=r"optimizer .*policy samples with|empty parameter list"):
+            Updater(policy, build_optimizer(denoiser, Update()), Update())
+
+
 def test_every_trained_step_and_branch_costs_one_forward_and_one_backward():
     """Trap 6."""
     updater, trajectories, advantages = unet_case()

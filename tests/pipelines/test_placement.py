@@ -143,6 +143,18 @@ def test_only_fetch_has_the_cache_of_the_hub_and_its_token():
     assert (mount["constant"], mount["mountPath"]) == ("hrf-hub-cache", "/cache/huggingface")
 
 
+def test_only_steps_that_score_have_the_token_of_a_reward_server():
+    _, executors = compiled(CPU, reward_secret="hrf-reward")
+    named = {
+        name: [mapped["envVar"] for mapped in secret["keyToEnv"]]
+        for name, executor in executors.items()
+        for secret in executor["secretAsEnv"]
+        if secret["secretNameParameter"]["runtimeValue"]["constant"] == "hrf-reward"
+    }
+    assert named.keys() == {"exec-prepare", "exec-baseline", "exec-score", "exec-evaluate"}
+    assert all(variables == ["HRF_REWARD_TOKEN"] for variables in named.values())
+
+
 LOCAL = f"{{source: ./model, sha256: {'0' * 64}}}"
 
 

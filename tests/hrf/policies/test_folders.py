@@ -8,7 +8,8 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError, StorageError
-from hrf.policies.folders import load_policy, noise_schedule, normalise_base, save_policy
+from hrf.policies.folders import load_policy, noise_schedule, save_policy
+from hrf.policies.kinds import normalise_base
 from hrf.policies.sources import fetch_model, shipped_folder
 from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream

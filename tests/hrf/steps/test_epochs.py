@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from hrf.checkpoint import read_manifest
 from hrf.cost import expected_epoch_evaluations
 from hrf.errors import ArtifactError, ConfigError, HrfError, NumericalError
-from hrf.policies.folders import noise_schedule, scheduler_config
+from hrf.policies.components import scheduler_config
+from hrf.policies.folders import noise_schedule
 from hrf.steps.check import check_shape
 from hrf.steps.gather import gather
 from hrf.steps.score import branch_name

@@ -1,0 +1,88 @@
+"""What a base model is made of, without its weights: enough to compute what a run with it will take."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from hrf.config import Model
+from hrf.errors import ArtifactError
+from hrf.hub import hub_folder
+from hrf.policies.components import component_folder, scheduler_config
+from hrf.policies.sources import fetch_model
+from hrf.storage import Storage
+
+_CONFIGURATION = "config.json"
+_CONFIGURATIONS = (
+    "config.json",
+    "scheduler_config.json",
+    "unet/config.json",
+    "scheduler/scheduler_config.json",
+    "vae/config.json",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The configuration files of a base model, as diffusers writes them."""
+
+    denoiser: Mapping[str, Any]
+    scheduler: Mapping[str, Any]
+    decoder: Mapping[str, Any] | None = None
+    """Of the autoencoder; None for a model in pixels."""
+
+
+def fetch_architecture(model: Model, target: Path) -> Architecture:
+    """Bring the configuration files of a base model.
+
+    Those of models that presets name are here already; of others the files alone are fetched, a few kB.
+
+    Args:
+        model: Where it is; see `hrf.policies.sources.fetch_model`.
+        target: A folder to download into.
+
+    Raises:
+        ConfigError: If there is nothing at the source.
+        ArtifactError: If its configuration files are missing or damaged.
+        StorageError: If object storage or the hub doesn't deliver.
+    """
+    source = model.source
+    repository = source.removeprefix("hf:")
+    if source.startswith("hf:"):
+        known = resources.files("hrf").joinpath("presets", "architectures", f"{repository.replace('/', '--')}.json")
+        if known.is_file():
+            facts = json.loads(known.read_text(encoding="utf-8"))
+            return Architecture(denoiser=facts["denoiser"], scheduler=facts["scheduler"], decoder=facts.get("decoder"))
+        folder = hub_folder(repository, model.revision, _CONFIGURATIONS)
+    elif source.startswith("s3://"):
+        folder = _fetch_configurations(Storage.open(source), target)
+    else:
+        folder = fetch_model(model, target)
+    decoder = folder / "vae" / _CONFIGURATION
+    return Architecture(
+        denoiser=_read(component_folder(folder, "unet") / _CONFIGURATION),
+        scheduler=scheduler_config(folder),
+        decoder=_read(decoder) if decoder.is_file() else None,
+    )
+
+
+def _fetch_configurations(storage: Storage, target: Path) -> Path:
+    for name in _CONFIGURATIONS:
+        found = storage.read_bytes(name)
+        if found is not None:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            (target / name).write_bytes(found[0])
+    return target
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise ArtifactError(
+            path, problem=f"cannot be read: {error}", fix="give a folder in diffusers' pipeline layout"
+        ) from error

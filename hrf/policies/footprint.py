@@ -1,0 +1,246 @@
+"""What one forward pass of a denoiser takes: FLOPs, operations, memory. Counted by running it on torch's meta device.
+
+Tensors on the meta device have shapes and no contents: the model's own code runs, whatever its architecture, and takes
+neither the memory nor the time that is being counted. So there is no formula here that could be wrong about a layer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import weakref
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakIdKeyDictionary
+
+from hrf.config import Lora
+from hrf.errors import ConfigError
+
+_PROMPT_TOKENS = 77
+"""CLIP's context length; what the denoisers of Stable Diffusion are conditioned on."""
+_DENOISERS = ("UNet2DModel", "UNet2DConditionModel")
+_META = torch.device("meta")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Of a module and one sample, in float32. FLOPs are 2 per multiply-add and leave out elementwise operations."""
+
+    num_parameters: int
+    num_tuned: int
+    """How many parameters are tuned: all, or those of an adapter beside them."""
+    num_tuned_tensors: int
+    """How many tensors these are."""
+    sample_shape: tuple[int, ...]
+    """(C, H, W) of what goes in."""
+    output_shape: tuple[int, ...]
+    """(C, H, W) of what comes out."""
+    convolution_flops: int
+    """Of a forward pass, in convolutions."""
+    other_flops: int
+    """Of a forward pass, in linear layers and attention."""
+    num_operations: int
+    """Of a forward pass: each is a kernel to be launched."""
+    forward_bytes: int
+    """Most memory that a forward pass has in use at a time, beside weights and input."""
+    backward_bytes: int
+    """The same for a forward and a backward pass, beside weights and gradients."""
+    checkpointed_bytes: int
+    """The same with gradient checkpointing."""
+
+    @property
+    def forward_flops(self) -> int:
+        """Of a forward pass."""
+        return self.convolution_flops + self.other_flops
+
+
+def denoiser_footprint(config: Mapping[str, Any], lora: Lora | None = None) -> Footprint:
+    """Count a denoiser.
+
+    Args:
+        config: `config.json` of a diffusers UNet, conditional or not.
+        lora: The adapter that is tuned; None: all of its weights are. Its own FLOPs and activations, about a percent,
+            are left out.
+
+    Raises:
+        ConfigError: If it is of a class that is not known here, or no model can be made of it.
+    """
+    counted = _count_denoiser(json.dumps(dict(config), sort_keys=True))
+    if lora is None:
+        return counted
+    sizes = _adapter_sizes(_build(config, _DENOISERS), lora)
+    return replace(counted, num_tuned=sum(sizes), num_tuned_tensors=len(sizes))
+
+
+def decoder_footprint(config: Mapping[str, Any], latent_shape: tuple[int, ...]) -> Footprint:
+    """Count the decoder of an autoencoder, from latents [C, H, W] to an image; its parameters are the whole one's.
+
+    Raises:
+        ConfigError: If it is of a class that is not known here, or no model can be made of it.
+    """
+    return _count_decoder(json.dumps(dict(config), sort_keys=True), latent_shape)
+
+
+@lru_cache
+def _count_denoiser(config: str) -> Footprint:
+    """Count what `config.json` describes; it takes seconds, and plans of several runs have few models."""
+    values = json.loads(config)
+    model = _build(values, _DENOISERS)
+    settings: Any = model.config
+    size = settings.sample_size
+    shape = (settings.in_channels, *((size, size) if isinstance(size, int) else size))
+    with _META:
+        inputs = {"sample": torch.empty(1, *shape), "timestep": torch.zeros(1, dtype=torch.int64)}
+        if values["_class_name"] == "UNet2DConditionModel":
+            inputs["encoder_hidden_states"] = torch.empty(1, _PROMPT_TOKENS, settings.cross_attention_dim)
+    return _count(model, shape, inputs)
+
+
+@lru_cache
+def _count_decoder(config: str, latent_shape: tuple[int, ...]) -> Footprint:
+    model = _build(json.loads(config), ("AutoencoderKL",))
+    with _META:
+        inputs = {"sample": torch.empty(1, *latent_shape)}
+    counted = _count(_Decoder(model), latent_shape, inputs)
+    return replace(counted, num_parameters=sum(parameter.numel() for parameter in model.parameters()))
+
+
+class _Decoder(nn.Module):
+    """The half of an autoencoder that makes images."""
+
+    def __init__(self, autoencoder: Any) -> None:
+        super().__init__()
+        self.decoder, self.post_quant_conv = autoencoder.decoder, autoencoder.post_quant_conv
+
+    def forward(self, sample: Tensor) -> Any:
+        latents = self.post_quant_conv(sample) if self.post_quant_conv is not None else sample
+        return diffusers.models.autoencoders.vae.DecoderOutput(sample=self.decoder(latents))
+
+
+def _adapter_sizes(model: nn.Module, lora: Lora) -> list[int]:
+    """Parameters of an adapter, tensor by tensor: two matrices of a rank r beside each layer that it is put on."""
+    sizes = []
+    for name, layer in model.named_modules():
+        if any(name == target or name.endswith(f".{target}") for target in lora.targets):
+            weight: Any = layer.weight
+            # A convolution's first matrix has its kernel, the second is 1 x 1.
+            sizes += [lora.rank * weight[0].numel(), lora.rank * len(weight)]
+    return sizes
+
+
+def _build(config: Mapping[str, Any], known: tuple[str, ...]) -> Any:
+    name = config.get("_class_name")
+    if name not in known:
+        raise ConfigError(
+            "model.source",
+            expected=f"a model of class {' or '.join(known)}",
+            got=name,
+            fix="choose another model: what this one takes is not known",
+        )
+    kind = getattr(diffusers, name)
+    try:
+        with _META:
+            return kind.from_config(dict(config)).eval()
+    except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+        raise ConfigError(
+            "model.source", expected=f"a configuration of a {name}", got=str(error), fix="correct its config.json"
+        ) from error
+
+
+def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Tensor]) -> Footprint:
+    parameters = list(model.parameters())
+    with _META:
+        for parameter in parameters:
+            # As in an update: gradients are there before the first backward pass, and are added to.
+            parameter.grad = torch.zeros_like(parameter)
+
+    def run(*, backward: bool) -> tuple[_Memory, FlopCounterMode, tuple[int, ...]]:
+        known = [*parameters, *(parameter.grad for parameter in parameters), *model.buffers(), *tree_leaves(inputs)]
+        memory, flops = _Memory(known), FlopCounterMode(display=False)
+        with flops, memory, torch.set_grad_enabled(backward), _META:
+            with _FusedAttention():
+                output = model(**inputs).sample
+            if backward:
+                output.backward(torch.empty_like(output))
+        return memory, flops, tuple(output.shape[1:])
+
+    forward, flops, output_shape = run(backward=False)
+    backward, _, _ = run(backward=True)
+    checkpointed = backward
+    if hasattr(model, "enable_gradient_checkpointing"):
+        model.enable_gradient_checkpointing(
+            partial(checkpoint, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _FusedAttention()))
+        )
+        checkpointed, _, _ = run(backward=True)
+    counts = flops.get_flop_counts()["Global"]
+    convolutions = sum(count for operation, count in counts.items() if "convolution" in str(operation))
+    return Footprint(
+        num_parameters=sum(parameter.numel() for parameter in parameters),
+        num_tuned=sum(parameter.numel() for parameter in parameters),
+        num_tuned_tensors=len(parameters),
+        sample_shape=shape,
+        output_shape=output_shape,
+        convolution_flops=convolutions,
+        other_flops=flops.get_total_flops() - convolutions,
+        num_operations=forward.num_operations,
+        forward_bytes=forward.peak_bytes,
+        backward_bytes=backward.peak_bytes,
+        checkpointed_bytes=min(checkpointed.peak_bytes, backward.peak_bytes),
+    )
+
+
+class _Memory(TorchDispatchMode):
+    """Adds up the memory of tensors from when an operation makes them until nobody holds them any more."""
+
+    def __init__(self, known: Iterable[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak_bytes = self.num_operations = self._bytes = 0
+        self._seen = WeakIdKeyDictionary()
+        for tensor in known:
+            if isinstance(tensor, Tensor):
+                self._seen[tensor.untyped_storage()] = True
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        output = func(*args, **(kwargs or {}))
+        self.num_operations += not func.is_view
+        for tensor in tree_leaves(output):
+            if isinstance(tensor, Tensor):
+                self._add(tensor.untyped_storage())
+        return output
+
+    def _add(self, storage: Any) -> None:
+        # Views share the storage of what they are views of.
+        if storage in self._seen:
+            return
+        self._seen[storage] = True
+        self._bytes += storage.nbytes()
+        self.peak_bytes = max(self.peak_bytes, self._bytes)
+        weakref.finalize(storage, self._free, storage.nbytes())
+
+    def _free(self, num_bytes: int) -> None:
+        self._bytes -= num_bytes
+
+
+class _FusedAttention(TorchFunctionMode):
+    """Attention by the fused kernel that GPUs have: the meta device would write out the whole attention matrix."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        del types
+        if func is not scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        query, key, value = args[:3] if args else (kwargs["query"], kwargs["key"], kwargs["value"])
+        fused = torch.ops.aten._scaled_dot_product_efficient_attention
+        return fused(query, key, value, None, torch.is_grad_enabled())[0]

@@ -1,0 +1,289 @@
+"""The two kinds of base model, and all that a run does differently for them.
+
+Their pipeline's class tells them apart, in `kind_of` and nowhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from hrf.config import Config
+from hrf.errors import ArtifactError, ConfigError
+from hrf.policies.components import (
+    component_folder,
+    denoiser_class,
+    load_component,
+    read_json,
+    scheduler_config,
+)
+from hrf.policies.conditioning import UNCONDITIONAL, Conditioning, PromptEmbeddings, TextConditioning
+from hrf.policies.decoding import PIXELS, Decoder, LatentDecoder
+from hrf.policies.text import load_text_encoder, load_tokenizer
+
+_TOKENIZER_FILES = ("*.json", "*.txt")
+
+
+class Kind(Protocol):
+    """A kind of base model."""
+
+    pipeline: str
+    """Class of its pipeline in diffusers."""
+    policy_files: tuple[str, ...]
+    """What goes with tuned weights, besides them."""
+
+    def normalise(self, source: Path, target: Path) -> None:
+        """Rewrite any accepted layout as a pipeline folder with float32 safetensors."""
+        ...
+
+    def check(self, config: Config) -> None:
+        """Refuse a configuration for another kind of model."""
+        ...
+
+    def conditioning(self, config: Config, embeddings: PromptEmbeddings | None) -> Conditioning:
+        """How its denoiser is asked."""
+        ...
+
+    def decoder(self, base: Path, device: torch.device) -> Decoder:
+        """Its finished samples to pictures."""
+        ...
+
+    def clip_range(self, scheduler: Mapping[str, Any]) -> float | None:
+        """Clamp of its estimated sample; None for none."""
+        ...
+
+
+class PixelDiffusion:
+    """Unconditional models of RGB images: DDPMPipeline."""
+
+    pipeline = "DDPMPipeline"
+    policy_files: tuple[str, ...] = ("model_index.json", "scheduler/scheduler_config.json")
+
+    def normalise(self, source: Path, target: Path) -> None:
+        """Rewrite a UNet2DModel and its scheduler.
+
+        Raises:
+            ConfigError: If it isn't an unconditional pixel-space model.
+        """
+        denoiser = load_component(component_folder(source, "unet"), "UNet2DModel")
+        if denoiser.config.in_channels != 3 or denoiser.config.out_channels != 3 or denoiser.config.num_class_embeds:
+            raise ConfigError(
+                "model.source",
+                expected="an unconditional model of RGB images (3 channels in and out, no class embedding)",
+                got=f"{denoiser.config.in_channels} -> {denoiser.config.out_channels} channels",
+                fix="choose a DDPM such as shipped:avatars-32 or hf:google/ddpm-celebahq-256",
+            )
+        denoiser.save_pretrained(target / "unet")
+        scheduler = scheduler_config(source)
+        prediction_of(scheduler)
+        _write_scheduler(scheduler, target)
+        _write_index(
+            target,
+            {
+                "_class_name": self.pipeline,
+                "scheduler": ["diffusers", scheduler.get("_class_name", "DDPMScheduler")],
+                "unet": ["diffusers", "UNet2DModel"],
+            },
+        )
+
+    def check(self, config: Config) -> None:
+        """Refuse prompts.
+
+        Raises:
+            ConfigError: If there are any.
+        """
+        if config.prompts is not None:
+            raise ConfigError(
+                "prompts",
+                expected="null, as the model is an unconditional one",
+                got=f"prompts for {config.model.source}",
+                fix="remove the prompts, or set model.source to a Stable Diffusion model",
+            )
+
+    def conditioning(self, config: Config, embeddings: PromptEmbeddings | None) -> Conditioning:
+        """Of the state alone."""
+        del config, embeddings
+        return UNCONDITIONAL
+
+    def decoder(self, base: Path, device: torch.device) -> Decoder:
+        """The samples are pictures."""
+        del base, device
+        return PIXELS
+
+    def clip_range(self, scheduler: Mapping[str, Any]) -> float | None:
+        """As the scheduler says."""
+        return float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", True) else None
+
+
+class StableDiffusion:
+    """Text-to-image models of the class of Stable Diffusion 1 and 2: StableDiffusionPipeline."""
+
+    pipeline = "StableDiffusionPipeline"
+    policy_files: tuple[str, ...] = ("scheduler/scheduler_config.json",)
+
+    def normalise(self, source: Path, target: Path) -> None:
+        """Rewrite UNet, autoencoder, text encoder, tokenizer and scheduler; a safety checker is left out.
+
+        Raises:
+            ConfigError: If it is a model of another class, such as SDXL or one for inpainting.
+            ArtifactError: If a part is missing or damaged.
+        """
+        _check_one_text_encoder(source)
+        denoiser = load_component(source / "unet", "UNet2DConditionModel")
+        autoencoder = load_component(source / "vae", "AutoencoderKL")
+        encoder = load_text_encoder(source / "text_encoder")
+        load_tokenizer(source / "tokenizer")
+        _check_fits(denoiser.config, autoencoder.config, encoder.config)
+        denoiser.save_pretrained(target / "unet")
+        autoencoder.save_pretrained(target / "vae")
+        encoder.save_pretrained(target / "text_encoder")
+        (target / "tokenizer").mkdir()
+        for pattern in _TOKENIZER_FILES:
+            for file in sorted((source / "tokenizer").glob(pattern)):
+                shutil.copyfile(file, target / "tokenizer" / file.name)
+        # Absent, it would mean True to some of diffusers' schedulers and False to others; latents are not clamped.
+        scheduler = {"clip_sample": False, **scheduler_config(source)}
+        prediction_of(scheduler)
+        _write_scheduler(scheduler, target)
+        _write_index(
+            target,
+            {
+                "_class_name": self.pipeline,
+                "feature_extractor": [None, None],
+                "image_encoder": [None, None],
+                "requires_safety_checker": False,
+                "safety_checker": [None, None],
+                "scheduler": ["diffusers", scheduler.get("_class_name", "DDIMScheduler")],
+                "text_encoder": ["transformers", "CLIPTextModel"],
+                "tokenizer": ["transformers", "CLIPTokenizer"],
+                "unet": ["diffusers", "UNet2DConditionModel"],
+                "vae": ["diffusers", "AutoencoderKL"],
+            },
+        )
+
+    def check(self, config: Config) -> None:
+        """Demand prompts.
+
+        Raises:
+            ConfigError: If there are none.
+        """
+        if config.prompts is None:
+            raise ConfigError(
+                "prompts",
+                expected="prompts, as the model is a text-to-image one",
+                got=None,
+                fix="write `prompts: {}` for the animals of the DDPO paper, or name a file of your own",
+            )
+
+    def conditioning(self, config: Config, embeddings: PromptEmbeddings | None) -> Conditioning:
+        """Of a state and a prompt, guided as configured.
+
+        Raises:
+            ValueError: If there are no embeddings.
+        """
+        if embeddings is None:
+            raise ValueError("a text-to-image policy needs the embeddings of its prompts")
+        return TextConditioning(embeddings=embeddings, guidance_scale=config.model.guidance_scale)
+
+    def decoder(self, base: Path, device: torch.device) -> Decoder:
+        """By the model's autoencoder."""
+        return LatentDecoder(folder=base / "vae", device=device)
+
+    def clip_range(self, scheduler: Mapping[str, Any]) -> float | None:
+        """None, unless the scheduler asks for it."""
+        return float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", False) else None
+
+
+_KINDS: tuple[Kind, ...] = (PixelDiffusion(), StableDiffusion())
+
+
+def kind_of(base: Path) -> Kind:
+    """The kind of a base model that `normalise_base` wrote.
+
+    Raises:
+        ArtifactError: If it is none of them.
+    """
+    name = read_json(base / "model_index.json").get("_class_name")
+    for kind in _KINDS:
+        if kind.pipeline == name:
+            return kind
+    raise ArtifactError(
+        base / "model_index.json",
+        problem=f"a {name}, which is none of {', '.join(kind.pipeline for kind in _KINDS)}",
+        fix="run `fetch` again",
+    )
+
+
+def normalise_base(source: Path, target: Path) -> None:
+    """Rewrite any accepted layout of a diffusion model as a pipeline folder with float32 safetensors.
+
+    Raises:
+        ArtifactError: If the model can't be loaded.
+        ConfigError: If it is of neither kind.
+    """
+    text_to_image = denoiser_class(component_folder(source, "unet")) == "UNet2DConditionModel"
+    kind: Kind = StableDiffusion() if text_to_image else PixelDiffusion()
+    kind.normalise(source, target)
+
+
+def prediction_of(scheduler: Mapping[str, Any]) -> Any:
+    """What a model was trained to predict.
+
+    Raises:
+        ConfigError: If it is none of what can be trained here.
+    """
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in ("epsilon", "v_prediction", "sample"):
+        raise ConfigError(
+            "model.source",
+            expected="a model that predicts epsilon, v_prediction or sample",
+            got=prediction,
+            fix="choose another model",
+        )
+    return prediction
+
+
+def _check_one_text_encoder(source: Path) -> None:
+    if (source / "text_encoder_2").is_dir():
+        raise ConfigError(
+            "model.source",
+            expected="a model of the class of Stable Diffusion 1 or 2",
+            got="one with a second text encoder, such as SDXL: its UNet also reads picture sizes and a pooled text",
+            fix="choose a Stable Diffusion 1 or 2 model",
+        )
+
+
+def _check_fits(denoiser: Any, autoencoder: Any, encoder: Any) -> None:
+    """Refuse UNets that read more than a latent, a timestep and a text, and parts that don't belong together."""
+    extras = (
+        "addition_embed_type",
+        "class_embed_type",
+        "num_class_embeds",
+        "encoder_hid_dim_type",
+        "time_cond_proj_dim",
+    )
+    found = [name for name in extras if denoiser.get(name) is not None]
+    channels = (denoiser.in_channels, denoiser.out_channels, autoencoder.latent_channels)
+    widths = (denoiser.cross_attention_dim, encoder.hidden_size)
+    if found or len(set(channels)) > 1 or len(set(widths)) > 1:
+        raise ConfigError(
+            "model.source",
+            expected="a UNet of latents, timesteps and one text: as many channels in and out as the autoencoder has, "
+            "and a text encoder of the width that it reads",
+            got=f"channels {channels}, widths {widths}" + (f", with {', '.join(found)}" if found else ""),
+            fix="choose a Stable Diffusion 1 or 2 text-to-image model; none for inpainting, depth or upscaling",
+        )
+
+
+def _write_scheduler(scheduler: Mapping[str, Any], target: Path) -> None:
+    (target / "scheduler").mkdir()
+    (target / "scheduler" / "scheduler_config.json").write_text(json.dumps(dict(scheduler), indent=2), encoding="utf-8")
+
+
+def _write_index(target: Path, index: Mapping[str, Any]) -> None:
+    (target / "model_index.json").write_text(json.dumps(dict(index), indent=2), encoding="utf-8")

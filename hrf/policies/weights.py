@@ -1,0 +1,234 @@
+"""How tuned weights lie in a policy folder: all of a denoiser's, or a low-rank adapter's beside a base's.
+
+unet/                                   all weights, as diffusers saves a UNet
+pytorch_lora_weights.safetensors        an adapter's, as diffusers' pipelines load one
+average/                                the moving average of either, where there is one
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hrf.config import Lora
+from hrf.errors import ArtifactError, ConfigError
+from hrf.policies.components import component_folder, load_component, load_denoiser
+from hrf.seeds import Purpose, stream
+
+AVERAGE_FOLDER = "average"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+_ADAPTER = "default"
+_METADATA_KEY = "lora_adapter_metadata"
+
+
+class Weights(Protocol):
+    """Reads and writes tuned weights."""
+
+    def load(self, base: Path, folder: Path) -> tuple[Any, Any]:
+        """(denoiser with the weights in `folder`, reference with the base's), on the CPU; the reference is frozen."""
+        ...
+
+    def save(self, denoiser: nn.Module, folder: Path) -> None:
+        """Write a denoiser's tuned weights into an existing folder."""
+        ...
+
+    def save_fresh(self, base: Path, folder: Path, *, run_seed: int) -> None:
+        """Write the weights of an untrained policy: they make no difference to the base."""
+        ...
+
+    def save_average(self, denoiser: nn.Module, average: Mapping[str, Tensor], folder: Path) -> None:
+        """Write the moving average of the weights, by parameter name, into an existing folder."""
+        ...
+
+    def load_average(self, denoiser: nn.Module, folder: Path) -> dict[str, Tensor]:
+        """Read it back; the weights in the folder themselves where it has none."""
+        ...
+
+
+def average_folder(folder: Path) -> Path:
+    """Where a policy's moving average lies; the policy folder itself where it has none."""
+    averaged = folder / AVERAGE_FOLDER
+    return averaged if averaged.is_dir() else folder
+
+
+@dataclass(frozen=True)
+class FullWeights:
+    """All weights are tuned; the reference is a second network."""
+
+    def load(self, base: Path, folder: Path) -> tuple[Any, Any]:
+        """Load two networks."""
+        reference = load_denoiser(component_folder(base, "unet")).requires_grad_(False)
+        return load_denoiser(component_folder(folder, "unet")), reference
+
+    def save(self, denoiser: nn.Module, folder: Path) -> None:
+        """Write `unet/`, in float32."""
+        network: Any = denoiser
+        network.save_pretrained(folder / "unet")
+
+    def save_fresh(self, base: Path, folder: Path, *, run_seed: int) -> None:
+        """Copy the base's."""
+        del run_seed
+        shutil.copytree(base / "unet", folder / "unet")
+
+    def save_average(self, denoiser: nn.Module, average: Mapping[str, Tensor], folder: Path) -> None:
+        """Write `average/`."""
+        network: Any = denoiser
+        averaged = type(network).from_config(network.config)
+        averaged.load_state_dict({**network.state_dict(), **average})
+        averaged.save_pretrained(folder / AVERAGE_FOLDER)
+
+    def load_average(self, denoiser: nn.Module, folder: Path) -> dict[str, Tensor]:
+        """Read `average/`, or the weights."""
+        del denoiser
+        network = load_denoiser(component_folder(average_folder(folder), "unet"))
+        return {name: value.detach().clone() for name, value in network.named_parameters()}
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """An adapter beside frozen weights is tuned; the reference is the same network with the adapter switched off."""
+
+    settings: Lora
+
+    def load(self, base: Path, folder: Path) -> tuple[Any, Any]:
+        """Load one network and put the adapter in; of the base's own folder, which has none, it changes nothing.
+
+        Raises:
+            ArtifactError: If the adapter's file is missing, damaged, or another adapter's.
+            ConfigError: If one of `policy.lora.targets` is no layer's name.
+        """
+        network = load_component(base / "unet", "UNet2DConditionModel")
+        if folder == base:
+            network.requires_grad_(False)
+            return network, network
+        add_adapter(network, self.settings)
+        with torch.no_grad():
+            for name, value in self._read(network, folder).items():
+                network.get_parameter(name).copy_(value)
+        return network, AdapterOff(network)
+
+    def save(self, denoiser: nn.Module, folder: Path) -> None:
+        """Write the adapter."""
+        self._write(_tuned(denoiser), folder)
+
+    def save_average(self, denoiser: nn.Module, average: Mapping[str, Tensor], folder: Path) -> None:
+        """Write the averaged adapter."""
+        del denoiser
+        (folder / AVERAGE_FOLDER).mkdir()
+        self._write(average, folder / AVERAGE_FOLDER)
+
+    def load_average(self, denoiser: nn.Module, folder: Path) -> dict[str, Tensor]:
+        """Read the averaged adapter, or the adapter."""
+        return self._read(denoiser, average_folder(folder))
+
+    def save_fresh(self, base: Path, folder: Path, *, run_seed: int) -> None:
+        """Write an adapter as it is before training: A from a normal distribution of std 1/r, B zero, their product 0.
+
+        That initialisation is the one called "gaussian" by peft; here it has streams of its own.
+
+        Raises:
+            ConfigError: If one of `policy.lora.targets` is no layer's name.
+        """
+        network = load_component(base / "unet", "UNet2DConditionModel")
+        add_adapter(network, self.settings)
+        fresh = {}
+        for index, (name, value) in enumerate(sorted(_tuned(network).items())):
+            drawn = torch.randn(value.shape, generator=stream(run_seed, Purpose.ADAPTER, index)) / self.settings.rank
+            fresh[name] = drawn if f".lora_A.{_ADAPTER}." in name else torch.zeros_like(value)
+        self._write(fresh, folder)
+
+    def _write(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
+        named = {_file_name(name): value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+        about = {
+            "unet.r": self.settings.rank,
+            "unet.lora_alpha": self.settings.alpha,
+            "unet.target_modules": list(self.settings.targets),
+        }
+        # One entry only: safetensors writes several in any order, and the same adapter would get other bytes.
+        save_file(named, folder / LORA_FILE, metadata={_METADATA_KEY: json.dumps(about, sort_keys=True)})
+
+    def _read(self, network: nn.Module, folder: Path) -> dict[str, Tensor]:
+        """The tensors of a file by the names of the adapter's parameters."""
+        file = folder / LORA_FILE
+        tuned = _tuned(network)
+        try:
+            tensors = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise ArtifactError(file, problem=f"no adapter: {error}", fix="run the step that made it again") from error
+        expected = {_file_name(name): value.shape for name, value in tuned.items()}
+        if {name: value.shape for name, value in tensors.items()} != expected:
+            raise ArtifactError(
+                file,
+                problem=f"an adapter of other layers or another rank than policy.lora's: {len(tensors)} tensors, "
+                f"{len(expected)} expected",
+                fix="give the rank and the targets that it was made with",
+            )
+        return {name: tensors[_file_name(name)] for name in tuned}
+
+
+class AdapterOff(nn.Module):
+    """A network with its adapter switched off: the frozen weights beside it, without a second copy of them."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    @property
+    def config(self) -> Any:
+        """The network's."""
+        return self.network.config
+
+    def compile(self, *arguments: Any, **options: Any) -> None:
+        """Nothing: the network is compiled where it is tuned."""
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        """Ask the frozen weights; the adapter is on again afterwards, whatever happens."""
+        network: Any = self.network
+        network.disable_adapters()
+        try:
+            return network(*arguments, **options)
+        finally:
+            network.enable_adapters()
+
+
+def add_adapter(network: Any, settings: Lora) -> None:
+    """Freeze a network and put an adapter into it, in place; its weights are still arbitrary.
+
+    Raises:
+        ConfigError: If one of the targets is no layer's name: an adapter that binds nothing would train nothing.
+    """
+    from peft import LoraConfig
+    from peft.tuners.lora import LoraLayer
+
+    network.requires_grad_(False)
+    layers = [name for name, module in network.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    for target in settings.targets:
+        if not any(name == target or name.endswith(f".{target}") for name in layers):
+            raise ConfigError(
+                "policy.lora.targets",
+                expected="ends of the names of linear or convolution layers of the denoiser",
+                got=target,
+                fix=f"choose among {', '.join(sorted({name.rsplit('.', 1)[-1] for name in layers}))}, or longer ends",
+            )
+    adapter = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets))
+    network.add_adapter(adapter, adapter_name=_ADAPTER)
+    assert any(isinstance(module, LoraLayer) for module in network.modules())
+
+
+def _tuned(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in network.named_parameters() if value.requires_grad}
+
+
+def _file_name(parameter: str) -> str:
+    """`X.lora_A.default.weight` -> `unet.X.lora.down.weight`, diffusers' name for the same."""
+    name = parameter.replace(f".lora_A.{_ADAPTER}.", ".lora.down.").replace(f".lora_B.{_ADAPTER}.", ".lora.up.")
+    return f"unet.{name}"

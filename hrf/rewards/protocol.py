@@ -1,0 +1,199 @@
+"""What a remote reward and its client say to each other: HTTP with one tensor up and one list of numbers back.
+
+`GET /health` answers JSON, `Health`. `POST /score` takes safetensors: the tensor `images`, float32 [B, 3, H, W] in
+[0, 1], and in the metadata `protocol` and `prompts`, a JSON list of B texts or null. It answers JSON, `Scores`. An
+error answers JSON with a text `error` and, where one image is at fault, its index `image`. Images travel as they are
+and not as PNG: eight bits would change the rewards, and a remote reward has to give the numbers that a local one gives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+PROTOCOL = 1
+"""Version of the protocol; client and server must have the same."""
+
+CONTENT_TYPE = "application/x-safetensors"
+TOKEN_VARIABLE = "HRF_REWARD_TOKEN"
+"""Environment variable of both sides: the bearer token; unset for none."""
+
+
+class ProtocolError(ValueError):
+    """A message that is not what the protocol says; the text says what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """What a server says of its reward."""
+
+    protocol: int
+    name: str
+    """Of the reward; every answer repeats it."""
+    version: str
+    """Changes whenever the numbers may; every answer repeats it."""
+    range: tuple[float | None, float | None]
+    """Lowest and highest possible reward; null where there is no bound."""
+    needs_prompts: bool
+    """Whether it rewards an image for its prompt, and so cannot do without."""
+    needs_token: bool = False
+    """Whether `POST /score` asks for the bearer token."""
+    max_request_bytes: int | None = None
+    """Largest body that `POST /score` takes; null: not said."""
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self), allow_nan=False).encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Health:
+        """Read a server's answer; fields that this version does not know are left alone.
+
+        Raises:
+            ProtocolError: If it is none.
+        """
+        values = _json_object(body)
+        protocol = _field(values, "protocol", int)
+        if protocol != PROTOCOL:
+            raise ProtocolError(f"it speaks protocol {protocol}, and this version of hrf speaks {PROTOCOL}")
+        bounds = _field(values, "range", list)
+        if len(bounds) != 2 or not all(bound is None or _is_number(bound) for bound in bounds):
+            raise ProtocolError(f"`range` is [lowest, highest], each a number or null, got {bounds}")
+        largest = values.get("max_request_bytes")
+        if largest is not None and not (_is_number(largest) and largest > 0):
+            raise ProtocolError(f"`max_request_bytes` is a number above 0 or null, got {largest!r}")
+        return cls(
+            protocol=protocol,
+            name=_field(values, "name", str),
+            version=_field(values, "version", str),
+            range=(bounds[0], bounds[1]),
+            needs_prompts=_field(values, "needs_prompts", bool),
+            needs_token=_field({"needs_token": False, **values}, "needs_token", bool),
+            max_request_bytes=None if largest is None else int(largest),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The answer to one request."""
+
+    name: str
+    """Of the reward that gave them."""
+    version: str
+    """Of that reward."""
+    rewards: list[float]
+    """One per image, in order. May hold what is not finite: that is for the reader to refuse, image by image."""
+
+    def encode(self) -> bytes:
+        """As JSON; a number in JSON has all the digits of its float64."""
+        return json.dumps(asdict(self), allow_nan=False).encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Scores:
+        """Read a server's answer.
+
+        Raises:
+            ProtocolError: If it is none. Text and booleans are no numbers.
+        """
+        values = _json_object(body)
+        rewards = _field(values, "rewards", list)
+        for index, reward in enumerate(rewards):
+            if not _is_number(reward):
+                raise ProtocolError(f"`rewards[{index}]` is a number, got {reward!r:.100}")
+        return cls(
+            name=_field(values, "name", str),
+            version=_field(values, "version", str),
+            rewards=[_as_float(reward) for reward in rewards],
+        )
+
+
+def encode_request(images: NDArray[np.float32], prompts: Sequence[str] | None) -> bytes:
+    """The body of `POST /score`.
+
+    Args:
+        images: [B, 3, H, W] float32 in [0, 1].
+        prompts: One per image; None for images without prompts.
+    """
+    from safetensors.numpy import save
+
+    asked = json.dumps(None if prompts is None else list(prompts))
+    metadata = {"protocol": str(PROTOCOL), "prompts": asked}
+    return save({"images": np.ascontiguousarray(images)}, metadata)
+
+
+def decode_request(body: bytes) -> tuple[NDArray[np.float32], list[str] | None]:
+    """Read the body of `POST /score`: (images [B, 3, H, W] float32, one prompt per image or None).
+
+    Whether the images lie in [0, 1] is for the reward to check.
+
+    Raises:
+        ProtocolError: If it is anything else.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        tensors = load(body)
+        header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise ProtocolError(f"the body is no safetensors file: {error}") from error
+    metadata = header.get("__metadata__") or {}
+    if metadata.get("protocol") != str(PROTOCOL):
+        raise ProtocolError(f"the metadata's `protocol` is '{PROTOCOL}', got {metadata.get('protocol')!r}")
+    images = tensors.get("images")
+    if set(tensors) != {"images"} or images is None or images.dtype != np.float32:
+        got = {name: str(tensor.dtype) for name, tensor in tensors.items()}
+        raise ProtocolError(f"the body holds one float32 tensor `images`, got {got}")
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ProtocolError(f"images are [B, 3, H, W], got {list(images.shape)}")
+    return images, _prompts(metadata, len(images))
+
+
+def _prompts(metadata: Mapping[str, str], count: int) -> list[str] | None:
+    try:
+        prompts = json.loads(metadata["prompts"])
+    except (KeyError, ValueError) as error:
+        raise ProtocolError("the metadata's `prompts` is a JSON list of texts, or null") from error
+    if prompts is None:
+        return None
+    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
+        raise ProtocolError("the metadata's `prompts` is a JSON list of texts, or null")
+    if len(prompts) != count:
+        raise ProtocolError(f"{count} images need {count} prompts, got {len(prompts)}")
+    return prompts
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise ProtocolError(f"it is no JSON: {body[:60]!r}") from error
+    if not isinstance(values, dict):
+        raise ProtocolError(f"it is no JSON object: {body[:60]!r}")
+    return values
+
+
+def _field(values: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = values.get(name)
+    # A boolean is an int to Python.
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ProtocolError(f"it has no `{name}` of type {kind.__name__}: {str(values)[:100]}")
+    return value
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _as_float(number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        # An integer in JSON has no bound.
+        return math.inf if number > 0 else -math.inf

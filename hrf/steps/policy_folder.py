@@ -1,0 +1,37 @@
+"""Policy folders, copied from step to step. Needs no torch."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from hrf.errors import ArtifactError
+
+POLICY_FILE = "policy.json"
+AVERAGE_FOLDER = "average"
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def copy_policy(source: Path, target: Path, *, averaged: bool = False) -> None:
+    """Copy a policy into an existing folder, as it would be shipped: one set of weights, and what goes with them.
+
+    Args:
+        source: A policy folder.
+        target: Where.
+        averaged: Take the moving average in the weights' place, where there is one.
+
+    Raises:
+        ArtifactError: If there are no weights.
+    """
+    average = source / AVERAGE_FOLDER
+    averaged = averaged and average.is_dir()
+    if (source / LORA_FILE).is_file():
+        shutil.copyfile((average if averaged else source) / LORA_FILE, target / LORA_FILE)
+    elif (source / "unet").is_dir():
+        shutil.copytree(average if averaged else source / "unet", target / "unet")
+        shutil.copytree(source / "scheduler", target / "scheduler")
+    else:
+        raise ArtifactError(source, problem="no weights here", fix="run the step that made this folder again")
+    for name in ("model_index.json", POLICY_FILE):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)

@@ -1,0 +1,253 @@
+"""What a denoiser takes, against a count of its layers by hand, published counts, and torch's own books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hrf.config import Lora
+from hrf.errors import ConfigError
+from hrf.policies import footprint as footprint_module
+from hrf.policies.footprint import Footprint, decoder_footprint, denoiser_footprint
+
+PIXELS = {
+    "_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
+    "block_out_channels": [8, 16], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "norm_num_groups": 4, "attention_head_dim": 8,
+}  # fmt: skip
+TEXT = {
+    "_class_name": "UNet2DConditionModel", "sample_size": 16, "layers_per_block": 1, "block_out_channels": [16, 32],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "attention_head_dim": 4, "cross_attention_dim": 24,
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "norm_num_groups": 8,
+}  # fmt: skip
+STABLE_DIFFUSION = {
+    "_class_name": "UNet2DConditionModel", "sample_size": 64, "attention_head_dim": 8, "cross_attention_dim": 768,
+}  # fmt: skip
+STABLE_DIFFUSION_VAE = {
+    "_class_name": "AutoencoderKL", "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2,
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4, "sample_size": 512,
+}  # fmt: skip
+CELEBAHQ = {
+    "_class_name": "UNet2DModel", "sample_size": 256, "block_out_channels": [128, 128, 256, 256, 512, 512],
+    "down_block_types": [*["DownBlock2D"] * 4, "AttnDownBlock2D", "DownBlock2D"], "attention_head_dim": None,
+    "up_block_types": ["UpBlock2D", "AttnUpBlock2D", *["UpBlock2D"] * 4], "downsample_padding": 0,
+}  # fmt: skip
+
+
+@contextmanager
+def counted_by_hand(model: nn.Module) -> Iterator[dict[str, int]]:
+    """Multiply-adds of convolutions, linear layers and attention, from the shapes that pass through a real model."""
+    found = {"convolution": 0, "linear": 0, "attention": 0}
+
+    def convolution(layer: nn.Conv2d, inputs, output):
+        per_output = layer.in_channels // layer.groups * layer.kernel_size[0] * layer.kernel_size[1]
+        found["convolution"] += output.numel() * per_output
+
+    def linear(layer: nn.Linear, inputs, output):
+        found["linear"] += output.numel() * layer.in_features
+
+    def attention(layer, args, kwargs, output):
+        hidden = args[0]
+        # Pictures, or one row per token.
+        tokens = hidden[0, 0].numel() if hidden.ndim == 4 else hidden.shape[1]
+        context = kwargs.get("encoder_hidden_states")
+        keys = tokens if context is None else context.shape[1]
+        # Queries by keys, and weights by values; every head has its share of the channels.
+        found["attention"] += 2 * len(hidden) * tokens * keys * layer.to_q.out_features
+
+    hooks = []
+    for layer in model.modules():
+        if isinstance(layer, nn.Conv2d):
+            hooks.append(layer.register_forward_hook(convolution))
+        elif isinstance(layer, nn.Linear):
+            hooks.append(layer.register_forward_hook(linear))
+        elif type(layer).__name__ == "Attention":
+            hooks.append(layer.register_forward_hook(attention, with_kwargs=True))
+    yield found
+    for hook in hooks:
+        hook.remove()
+
+
+def inputs(config) -> tuple[torch.Tensor, ...]:
+    size = config["sample_size"]
+    timestep = torch.zeros(1, dtype=torch.int64)
+    if config["_class_name"] == "UNet2DModel":
+        return torch.zeros(1, 3, size, size), timestep
+    return torch.zeros(1, 4, size, size), timestep, torch.zeros(1, 77, config["cross_attention_dim"])
+
+
+@pytest.mark.parametrize(("kind", "config"), [(UNet2DModel, PIXELS), (UNet2DConditionModel, TEXT)])
+def test_flops_are_those_of_the_layers_counted_by_hand(kind, config):
+    model = kind.from_config(config).eval()
+    with counted_by_hand(model) as found, torch.no_grad():
+        model(*inputs(config))
+    counted = denoiser_footprint(config)
+    assert found["attention"] > 0
+    assert counted.convolution_flops == 2 * found["convolution"]
+    assert counted.other_flops == 2 * (found["linear"] + found["attention"])
+    assert counted.num_parameters == counted.num_tuned == model.num_parameters()
+    assert counted.num_tuned_tensors == len(list(model.parameters()))
+    assert counted.output_shape == counted.sample_shape
+
+
+@pytest.fixture(scope="module")
+def stable_diffusion() -> Footprint:
+    """With its usual adapter."""
+    return denoiser_footprint(STABLE_DIFFUSION, Lora())
+
+
+@pytest.mark.slow
+class TestPublishedCounts:
+    def test_stable_diffusion(self, stable_diffusion):
+        """860 M parameters (its paper, arXiv 2112.10752, and everyone since). NVIDIA's slides on accelerating it with
+        TensorRT give 1.67952e12 operations for a guided call, two samples; elementwise ones are among them."""
+        counted = stable_diffusion
+        assert counted.num_parameters == 859_520_964
+        assert counted.forward_flops == pytest.approx(1.67952e12 / 2, rel=0.05)
+        assert counted.forward_flops < 1.67952e12 / 2
+
+    def test_its_decoder(self):
+        """The same slides: 2.53933e12 for the decoder."""
+        counted = decoder_footprint(STABLE_DIFFUSION_VAE, (4, 64, 64))
+        assert counted.forward_flops == pytest.approx(2.53933e12, rel=0.02)
+        assert counted.output_shape == (3, 512, 512)
+        assert counted.num_parameters == 83_653_863
+
+    def test_ddpm_at_256_pixels(self):
+        """113.7 M parameters and 248.7 G multiply-adds: Diff-Pruning, arXiv 2305.10924, its table of LSUN models."""
+        counted = denoiser_footprint(CELEBAHQ)
+        assert counted.num_parameters / 1e6 == pytest.approx(113.7, abs=0.05)
+        assert counted.forward_flops / 2e9 == pytest.approx(248.7, rel=0.002)
+
+
+class TestMemory:
+    DEPTH, WIDTH = 6, 64
+
+    def chain(self) -> Footprint:
+        """Linear layers and SiLUs by turns, each as wide as the sample."""
+
+        class Chain(nn.Module):
+            def __init__(self, depth: int, width: int) -> None:
+                super().__init__()
+                layers = [layer for _ in range(depth) for layer in (nn.Linear(width, width, bias=False), nn.SiLU())]
+                self.layers = nn.Sequential(*layers)
+
+            def forward(self, sample):
+                return type("Output", (), {"sample": self.layers(sample)})
+
+        with torch.device("meta"):
+            model = Chain(self.DEPTH, self.WIDTH)
+            return footprint_module._count(model, (self.WIDTH,), {"sample": torch.empty(1, self.WIDTH)})
+
+    def test_a_forward_pass_holds_what_goes_into_a_layer_and_what_comes_out(self):
+        assert self.chain().forward_bytes == 2 * 4 * self.WIDTH
+
+    def test_a_backward_pass_holds_what_every_layer_remembers(self):
+        # Both kinds of layer remember what went in: the first one's is the sample, the last one's output is held, too.
+        remembered = 2 * self.DEPTH * 4 * self.WIDTH
+        # On top, for a moment: the gradient of a weight, and of what goes in and comes out.
+        for_a_moment = 4 * self.WIDTH * self.WIDTH + 3 * 4 * self.WIDTH
+        assert remembered < self.chain().backward_bytes <= remembered + for_a_moment
+
+    def test_nothing_but_weights_and_gradients_is_left(self):
+        """Else the peak would grow from pass to pass: the same model counted twice."""
+        first = denoiser_footprint(PIXELS)
+        footprint_module._count_denoiser.cache_clear()
+        assert denoiser_footprint(PIXELS) == first
+
+    @pytest.mark.parametrize("config", [PIXELS, TEXT])
+    def test_what_a_real_pass_remembers_is_most_of_a_backward_pass(self, config):
+        kind = UNet2DModel if config is PIXELS else UNet2DConditionModel
+        model = kind.from_config(config).eval()
+        own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        saved: dict[int, int] = {}
+
+        def pack(tensor):
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                saved[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            output = model(*inputs(config)).sample
+        output.sum().backward()
+        assert sum(saved.values()) == pytest.approx(denoiser_footprint(config).backward_bytes, rel=0.25)
+
+    @pytest.mark.slow
+    def test_checkpointing_takes_less(self, stable_diffusion):
+        counted = stable_diffusion
+        assert counted.forward_bytes < counted.checkpointed_bytes < 0.6 * counted.backward_bytes
+
+    def test_in_bfloat16_activations_take_half(self):
+        """The rule of `hrf.forecast`, on tensors without contents that are as if on a CPU: there autocast exists."""
+
+        def peak(batch: int, enabled: bool) -> int:
+            with FakeTensorMode():
+                model = UNet2DModel.from_config(PIXELS).eval()
+                for parameter in model.parameters():
+                    parameter.grad = torch.zeros_like(parameter)
+                sample, timestep = torch.zeros(batch, 3, 16, 16), torch.zeros(batch, dtype=torch.int64)
+                known = [*model.parameters(), *(parameter.grad for parameter in model.parameters()), sample, timestep]
+                memory = footprint_module._Memory(known)
+                with memory:
+                    with footprint_module._FusedAttention(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                        output = model(sample, timestep).sample
+                    output.backward(torch.ones_like(output))
+                return memory.peak_bytes
+
+        # The bfloat16 copies of the weights are there once, whatever the batch.
+        low, high = (peak(3, enabled) - peak(1, enabled) for enabled in (True, False))
+        assert low / high == pytest.approx(0.5, abs=0.1)
+
+
+class TestAdapter:
+    @pytest.mark.parametrize("rank", [1, 4])
+    def test_its_parameters_are_two_thin_matrices_for_each_layer(self, rank):
+        model = UNet2DConditionModel.from_config(TEXT)
+        layers = [layer for name, layer in model.named_modules() if name.endswith((".to_q", ".proj_in"))]
+        assert {type(layer) for layer in layers} == {nn.Linear, nn.Conv2d}
+        by_hand = 0
+        for layer in layers:
+            ins, outs = layer.weight.shape[1], layer.weight.shape[0]
+            by_hand += rank * (ins + outs)
+        counted = denoiser_footprint(TEXT, Lora(rank=rank, targets=("to_q", "proj_in")))
+        assert counted.num_tuned == by_hand
+        assert counted.num_tuned_tensors == 2 * len(layers)
+        assert counted.num_parameters == model.num_parameters()
+
+    @pytest.mark.slow
+    def test_stable_diffusions_usual_one(self, stable_diffusion):
+        """diffusers' training script reports 797,184 parameters for rank 4 on the attention projections."""
+        assert stable_diffusion.num_tuned == 797_184
+
+
+class TestRefusals:
+    @pytest.mark.parametrize("config", [{}, {"_class_name": "FluxTransformer2DModel"}, {**PIXELS, "_class_name": None}])
+    def test_another_kind_of_model_is_refused(self, config):
+        with pytest.raises(ConfigError, match="UNet2DModel or UNet2DConditionModel"):
+            denoiser_footprint(config)
+
+    def test_a_configuration_that_makes_no_model_is_refused(self):
+        with pytest.raises(ConfigError, match=r"config\.json"):
+            denoiser_footprint({**PIXELS, "block_out_channels": [8]})
+
+    def test_another_decoder_is_refused(self):
+        with pytest.raises(ConfigError, match="AutoencoderKL"):
+            decoder_footprint({"_class_name": "AutoencoderTiny"}, (4, 8, 8))
+
+
+def test_a_small_decoder_is_counted_as_it_decodes():
+    config = {**STABLE_DIFFUSION_VAE, "block_out_channels": [8, 16], "down_block_types": ["DownEncoderBlock2D"] * 2,
+              "up_block_types": ["UpDecoderBlock2D"] * 2, "layers_per_block": 1, "norm_num_groups": 4}  # fmt: skip
+    model = AutoencoderKL.from_config(config).eval()
+    with counted_by_hand(model) as found, torch.no_grad():
+        image = model.decode(torch.zeros(1, 4, 8, 8)).sample
+    counted = decoder_footprint(config, (4, 8, 8))
+    assert counted.forward_flops == 2 * sum(found.values())
+    assert counted.output_shape == tuple(image.shape[1:])

@@ -1,0 +1,440 @@
+"""The reference server of a remote reward, under load and abuse, with its client and with bare HTTP."""
+
+from __future__ import annotations
+
+import datetime
+import http.client
+import http.server
+import ipaddress
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from hrf.config import ClassifierReward, JpegReward
+from hrf.errors import ConfigError, RemoteError
+from hrf.policies.sources import classifier_folder
+from hrf.reward_server import build_server, main
+from hrf.rewards import ImageError, build_reward
+from hrf.rewards import remote as remote_module
+from hrf.rewards.protocol import TOKEN_VARIABLE, encode_request
+from hrf.rewards.remote import RemoteScorer
+from tests.hrf.rewards.servers import NAME, brightness, serving
+
+TOKEN = "tok-3f9a"
+
+
+@pytest.fixture(autouse=True)
+def _soon_again(monkeypatch):
+    monkeypatch.setattr(remote_module, "_FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+
+
+def pictures(count: int = 4, size: int = 8) -> np.ndarray:
+    return np.random.default_rng(count).random((count, 3, size, size), dtype=np.float32)
+
+
+def client(server, **options) -> RemoteScorer:
+    return RemoteScorer(url=server.url, scorer=NAME, **{"timeout_seconds": 20, **options})
+
+
+def ask(server, method: str, path: str, body: bytes | None = None, **headers: str):
+    """One bare request: (status, JSON, headers)."""
+    connection = http.client.HTTPConnection(*server.server_address, timeout=10)
+    try:
+        connection.request(method, path, body, headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read()), answer.headers
+    finally:
+        connection.close()
+
+
+class TestLoad:
+    def test_64_concurrent_batches_have_their_own_numbers(self):
+        """Of 64 clients at a time, all but a few are told to come back; every one ends with the right numbers."""
+        in_parallel, most = 0, 0
+
+        def slow(images, prompts):
+            nonlocal in_parallel, most
+            in_parallel += 1
+            most = max(most, in_parallel)
+            time.sleep(0.005)
+            in_parallel -= 1
+            return brightness(images, prompts)
+
+        batches = [pictures(2 + number % 5) * np.float32(number / 64) for number in range(64)]
+        with serving(slow, most_waiting=8) as server, ThreadPoolExecutor(64) as pool:
+            server.__class__ = type("Impatient", (type(server),), {"retry_after_seconds": 0})
+            scorer = client(server, retries=1000)
+            got = list(pool.map(scorer, batches))
+        for rewards, images in zip(got, batches, strict=True):
+            assert rewards.tolist() == brightness(images).tolist()
+        assert most == 1
+
+    def test_one_call_of_64_batches_at_a_time(self):
+        images = pictures(256)
+        with serving(most_waiting=64) as server:
+            rewards = client(server, batch_size=4, concurrency=64)(images)
+        assert rewards.tolist() == brightness(images).tolist()
+
+    def test_beyond_its_places_it_asks_to_come_back(self):
+        begun, go = threading.Event(), threading.Event()
+
+        def wait(images, prompts):
+            begun.set()
+            go.wait(10)
+            return brightness(images)
+
+        with serving(wait, most_waiting=1) as server, ThreadPoolExecutor() as pool:
+            first = pool.submit(client(server), pictures())
+            begun.wait(10)
+            status, told, headers = ask(server, "POST", "/score", encode_request(pictures(), None))
+            assert (status, told["error"], headers["Retry-After"]) == (503, "too many requests at a time", "1")
+            # Health is answered all the while.
+            assert ask(server, "GET", "/health")[0] == 200
+            go.set()
+            assert first.result().tolist() == brightness(pictures()).tolist()
+
+    def test_a_place_is_given_back_whatever_becomes_of_a_request(self):
+        with serving(most_waiting=1) as server:
+            for _ in range(3):
+                assert ask(server, "POST", "/score", b"garbage")[0] == 400
+                with socket.create_connection(server.server_address) as broken:
+                    broken.sendall(b"POST /score HTTP/1.1\r\nContent-Length: 1000\r\n\r\nbeginning")
+            rewards = client(server, retries=20)(pictures())
+        assert rewards.tolist() == brightness(pictures()).tolist()
+
+
+class TestRequests:
+    @pytest.mark.parametrize(
+        ("method", "path", "body", "status"),
+        [
+            ("GET", "/", None, 404),
+            ("GET", "/score", None, 404),
+            ("POST", "/health", b"", 404),
+            ("POST", "/score", b"", 400),
+            ("POST", "/score", b"garbage", 400),
+            ("PUT", "/score", b"", 501),
+        ],
+    )
+    def test_what_is_no_request_is_refused(self, method, path, body, status):
+        with serving() as server:
+            connection = http.client.HTTPConnection(*server.server_address, timeout=10)
+            connection.request(method, path, body)
+            assert connection.getresponse().status == status
+            connection.close()
+
+    def test_a_body_of_unknown_length_is_refused(self):
+        with serving() as server:
+            assert ask(server, "POST", "/score", iter([b"chunk"]))[0] == 411
+
+    @pytest.mark.parametrize("excess", [1, 2**20])
+    def test_a_larger_body_than_is_allowed_is_refused_and_the_client_hears_of_it(self, excess):
+        body = encode_request(pictures(), None)
+        with serving(max_request_bytes=len(body)) as server:
+            assert ask(server, "POST", "/score", body)[0] == 200
+            assert ask(server, "POST", "/score", body + bytes(excess))[0] == 413
+            with pytest.raises(RemoteError, match=r"413.*reward\.batch_size"):
+                client(server)(pictures(40))
+
+    def test_an_image_out_of_range_is_named(self):
+        images = pictures(5)
+        images[3, 0, 0, 0] = 1.5
+        with serving() as server, pytest.raises(ImageError, match=r"must lie in \[0, 1\].*image=3"):
+            client(server, batch_size=2)(images)
+
+    def test_a_reward_that_is_not_finite_is_named(self):
+        def score(images, prompts):
+            return np.where(np.arange(len(images)) == 1, np.nan, 0.5)
+
+        with serving(score) as server, pytest.raises(ImageError, match=r"nan.*image=1"):
+            client(server, batch_size=3, concurrency=1)(pictures())
+
+    def test_a_scorer_that_fails_is_an_error_that_does_not_tell_its_inside_and_the_server_goes_on(self, capfd):
+        def fails(images, prompts):
+            if len(images) == 2:
+                raise KeyError("inner secret")
+            return brightness(images)
+
+        with serving(fails) as server:
+            with pytest.raises(RemoteError, match=r"500: the scorer failed with KeyError.*log") as caught:
+                client(server)(pictures(2))
+            assert client(server)(pictures(3)).tolist() == brightness(pictures(3)).tolist()
+        assert "inner secret" not in str(caught.value)
+        assert "inner secret" in capfd.readouterr().err
+
+    def test_a_reward_that_needs_prompts_refuses_images_without(self):
+        with serving(needs_prompts=True) as server:
+            with pytest.raises(RemoteError, match=r"422.*prompts"):
+                client(server)(pictures(2))
+            rewards = client(server)(pictures(2), ["a", "bc"])
+        assert rewards.tolist() == brightness(pictures(2), ["a", "bc"]).tolist()
+
+    def test_a_connection_serves_one_request_after_another_also_after_a_refusal(self):
+        body = encode_request(pictures(), None)
+        with serving(max_request_bytes=len(body)) as server:
+            connection = http.client.HTTPConnection(*server.server_address, timeout=10)
+            statuses = []
+            for content in (body, body + b"x", body):
+                connection.request("POST", "/score", content)
+                answer = connection.getresponse()
+                answer.read()
+                statuses.append(answer.status)
+            connection.close()
+        assert statuses == [200, 413, 200]
+
+
+class TestToken:
+    @pytest.mark.parametrize("header", [None, "Bearer ", "Bearer tok-3f9b", "Basic tok-3f9a", "tok-3f9a", "Bearer ü"])
+    def test_without_the_token_nothing_is_scored(self, header):
+        headers = {} if header is None else {"Authorization": header}
+        with serving(token=TOKEN) as server:
+            assert ask(server, "POST", "/score", encode_request(pictures(), None), **headers)[0] == 401
+            # Probes of a cluster have no token; a wrong one is found out at once.
+            assert ask(server, "GET", "/health", **headers)[0] == (200 if header is None else 401)
+
+    def test_with_it_the_client_has_its_numbers_and_the_log_is_without_it(self, monkeypatch, capfd):
+        with serving(token=TOKEN) as server:
+            with pytest.raises(RemoteError, match=f"asks for a token.*{TOKEN_VARIABLE}"):
+                client(server).health()
+            with pytest.raises(RemoteError, match=rf"401.*{TOKEN_VARIABLE}"):
+                client(server)(pictures())
+            monkeypatch.setenv(TOKEN_VARIABLE, "another")
+            with pytest.raises(RemoteError, match=rf"401.*{TOKEN_VARIABLE}"):
+                client(server).health()
+            monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+            client(server).health()
+            assert (
+                client(server)(pictures(), ["private"] * 4).tolist() == brightness(pictures(), ["private"] * 4).tolist()
+            )
+        log = capfd.readouterr().err
+        assert "POST /score" in log
+        assert TOKEN not in log
+        assert "private" not in log
+
+
+class TestTls:
+    @pytest.fixture
+    def certificate(self, tmp_path):
+        """A self-signed certificate of 127.0.0.1, and its key."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives import hashes, serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "scorer")])
+        now = datetime.datetime.now(datetime.UTC)
+        address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+        signed = (
+            x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+            .add_extension(address, critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        pem, encoding = tmp_path / "certificate.pem", serialization.Encoding.PEM
+        pem.write_bytes(
+            signed.public_bytes(encoding)
+            + key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        )
+        return str(pem)
+
+    def test_numbers_come_through_and_only_a_trusted_server_is_talked_to(self, certificate, monkeypatch, tmp_path):
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+        monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+        seen = []
+
+        def score(images, prompts):
+            seen.append(len(images))
+            return brightness(images)
+
+        with serving(score, tls=context, token=TOKEN) as server:
+            assert server.url.startswith("https://127.0.0.1:")
+            with pytest.raises(RemoteError, match=r"certificate is not trusted.*SSL_CERT_FILE"):
+                client(server)(pictures())
+            assert not seen
+            monkeypatch.setenv("SSL_CERT_FILE", certificate)
+            assert client(server)(pictures()).tolist() == brightness(pictures()).tolist()
+
+
+class TestStop:
+    def test_what_is_being_scored_is_finished_and_idle_connections_end(self):
+        begun, go = threading.Event(), threading.Event()
+
+        def wait(images, prompts):
+            begun.set()
+            go.wait(10)
+            return brightness(images)
+
+        with ThreadPoolExecutor() as pool:
+            with serving(wait) as server:
+                idle = socket.create_connection(server.server_address)
+                rewards = pool.submit(client(server), pictures())
+                begun.wait(10)
+                stopping = pool.submit(server.stop)
+                time.sleep(0.2)
+                assert not rewards.done()
+                go.set()
+                stopping.result(timeout=10)
+            assert rewards.result().tolist() == brightness(pictures()).tolist()
+            assert idle.recv(1) == b""
+            idle.close()
+
+    def test_as_a_process_it_serves_a_configured_reward_until_sigterm(self):
+        settings = "{name: jpeg_incompressibility, quality: 80}"
+        command = [sys.executable, "-m", "hrf.reward_server", settings, "--port", "0"]
+        environment = {**os.environ, TOKEN_VARIABLE: TOKEN}
+        with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+            line = process.stderr.readline()
+            url = line.split()[-1]
+            os.environ[TOKEN_VARIABLE] = TOKEN
+            try:
+                scorer = RemoteScorer(url=url, scorer="jpeg_incompressibility")
+                rewards = scorer(pictures(size=16))
+                health = scorer.health()
+            finally:
+                del os.environ[TOKEN_VARIABLE]
+                process.send_signal(signal.SIGTERM)
+            rest = process.stderr.read()
+        assert process.returncode == 0, rest
+        local = build_reward(JpegReward(name="jpeg_incompressibility", quality=80))
+        assert rewards.tolist() == local(pictures(size=16)).tolist()
+        assert health.version in line
+        assert TOKEN not in line + rest
+
+    def test_its_version_changes_with_the_settings_of_its_reward(self):
+        def version(settings: str) -> str:
+            server = build_server(settings, host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=2**20, tls=None)
+            server.server_close()
+            return server.health.version
+
+        assert version("{name: jpeg_compressibility}") == version("{name: jpeg_compressibility, quality: 95}")
+        assert version("{name: jpeg_compressibility}") != version("{name: jpeg_compressibility, quality: 80}")
+
+    def test_a_classifier_is_found_and_its_probabilities_are_the_local_ones(self):
+        server = build_server(
+            "{name: classifier, label: planets}",
+            host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=2**24, tls=None,
+        )  # fmt: skip
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            rewards = RemoteScorer(url=server.url, scorer="classifier:planets")(pictures(4, 32))
+            with pytest.raises(RemoteError, match=r"422.*classifier of 16 x 16"):
+                RemoteScorer(url=server.url, scorer="classifier:planets")(pictures(4, 16))
+        finally:
+            server.stop()
+            thread.join()
+        local = build_reward(ClassifierReward(label="planets"), classifier_folder("shipped", "reward"))
+        assert rewards.tolist() == local(pictures(4, 32)).tolist()
+
+    @pytest.mark.parametrize(
+        ("arguments", "code", "said"),
+        [
+            (["{name: nonsense}"], 3, "reward.name"),
+            (["{name: remote, url: 'http://127.0.0.1:1', scorer: a}"], 3, "reward.name"),
+            (["missing.yaml"], 1, "missing.yaml"),
+            (["{name: jpeg_compressibility}", "--certificate", "missing.pem"], 3, "--certificate"),
+        ],
+    )
+    def test_what_cannot_be_served_is_told(self, arguments, code, said, capsys):
+        assert main(arguments) == code
+        assert said in capsys.readouterr().err
+
+    def test_a_port_that_is_taken_is_told(self, capsys):
+        with serving() as server:
+            assert main(["{name: jpeg_compressibility}", "--port", str(server.server_address[1])]) == 1
+        assert "in use" in capsys.readouterr().err
+
+
+def test_it_brings_no_torch_unless_its_reward_does():
+    program = (
+        "import sys, hrf.reward_server as server\n"
+        "made = server.build_server('{name: jpeg_compressibility}', host='127.0.0.1', port=0, most_waiting=1,\n"
+        "                           max_request_bytes=1, tls=None)\n"
+        "made.server_close(); assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_a_sum_with_classifiers_is_served():
+    terms = "[{reward: {name: classifier, label: planets}}, {reward: {name: classifier, label: sprouts}, weight: -1.0}]"
+    server = build_server(
+        f"{{name: weighted_sum, terms: {terms}}}",
+        host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=1, tls=None,
+    )  # fmt: skip
+    server.server_close()
+    probabilities = [
+        build_reward(ClassifierReward(label=label), classifier_folder("shipped", "reward"))(pictures(4, 32))
+        for label in ("planets", "sprouts")
+    ]
+    assert server.reward(pictures(4, 32), None) == pytest.approx(probabilities[0] - probabilities[1])
+
+
+def test_a_configuration_error_names_its_field():
+    with pytest.raises(ConfigError, match=r"reward\.quality"):
+        build_server(
+            "{name: jpeg_compressibility, quality: 0}",
+            host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=1, tls=None,
+        )  # fmt: skip
+
+
+def test_a_server_by_the_protocol_alone_gives_its_numbers(tmp_path):
+    """Thirty lines that know nothing of this library, as a stranger would write them."""
+    source = textwrap.dedent(STRANGER)
+    made: dict = {"__name__": "stranger"}
+    exec(source, made)
+    with http.server.HTTPServer(("127.0.0.1", 0), made["Scorer"]) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            scorer = RemoteScorer(url=f"http://127.0.0.1:{server.server_address[1]}", scorer="warmth", batch_size=3)
+            assert scorer.health().range == (-1, 1)
+            rewards = scorer(pictures(7), ["a"] * 7)
+        finally:
+            server.shutdown()
+            thread.join()
+    images = pictures(7)
+    warmth = images[:, 0].mean(axis=(1, 2)) - images[:, 2].mean(axis=(1, 2))
+    assert rewards.tolist() == [float(number) for number in warmth]
+
+
+STRANGER = """
+    import json
+    from http.server import BaseHTTPRequestHandler
+
+    from safetensors.numpy import load
+
+    WHO = {"name": "warmth", "version": "1"}
+
+    class Scorer(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.answer({**WHO, "protocol": 1, "range": [-1, 1], "needs_prompts": False})
+
+        def do_POST(self):
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
+            prompts = json.loads(header["__metadata__"]["prompts"])
+            images = load(body)["images"]
+            rewards = images[:, 0].mean(axis=(1, 2)) - images[:, 2].mean(axis=(1, 2))
+            self.answer({**WHO, "rewards": [float(reward) for reward in rewards]})
+
+        def answer(self, value):
+            body = json.dumps(value).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *arguments):
+            pass
+"""

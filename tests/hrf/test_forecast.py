@@ -1,0 +1,280 @@
+"""What a run will take, against runs that are made: their FLOPs, calls and files."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from hrf.config import Config, resolve
+from hrf.core.schedule import build_schedule
+from hrf.cost import expected_epoch_evaluations, pool_evaluations
+from hrf.errors import ConfigError
+from hrf.forecast import GPUS, OPERATION_SECONDS, device_memory, forecast, num_calls
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.policies.footprint import Footprint, denoiser_footprint
+from hrf.rollout import denoise
+from hrf.seeds import Purpose, stream
+from hrf.steps.artifacts import save_training_state, save_trajectories
+from hrf.training import (
+    advantages_of,
+    build_starts,
+    draw_prefix_pool,
+    evaluation_samples,
+    evaluation_starts,
+    sample_episodes,
+)
+from hrf.update import Updater, build_optimizer
+from tests.hrf.policies.test_footprint import PIXELS
+from tests.hrf.toys import LINEAR_ALPHA_BARS, small_policy
+
+SMALL = {"sampler": {"steps": 6}, "rollout": {"roots": 8, "branches": 4}, "update": {"minibatch": 16, "microbatch": 16}}
+"""Full calls, so that nothing is filled up."""
+
+
+def configured(**sections) -> Config:
+    values = {**SMALL, "evaluation": {"num_samples": 16, "features": "pixels", "classifier": ""}, **sections}
+    values["gate"] = {"monitors": {"unrecognised_fraction": None}}
+    return Config.from_mapping(values)
+
+
+def window(start: float, stop: float) -> dict:
+    return {"kind": "window", "schedule": "fixed", "windows": [{"fractions": [start, stop]}]}
+
+
+@pytest.fixture(scope="module")
+def counted() -> Footprint:
+    return denoiser_footprint(PIXELS)
+
+
+def policy_for(config: Config) -> DiffusionPolicy:
+    from diffusers import UNet2DModel
+
+    denoisers = [UNet2DModel.from_config(PIXELS).eval() for _ in range(2)]
+    return DiffusionPolicy(
+        denoiser=denoisers[0],
+        reference=denoisers[1].requires_grad_(False),
+        schedule=build_schedule(LINEAR_ALPHA_BARS, num_steps=config.sampler.steps, min_std=config.sampler.min_std),
+        prediction="epsilon",
+        clip_range=1.0,
+        switch_step=config.switch_step,
+    )
+
+
+@contextmanager
+def counting() -> Iterator[FlopCounterMode]:
+    """torch's own counter. It knows attention that is written out, and not the CPU's fused kernel."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as flops:
+        yield flops
+
+
+# One start step, so that what is expected is what is drawn.
+RUNS = {
+    "HRF": {"starts": window(0.5, 0.6)},
+    "DDPO": {"starts": {"kind": "noise"}},
+    "a split with a pool": {
+        "starts": window(0.5, 0.6), "policy": {"split": 0.5, "prefix_pool": 16},
+    },
+    "a KL penalty, twice": {
+        "starts": window(0.5, 0.6),
+        "update": {"minibatch": 16, "microbatch": 16, "kl_weight": 0.1, "inner_epochs": 2},
+    },
+}  # fmt: skip
+
+
+class TestFlops:
+    @pytest.mark.parametrize("name", RUNS)
+    def test_they_are_those_that_torch_counts_in_a_run(self, name, counted):
+        """Sampling, updates, pool, baseline and evaluation of one epoch; within 2 percent: a first layer's backward
+        pass is shorter, as nobody wants the gradient of what goes in."""
+        config = configured(**RUNS[name], run={"epochs": 1})
+        policy = policy_for(config)
+        expected = forecast(config, policy.schedule, counted)
+        found = {}
+        pool = None
+        if config.policy.prefix_pool:
+            with counting() as found["prefix_pool"]:
+                pool = draw_prefix_pool(policy, config, run_seed=0, on_advance=None)
+        with counting() as found["baseline"]:
+            starts = evaluation_starts(policy, config, None)
+            evaluation_samples(policy, starts, config, None)
+        with counting() as found["evaluations"]:
+            evaluation_samples(policy, starts, config, None)
+        with counting() as found["sample"]:
+            distribution = build_starts(config, policy, reward=pytest.fail, pool=pool)
+            episodes = sample_episodes(policy, distribution, config, run_seed=0, epoch=0)
+        rewards = np.random.default_rng(0).random(32)
+        advantages = advantages_of(rewards, episodes.trajectories, config)
+        updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update)
+        with counting() as found["update"]:
+            updater.run(episodes.trajectories, advantages, run_seed=0, epoch=0)
+        (epoch,) = expected.epochs
+        parts = {"sample": epoch.sample, "update": epoch.update, **expected.once}
+        for part, flops in found.items():
+            rel = 0.02 if part == "update" else 1e-6
+            assert parts[part].flops == pytest.approx(flops.get_total_flops(), rel=rel), part
+        assert expected.total.flops == pytest.approx(sum(flops.get_total_flops() for flops in found.values()), rel=0.02)
+
+    def test_evaluations_are_those_that_training_counts(self, counted):
+        for preset in ("avatars-compressibility", "avatars-hrf-d", "avatars-published"):
+            config = resolve(preset)
+            schedule = build_schedule(LINEAR_ALPHA_BARS, num_steps=config.sampler.steps, min_std=config.sampler.min_std)
+            found = forecast(config, schedule, counted)
+            epochs = range(config.run.epochs)
+            assert sum(
+                epoch.num_epochs * (epoch.sample.evaluations + epoch.update.evaluations) for epoch in found.epochs
+            ) == pytest.approx(sum(expected_epoch_evaluations(config, schedule, epoch) for epoch in epochs))
+            assert found.once["prefix_pool"].evaluations == pool_evaluations(config)
+            assert sum(epoch.num_epochs for epoch in found.epochs) == config.run.epochs
+
+    def test_gradient_checkpointing_does_a_forward_pass_more(self, counted):
+        plain, recomputed = (
+            forecast(configured(model={"gradient_checkpointing": on}), build_schedule(LINEAR_ALPHA_BARS, num_steps=6),
+                     counted) for on in (False, True)
+        )  # fmt: skip
+        assert recomputed.epochs[0].update.flops == pytest.approx(plain.epochs[0].update.flops * 4 / 3)
+        assert recomputed.epochs[0].update.evaluations == plain.epochs[0].update.evaluations
+        assert recomputed.epochs[0].sample == plain.epochs[0].sample
+
+
+class TestCalls:
+    @settings(max_examples=20)
+    @given(st.lists(st.integers(0, 6), min_size=1, max_size=12), st.integers(1, 5))
+    def test_they_are_those_that_sampling_makes(self, lengths, batch_size):
+        policy = small_policy(num_steps=6)
+        calls = []
+        steps = torch.tensor([6 - length for length in lengths])
+        streams = [stream(0, Purpose.ROOT, 0, index) for index in range(len(lengths))]
+        states = torch.zeros(len(lengths), 3, 8, 8)
+        denoise(policy, states, steps, streams, batch_size=batch_size, on_advance=calls.append)
+        assert num_calls(lengths, batch_size) == len(calls)
+        assert sum(lengths) == sum(calls)
+
+    def test_calls_that_are_filled_up_take_their_time(self, counted):
+        """20 roots in calls of 16: as long as 32."""
+        slow = dataclasses.replace(counted, num_operations=0)
+        schedule = build_schedule(LINEAR_ALPHA_BARS, num_steps=6)
+
+        def baseline(samples: int) -> float:
+            config = configured(model={"batch_size": 16})
+            config = config.with_changes({"evaluation": {"num_samples": samples}})
+            return forecast(config, schedule, slow).once["baseline"].seconds
+
+        assert baseline(20) == pytest.approx(baseline(32))
+        assert baseline(16) == pytest.approx(baseline(32) / 2)
+
+
+class TestTime:
+    SCHEDULE = build_schedule(LINEAR_ALPHA_BARS, num_steps=6)
+
+    def seconds(self, counted: Footprint, **options) -> float:
+        model = {"forward_dtype": options.pop("forward_dtype", "float32")}
+        return forecast(configured(model=model), self.SCHEDULE, counted, **options).total.seconds
+
+    def test_in_bfloat16_it_is_flops_over_what_the_gpu_reaches(self, counted):
+        large = dataclasses.replace(counted, convolution_flops=10**12, other_flops=10**12)
+        config = configured(model={"forward_dtype": "bfloat16"})
+        found = forecast(config, self.SCHEDULE, large, gpu="a100", utilisation=0.25)
+        # All calls are full.
+        assert found.total.seconds == pytest.approx(found.total.flops / (312e12 * 0.25), rel=1e-6)
+
+    def test_in_float32_convolutions_run_in_tf32(self, counted):
+        convolutions = dataclasses.replace(counted, convolution_flops=10**12, other_flops=0)
+        others = dataclasses.replace(counted, convolution_flops=0, other_flops=10**12)
+        assert self.seconds(others) / self.seconds(convolutions) == pytest.approx(156 / 19.5)
+
+    def test_a_small_model_takes_as_long_as_its_operations_are_many(self, counted):
+        found = forecast(configured(), self.SCHEDULE, counted)
+        calls = found.once["baseline"].evaluations / 8
+        assert found.once["baseline"].seconds == pytest.approx(calls * counted.num_operations * OPERATION_SECONDS)
+
+    @pytest.mark.parametrize("gpu", GPUS)
+    def test_half_the_utilisation_takes_twice_the_time(self, counted, gpu):
+        large = dataclasses.replace(counted, convolution_flops=10**14)
+        half, whole = (self.seconds(large, gpu=gpu, utilisation=share) for share in (0.5, 1.0))
+        assert half == pytest.approx(2 * whole)
+
+    @pytest.mark.parametrize("options", [{"gpu": "tpu"}, {"utilisation": 0.0}, {"utilisation": 1.5}])
+    def test_what_cannot_be_is_refused(self, counted, options):
+        with pytest.raises(ConfigError, match="--"):
+            forecast(configured(), self.SCHEDULE, counted, **options)
+
+    def test_all_that_is_assumed_is_told(self, counted):
+        told = " ".join(forecast(configured(), self.SCHEDULE, counted, utilisation=0.4).assumptions)
+        for assumption in ("40%", "156 TFLOP/s", "19.5", "20 microseconds", "2 forward passes"):
+            assert assumption in told
+
+
+class TestMemory:
+    def test_it_adds_up(self, counted):
+        config = configured(model={"batch_size": 5})
+        found = device_memory(config, counted, None)
+        weights = 4 * counted.num_parameters
+        assert found["sample"] == 2 * weights + 5 * counted.forward_bytes
+        # Weights, the reference's, gradient, three copies of it for each step's norm, two moments.
+        assert found["update"] == 8 * weights + 16 * counted.backward_bytes
+        assert found["update"] - found["update_checkpointed"] == 16 * (
+            counted.backward_bytes - counted.checkpointed_bytes
+        )
+
+    def test_an_adapter_has_gradients_and_moments_of_its_own_only(self, counted):
+        text = {"model": {"source": "somewhere", "guidance_scale": 5.0}, "prompts": {}}
+        adapted = dataclasses.replace(counted, num_tuned=100)
+        config = configured(**text, policy={"lora": {}})
+        found = device_memory(config, adapted, counted)
+        assert (found["reference"], found["gradients"], found["moments"]) == (400, 400, 800)
+        assert found["decoder"] == found["weights"]
+        # Guidance asks twice.
+        assert found["update_activations"] == 2 * 16 * counted.backward_bytes
+
+    def test_bfloat16_halves_activations_and_copies_the_weights(self, counted):
+        low = device_memory(configured(model={"forward_dtype": "bfloat16"}), counted, None)
+        high = device_memory(configured(), counted, None)
+        assert low["update_activations"] == high["update_activations"] / 2
+        assert low["bfloat16_weights"] == 2 * counted.num_parameters
+
+
+class TestArtifacts:
+    @pytest.mark.parametrize("name", RUNS)
+    def test_they_are_as_large_as_the_files(self, name, counted, tmp_path):
+        config = configured(**RUNS[name], run={"epochs": 1})
+        policy = policy_for(config)
+        pool = draw_prefix_pool(policy, config, run_seed=0, on_advance=None) if config.policy.prefix_pool else None
+        distribution = build_starts(config, policy, reward=pytest.fail, pool=pool)
+        episodes = sample_episodes(policy, distribution, config, run_seed=0, epoch=0)
+        save_trajectories(episodes.trajectories, {}, tmp_path)
+        updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update)
+        advantages = advantages_of(np.random.default_rng(0).random(32), episodes.trajectories, config)
+        updater.run(episodes.trajectories, advantages, run_seed=0, epoch=0)
+        save_training_state(updater, tmp_path, 0)
+        policy.denoiser.save_pretrained(tmp_path / "unet")
+        expected = forecast(config, policy.schedule, counted).epochs[0].artifact_bytes
+        for artifact, file in {
+            "trajectories": "trajectories.safetensors",
+            "policy": "unet/diffusion_pytorch_model.safetensors",
+            "training_state": "moments.safetensors",
+        }.items():
+            written = (tmp_path / file).stat().st_size
+            header = int.from_bytes((tmp_path / file).read_bytes()[:8], "little") + 8
+            assert expected[artifact] == written - header, artifact
+        assert expected["samples"] == episodes.samples.numel() * 4 + 32 * 8
+
+
+def test_epochs_of_one_window_are_told_together(counted):
+    config = configured(
+        starts={"kind": "window", "schedule": "baseline"}, run={"epochs": 5}, evaluation={"num_samples": 16, "every": 2,
+        "features": "pixels", "classifier": ""},
+    )  # fmt: skip
+    found = forecast(config, build_schedule(LINEAR_ALPHA_BARS, num_steps=6), counted)
+    assert [(epoch.first_epoch, epoch.num_epochs) for epoch in found.epochs] == [(0, 3), (3, 2)]
+    assert found.epochs[0].update.evaluations > found.epochs[1].update.evaluations
+    # After epochs 1, 3 and 4.
+    assert found.once["evaluations"].evaluations == 3 * 16 * 6
