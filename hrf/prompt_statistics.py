@@ -16,7 +16,7 @@ class PromptStatistics:
 
     m_p and s_p (with 1/n) are those of the last `buffer` rewards of the prompt, this epoch's included; of a prompt with
     fewer than `min_count` of them, those of the whole epoch. Source: DDPO (arXiv 2305.13301, section 4.2), with the
-    buffer and the fallback of its public PyTorch code. Where all rewards that count are equal, the advantage is 0.
+    buffer and the fallback of its public PyTorch code. Among equal rewards the advantage is exactly 0.
 
     It is part of the training state: a run that goes on from a saved one goes on with the same numbers.
 
@@ -60,7 +60,7 @@ class PromptStatistics:
             kept = self._kept.setdefault(prompt, deque(maxlen=self._buffer))
             kept.extend(rewards[members].tolist())
             known = torch.tensor(list(kept), dtype=rewards.dtype) if len(kept) >= self._min_count else rewards
-            if (known == known[0]).all():
-                continue
-            advantages[members] = (rewards[members] - known.mean()) / (known.std(correction=0) + self._delta)
+            # The mean of equal numbers may be off by a rounding, which a small delta would make an advantage of.
+            mean = known[0] if (known == known[0]).all() else known.mean()
+            advantages[members] = (rewards[members] - mean) / (known.std(correction=0) + self._delta)
         return advantages

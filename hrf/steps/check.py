@@ -11,6 +11,7 @@ from hrf.checkpoint import writing_folder
 from hrf.config import Config, resolve
 from hrf.errors import ConfigError
 from hrf.promoted import check_name, read_pointer
+from hrf.prompts import resolve_prompts
 from hrf.run_records import RunRecords
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
 from hrf.storage import Storage
@@ -57,6 +58,7 @@ def check(
     if noise_tag:
         check_name(noise_tag, "noise_tag")
     config = resolve(preset, overrides)
+    check_prompts(config)
     check_shape(config, num_epochs=num_epochs, epochs_per_step=epochs_per_step, evaluate_every=evaluate_every)
     store = Storage.open(storage)
     store.check()
@@ -98,6 +100,17 @@ def check(
         "revision": config.model.revision,
         "version": version,
     }
+
+
+def check_prompts(config: Config) -> None:
+    """Refuse prompts that evaluation can't use, where the configuration has them all; files are for `prepare`.
+
+    Raises:
+        ConfigError: If a prompt occurs twice, too few are left, or `evaluation.num_samples` does not fit their number.
+    """
+    prompts = config.prompts
+    if prompts and not prompts.evaluation_source and (prompts.texts or prompts.source == "animals"):
+        resolve_prompts(prompts, seed=config.evaluation.seed).of_evaluation(config.evaluation.num_samples)
 
 
 def check_shape(config: Config, *, num_epochs: int, epochs_per_step: int, evaluate_every: int) -> None:

@@ -18,6 +18,7 @@ from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import dump_yaml, parse_yaml
 from hrf.core.window import Window
 from hrf.errors import ConfigError
+from hrf.steps.check import check_prompts
 
 PRESETS = [preset.name for preset in list_presets()]
 DEFAULT = "avatars-compressibility"
@@ -62,6 +63,11 @@ def test_every_preset_can_be_run_and_describes_itself(name):
     assert own
     assert config.description == own
     assert len(config.window_schedule(config.sampler.steps - 1).stages) if config.starts.kind != "noise" else True
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_prompts_of_a_preset_fit_its_evaluation(name):
+    check_prompts(resolve(name))
 
 
 @pytest.mark.parametrize("name", PRESETS)

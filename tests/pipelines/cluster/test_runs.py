@@ -9,6 +9,9 @@ import pytest
 from tests.kfp_api import plays
 from tests.pipelines.cluster.conftest import SMOKE, words
 
+# Each command is a process of its own that compiles a package.
+pytestmark = pytest.mark.slow
+
 #: What Kubeflow runs the task `check` of the small pipeline under.
 CHECK = "work-2"
 

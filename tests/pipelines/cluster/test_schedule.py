@@ -13,6 +13,9 @@ import pytest
 from tests.kfp_api.server import Trouble
 from tests.pipelines.cluster.conftest import SMOKE, words
 
+# Each command is a process of its own that compiles a package.
+pytestmark = pytest.mark.slow
+
 STORAGE = ("--storage", "s3://bucket/hrf")
 DAILY = ("--cron", "0 0 3 * * *")
 

@@ -10,6 +10,9 @@ from tests.kfp_api import plays
 from tests.kfp_api.server import Trouble
 from tests.pipelines.cluster.conftest import SMOKE
 
+# Each command is a process of its own that compiles a package.
+pytestmark = pytest.mark.slow
+
 TOKEN = "planted-token-8b1f"
 SECRETS = {
     "HRF_KFP_TOKEN": TOKEN,

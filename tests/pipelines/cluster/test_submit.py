@@ -21,6 +21,9 @@ from pipelines.cluster.watching import RunView, follow
 from tests.kfp_api import plays
 from tests.pipelines.cluster.conftest import SMOKE, words
 
+# Each command is a process of its own that compiles a package.
+pytestmark = pytest.mark.slow
+
 STORAGE = ("--storage", "s3://bucket/hrf")
 WAIT = ("--wait", "--poll", "0.01")
 
