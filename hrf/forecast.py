@@ -7,7 +7,6 @@ assumed.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,14 +21,8 @@ from hrf.cost import (
 )
 from hrf.errors import ConfigError
 from hrf.policies.footprint import Footprint
+from hrf.sizes import artifact_bytes, device_memory
 
-FLOAT_BYTES, INDEX_BYTES = 4, 8
-_ADAM_MOMENTS = 2
-_BFLOAT16_ACTIVATIONS = 0.5
-_SCORE_BYTES = 22
-"""Of one reward in scores.json, at most."""
-_STEP_NORM_COPIES = 3
-"""An epoch's first update holds the gradient before and after a step, and the difference, to find each step's norm."""
 OPERATION_SECONDS = 20e-6
 """From Python to one kernel: what an operation takes at least, however small (eager PyTorch; ours)."""
 DEFAULT_UTILISATION = 0.3
@@ -184,40 +177,6 @@ def num_calls(lengths: Sequence[int], batch_size: int) -> int:
     return calls
 
 
-def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None) -> dict[str, int]:
-    """Bytes on the GPU: weights and what goes with each, and the peaks of sampling and of the update."""
-    weights, tuned = FLOAT_BYTES * denoiser.num_parameters, FLOAT_BYTES * denoiser.num_tuned
-    low = config.model.forward_dtype == "bfloat16"
-    activations = _BFLOAT16_ACTIVATIONS if low else 1.0
-    parts = {
-        "weights": weights,
-        # An adapter's reference is the same network, with the adapter switched off.
-        "reference": tuned if config.policy.lora else weights,
-        "bfloat16_weights": weights // 2 if low else 0,
-        "gradients": tuned,
-        "gradient_copies": _STEP_NORM_COPIES * tuned,
-        "moments": _ADAM_MOMENTS * tuned,
-        "decoder": FLOAT_BYTES * decoder.num_parameters if decoder else 0,
-    }
-    forward = round(config.model.batch_size * config.forwards * denoiser.forward_bytes * activations)
-    # One latent after the other, in float32.
-    decoding = decoder.forward_bytes if decoder else 0
-    pairs = config.update.microbatch * config.episode_forwards
-    trained = round(pairs * denoiser.backward_bytes * activations)
-    checkpointed = round(pairs * denoiser.checkpointed_bytes * activations)
-    held = parts["weights"] + parts["reference"] + parts["bfloat16_weights"]
-    learning = held + parts["gradients"] + parts["gradient_copies"] + parts["moments"]
-    return {
-        **parts,
-        "sample_activations": max(forward, decoding),
-        "update_activations": trained,
-        "update_activations_checkpointed": checkpointed,
-        "sample": held + parts["decoder"] + max(forward, decoding),
-        "update": learning + trained,
-        "update_checkpointed": learning + checkpointed,
-    }
-
-
 class _Clock:
     """Turns work on the denoiser and the decoder into FLOPs and seconds."""
 
@@ -273,7 +232,7 @@ def _epochs(
                 window=bounds,
                 sample=_sampling(config, schedule, sampling, bounds, clock),
                 update=_updating(config, denoiser, updating, pairs, clock),
-                artifact_bytes=_artifact_bytes(config, denoiser, decoder, pairs),
+                artifact_bytes=artifact_bytes(config, denoiser, decoder, pairs),
             )
         )
     return tuple(found)
@@ -323,22 +282,6 @@ def _middle(config: Config, window: tuple[int, int]) -> float:
     """Mean of the candidate steps, as `hrf.cost` assumes them."""
     steps = range(*window, config.starts.selection.stride)
     return sum(steps) / len(steps)
-
-
-def _artifact_bytes(config: Config, denoiser: Footprint, decoder: Footprint | None, pairs: float) -> dict[str, int]:
-    """Contents of what an epoch's steps write; `pairs` are its (branch, trained step) pairs."""
-    branches = config.rollout.roots * config.rollout.branches
-    state = FLOAT_BYTES * math.prod(denoiser.sample_shape)
-    image = FLOAT_BYTES * math.prod((decoder or denoiser).output_shape)
-    tuned = FLOAT_BYTES * denoiser.num_tuned
-    indices = (3 if config.prompts else 2) * branches * INDEX_BYTES
-    return {
-        "trajectories": round((pairs + branches) * state + pairs * FLOAT_BYTES + indices),
-        "samples": branches * (image + INDEX_BYTES),
-        "scores": branches * _SCORE_BYTES,
-        "policy": (2 if config.update.ema_decay else 1) * tuned,
-        "training_state": _ADAM_MOMENTS * tuned + FLOAT_BYTES * denoiser.num_tuned_tensors,
-    }
 
 
 def _once(config: Config, schedule: NoiseSchedule, clock: _Clock) -> dict[str, Work]:

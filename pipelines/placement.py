@@ -20,6 +20,7 @@ from hrf.config.sections import Count, Section
 from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError
+from pipelines.scorers import hub_steps, scorers_of
 
 if TYPE_CHECKING:
     from kfp.dsl import PipelineTask
@@ -130,7 +131,8 @@ class Placement(Section):
     reward_secret: Name = ""
     """Secret with the token of a remote reward's server."""
     hub_cache: Name = ""
-    """PersistentVolumeClaim that keeps what `fetch` downloads from the Hugging Face hub."""
+    """PersistentVolumeClaim that keeps what is downloaded from the Hugging Face hub: by `fetch`, and by the steps that
+    score with networks from there. Steps at the same time on different nodes need a claim that several can mount."""
     service_account: Name = "hrf-runner"
     """Whose rights the pods have; it is named when a run is submitted."""
     image_pull_secret: Name = ""
@@ -170,12 +172,24 @@ def load_placement(name: str, config: Config) -> Placement:
 
 
 def check_accelerators(placement: Placement, config: Config) -> None:
-    """Refuse a model on a GPU that no pod has, and a GPU that no model is on.
+    """Refuse a model or a scorer on a GPU that no pod has, and a GPU that none is on.
 
     Raises:
-        ConfigError: The placement's accelerators and `model.device` contradict each other.
+        ConfigError: The placement's accelerators contradict `model.device` or a scorer's device.
     """
     roles = roles_of(config)
+    on_gpu = [scorer for scorer in scorers_of(config) if scorer.device == "cuda"]
+    for scorer in on_gpu:
+        for step in scorer.steps:
+            given = placement.resources(step, roles[step])
+            if not (given.accelerator and given.accelerators):
+                raise ConfigError(
+                    f"placement.steps.{step}.accelerators",
+                    expected=f"an accelerator, as {scorer.path}.device is cuda",
+                    got=given.accelerators,
+                    fix=f"give {step} one in a placement of yours, or set {scorer.path}.device=cpu",
+                )
+    for_scorers = {step for scorer in on_gpu for step in scorer.steps}
     for step in _MODEL_STEPS:
         given = placement.resources(step, roles[step])
         if config.model.device == "cuda" and not (given.accelerator and given.accelerators):
@@ -185,7 +199,7 @@ def check_accelerators(placement: Placement, config: Config) -> None:
                 got=given.accelerators,
                 fix="use the placement gpu, set accelerator and accelerators, or set model.device=cpu",
             )
-        if config.model.device == "cpu" and given.accelerators:
+        if config.model.device == "cpu" and given.accelerators and step not in for_scorers:
             raise ConfigError(
                 "model.device",
                 expected=f"cuda, as the placement gives {step} {given.accelerators} {given.accelerator}",
@@ -250,12 +264,17 @@ class Site:
     images: Images
     placement: Placement
     roles: Mapping[str, Role]
+    hub_steps: frozenset[str]
+    """The steps that may have to download from the Hugging Face hub."""
 
     @classmethod
     def of(cls, config: Config, images: Images | None = None, placement: Placement | None = None) -> Site:
         """The site of a configuration; by default with the environment's images and without any demands."""
         return cls(
-            images=images or Images.from_environment(), placement=placement or Placement(), roles=roles_of(config)
+            images=images or Images.from_environment(),
+            placement=placement or Placement(),
+            roles=roles_of(config),
+            hub_steps=hub_steps(config),
         )
 
     def place(self, task: PipelineTask, step: str, *, prefix: str = "") -> PipelineTask:
@@ -278,7 +297,7 @@ class Site:
         task.set_display_name(f"{prefix}{step.replace('_', ' ')}")
         _demand(task, self.placement.resources(step, role))
         _connect(task, self.placement)
-        if step == "fetch":
+        if step in self.hub_steps:
             _reach_hub(task, self.placement)
         if role == "reward" and self.placement.reward_secret:
             _reach_reward_server(task, self.placement)

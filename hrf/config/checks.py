@@ -17,6 +17,7 @@ from hrf.config.rewards import (
     PythonReward,
     RemoteReward,
     Reward,
+    Thresholded,
     WeightedSumReward,
     Weights,
     leaf_rewards,
@@ -274,6 +275,8 @@ def _reward(reward: Reward, path: str) -> Iterator[ConfigError]:
 
 
 def _single_reward(reward: Reward, path: str) -> Iterator[ConfigError]:
+    if isinstance(reward, Thresholded) and reward.threshold is None:
+        yield from _inert(reward, path, ("below",), f"without a threshold ({path}.threshold)")
     match reward:
         case ClassifierReward() if not reward.label or not reward.classifier:
             missing = "label" if not reward.label else "classifier"

@@ -94,7 +94,16 @@ class PickScoreReward(Network):
     """Where its tokenizer and image processor are; null: with the model."""
 
 
-class ImageClassifierReward(Network):
+class Thresholded(Section):
+    """What a small probability is worth."""
+
+    threshold: Fraction | None = None
+    """A probability that is not above this counts as `below`; null: every probability counts as itself."""
+    below: float = -1.0
+    """For `threshold` only. (Published code of the HRF paper, task "over 50": threshold 0.6, below -1.)"""
+
+
+class ImageClassifierReward(Network, Thresholded):
     """Probability of labels under an image classifier of transformers."""
 
     name: Literal["image_classifier"] = "image_classifier"
@@ -104,7 +113,7 @@ class ImageClassifierReward(Network):
     """The labels whose probabilities are added up, as the model's config.json spells them."""
 
 
-class OnnxClassifierReward(Section):
+class OnnxClassifierReward(Thresholded):
     """Probability of a range of classes under an ONNX classifier."""
 
     name: Literal["onnx_classifier"] = "onnx_classifier"

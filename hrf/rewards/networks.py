@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hrf.config.rewards import (
     AestheticReward,
     ClipScoreReward,
     ImageClassifierReward,
     OnnxClassifierReward,
     PickScoreReward,
+    Thresholded,
 )
 from hrf.encoders import clip, pretrained
 from hrf.encoders.calls import usable_device
@@ -83,7 +86,9 @@ def _image_classifier(settings: ImageClassifierReward, field: str, device: str |
     )
     classes = label_indices(network.model, settings.labels, field)
     run = logits_of(network.model)
-    score = ClassesProbability(network=lambda images: network.on_images(images, run), classes=classes, are_logits=True)
+    score = ClassesProbability(
+        network=lambda images: network.on_images(images, run), classes=classes, are_logits=True, **_threshold(settings)
+    )
     return CheckedReward(name=f"image_classifier:{'|'.join(settings.labels)}", score=score, field=field)
 
 
@@ -98,7 +103,14 @@ def _onnx_classifier(settings: OnnxClassifierReward, field: str) -> CheckedRewar
     )
     check_classes(settings.classes, network.num_outputs, field)
     score = ClassesProbability(
-        network=network, classes=range(*settings.classes), are_logits=settings.output == "logits"
+        network=network,
+        classes=range(*settings.classes),
+        are_logits=settings.output == "logits",
+        **_threshold(settings),
     )
     file = settings.model.source.rsplit("/", 1)[-1]
     return CheckedReward(name=f"{file}:{settings.classes[0]}-{settings.classes[1] - 1}", score=score, field=field)
+
+
+def _threshold(settings: Thresholded) -> dict[str, Any]:
+    return {"threshold": settings.threshold, "below": settings.below}

@@ -19,15 +19,17 @@ _SUM_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, kw_only=True)
 class ClassesProbability:
-    """Sum of the probabilities of some classes; softmax and sum are in double precision."""
+    """Sum p of the probabilities of some classes, or `below` where p <= threshold; in double precision."""
 
     network: Callable[[NDArray[np.float32]], Tensor]
     """Images [n, 3, H, W] in [0, 1] to logits or probabilities [n, C]."""
     classes: Sequence[int]
     are_logits: bool
+    threshold: float | None = None
+    below: float = -1.0
 
     def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
-        """Score images [B, 3, H, W] in [0, 1]: [B], in [0, 1].
+        """Score images [B, 3, H, W] in [0, 1]: [B], in [0, 1], or `below`.
 
         Raises:
             NumericalError: If what should be probabilities does not add up to 1.
@@ -43,7 +45,7 @@ class ClassesProbability:
                 fix="if they are logits, set output: logits",
             )
         scores: NDArray[np.float64] = probabilities[:, list(self.classes)].sum(dim=1).numpy()
-        return scores
+        return scores if self.threshold is None else np.where(scores > self.threshold, scores, self.below)
 
 
 def label_indices(model: Any, labels: Sequence[str], field: str) -> list[int]:

@@ -11,6 +11,7 @@ import open_clip
 import torch
 import transformers
 from onnx import TensorProto, helper
+from open_clip.push_to_hf_hub import save_config_for_hf
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 
@@ -54,6 +55,8 @@ def save_open_clip(folder: Path, *, embed_dim: int = 24, quick_gelu: bool = True
     model = open_clip.create_model(f"local-dir:{folder}", load_weights=False)
     draw(model)
     save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    # Over the one above: what open_clip writes of it.
+    save_config_for_hf(model, folder / "open_clip_config.json", model_config=model_cfg)
     return folder
 
 

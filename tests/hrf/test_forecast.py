@@ -18,11 +18,12 @@ from hrf.config import Config, resolve
 from hrf.core.schedule import build_schedule
 from hrf.cost import expected_epoch_evaluations, pool_evaluations
 from hrf.errors import ConfigError
-from hrf.forecast import GPUS, OPERATION_SECONDS, device_memory, forecast, num_calls
+from hrf.forecast import GPUS, OPERATION_SECONDS, forecast, num_calls
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.footprint import Footprint, denoiser_footprint
 from hrf.rollout import denoise
 from hrf.seeds import Purpose, stream
+from hrf.sizes import device_memory
 from hrf.steps.artifacts import save_training_state, save_trajectories
 from hrf.training import (
     advantages_of,

@@ -148,13 +148,33 @@ def test_nothing_in_storage_is_said_so(storage, tmp_path, monkeypatch):
         weights_file(weights, "reward.model")
 
 
-def test_a_hub_that_does_not_answer_is_told_with_what_was_asked_of_it(tmp_path):
-    """In a process of its own: the hub's library reads its settings when it is imported."""
-    code = (
-        "from hrf.config import Weights; from hrf.weights import weights_folder\n"
-        f"weights_folder(Weights(source='hf:a/b', revision='{'0' * 40}'), 'reward.model', ('*.json',))"
+def in_a_process_of_its_own(code: str, home: Path) -> subprocess.CompletedProcess[str]:
+    """The hub's library reads its settings when it is imported. Offline, its cache is all there is."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
+    code = f"from hrf.config import Weights; from hrf.weights import weights_file, weights_folder\n{code}"
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+def test_the_hubs_cache_is_used_at_the_pinned_revision(tmp_path):
+    snapshot = tmp_path / "hub" / "models--a--b" / "snapshots" / REVISION
+    (snapshot / "heads").mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    (snapshot / "heads" / "head.safetensors").write_bytes(CONTENT)
+    result = in_a_process_of_its_own(
+        f"print(weights_folder(Weights(source='hf:a/b', revision='{REVISION}'), 'reward.model', ('*.json',)))\n"
+        f"head = Weights(source='hf:a/b/heads/head.safetensors', revision='{REVISION}', sha256='{SHA256}')\n"
+        "print(weights_file(head, 'reward.head'))\n"
+        f"weights_file(head.model_copy(update={{'sha256': '{'0' * 64}'}}), 'reward.head')",
+        tmp_path,
     )
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert f"hrf.errors.StorageError: hf:a/b@{'0' * 40}" in result.stderr
-    assert "the hub did not deliver" in result.stderr.replace("the Hugging Face hub", "the hub")
+    assert result.stdout.splitlines() == [str(snapshot), str(snapshot / "heads" / "head.safetensors")]
+    assert f"its sha256 is {SHA256}" in result.stderr
+
+
+def test_a_hub_that_does_not_answer_is_told_with_what_was_asked_of_it(tmp_path):
+    code = f"weights_folder(Weights(source='hf:a/b', revision='{REVISION}'), 'reward.model', ('*.json',))"
+    result = in_a_process_of_its_own(code, tmp_path)
+    assert f"hrf.errors.StorageError: hf:a/b@{REVISION}: the Hugging Face hub did not deliver" in result.stderr

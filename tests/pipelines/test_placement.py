@@ -155,6 +155,16 @@ def test_only_steps_that_score_have_the_token_of_a_reward_server():
     assert all(variables == ["HRF_REWARD_TOKEN"] for variables in named.values())
 
 
+LOCAL = f"{{source: ./model, sha256: {'0' * 64}}}"
+
+
+def test_steps_that_score_with_networks_of_the_hub_reach_it_too():
+    hub = f"{{source: 'hf:a/b', revision: {'0' * 40}}}"
+    _, executors = compiled(f"{{run: {{epochs: 1}}, reward: {{name: pickscore, model: {hub}}}}}", hub_cache="claim")
+    with_cache = {name for name, executor in executors.items() if "pvcMount" in executor}
+    assert with_cache == {f"exec-{step}" for step in ("fetch", "prepare", "baseline", "score", "evaluate")}
+
+
 def test_a_node_selector_and_a_registry_secret_reach_the_pods(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text(
@@ -196,12 +206,29 @@ def test_by_default_the_device_decides():
     assert load_placement("", on_gpu) == load_placement("gpu", on_gpu)
 
 
+SCORED_ON_GPU = (
+    f"{{run: {{epochs: 1}}, model: {{device: cuda}}, reward: {{name: pickscore, device: cuda, model: {LOCAL}}}}}"
+)
+SCORED_ON_GPU_ALONE = f"{{run: {{epochs: 1}}, reward: {{name: pickscore, device: cuda, model: {LOCAL}}}}}"
+
+
+def test_a_scorer_on_a_gpu_fits_where_the_steps_that_run_it_have_one(tmp_path):
+    file = tmp_path / "mine.yaml"
+    gpu = "{accelerator: nvidia.com/gpu, accelerators: 1}"
+    file.write_text(f"extends: gpu\nsteps: {{score: {gpu}}}")
+    load_placement(str(file), resolve("avatars-compressibility", SCORED_ON_GPU))
+    file.write_text(f"extends: cpu-small\nsteps: {{baseline: {gpu}, score: {gpu}, evaluate: {gpu}}}")
+    load_placement(str(file), resolve("avatars-compressibility", SCORED_ON_GPU_ALONE))
+
+
 @pytest.mark.parametrize(
     ("text", "overrides", "message"),
     [
         ("extends: gpu", CPU, r"model\.device: expected cuda"),
         ("extends: cpu-small", GPU, r"placement\.steps\.baseline\.accelerators"),
         ("extends: gpu\nsteps: {update: {accelerators: 0}}", GPU, r"placement\.steps\.update\.accelerators"),
+        ("extends: gpu", SCORED_ON_GPU, r"placement\.steps\.score\.accelerators: .*reward\.device is cuda"),
+        ("extends: cpu-small", SCORED_ON_GPU_ALONE, r"placement\.steps\.baseline\.accelerators: .*reward\.device"),
         ("shards: 9", CPU, r"placement\.shards: expected at most 8, the roots"),
         ("shards: 2", "{run: {epochs: 4, epochs_per_step: 2}, evaluation: {every: 2}}", r"epochs_per_step"),
         ("shards: 0", CPU, "shards"),

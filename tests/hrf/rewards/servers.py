@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hrf.reward_server import RewardServer
 from hrf.rewards import CheckedReward
 from hrf.rewards.protocol import decode_request
+from hrf.rewards.server import RewardServer
 
 NAME, VERSION = "brightness", "1"
 

@@ -86,6 +86,17 @@ def test_a_score_is_the_same_bits_in_any_company(networks, build):
     assert reward(images(0)).shape == (0,)
 
 
+@pytest.mark.parametrize("build", [by_transformers, by_onnx])
+def test_what_is_not_above_a_threshold_counts_as_below(networks, build):
+    """As the published over-50 reward: where(p > 0.6, p, -1). Kills >=, and -1 for what is above."""
+    shown = images(6)
+    plain = build(networks)(shown)
+    threshold = float(np.sort(plain)[2])
+    scores = build(networks, threshold=threshold, below=-0.5)(shown)
+    assert scores.tolist() == [p if p > threshold else -0.5 for p in plain]
+    assert (scores == -0.5).sum() == 3
+
+
 def test_an_unknown_label_is_answered_with_the_labels(networks):
     with pytest.raises(ConfigError, match=r"cat, 50-59, 60-69.*got '70'") as caught:
         by_transformers(networks, labels=("cat", "70"))

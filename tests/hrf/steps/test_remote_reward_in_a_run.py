@@ -9,9 +9,9 @@ import pytest
 
 from hrf.config import JpegReward
 from hrf.errors import ConfigError, NumericalError, RemoteError
-from hrf.reward_server import RewardServer
 from hrf.rewards import build_reward
 from hrf.rewards.protocol import TOKEN_VARIABLE
+from hrf.rewards.server import RewardServer
 from tests.hrf.rewards.servers import NAME, serving
 
 

@@ -1,0 +1,65 @@
+"""Which steps of a run use pretrained scorers: they need the scorers' device, and a way to their weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hrf.config.base import Section
+from hrf.config.rewards import Network, Weights, leaf_rewards
+
+if TYPE_CHECKING:
+    from hrf.config import Config
+
+#: Steps that measure policies.
+_MEASURING = ("baseline", "evaluate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scorer:
+    """One pretrained network of a configuration."""
+
+    path: str
+    """Of its section."""
+    device: str
+    on_hub: bool
+    """Whether any of its weights come from the Hugging Face hub."""
+    steps: tuple[str, ...]
+    """The steps that run it. `prepare` loads every scorer too, on the CPU."""
+
+
+def scorers_of(config: Config) -> list[Scorer]:
+    """The pretrained networks that a configuration rewards and measures with."""
+    evaluation = config.evaluation
+    sections = [(section, path, _rewarding(config)) for section, path in leaf_rewards(config.reward, "reward")]
+    if evaluation.held_out_reward:
+        path = "evaluation.held_out_reward"
+        sections += [(section, at, _MEASURING) for section, at in leaf_rewards(evaluation.held_out_reward, path)]
+    if evaluation.features in {"clip", "dinov2"}:
+        sections.append((evaluation.encoder, "evaluation.encoder", _MEASURING))
+    found = []
+    for section, path, steps in sections:
+        sources = _sources(section)
+        if sources:
+            device = section.device if isinstance(section, Network) else "cpu"
+            on_hub = any(source.startswith("hf:") for source in sources)
+            found.append(Scorer(path=path, device=device, on_hub=on_hub, steps=steps))
+    return found
+
+
+def _rewarding(config: Config) -> tuple[str, ...]:
+    if config.run.epochs_per_step > 1:
+        return (*_MEASURING, "train")
+    # HRF-D asks the reward where to start.
+    return (*_MEASURING, "score", "sample") if config.starts.kind == "selected" else (*_MEASURING, "score")
+
+
+def hub_steps(config: Config) -> frozenset[str]:
+    """The steps that may have to download from the hub: `fetch`, and those with a scorer whose weights are there."""
+    from_hub = [scorer for scorer in scorers_of(config) if scorer.on_hub]
+    return frozenset({"fetch"} | {step for scorer in from_hub for step in (*scorer.steps, "prepare")})
+
+
+def _sources(section: Section) -> list[str]:
+    values = [getattr(section, name) for name in type(section).model_fields]
+    return [value.source for value in values if isinstance(value, Weights)]
