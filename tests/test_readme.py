@@ -343,7 +343,8 @@ def with_values(code: str, **values: object) -> str:
 
 class TestOwnReward:
     def test_the_function_is_a_reward(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "my_rewards.py").write_text(fenced("python", section("Bring your own model, prompts and reward"))[0])
+        code = fenced("python", section("Bring your own model, prompts and reward"))[0]
+        (tmp_path / "my_rewards.py").write_text(code)
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
         config = resolve("avatars-smoke", "reward: {name: python, function: 'my_rewards:warmth'}")
