@@ -23,8 +23,8 @@ EXTRAS = {"control": (), "worker": ("model",), "reward": ("reward",)}
 #: What else a role promises to those who build on its image.
 LIBRARIES = {
     "control": (),
-    "worker": ("accelerate",),
-    "reward": ("torchvision", "open_clip", "transformers", "onnxruntime"),
+    "worker": ("accelerate", "transformers", "peft"),
+    "reward": ("torchvision", "open_clip", "onnxruntime"),
 }
 
 
