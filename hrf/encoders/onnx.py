@@ -75,9 +75,9 @@ def load_onnx(
     if len(inputs) != 1 or len(outputs) != 1:
         raise _broken(file, f"it has {len(inputs)} inputs and {len(outputs)} outputs")
     taken, returned = inputs[0].shape, outputs[0].shape
-    if inputs[0].type != "tensor(float)" or len(taken) != 4 or taken[1] != 3 or isinstance(taken[2], str):
+    if inputs[0].type != "tensor(float)" or len(taken) != 4 or taken[1] != 3 or not _known(taken[2:]):
         raise _broken(file, f"its input is {inputs[0].type} {taken}")
-    if outputs[0].type != "tensor(float)" or len(returned) != 2 or not isinstance(returned[1], int):
+    if outputs[0].type != "tensor(float)" or len(returned) != 2 or not _known(returned[1:]):
         raise _broken(file, f"its output is {outputs[0].type} {returned}")
     if isinstance(taken[0], int) and taken[0] != call_size:
         raise ConfigError(
@@ -97,6 +97,11 @@ def load_onnx(
         std=std,
         call_size=call_size,
     )
+
+
+def _known(sides: list[Any]) -> bool:
+    """Whether sizes are numbers, and not names of what may vary."""
+    return all(isinstance(side, int) for side in sides)
 
 
 def _broken(path: Path, problem: str) -> ArtifactError:

@@ -151,7 +151,7 @@ def test_statistics_that_are_not_restored_change_the_next_weights(steps):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [HRF, SPLIT, DDPO, SELECTED], ids=["hrf", "split", "ddpo", "hrf-d"])
+@pytest.mark.parametrize("changes", [SPLIT, DDPO, SELECTED], ids=["split", "ddpo", "hrf-d"])
 def test_shards_joined_are_the_bits_of_one_process_with_prompts(steps, changes):
     """Kills: prompts by the number within a shard, a pool's prompts drawn for the shard alone, shuffled texts."""
     run = steps("run", changes)
