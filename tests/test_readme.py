@@ -7,6 +7,7 @@ import importlib
 import re
 import shlex
 import sys
+import threading
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -123,7 +124,7 @@ def parse(arguments: list[str]) -> None:
 
 class TestCommands:
     def test_there_are_commands_to_check(self) -> None:
-        here = {"run", "compare", "compile", "presets", "doctor", "runs", "report", "sample", "rewards"}
+        here = {"run", "compare", "compile", "presets", "doctor", "runs", "report", "sample", "rewards", "plan"}
         on_a_cluster = {"submit", "schedule", "schedules", "compare-runs"}
         assert here | on_a_cluster == {arguments[0] for arguments in typed_commands()}
 
@@ -343,14 +344,32 @@ def with_values(code: str, **values: object) -> str:
 
 class TestOwnReward:
     def test_the_function_is_a_reward(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        code = fenced("python", section("Bring your own model, prompts and reward"))[0]
-        (tmp_path / "my_rewards.py").write_text(code)
+        (tmp_path / "my_rewards.py").write_text(
+            fenced("python", section("Bring your own model, prompts and reward"))[0]
+        )
         monkeypatch.syspath_prepend(str(tmp_path))
         monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
         config = resolve("avatars-smoke", "reward: {name: python, function: 'my_rewards:warmth'}")
         images = np.random.default_rng(0).random((4, 3, 8, 8), dtype=np.float32)
         expected = [image[0].mean() - image[2].mean() for image in images]
         np.testing.assert_allclose(build_reward(config.reward, None)(images), expected, rtol=1e-5, atol=1e-6)
+
+
+class TestOwnRewardServer:
+    def test_the_server_that_the_protocol_shows_is_one_that_a_run_can_ask(self) -> None:
+        shown: dict[str, Any] = {"__name__": "scorer"}
+        exec(fenced("python", (ROOT / "docs" / "remote-reward.md").read_text(encoding="utf-8"))[0], shown)
+        server = shown["HTTPServer"](("127.0.0.1", 0), shown["Scorer"])
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}"
+            config = resolve("avatars-smoke", f"reward: {{name: remote, url: '{address}', scorer: warmth}}")
+            images = np.random.default_rng(0).random((5, 3, 8, 8), dtype=np.float32)
+            expected = [image[0].mean() - image[2].mean() for image in images]
+            np.testing.assert_allclose(build_reward(config.reward, None)(images), expected, rtol=1e-5, atol=1e-6)
+        finally:
+            server.shutdown()
+            server.server_close()
 
 
 class TestGettingAPromotedModel:

@@ -32,6 +32,8 @@ _IDLE_SECONDS = 60.0
 """How long a connection may be silent."""
 _RECEIVE_SECONDS = 120.0
 """How long a request's body may take."""
+_LINGER_SECONDS = 1.0
+"""How long a refused client may be silent before the connection is closed, where the end of its body is unknown."""
 _DRAIN_BYTES = 2**28
 """How much of a refused body is read and forgotten: a client that is still sending would not see the refusal."""
 
@@ -181,11 +183,11 @@ class _Handler(BaseHTTPRequestHandler):
         began = time.monotonic()
         length = self._length()
         if self.path != "/score":
-            self._answer_error(404, "there are GET /health and POST /score", unread=length or 0)
+            self._answer_error(404, "there are GET /health and POST /score", unread=length)
         elif not self._is_authorised():
-            self._answer_error(401, "a bearer token is needed, and this is not it", unread=length or 0)
+            self._answer_error(401, "a bearer token is needed, and this is not it", unread=length)
         elif length is None:
-            self._answer_error(411, "the request needs a Content-Length")
+            self._answer_error(411, "the request needs a Content-Length", unread=None)
         elif length > self.server.health.max_request_bytes:  # type: ignore[operator]
             most = self.server.health.max_request_bytes
             self._answer_error(413, f"a request has at most {most} bytes, this one {length}", unread=length)
@@ -252,15 +254,17 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _answer_error(self, status: int, error: str, *, unread: int = 0) -> None:
-        """Turn a request away, and read off its body."""
+    def _answer_error(self, status: int, error: str, *, unread: int | None = 0) -> None:
+        """Turn a request away, and read off its body of `unread` bytes; None: of unknown length."""
         later = [("Retry-After", str(self.server.retry_after_seconds))] if status == 503 else []
         # Without the length of the body, there is no telling where the next request begins.
-        self.close_connection |= unread > _DRAIN_BYTES or status in (404, 411)
+        self.close_connection |= unread is None or unread > _DRAIN_BYTES
         self._answer(status, _told(error), later)
         self.wfile.flush()
         deadline = time.monotonic() + _RECEIVE_SECONDS
-        left = min(unread, _DRAIN_BYTES)
+        left = _DRAIN_BYTES if unread is None else min(unread, _DRAIN_BYTES)
+        if unread is None:
+            self.connection.settimeout(_LINGER_SECONDS)
         while left > 0 and time.monotonic() < deadline:
             chunk = self.rfile.read1(min(_CHUNK_BYTES, left))
             if not chunk:
