@@ -1,7 +1,6 @@
 """Every reward states what it is, and the statements that can be checked are."""
 
-from __future__ import re
-
+import re
 from importlib.metadata import metadata, requires
 
 import pytest
