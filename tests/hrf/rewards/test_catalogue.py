@@ -1,5 +1,7 @@
 """Every reward states what it is, and the statements that can be checked are."""
 
+from __future__ import annotations
+
 import re
 from importlib.metadata import metadata, requires
 
