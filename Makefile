@@ -21,7 +21,7 @@ run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default prese
 	$(BIN)/hrf run avatars-compressibility
 
 test: lint test-unit $(VENV)/.dev  ## everything
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "(slow or e2e) and not container"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "(slow or e2e) and not container"
 
 test-unit: $(VENV)/.dev  ## the fast part
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not e2e"

@@ -19,17 +19,6 @@ hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep together, where two processes share the tests, what shares a whole run: it is made once per process.
-
-    First of all hooks: pytest-xdist reads the groups in its own.
-    """
-    for item in items:
-        shares_a_run = "undisturbed" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("undisturbed" if shares_a_run else item.path.name))
-
-
 @pytest.fixture(scope="session")
 def embedded_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
     """A SeaweedFS server with the bucket `hrf`, started on first use and killed at the end."""
