@@ -130,7 +130,8 @@ def test_an_image_keeps_no_wheel_and_nothing_of_the_checkout(role, listed):
 
 
 def test_a_reward_image_is_extended_as_the_readme_says(images, tmp_path):
-    blocks = dict(re.findall(r"^```(python|dockerfile)\n(.*?)^```$", (FOLDER / "README.md").read_text(), re.M | re.S))
+    page = (FOLDER / "README.md").read_text().split("## A reward image of your own")[1].split("\n## ")[0]
+    blocks = dict(re.findall(r"^```(python|dockerfile)\n(.*?)^```$", page, re.M | re.S))
     (tmp_path / "my_rewards.py").write_text(blocks["python"])
     (tmp_path / "Dockerfile").write_text(blocks["dockerfile"])
     build = ["docker", "build", "--quiet", "--network=none", f"--build-arg=REWARD_IMAGE={images.reward}", str(tmp_path)]
