@@ -94,7 +94,24 @@ def ready(store):
     for _ in range(2):
         done = subprocess.run(hook, env=store["environment"], capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr + store["log"].read_text()[-2000:]
+    # The hook needs the master alone; S3 may still be coming up.
+    _wait_for(store, _container()["startupProbe"])
     return store
+
+
+def _wait_for(store, probe):
+    """Wait until a probe is answered, as Kubernetes does before it lets anybody in."""
+    assert probe["httpGet"]["port"] == "s3"
+    address = f"http://127.0.0.1:{store['ports']['s3']}{probe['httpGet']['path']}"
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                assert answer.status == 200
+                return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"{address} does not answer")
 
 
 def _open(store, *, bucket="hrf", **changes):
@@ -106,19 +123,7 @@ def _open(store, *, bucket="hrf", **changes):
 def test_the_probes_answer(ready):
     container = _container()
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-        asked = container[probe]["httpGet"]
-        assert asked["port"] == "s3"
-        address = f"http://127.0.0.1:{ready['ports']['s3']}{asked['path']}"
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            try:
-                with urllib.request.urlopen(address, timeout=5) as answer:
-                    assert answer.status == 200
-                    break
-            except OSError:
-                time.sleep(0.2)
-        else:
-            pytest.fail(f"{address} does not answer")
+        _wait_for(ready, container[probe])
 
 
 @pytest.mark.e2e
