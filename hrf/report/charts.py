@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from markupsafe import Markup, escape
 
@@ -57,12 +58,15 @@ class Series:
         points: In drawing order.
         colour: Position in the palette and in the list of marker shapes; wraps around; NEUTRAL is grey.
         bars: Whether intervals are drawn as error bars at the points; otherwise as a band along the line.
+        style: `quiet` is a thin line without markers, its name told to a pointer: one of many that are not looked at
+            one by one. `dashed` is a dashed line without markers.
     """
 
     name: str
     points: Sequence[Point]
     colour: int = 0
     bars: bool = False
+    style: Literal["", "quiet", "dashed"] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +191,7 @@ def _draw_rule(rule: Rule, y: _Scale) -> list[str]:
 
 
 def _draw_series(series: Series, x: _Scale, y: _Scale) -> list[str]:
-    parts = [f'<g class="series {_class(series.colour)}">']
+    parts = [f'<g class="series {" ".join(filter(None, (_class(series.colour), series.style)))}">']
     spread = [(point, point.y_range) for point in series.points if point.y_range is not None]
     if not series.bars and len(spread) > 1:
         upper = [f"{x(point.x)} {y(high)}" for point, (_, high) in spread]
@@ -195,14 +199,15 @@ def _draw_series(series: Series, x: _Scale, y: _Scale) -> list[str]:
         parts.append(f'<path class="band" d="M{"L".join(upper + lower)}z"/>')
     if len(series.points) > 1:
         line = "L".join(f"{x(point.x)} {y(point.y)}" for point in series.points)
-        parts.append(f'<path class="line" d="M{line}"/>')
+        told = f"<title>{escape(series.name)}</title>" if series.style else ""
+        parts.append(f'<path class="line" d="M{line}">{told}</path>' if told else f'<path class="line" d="M{line}"/>')
     for point, (low, high) in spread:
         if series.bars or len(spread) == 1:
             parts.append(f'<path class="bar" d="M{x(point.x)} {y(low)}V{y(high)}"/>')
     for point in series.points:
         if point.x_range is not None:
             parts.append(f'<path class="bar" d="M{x(point.x_range[0])} {y(point.y)}H{x(point.x_range[1])}"/>')
-    if len(series.points) <= MOST_MARKERS:
+    if len(series.points) <= MOST_MARKERS and not series.style:
         for point in series.points:
             text = f"<title>{escape(point.text)}</title>" if point.text else ""
             parts.append(f'<g class="marker">{_marker(series.colour, x(point.x), y(point.y))}{text}</g>')
@@ -239,8 +244,7 @@ def line_chart(
     """
     vertical = y or Axis()
     drawn = [
-        Series(name=one.name, points=[p for p in one.points if p.is_finite], colour=one.colour, bars=one.bars)
-        for one in series
+        replace(one, points=[point for point in one.points if point.is_finite]) for one in series
     ]
     points = [point for one in drawn for point in one.points]
     if not points:
@@ -306,6 +310,39 @@ def bar_chart(categories: Sequence[str], groups: Sequence[Bars], *, description:
                 f'<text class="tick" x="{left + value * length + 5:.2f}" y="{edge + 8.5:.2f}">{value:g}</text>'
             )
     parts.append(f'<path class="axis" d="M{left} 0V{height:.2f}"/>')
+    return Markup("".join(parts) + "</svg>")
+
+
+def stacked_bars(rows: Sequence[str], groups: Sequence[Bars], *, description: str) -> Markup | None:
+    """Draw one bar per row, cut into the shares that each group has of it.
+
+    Args:
+        rows: Names, top to bottom.
+        groups: Pieces of one colour each, left to right; a row whose values are None has no bar.
+        description: What the chart shows, for readers who do not see it.
+
+    Returns:
+        An `<svg>` element, or None if there is nothing to draw.
+    """
+    totals = [sum(group.values[row] or 0.0 for group in groups) for row in range(len(rows))]
+    if not any(totals):
+        return None
+    left, thickness, pitch = 112.0, 12.0, 16.0
+    length, height = WIDTH - left - RIGHT, pitch * len(rows) + 4
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(description)}">'
+    ]
+    for row, (name, total) in enumerate(zip(rows, totals, strict=True)):
+        top, edge = 2 + row * pitch, left
+        parts.append(f'<text class="tick end" x="{left - 7}" y="{top + 9.5:.2f}">{escape(name)}</text>')
+        for group in groups if total else ():
+            share = (group.values[row] or 0.0) / total
+            told = f"<title>{escape(name)}, {escape(group.name)}: {100 * share:.0f} %</title>"
+            parts.append(
+                f'<g class="series {_class(group.colour)}"><rect class="block" x="{edge:.2f}" y="{top:.2f}" '
+                f'width="{share * length:.2f}" height="{thickness}">{told}</rect></g>'
+            )
+            edge += share * length
     return Markup("".join(parts) + "</svg>")
 
 
