@@ -12,9 +12,9 @@ the variance of the gain's noise belongs to the evaluation seeds, the same for a
 So much the repeated runs of the shipped model spread.
 
 The truth is the mean over seeds on the curve through the same points without noise, by brute force over `POPULATION`
-seeds. The column "bend" is how far the truth of the smooth curve lies from it, in half widths of the interval: what
-straight lines between few points cost. A level that a run does not reach leaves a repetition without an interval;
-"given" tells how many had one.
+seeds. "Bend" is how far the truth of the smooth curve lies from it, in half widths of the interval, and what is then
+left of the coverage: the price of straight lines between few points. A level that a run does not reach leaves a
+repetition without an interval; "given" tells how many had one.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def measured(arms: Mapping[str, list[Curve]], generator: np.random.Generator) ->
 
 
 def _curve(seed: int, spent: Values, gain: Values, ratio: Values) -> Curve:
-    quantities = {name: ratio for name in QUANTITIES}
+    quantities = dict.fromkeys(QUANTITIES, ratio)
     return Curve(seed=seed, points=range(len(spent)), evaluations=spent, gain=gain, quantities=quantities)
 
 
@@ -140,6 +140,8 @@ class Coverage:
     question: str
     covered: float
     """Share of the intervals that held the truth."""
+    covered_smooth: float
+    """Share of those that held the truth of the smooth curve."""
     given: float
     """Share of the repetitions that had an interval."""
     bend: float
@@ -215,6 +217,7 @@ def _coverage(question: str, found: list[tuple[Mean, tuple[float, float]]], repe
     return Coverage(
         question=question,
         covered=float(((low <= points) & (points <= high)).mean()),
+        covered_smooth=float(((low <= smooth) & (smooth <= high)).mean()),
         given=len(found) / repetitions,
         bend=float((smooth - points).mean()) / half_width,
         half_width=half_width,
@@ -233,7 +236,7 @@ def main() -> None:
             error = 100 * row.error(arguments.repetitions)
             print(
                 f"  {row.question:40s} covers {100 * row.covered:5.1f}% +- {error:.1f}, given {100 * row.given:5.1f}%, "
-                f"half width {row.half_width:.3f}, bend {row.bend:+.2f}"
+                f"half width {row.half_width:.3f}, bend {row.bend:+.2f} leaves {100 * row.covered_smooth:.1f}%"
             )
 
 

@@ -20,6 +20,8 @@ LEFT, RIGHT, TOP, BOTTOM = 50.0, 14.0, 12.0, 40.0
 NUM_COLOURS = 6
 NEUTRAL = -1
 MOST_MARKERS = 60
+CHARACTER_WIDTH = 6.2
+"""Of an average letter at the size of the ticks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,9 +245,7 @@ def line_chart(
         An `<svg>` element, or None if there is nothing to draw.
     """
     vertical = y or Axis()
-    drawn = [
-        replace(one, points=[point for point in one.points if point.is_finite]) for one in series
-    ]
+    drawn = [replace(one, points=[point for point in one.points if point.is_finite]) for one in series]
     points = [point for one in drawn for point in one.points]
     if not points:
         return None
@@ -327,7 +327,8 @@ def stacked_bars(rows: Sequence[str], groups: Sequence[Bars], *, description: st
     totals = [sum(group.values[row] or 0.0 for group in groups) for row in range(len(rows))]
     if not any(totals):
         return None
-    left, thickness, pitch = 112.0, 12.0, 16.0
+    longest = max(map(len, rows))
+    left, thickness, pitch = min(180.0, 14 + CHARACTER_WIDTH * longest), 12.0, 16.0
     length, height = WIDTH - left - RIGHT, pitch * len(rows) + 4
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(description)}">'
@@ -354,3 +355,35 @@ def legend(entries: Sequence[tuple[str, int]]) -> Markup:
         for name, colour in entries
     ]
     return Markup(f'<ul class="legend">{"".join(items)}</ul>')
+
+
+def sheet(panels: Sequence[tuple[str, Markup]], entries: Sequence[tuple[str, int]], *, style: str) -> str:
+    """Charts side by side under one key, as an SVG file that needs no page.
+
+    Args:
+        panels: (title, chart of `line_chart`) of each.
+        entries: (name, colour) of the key.
+        style: Style sheet of the charts.
+
+    Returns:
+        The file's text. It paints its own ground, so it can be read on a page of any colour.
+    """
+    gap, key_height, title_height = 16.0, 30.0, 22.0
+    width = len(panels) * WIDTH + (len(panels) + 1) * gap
+    height = key_height + title_height + HEIGHT + gap
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+        f'height="{height:.0f}"><style><![CDATA[\n{style}]]></style>\n',
+        f'<rect class="ground" width="{width:.0f}" height="{height:.0f}" rx="6"/>\n',
+    ]
+    edge = LEFT
+    for name, colour in entries:
+        parts.append(f'<g class="series {_class(colour)}"><g class="marker">{_marker(colour, edge, 17)}</g></g>')
+        parts.append(f'<text class="axis-name" x="{edge + 9:.2f}" y="21">{escape(name)}</text>\n')
+        edge += 34 + CHARACTER_WIDTH * len(name)
+    for place, (title, chart) in enumerate(panels):
+        content = chart.partition(">")[2].removesuffix("</svg>")
+        left = gap + place * (WIDTH + gap)
+        parts.append(f'<g transform="translate({left:.0f} {key_height + title_height:.0f})">')
+        parts.append(f'<text class="panel-title" x="{LEFT}" y="-6">{escape(title)}</text>{content}</g>\n')
+    return "".join(parts) + "</svg>\n"
