@@ -34,7 +34,7 @@ GAIN = 0.25
 GAIN_NOISE, RATIO_NOISE = 0.01, 0.03
 SHARED = 0.5
 SPREAD = 0.12
-POPULATION = 20_000
+POPULATION = 5_000
 SMOOTH = 240
 ARM, REFERENCE = "arm", "reference"
 
@@ -161,7 +161,7 @@ class Truth:
 
     def __init__(self, scenario: Scenario, generator: np.random.Generator) -> None:
         self.through_points = truth_curves(scenario, POPULATION, scenario.points, generator)
-        self.smooth = truth_curves(scenario, POPULATION // 20, SMOOTH, generator)
+        self.smooth = truth_curves(scenario, POPULATION // 5, SMOOTH, generator)
 
     def of(self, value: Value) -> dict[str, tuple[float, float]]:
         """Per question, arm alone and difference: the truth through the points, and on the smooth curve."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ArtifactError, ConfigError
 from hrf.report.charts import sheet
-from hrf.report.formatting import duration, number
+from hrf.report.formatting import MINUS, duration, number, with_unit
 from hrf.report.page import TEMPLATES
 from hrf.study.definition import Study
 from hrf.study.figures import mean_text, plane_chart
@@ -38,6 +39,11 @@ WORDS, PAGE, FIGURE = "benchmarks/results.yaml", "README.md", "docs/figures/stud
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
 HEADING = "### Does it avoid mode collapse?"
 NUM_SENTENCES = 5
+WIDTH = 120
+_FIGURE_LINE = (
+    f'<img src="{FIGURE}" alt="Diversity ratio against reward gain, one panel per reward, one path per arm from the '
+    'base to the end of the budget.">'
+)
 
 
 class Words(BaseModel):
@@ -197,16 +203,9 @@ def outputs(root: Path) -> dict[str, str]:
             known = f"arms of the comparison that have runs of {name}: {', '.join(one.compared)}"
             raise ConfigError(f"{WORDS}: arms", expected=known, got=unknown[0], fix="name one of them")
     answers = Answers(study, results)
-    section = f"{_figure_line()}\n\n{table_of(answers, words)}\n\n{sentences_of(answers, words)}"
+    section = f"{_FIGURE_LINE}\n\n{table_of(answers, words)}\n\n{sentences_of(answers, words)}".replace(MINUS, "-")
     page = (root / PAGE).read_text(encoding="utf-8")
     return {FIGURE: figure_of(results, words), PAGE: _with_section(page, section)}
-
-
-def _figure_line() -> str:
-    return (
-        f'<img src="{FIGURE}" alt="Diversity ratio against reward gain, one panel per reward, one path per arm from the'
-        ' base to the end of the budget.">'
-    )
 
 
 def _with_section(page: str, section: str) -> str:
@@ -246,8 +245,8 @@ def table_of(answers: Answers, words: Words) -> str:
     )
     rows = [header, ("---",) * len(header)]
     for reward in answers.rewards:
-        unit, level = answers.unit(reward), answers.level(reward)
-        named = f"{reward}{f', {unit}' if unit else ''}" + ("" if level is None else f"; matched at +{level:g}")
+        level = answers.level(reward)
+        matched = "" if level is None else f", matched at {with_unit(f'+{level:g}', answers.unit(reward))}"
         for arm in words.arms:
             cells = (
                 answers.gain(arm, reward),
@@ -257,16 +256,16 @@ def table_of(answers: Answers, words: Words) -> str:
                 answers.gain_within(arm, reward),
                 answers.gain_less_reference(arm, reward),
             )
+            named = f"{reward}{matched}" if arm == words.arms[0] else ""
             rows.append((named, f"`{arm}`", *map(str, cells)))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def sentences_of(answers: Answers, words: Words) -> str:
-    """The sentences with their numbers, each on lines of its own."""
+    """The sentences with their numbers, as one paragraph."""
     environment = Environment(undefined=StrictUndefined, autoescape=False)
-    return "\n".join(
-        " ".join(environment.from_string(sentence).render(study=answers).split()) for sentence in words.sentences
-    )
+    said = [environment.from_string(sentence).render(study=answers) for sentence in words.sentences]
+    return textwrap.fill(" ".join(" ".join(said).split()), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def differing(root: Path) -> list[str]:

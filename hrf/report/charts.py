@@ -358,7 +358,7 @@ def legend(entries: Sequence[tuple[str, int]]) -> Markup:
 
 
 def sheet(panels: Sequence[tuple[str, Markup]], entries: Sequence[tuple[str, int]], *, style: str) -> str:
-    """Charts side by side under one key, as an SVG file that needs no page.
+    """Charts under one key, two in a row, as an SVG file that needs no page.
 
     Args:
         panels: (title, chart of `line_chart`) of each.
@@ -369,8 +369,10 @@ def sheet(panels: Sequence[tuple[str, Markup]], entries: Sequence[tuple[str, int
         The file's text. It paints its own ground, so it can be read on a page of any colour.
     """
     gap, key_height, title_height = 16.0, 30.0, 22.0
-    width = len(panels) * WIDTH + (len(panels) + 1) * gap
-    height = key_height + title_height + HEIGHT + gap
+    columns = min(2, len(panels))
+    width = columns * WIDTH + (columns + 1) * gap
+    row_height = title_height + HEIGHT + gap
+    height = key_height + math.ceil(len(panels) / columns) * row_height
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
         f'height="{height:.0f}"><style><![CDATA[\n{style}]]></style>\n',
@@ -383,7 +385,8 @@ def sheet(panels: Sequence[tuple[str, Markup]], entries: Sequence[tuple[str, int
         edge += 34 + CHARACTER_WIDTH * len(name)
     for place, (title, chart) in enumerate(panels):
         content = chart.partition(">")[2].removesuffix("</svg>")
-        left = gap + place * (WIDTH + gap)
-        parts.append(f'<g transform="translate({left:.0f} {key_height + title_height:.0f})">')
+        row, column = divmod(place, columns)
+        left, top = gap + column * (WIDTH + gap), key_height + row * row_height + title_height
+        parts.append(f'<g transform="translate({left:.0f} {top:.0f})">')
         parts.append(f'<text class="panel-title" x="{LEFT}" y="-6">{escape(title)}</text>{content}</g>\n')
     return "".join(parts) + "</svg>\n"

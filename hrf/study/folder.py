@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hrf.errors import ConfigError, HrfError
-from hrf.report.study import render_study
 from hrf.study.definition import Study
 from hrf.study.plan import StudyRun
+from hrf.study.report import PICTURES, STUDY_FILE, render_study
 from hrf.study.table import KEY, read_table, short_digest, write_table
 
-STUDY_FILE, REPORT_FILE = "study.yaml", "report.html"
+REPORT_FILE = "report.html"
 
 
 class StudyBusyError(HrfError):
@@ -54,7 +54,7 @@ class StudyFolder:
     @property
     def pictures(self) -> Path:
         """Where sample grids go."""
-        return self.path / "pictures"
+        return self.path / PICTURES
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

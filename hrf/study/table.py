@@ -136,15 +136,22 @@ def read_table(folder: Path) -> pd.DataFrame:
         ArtifactError: It is no such table.
     """
     path = folder / TABLE_CSV
-    if not path.is_file():
-        return frame_of([])
+    return read_table_file(path) if path.is_file() else frame_of([])
+
+
+def read_table_file(path: Path) -> pd.DataFrame:
+    """A study's table from a CSV file.
+
+    Raises:
+        ArtifactError: It is no such table.
+    """
     try:
         frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"], float_precision="round_trip")
         missing = [name for name in COLUMNS if name not in frame.columns]
         if missing:
             raise ValueError(f"column {missing[0]} is missing")
         return frame_of(frame.to_dict("records"))
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ArtifactError(
             path, problem=f"not a study's table: {error}", producer="hrf study", fix="restore it, or move it away"
         ) from error
