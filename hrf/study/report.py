@@ -139,7 +139,8 @@ def render_study(folder: Path) -> str:
     if not path.is_file():
         raise ArtifactError(path, problem="it is absent", producer="hrf study", fix="give a study's folder")
     study = Study.from_yaml(path.read_text(encoding="utf-8"), origin=str(path))
-    table = read_table(folder)
+    whole = read_table(folder)
+    table = whole[whole.arm.isin(list(study.arms))]
     rewards = read_results(study, table)
     colours = figures.choose_colours(
         [name for name, arm in study.arms.items() if not arm.preliminary],
@@ -152,7 +153,7 @@ def render_study(folder: Path) -> str:
         "study.html",
         title="Study: " + study.description.strip(),
         study=study,
-        notices=notices(study, table),
+        notices=notices(study, whole),
         facts=facts(study, table),
         arms=tables.arm_table(study, table),
         sections=[section(results, colours, folder, at_most_bytes) for results in rewards],

@@ -146,7 +146,7 @@ def read_table_file(path: Path) -> pd.DataFrame:
         ArtifactError: It is no such table.
     """
     try:
-        frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"], float_precision="round_trip")
+        frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"])
         missing = [name for name in COLUMNS if name not in frame.columns]
         if missing:
             raise ValueError(f"column {missing[0]} is missing")
