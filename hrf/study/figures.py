@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from markupsafe import Markup
 
@@ -81,10 +81,11 @@ def _in_front(series: Sequence[Series]) -> list[Series]:
     return sorted(series, key=lambda one: not one.style)
 
 
-def key(colours: Colours, num_arms: int) -> Markup:
+def key(colours: Colours, arms: Collection[str]) -> Markup:
     """The key of a chart of arms."""
-    others = num_arms - len(colours)
-    return legend([*colours.items(), *([(f"{others} other arms", NEUTRAL)] if others > 0 else [])])
+    entries = [(arm, colour) for arm, colour in colours.items() if arm in arms]
+    others = len(arms) - len(entries)
+    return legend([*entries, *([(f"{others} other arms", NEUTRAL)] if others else [])])
 
 
 def against_evaluations(points: Sequence[ArmPoint], quantity: str, title: str, colours: Colours) -> Figure:
@@ -106,7 +107,7 @@ def against_evaluations(points: Sequence[ArmPoint], quantity: str, title: str, c
         description=f"{title} of {len(series)} arms against denoiser evaluations; the numbers are in the tables.",
         x=Axis(name="denoiser evaluations"),
     )
-    return Figure(title=title, chart=chart, legend=key(colours, len(series)), absent=NO_CURVES)
+    return Figure(title=title, chart=chart, legend=key(colours, [one.name for one in series]), absent=NO_CURVES)
 
 
 def _seeds(mean: Mean) -> str:
@@ -160,10 +161,8 @@ def plane(points: Sequence[ArmPoint], colours: Colours, unit: str, ratios: Seque
         "the dotted line joins the Pareto front."
     )
     chart = plane_chart(points, colours, unit, ratios)
-    num_arms = len(_by_arm(points))
-    return Figure(
-        title="Diversity against gain", chart=chart, legend=key(colours, num_arms), note=note, absent=NO_CURVES
-    )
+    entries = key(colours, _by_arm(points))
+    return Figure(title="Diversity against gain", chart=chart, legend=entries, note=note, absent=NO_CURVES)
 
 
 def beside_reference(
@@ -228,7 +227,7 @@ def dial(
         means = {arm: compared[arm].mean for arm in last if arm in compared}
         known = {arm: mean for arm, mean in means.items() if mean is not None}
         if len(known) > 1:
-            quantities.append((f"Diversity ratio at gain {with_unit(number(level, 3), unit)}", known))
+            quantities.append((f"Diversity ratio at gain {with_unit(f'{level:g}', unit)}", known))
     return [_dial_figure(title, means, positions) for title, means in quantities]
 
 

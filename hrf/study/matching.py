@@ -11,9 +11,11 @@ Student's interval; the comparison with the reference arm is the mean of the dif
 truth that is to be covered is the mean, over all training seeds there could be, of that number on the curve through the
 same points as they would be measured without noise. `benchmarks.matching_coverage` counts how often it is.
 
-**What they leave out.** How a curve bends between two points: measure more points. What the evaluation seeds have in
-common, as they are the same for all runs: gains over the base on the same seeds cancel what the base shares. That one
-interval in twenty misses: among thirty arms, one or two differences will look real that are not.
+**What they leave out.** How a curve bends between two points. Where the reference collapses late, straight lines put it
+too low and flatter the arm: with three points by a third of the interval's half width, with six by a tenth. Then, what
+the evaluation seeds have in common, as they are the same for all runs: gains over the base on the same seeds cancel
+what the base shares. Last, that one interval in twenty misses: among thirty arms, one or two differences will look real
+that are not.
 
 **Seeds that never get there** have no such number, and to average the others would favour an arm for its lucky seeds.
 So an arm has an estimate at a level only if all of its runs reach it; else `num_reached` tells how many did.

@@ -153,6 +153,10 @@ def render_study(folder: Path) -> str:
         "study.html",
         title="Study: " + study.description.strip(),
         study=study,
+        extent=", ".join(
+            f"{len(names)} {kind}{'' if len(names) == 1 else 's'}"
+            for kind, names in (("arm", study.arms), ("reward", study.rewards), ("seed", study.seeds))
+        ),
         notices=notices(study, whole),
         facts=facts(study, table),
         arms=tables.arm_table(study, table),
@@ -172,7 +176,7 @@ def facts(study: Study, table: pd.DataFrame) -> list[tuple[str, str]]:
         ("Budget of a run", f"{count(study.budget)} denoiser evaluations, measured at {study.points} points"),
         ("Reference", study.reference),
         ("Preset of all arms", study.preset),
-        *([("Changed for all arms", json.dumps(study.overrides))] if study.overrides else []),
+        *([("Changed for all arms", tables.changes(study.overrides))] if study.overrides else []),
         ("Runs finished", f"{len(spent)} of {len(study.arms) * len(study.rewards) * len(study.seeds)}"),
         (
             "Spent",

@@ -24,6 +24,11 @@ DECIMALS = 3
 SMALLER_IS_BETTER = frozenset({"unrecognised_fraction"})
 
 
+def changes(values: Mapping[str, Any]) -> str:
+    """Part of a configuration on one line."""
+    return "; ".join(f"{field}: {value}" for field, value in flatten(dict(values)))
+
+
 def arm_table(study: Study, table: pd.DataFrame) -> Table:
     """What each arm is, what it changes, and what has been run of it."""
     rows: list[list[str | Cell]] = []
@@ -36,12 +41,11 @@ def arm_table(study: Study, table: pd.DataFrame) -> Table:
             *(["not in the comparison"] if arm.preliminary else []),
             *([f"samples what {arm.weights_of} has trained"] if arm.weights_of else []),
         ]
-        changes = "; ".join(f"{field}: {value}" for field, value in flatten(arm.changes)) or "nothing"
         rows.append(
             [
                 Cell(name, detail=", ".join(kind)),
                 arm.description,
-                changes,
+                changes(arm.changes) or "nothing",
                 ABSENT if arm.dial is None else f"{arm.dial:g}",
                 f"{len(last)} of {num_wanted}",
                 count(last.evaluations.mean()) if len(last) else ABSENT,
@@ -117,7 +121,7 @@ def matched_reward_table(
         for name, arms in compared.items():
             row += _pair(arms[arm], smaller_is_better=name in SMALLER_IS_BETTER)
         rows.append(row)
-    gain, reward = with_unit(number(level, 3), unit), with_unit(number(base + level, 3), unit)
+    gain, reward = with_unit(f"{level:g}", unit), with_unit(number(base + level, 3), unit)
     caption = f"Diversity at matched reward: where the gain first reaches {gain} (reward {reward})"
     caption += _left_out(compared[RATIO])
     return Table(caption=caption, header=header, rows=rows)

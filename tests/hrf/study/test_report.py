@@ -1,4 +1,9 @@
-"""The page of a study: complete, self-contained, small, honest about what is missing, readable with many arms."""
+"""The page of a study: complete, self-contained, small, honest about what is missing, readable with many arms.
+
+Mutants that the tests below kill: preliminary arms compared; arms in the table's order; missing and finished runs
+confused; given levels ignored; no budget for pictures; the first points' modes; the caption without the arms that do
+not get there; means in the column of differences; the reference without a colour; a colour for every arm.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +66,7 @@ class TestNumbers:
         assert bounds(expected.low, expected.high, sign=True) in text
         low, high = stats.t.interval(0.95, 4, loc=np.mean(ours), scale=stats.sem(ours))
         assert bounds(low, high) in text
-        assert "gain first reaches 0.080 kB (reward −1.179 kB)" in text
+        assert "gain first reaches 0.08 kB (reward −1.179 kB)" in text
 
     def test_levels_that_are_not_given_come_from_the_reference(self, tmp_path):
         table = whole(tmp_path)
@@ -97,6 +102,12 @@ class TestNumbers:
         page = render_study(tmp_path)
         assert "not in the comparison" in page
         assert {point.arm for point in results.last_points} == set(ARMS)
+
+    def test_arms_come_in_the_order_of_the_definition_whichever_finished_first(self, tmp_path):
+        table = write_study(tmp_path, definition(), rows(ARMS, ["compressibility"], SEEDS, 4)[::-1])
+        (results,) = read_results(study_of(definition()), table)
+        assert list(results.curves) == list(ARMS)
+        assert [point.arm for point in results.last_points] == list(ARMS)
 
     def test_tripped_monitors_are_counted(self, tmp_path):
         table = whole(tmp_path)
