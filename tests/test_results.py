@@ -42,6 +42,13 @@ def root(tmp_path: Path) -> Path:
     page = (tmp_path / results.PAGE).read_text(encoding="utf-8")
     emptied = re.sub(f"{results.BEGIN}.*?{results.END}", f"{results.BEGIN}\n{results.END}", page, flags=re.DOTALL)
     (tmp_path / results.PAGE).write_text(emptied, encoding="utf-8")
+    words = yaml.safe_load((tmp_path / results.WORDS).read_text(encoding="utf-8"))
+    definition = yaml.safe_load((tmp_path / results.STUDY).read_text(encoding="utf-8"))
+    # Of the committed study, the arms that are shown and what they need: all others have no say here.
+    needed = [definition["reference"], *words["arms"]]
+    needed += [definition["arms"][arm]["weights_of"] for arm in needed if "weights_of" in definition["arms"][arm]]
+    shown = {arm: definition["arms"][arm] for arm in dict.fromkeys(needed)}
+    (tmp_path / results.STUDY).write_text(yaml.safe_dump(definition | {"arms": shown, "budgets": {}}), encoding="utf-8")
     study = Study.from_yaml((tmp_path / results.STUDY).read_text(encoding="utf-8"))
     arms = {arm: (0.2 + 0.002 * place, 0.4 - 0.01 * place) for place, arm in enumerate(study.arms)}
     table = frame_of(rows(arms, list(study.rewards), study.seeds, study.points))

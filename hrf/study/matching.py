@@ -139,14 +139,14 @@ def read_curves(table: pd.DataFrame, reward: str) -> dict[str, dict[int, Curve]]
         reward: The name of the reward in the study.
     """
     curves: dict[str, dict[int, Curve]] = {}
-    for (arm, seed), rows in table[table.reward_name == reward].groupby(["arm", "seed"], sort=False):
-        ordered = rows.sort_values("point")
+    in_order = table[table.reward_name == reward].sort_values("point", kind="stable")
+    for (arm, seed), rows in in_order.groupby(["arm", "seed"], sort=False):
         curves.setdefault(str(arm), {})[int(seed)] = Curve(
             seed=int(seed),
-            points=[int(point) for point in ordered.point],
-            evaluations=ordered.evaluations.to_numpy(dtype=np.float64),
-            gain=ordered.reward_vs_base.to_numpy(dtype=np.float64),
-            quantities={name: ordered[name].to_numpy(dtype=np.float64) for name in QUANTITIES},
+            points=[int(point) for point in rows.point],
+            evaluations=rows.evaluations.to_numpy(dtype=np.float64),
+            gain=rows.reward_vs_base.to_numpy(dtype=np.float64),
+            quantities={name: rows[name].to_numpy(dtype=np.float64) for name in QUANTITIES},
         )
     return curves
 

@@ -72,7 +72,7 @@ class RewardResults:
         """The points of the arms that are compared, as means over seeds."""
         return arm_points(self.compared)
 
-    @property
+    @cached_property
     def last_points(self) -> list[ArmPoint]:
         """Where each arm ends, the preliminary ones included."""
         return list({point.arm: point for point in arm_points(self.curves)}.values())
