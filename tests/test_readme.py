@@ -313,7 +313,7 @@ class TestGlossary:
         )
         names = {*record, *record["diversity"], *record["fidelity"], *record["monitors"], *record["reward"]}
         names |= set(record["monitors"]["edge_density"]) | set(record["fidelity"]["classifier_inception_score"])
-        decision = decide(record, incumbent_rewards=[0.0] * 24, diversity_margin=0.1, confidence=0.95).as_record()
+        decision = decide(record, incumbent_rewards=[0.0] * 24, diversity_floor=0.9, confidence=0.95).as_record()
         assert {*names, *decision, *decision["checks"][0]} - glossary_names() == set()
         assert set(MONITORS) <= set(record["monitors"])
 

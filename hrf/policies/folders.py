@@ -78,7 +78,8 @@ def load_policy(
     Args:
         config: How to sample and train.
         base: The reference, in diffusers' pipeline layout.
-        weights: The policy folder with the weights being tuned; `base` itself for an untrained policy.
+        weights: The policy folder with the weights being tuned, which says from which step on they are used; `base`
+            itself for an untrained policy, used from the configured step on.
         average: Take the moving average of the weights, where the folder has one.
         prompts: Folder of the prompts' embeddings; for text-to-image models, which need it.
 
@@ -106,11 +107,16 @@ def load_policy(
         prediction=prediction_of(scheduler),
         clip_range=kind.clip_range(scheduler),
         reference=reference,
-        switch_step=config.switch_step,
+        switch_step=config.switch_step if weights == base else _read_about(weights)["switch_step"],
         forward_dtype=_DTYPES[config.model.forward_dtype],
         conditioning=kind.conditioning(config, embeddings),
         decoder=kind.decoder(base, device),
     )
+
+
+def _read_about(folder: Path) -> dict[str, Any]:
+    about: dict[str, Any] = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
+    return about
 
 
 def weights_of(config: Config) -> Weights:

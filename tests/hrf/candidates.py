@@ -53,7 +53,7 @@ def put_forward(
         candidate,
         base_evaluation={"rewards": BASE_REWARDS},
         known_incumbents=known or {},
-        gate=Gate(),
+        diversity_floor=0.9,
         confidence=0.95,
     )
 

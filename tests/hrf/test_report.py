@@ -353,7 +353,7 @@ def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Pat
     about = {"settings": settings, "limits": Monitors(unrecognised_fraction=None), "num_evaluations": 800}
     base_record = evaluation_record(base, base, epoch=-1, **about)
     record = evaluation_record(better, base, epoch=0, **about)
-    verdict = decide(record, incumbent_rewards=base_record["rewards"], diversity_margin=0.1, confidence=0.95)
+    verdict = decide(record, incumbent_rewards=base_record["rewards"], diversity_floor=0.9, confidence=0.95)
     metrics = UpdateMetrics(
         update=0,
         loss=0.1,
