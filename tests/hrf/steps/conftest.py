@@ -134,7 +134,11 @@ class StepByStep:
 
     def judge(self, epoch: int) -> dict:
         """Evaluate and promote the policy after an epoch; its history is then `judged-EPOCH`."""
-        evaluate(
+        self.evaluate(epoch)
+        return self.promote(epoch)
+
+    def evaluate(self, epoch: int) -> dict:
+        return evaluate(
             run=self.at("run"),
             base=self.at("base"),
             policy=self.at(f"policy-{epoch + 1}"),
@@ -143,6 +147,8 @@ class StepByStep:
             epoch=epoch,
             evaluation=self.at(f"evaluation-{epoch}"),
         )
+
+    def promote(self, epoch: int) -> dict:
         return promote(
             run=self.at("run"),
             policy=self.at(f"policy-{epoch + 1}"),
