@@ -78,8 +78,7 @@ def load_policy(
     Args:
         config: How to sample and train.
         base: The reference, in diffusers' pipeline layout.
-        weights: The policy folder with the weights being tuned, which says from which step on they are used; `base`
-            itself for an untrained policy, used from the configured step on.
+        weights: The policy folder with the weights being tuned; `base` itself for an untrained policy.
         average: Take the moving average of the weights, where the folder has one.
         prompts: Folder of the prompts' embeddings; for text-to-image models, which need it.
 
@@ -107,16 +106,18 @@ def load_policy(
         prediction=prediction_of(scheduler),
         clip_range=kind.clip_range(scheduler),
         reference=reference,
-        switch_step=config.switch_step if weights == base else _read_about(weights)["switch_step"],
+        switch_step=_switch_step(config, base, weights),
         forward_dtype=_DTYPES[config.model.forward_dtype],
         conditioning=kind.conditioning(config, embeddings),
         decoder=kind.decoder(base, device),
     )
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
-    about: dict[str, Any] = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
-    return about
+def _switch_step(config: Config, base: Path, weights: Path) -> int:
+    """As configured; of what was tuned under a diversity floor, which may move it, as the policy itself says."""
+    if config.diversity_floor is None or weights == base:
+        return config.switch_step
+    return int(json.loads((weights / POLICY_FILE).read_text(encoding="utf-8"))["switch_step"])
 
 
 def weights_of(config: Config) -> Weights:

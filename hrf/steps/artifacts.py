@@ -46,10 +46,10 @@ def save_training_state(
     rate_scale: float,
     statistics: PromptStatistics | None = None,
 ) -> None:
-    """Write the optimizer's moments by parameter name, the counters, the factor of the configured learning rate, and
-    what is kept of prompts' rewards.
+    """Write the optimizer's moments by parameter name, and the rest as JSON.
 
-    JSON keeps a float64 to the last bit.
+    The rest are the counters, the factor of the configured learning rate, and what is kept of prompts' rewards. JSON
+    keeps a float64 to the last bit.
     """
     tensors: dict[str, Tensor] = {}
     for name, parameter in updater.policy.denoiser.named_parameters():

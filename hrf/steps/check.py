@@ -145,7 +145,7 @@ def check_shape(
     if steered != (config.diversity_floor is not None):
         raise ConfigError(
             "diversity_floor",
-            expected=f"{'a' if steered else 'no'} floor, as this pipeline was compiled {'with' if steered else 'without'}",
+            expected="a floor, as this pipeline was compiled with one" if steered else "null: this pipeline has no floor",
             got=config.diversity_floor,
             fix="compile the pipeline anew: its step `steer` comes with a floor",
         )

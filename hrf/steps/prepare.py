@@ -84,7 +84,8 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
         else:
             save_fresh_policy(folder, config, base_folder, identity, run_seed=about["run_seed"])
     with writing_folder(training_state, producer=producer) as folder:
-        (folder / "state.json").write_text(json.dumps({"num_updates": 0, "num_evaluations": 0, "rate_scale": 1.0}) + "\n")
+        fresh = {"num_updates": 0, "num_evaluations": 0, "rate_scale": 1.0}
+        (folder / "state.json").write_text(json.dumps(fresh) + "\n", encoding="utf-8")
     with writing_folder(history, producer=producer) as folder:
         (folder / "epochs").mkdir()
     return {"run_id": about["run_id"], "trained_steps": schedule.num_trained_steps}

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from hrf.checkpoint import writing_folder
-from hrf.config import Gate
 from hrf.promotion import Candidate, promote
 from hrf.storage import Storage
 

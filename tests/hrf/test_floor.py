@@ -1,6 +1,7 @@
 """The rule of a diversity floor: what it never does, that it ends, and what it wins in a simulation."""
 
 from dataclasses import replace
+from itertools import pairwise
 from statistics import fmean
 
 import pytest
@@ -28,8 +29,8 @@ def decisions(readings, *, switch_step=3, last_step=17, floor=0.9):
 @given(sequences, st.integers(0, 17))
 def test_the_dials_only_turn_one_way(readings, switch_step):
     """Kills: a switch step that moves back, or past the last one; a rate that rises."""
-    states = [Steering(switch_step=switch_step), *(made.steering for made in decisions(readings, switch_step=switch_step))]
-    for before, after in zip(states, states[1:], strict=False):
+    made = decisions(readings, switch_step=switch_step)
+    for before, after in pairwise([Steering(switch_step=switch_step), *(each.steering for each in made)]):
         assert before.switch_step <= after.switch_step <= 17
         assert after.rate_scale <= before.rate_scale
 

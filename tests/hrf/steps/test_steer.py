@@ -111,6 +111,7 @@ def test_a_crossed_floor_brings_the_best_candidate_back_with_fresh_moments_and_a
     assert [json.loads(file.read_text())["action"] for file in records] == ["keep", "keep", "back_up"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, SPLIT, DDPO, SELECTED], ids=["hrf", "split", "ddpo", "hrf-d"])
 def test_every_start_distribution_goes_on_from_a_later_switch_step(steps, changes):
     """Kills: a prefix pool or evaluation starts that are taken for states at the later step; a window before it."""
@@ -133,6 +134,7 @@ def test_every_start_distribution_goes_on_from_a_later_switch_step(steps, change
     assert metrics["outcome"] == "promoted"
 
 
+@pytest.mark.slow
 def test_untrained_weights_at_a_later_switch_step_are_still_the_base(steps):
     """The reference takes over from the earlier step's states, on the same noise. Kills: states that are denoised by
     the tuned weights in between, noise that does not go on where the prefix has left it."""
@@ -178,6 +180,7 @@ def test_a_run_that_gains_nothing_stops_and_later_steps_pass_on_what_they_are_gi
     assert "the reward has not risen for 3 evaluations" in page
 
 
+@pytest.mark.slow
 def test_steering_again_gives_the_same_bytes_and_needs_nothing_but_the_records(steps):
     """Kills: state that is kept beside the history. The second pass knows the outputs of training and promote only."""
     run = steps("run", FLOOR)
@@ -196,6 +199,7 @@ def test_steering_again_gives_the_same_bytes_and_needs_nothing_but_the_records(s
     assert [read_manifest(run.at(f"{name}-2")) for name in ("policy", "state", "history")] == before
 
 
+@pytest.mark.slow
 def test_the_next_run_goes_on_from_the_switch_step_at_which_the_promoted_policy_was_sampled(steps):
     """Kills: a start from the configured step; a kept policy that is forgotten; a rate that stays small."""
     first, second = steps("first", FLOOR), steps("second", FLOOR)
