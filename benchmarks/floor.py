@@ -153,9 +153,7 @@ RULES: dict[str, Rule] = {
 }
 
 
-def mean_reward(
-    plant: Plant, rule: Rule, *, switch_step: int, step_size: float, num_evaluations: int
-) -> float:
+def mean_reward(plant: Plant, rule: Rule, *, switch_step: int, step_size: float, num_evaluations: int) -> float:
     """Mean of the best reward above the floor over runs."""
     runs = (
         simulate(

@@ -121,9 +121,7 @@ def check_prompts(config: Config) -> None:
         resolve_prompts(prompts, seed=config.evaluation.seed).of_evaluation(config.evaluation.num_samples)
 
 
-def check_shape(
-    config: Config, *, num_epochs: int, epochs_per_step: int, evaluate_every: int, steered: bool
-) -> None:
+def check_shape(config: Config, *, num_epochs: int, epochs_per_step: int, evaluate_every: int, steered: bool) -> None:
     """Refuse a configuration of another shape than the pipeline's: what is unrolled can't be overridden at run time.
 
     Raises:
@@ -145,7 +143,9 @@ def check_shape(
     if steered != (config.diversity_floor is not None):
         raise ConfigError(
             "diversity_floor",
-            expected="a floor, as this pipeline was compiled with one" if steered else "null: this pipeline has no floor",
+            expected="a floor, as this pipeline was compiled with one"
+            if steered
+            else "null: this pipeline has no floor",
             got=config.diversity_floor,
             fix="compile the pipeline anew: its step `steer` comes with a floor",
         )

@@ -155,6 +155,8 @@ class Study(Section):
         values = self.model_dump(mode="json")
         if smaller.arms:
             values["arms"] = {arm: values["arms"][arm] for arm in smaller.arms}
+            if self.reference not in smaller.arms:
+                values["reference"] = smaller.arms[0]
         if smaller.rewards:
             values["rewards"] = {reward: self.rewards[reward] for reward in smaller.rewards}
             gains = values["matched"]["reward_gains"]

@@ -62,9 +62,10 @@ def plan_runs(study: Study, cost: TotalCost) -> list[StudyRun]:
         ConfigError: The budget does not buy an arm one epoch.
     """
     trained = [name for name, arm in study.arms.items() if not arm.weights_of]
-    lengths = {(arm, reward): _measured_after(study, arm, reward, cost) for arm in trained for reward in study.rewards}
+    # No reward costs denoiser evaluations.
+    lengths = {arm: _measured_after(study, arm, next(iter(study.rewards)), cost) for arm in trained}
     return [
-        _run(study, arm, reward, seed, lengths[arm, reward])
+        _run(study, arm, reward, seed, lengths[arm])
         for seed in study.seeds
         for reward in study.rewards
         for arm in trained
@@ -85,14 +86,18 @@ def _run(study: Study, arm: str, reward: str, seed: int, measured_after: tuple[i
 
 
 def _measured_after(study: Study, arm: str, reward: str, cost: TotalCost) -> tuple[int, ...]:
-    """After how many epochs an arm has spent each part of the budget, as nearly as whole epochs allow.
+    """After how many epochs an arm has spent each part of the budget, as nearly as whole epochs allow."""
 
-    How long an epoch takes may depend on how many there are, where windows move: the length is settled first.
-    """
-    epochs = FEWEST_EPOCHS
-    while cost(study.config(arm, reward, study.seeds[0], epochs=epochs + 1))[-1] <= study.budget:
+    def spent_by(epochs: int) -> Sequence[float]:
+        return cost(study.config(arm, reward, study.seeds[0], epochs=epochs))
+
+    # Windows move, so epochs differ in cost: the first guess is put right from both sides.
+    epochs = max(FEWEST_EPOCHS, int(study.budget * FEWEST_EPOCHS // spent_by(FEWEST_EPOCHS)[-1]))
+    while epochs > FEWEST_EPOCHS and spent_by(epochs)[-1] > study.budget:
+        epochs -= 1
+    while spent_by(epochs + 1)[-1] <= study.budget:
         epochs += 1
-    spent = cost(study.config(arm, reward, study.seeds[0], epochs=epochs))
+    spent = spent_by(epochs)
     if spent[-1] > study.budget:
         raise ConfigError(
             "budget",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from hrf.checkpoint import canonical_json
 from hrf.config import Config
 from hrf.errors import ArtifactError
 
@@ -117,8 +119,12 @@ def row(
 
 
 def short_digest(config: Config) -> str:
-    """Which configuration a row is of: rows of another are not those of this study."""
-    return config.digest()[:12]
+    """Which configuration a row is of: rows of another are not those of this study.
+
+    Of what differs from the defaults: a table outlives the day when the configuration gets another field.
+    """
+    asked = config.model_dump(mode="json", exclude_defaults=True, exclude={"description"})
+    return hashlib.sha256(canonical_json(asked)).hexdigest()[:12]
 
 
 def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
@@ -139,7 +145,7 @@ def read_table(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         return frame_of([])
     try:
-        frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"], float_precision="round_trip")
+        frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"])
         missing = [name for name in COLUMNS if name not in frame.columns]
         if missing:
             raise ValueError(f"column {missing[0]} is missing")

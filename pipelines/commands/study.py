@@ -43,9 +43,7 @@ def study(
     arm: Annotated[list[str], typer.Option(help="Only this arm's runs; may be given several times.")] = [],  # noqa: B006
     reward: Annotated[list[str], typer.Option(help="Only this reward's runs; likewise.")] = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="Only this seed's runs; likewise.")] = [],  # noqa: B006
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Drop rows of runs that were changed since.")
-    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Drop rows of runs that were changed since.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Runs at once; 0 is one for each core or GPU.")] = 0,
     bucket: Bucket = "",
     work_dir: WorkDir = DEFAULT_WORK_DIR,
