@@ -252,6 +252,7 @@ FLAT_OUTPUTS = [
     ("hrf/steps/update.py", "update_metrics"),
     ("hrf/steps/evaluate.py", "evaluation_metrics"),
     ("hrf/steps/promote.py", "promote"),
+    ("hrf/steps/steer.py", "steer"),
     ("hrf/steps/summarize.py", "closing_metrics"),
     ("hrf/steps/compare.py", "compare"),
     ("hrf/steps/report_status.py", "report_status"),

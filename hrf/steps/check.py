@@ -143,9 +143,7 @@ def check_shape(config: Config, *, num_epochs: int, epochs_per_step: int, evalua
     if steered != (config.diversity_floor is not None):
         raise ConfigError(
             "diversity_floor",
-            expected="a floor, as this pipeline was compiled with one"
-            if steered
-            else "null: this pipeline has no floor",
+            expected="a floor: this pipeline has the step `steer`" if steered else "null: this one has no step `steer`",
             got=config.diversity_floor,
             fix="compile the pipeline anew: its step `steer` comes with a floor",
         )
