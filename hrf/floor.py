@@ -97,9 +97,9 @@ class Decision:
 def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) -> Decision:
     """Decide how a run goes on after an evaluation.
 
-        b <= f             back up      b: the bound, f: the floor,
-        b - max(d, 0) <= f tighten      d: how much the bound fell since the last evaluation
-        else               keep
+        b <= f        back up    b: the bound, b': that of the weights before, f: the floor
+        2b - b' <= f  tighten    another fall like the last
+        else          keep
 
     Args:
         state: Where the run stands.
@@ -122,7 +122,7 @@ def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) ->
     num_stalled = 0 if better else state.num_stalled + (not crossed)
     after = replace(state, bound=reading.bound, kept=kept, num_stalled=num_stalled)
     later = max(state.switch_step, state.switch_step + math.ceil((last_step - state.switch_step) * TIGHTENING))
-    predicted = reading.bound - max(state.bound - reading.bound, 0.0)
+    predicted = 2 * reading.bound - state.bound
     told = f"bound {reading.bound:.3f}, floor {floor:.3g}: "
 
     def decision(action: Action, reason: str, **changes: Any) -> Decision:

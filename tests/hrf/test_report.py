@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hrf.checkpoint import writing_folder
 from hrf.config import Evaluation, Monitors
 from hrf.errors import ArtifactError, ConfigError
 from hrf.evaluation import Measured, evaluation_record
@@ -336,6 +337,12 @@ def test_chart_of_one_point_or_equal_points_is_drawn() -> None:
 
 def test_chart_of_nothing_is_none() -> None:
     assert line_chart([Series(name="s", points=[Point(x=0, y=float("inf"))])], description="d", x=Axis()) is None
+
+
+def test_an_epoch_after_the_stop_of_a_run_has_a_page_that_says_so(tmp_path: Path) -> None:
+    with writing_folder(tmp_path / "evaluation", producer={"step": "evaluate", "stopped": True}):
+        pass
+    assert "The run had stopped before this epoch" in Page(render_evaluation(tmp_path / "evaluation")).text
 
 
 def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Path) -> None:
