@@ -153,7 +153,7 @@ def build_starts(
 
     Args:
         config: Its `starts`, `rollout`, `policy` and `reward` parts.
-        policy: Whose schedule says which steps are trained.
+        policy: Whose schedule says which steps are trained; episodes start at its switch step or later.
         reward: Makes the reward; called only where starts are selected by it.
         pool: Prefix states of a split policy, if there is a pool.
         prompts: Of a text-to-image model.
@@ -168,7 +168,7 @@ def build_starts(
     return RenoisedStarts(
         num_roots=config.rollout.roots,
         num_branches=config.rollout.branches,
-        window_of=windows.window,
+        window_of=lambda epoch: windows.window(epoch).from_step(policy.switch_step, at_least=config.narrowest_window),
         choose_steps=build_selection(config, reward(), texts) if config.starts.kind == "selected" else uniform_steps,
         fresh=fresh,
     )

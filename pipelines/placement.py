@@ -41,6 +41,7 @@ ROLES: Mapping[str, Role] = {
     "train": "reward",
     "evaluate": "reward",
     "promote": "control",
+    "steer": "worker",
     "summarize": "control",
     "compare": "control",
     "report_status": "control",
@@ -103,6 +104,7 @@ class Steps(Section):
     train: Resources = Resources()
     evaluate: Resources = Resources()
     promote: Resources = Resources()
+    steer: Resources = Resources()
     summarize: Resources = Resources()
     compare: Resources = Resources()
     report_status: Resources = Resources()

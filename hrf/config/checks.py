@@ -44,6 +44,7 @@ def problems(config: Config) -> Iterator[ConfigError]:
     yield from _reward(config.reward, "reward")
     yield from _update(config)
     yield from _evaluation(config)
+    yield from _gate(config)
     yield from _run(config)
 
 
@@ -433,6 +434,11 @@ def _evaluation(config: Config) -> Iterator[ConfigError]:
                 got=config.reward.name,
                 fix="choose another one, or null for none",
             )
+
+
+def _gate(config: Config) -> Iterator[ConfigError]:
+    if config.diversity_floor is not None:
+        yield from _inert(config.gate, "gate", ("diversity_margin",), "beside diversity_floor, which the gate takes")
 
 
 def _run(config: Config) -> Iterator[ConfigError]:

@@ -20,7 +20,7 @@ from hrf.steps.score import write_prompts
 from hrf.training import build_starts, sample_episodes
 
 
-@step("sample")
+@step("sample", when_stopped={"trajectories": "", "samples": ""})
 def sample(
     *,
     run: str,
@@ -53,7 +53,7 @@ def sample(
     config = context.config
     table = context.prompts
     current = load_policy(config, read_folder(base), read_folder(policy), prompts=context.prompts_folder)
-    pool = load_prefix_pool(read_folder(baseline), current.switch_step)
+    pool = load_prefix_pool(read_folder(baseline), config.switch_step)
     distribution = build_starts(
         config,
         current,

@@ -22,7 +22,7 @@ PROMPTS_FILE = "prompts.json"
 """Beside a text-to-image model's samples: a list of texts, the prompt of each sample."""
 
 
-@step("score")
+@step("score", when_stopped={"scores": ""})
 def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
     """Reward an epoch's samples.
 

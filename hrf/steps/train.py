@@ -9,7 +9,7 @@ from hrf.checkpoint import read_folder, writing_folder
 from hrf.cost import expected_sampling_evaluations
 from hrf.rewards import build_reward
 from hrf.steps.artifacts import load_prefix_pool
-from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.context import TRAINED, Run, advance_reporter, step
 from hrf.steps.history import extend_history
 from hrf.steps.sample import prompt_texts
 from hrf.steps.score import reward_samples
@@ -17,7 +17,7 @@ from hrf.steps.update import TrainingSession, update_metrics
 from hrf.training import build_starts, sample_episodes
 
 
-@step("train")
+@step("train", when_stopped=TRAINED)
 def train(
     *,
     run: str,
@@ -54,7 +54,7 @@ def train(
     config = context.config
     session = TrainingSession(context, base, policy, training_state)
     reward = build_reward(config.reward, context.classifier("reward"))
-    pool = load_prefix_pool(read_folder(baseline), session.policy.switch_step)
+    pool = load_prefix_pool(read_folder(baseline), config.switch_step)
     table = context.prompts
     distribution = build_starts(config, session.policy, reward=lambda: reward, pool=pool, prompts=table)
     records: dict[int, dict[str, Any]] = {}

@@ -23,13 +23,13 @@ from hrf.policies.folders import POLICY_FILE, load_policy, save_policy, weights_
 from hrf.progress import emit
 from hrf.rollout import Trajectories
 from hrf.steps.artifacts import load_training_state, load_trajectories, save_training_state
-from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.context import TRAINED, Run, advance_reporter, step
 from hrf.steps.history import extend_history
 from hrf.training import advantages_of, build_statistics
 from hrf.update import UpdateMetrics, Updater, build_optimizer, weight_sums
 
 
-@step("update")
+@step("update", when_stopped=TRAINED)
 def update(
     *,
     run: str,
@@ -98,13 +98,13 @@ class TrainingSession:
         self._about = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
         optimizer = build_optimizer(self.policy.denoiser, config.update)
         counters = load_training_state(training_state, self.policy.denoiser, optimizer)
-        self._num_evaluations = counters["num_evaluations"]
+        self._num_evaluations, self._rate_scale = counters["num_evaluations"], counters["rate_scale"]
         self._statistics = build_statistics(config, counters.get("prompt_rewards"))
         self._texts = context.prompts.texts if context.prompts else ()
         self._updater = Updater(
             self.policy,
             optimizer,
-            config.update,
+            config.update.model_copy(update={"learning_rate": config.update.learning_rate * self._rate_scale}),
             num_updates=counters["num_updates"],
             average=self._weights.load_average(self.policy.denoiser, folder) if config.update.ema_decay > 0 else None,
         )
@@ -168,4 +168,4 @@ class TrainingSession:
             denoiser, average = self.policy.denoiser, self._updater.average
             save_policy(folder, denoiser, self._base, self._about, average, self._weights)
         with writing_folder(training_state, producer=producer) as folder:
-            save_training_state(self._updater, folder, self._num_evaluations, self._statistics)
+            save_training_state(self._updater, folder, self._num_evaluations, self._rate_scale, self._statistics)

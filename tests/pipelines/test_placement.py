@@ -87,6 +87,12 @@ def test_resources_of_every_task_with_gpus():
     }
 
 
+def test_steering_moves_records_and_weights_and_needs_no_gpu():
+    floor = "{run: {epochs: 1}, model: {device: cuda}, diversity_floor: 0.9}"
+    spec, _ = compiled(floor, "gpu")
+    assert resources(spec)["steer"] == BESIDE_GPU
+
+
 def test_failed_steps_are_tried_again_but_for_the_one_whose_answer_would_be_the_same():
     spec, _ = compiled(CPU)
     assert retries(spec) == {
