@@ -2,7 +2,6 @@
 
 import multiprocessing
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -63,7 +62,9 @@ def test_the_ranks_of_a_shard_take_that_shard_between_them(num_shards, count, to
 def test_an_error_survives_the_way_to_another_process(error):
     """Kills: Python's own pickling, which can't call a class with keyword-only arguments."""
     error.add_note("where it was raised")
-    arrived = pickle.loads(pickle.dumps(error))
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    sender.send(error)
+    arrived = receiver.recv()
     assert type(arrived) is type(error)
     assert (str(arrived), vars(arrived)) == (str(error), vars(error))
 
@@ -105,12 +106,10 @@ def test_ranks_hear_each_other_in_order_and_one_writes():
     ],
 )
 def test_the_end_of_a_rank_ends_all_and_is_told(tmp_path, how, error, said):
-    """Kills: the other's lost connection told instead, waiting for ever, a survivor that writes, processes left over."""
+    """Kills: the other's lost connection told instead, waiting for ever, a survivor that writes, ranks left over."""
     began = time.monotonic()
     with pytest.raises(error, match=said) as raised:
-        run_in_processes(
-            fail, {"folder": str(tmp_path), "how": how}, num_processes=2, on_gpu=False, timeout_seconds=15
-        )
+        run_in_processes(fail, {"folder": str(tmp_path), "how": how}, num_processes=2, on_gpu=False, timeout_seconds=15)
     assert time.monotonic() - began < 60
     assert not any(alive(pid) for pid in pids(tmp_path, 2))
     assert multiprocessing.active_children() == []
