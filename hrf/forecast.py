@@ -263,8 +263,8 @@ def _sampling(
     rollout, steps, size = config.rollout, schedule.num_steps, config.model.batch_size
     fresh = config.switch_step if config.policy.prefix_pool else 0
     if window is None:
-        count, switch = rollout.roots * rollout.branches, config.switch_step
-        roots, tails = [switch - fresh] * count, [steps - switch] * count
+        count, first = rollout.roots * rollout.branches, config.first_loss_step
+        roots, tails = [first - fresh] * count, [steps - first] * count
     else:
         start, stop = window
         spread = [start + (stop - start) * (2 * root + 1) // (2 * rollout.roots) for root in range(rollout.roots)]

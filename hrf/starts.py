@@ -164,6 +164,8 @@ class NoiseStarts:
 
     num_episodes: int
     fresh: FreshStarts
+    first_step: int = 0
+    """The first step that has a loss; a later one than the switch step leaves steps of the policy's own untrained."""
 
     def draw(
         self,
@@ -174,11 +176,11 @@ class NoiseStarts:
         shard: Shard = WHOLE,
         on_advance: OnAdvance | None = None,
     ) -> Starts:
-        """Draw the epoch's starts; the prefix of a split policy is denoised here unless a pool holds it."""
+        """Draw the epoch's starts; what comes before the first trained step is denoised here, or comes from a pool."""
         total = self.num_episodes
         fresh = self.fresh.draw(policy, shard.part(total), total, run_seed=run_seed, epoch=epoch)
         count = _Counter(on_advance)
-        first_trained = policy.switch_step
+        first_trained = max(policy.switch_step, self.first_step)
         states = denoise(
             policy,
             fresh.states,

@@ -178,7 +178,9 @@ def build_starts(
     fresh = FreshStarts(batch_size=config.model.batch_size, pool=pool, num_prompts=len(texts))
     windows = config.window_schedule(policy.schedule.num_trained_steps)
     if windows is None:
-        return NoiseStarts(num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh)
+        return NoiseStarts(
+            num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh, first_step=config.first_loss_step
+        )
     return RenoisedStarts(
         num_roots=config.rollout.roots,
         num_branches=config.rollout.branches,

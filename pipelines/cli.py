@@ -27,6 +27,7 @@ from pipelines.commands import (
     sample,
     schedule,
     schedules,
+    study,
     submit,
 )
 from pipelines.commands.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
@@ -67,6 +68,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("compare")(compare.compare)
+app.command("study")(study.study)
 app.command("compile")(compiling.compile_)
 app.command("submit")(submit.submit)
 app.command("schedule")(schedule.schedule)

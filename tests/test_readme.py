@@ -124,7 +124,7 @@ def parse(arguments: list[str]) -> None:
 
 class TestCommands:
     def test_there_are_commands_to_check(self) -> None:
-        here = {"run", "compare", "compile", "presets", "doctor", "runs", "report", "sample", "rewards", "plan"}
+        here = {"run", "compare", "compile", "presets", "doctor", "runs", "report", "sample", "rewards", "plan"} | {"study"}
         on_a_cluster = {"submit", "schedule", "schedules", "compare-runs"}
         assert here | on_a_cluster == {arguments[0] for arguments in typed_commands()}
 

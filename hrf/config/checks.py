@@ -197,7 +197,9 @@ def _starts(config: Config) -> Iterator[ConfigError]:
         yield from _inert(
             starts, "starts", ("schedule", "windows", "width", "selection"), "on noise starts (starts.kind)"
         )
+        yield from _loss_from(config)
         return
+    yield from _inert(starts, "starts", ("loss_from",), f"on {starts.kind!r} starts (starts.kind)")
     if starts.schedule not in {"fixed", "custom"}:
         yield from _inert(starts, "starts", ("windows",), f"in the schedule {starts.schedule!r} (starts.schedule)")
     if starts.schedule != "sliding":
@@ -213,6 +215,17 @@ def _starts(config: Config) -> Iterator[ConfigError]:
             yield error
     if starts.kind == "selected":
         yield from _selection(config, schedule)
+
+
+def _loss_from(config: Config) -> Iterator[ConfigError]:
+    fraction, steps = config.starts.loss_from, config.sampler.steps
+    if fraction and config.first_loss_step == config.switch_step:
+        rule = "a step after the first one that is trained anyway"
+    elif fraction and config.first_loss_step > steps - 2:
+        rule = f"at most {(steps - 2) / steps:.3g}, as the last of the {steps} steps is not trained"
+    else:
+        return
+    yield ConfigError("starts.loss_from", expected=rule, got=fraction, fix="change it, or set it to 0")
 
 
 def _selection(config: Config, schedule: WindowSchedule | None) -> Iterator[ConfigError]:

@@ -135,6 +135,9 @@ class Starts(Section):
     """Epoch -> window. `uniform` is every trained step (from the switch step on), in every epoch."""
     windows: tuple[WindowEntry, ...] = ()
     """The windows of a `fixed` (exactly one) or `custom` schedule."""
+    loss_from: BelowOne = 0.0
+    """Fraction of K from which on an episode has a loss, on `noise` starts; the policy's own steps before it have none.
+    What is left of HRF without re-noising."""
     width: BelowOne = 0.0
     """Width of a `sliding` window, as a fraction of K; otherwise left at 0."""
     selection: Selection = Selection()

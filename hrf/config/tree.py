@@ -114,6 +114,11 @@ class Config(Section):
         return first_step_from(self.policy.split, self.sampler.steps)
 
     @property
+    def first_loss_step(self) -> int:
+        """The first step of an episode that starts from noise and is trained."""
+        return max(self.switch_step, first_step_from(self.starts.loss_from, self.sampler.steps))
+
+    @property
     def forwards(self) -> int:
         """Forward passes of the denoiser per evaluation of a policy: 2 with guidance, else 1."""
         return 2 if self.model.guidance_scale > 1 else 1

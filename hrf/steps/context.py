@@ -162,10 +162,17 @@ def _end_with_runner() -> None:
     if not runner.isdigit():
         raise ConfigError(RUNNER_PID, expected="a process id", got=runner, fix="unset the environment variable")
 
+    _watch(int(runner))
+
+
+@functools.cache
+def _watch(runner: int) -> None:
+    """Start the thread that ends this process after its runner: one, however many steps it does."""
+
     def watch() -> None:
         while True:
             try:
-                os.kill(int(runner), 0)
+                os.kill(runner, 0)
             except ProcessLookupError:
                 os._exit(75)
             time.sleep(0.5)
