@@ -32,7 +32,7 @@ def talk(value: int) -> dict:
         "same": ranks.all_have(torch.ones(2)),
         "different": ranks.all_have(torch.full((2,), float(ranks.index))),
         "threads": torch.get_num_threads(),
-        "writes": ranks.writes(),
+        "writes": ranks.concatenate(torch.tensor([ranks.writes()]).int()).tolist(),
     }
 
 
