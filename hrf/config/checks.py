@@ -261,6 +261,14 @@ def _episodes(config: Config) -> Iterator[ConfigError]:
             got=rollout.branches,
             fix="raise it",
         )
+    shared = total if config.starts.kind == "noise" else rollout.roots
+    if config.model.num_processes > shared:
+        yield ConfigError(
+            "model.num_processes",
+            expected=f"at most the {shared} {'episodes' if config.starts.kind == 'noise' else 'roots'} of an epoch",
+            got=config.model.num_processes,
+            fix="lower it, or raise rollout.roots",
+        )
     if config.update.minibatch > total:
         yield ConfigError(
             "update.minibatch",
