@@ -16,6 +16,7 @@ from hrf.core.schedule import renoise
 from hrf.core.selection import best_pair, coarse_candidates, refined_candidates
 from hrf.core.window import Window
 from hrf.policies.diffusion import DiffusionPolicy
+from hrf.ranks import Ranks
 from hrf.rollout import OnAdvance, denoise, draw_noise
 from hrf.seeds import Purpose, stream
 
@@ -44,6 +45,10 @@ class Shard:
         if self.count > total:
             raise ValueError(f"{self.count} shards of {total}")
         return range(self.index * total // self.count, (self.index + 1) * total // self.count)
+
+    def divided(self, ranks: Ranks) -> Shard:
+        """The part of it that one of several ranks takes."""
+        return Shard(index=self.index * ranks.count + ranks.index, count=self.count * ranks.count)
 
 
 WHOLE = Shard()

@@ -1,7 +1,7 @@
 """The command `hrf`: run, compare, compile and look at fine-tuning runs.
 
-Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 artifact, 5 numerical, 6 storage, 7 cluster, 130
-interrupted.
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 artifact, 5 numerical, 6 storage, 7 cluster, 8 remote
+reward, 9 process, 130 interrupted.
 """
 
 from __future__ import annotations

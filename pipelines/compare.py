@@ -180,5 +180,5 @@ def _measured(config: Config) -> dict[str, object]:
         "sampler": (config.sampler.steps, config.sampler.spacing),
         "reward": config.reward,
         "evaluation": config.evaluation.model_dump(exclude={"every"}),
-        "gate": config.gate,
+        "gate": (config.gate_floor, config.gate.monitors),
     }

@@ -12,7 +12,7 @@ import yaml
 from benchmarks import results
 from hrf.errors import ArtifactError, ConfigError
 from hrf.study.definition import Study
-from hrf.study.table import frame_of
+from hrf.study.table import frame_of, read_table_file
 from tests.hrf.study_folders import rows
 
 ROOT = results.PROJECT
@@ -91,10 +91,10 @@ class TestCheck:
     def test_a_changed_table_fails(self, root, monkeypatch):
         write(root)
         path = root / results.TABLE
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        columns, cells = lines[0].split(","), lines[-1].split(",")
-        cells[columns.index("reward_vs_base")] = "0.9"
-        path.write_text("".join([*lines[:-1], ",".join(cells)]), encoding="utf-8")
+        table = read_table_file(path)
+        shown = yaml.safe_load((root / results.WORDS).read_text(encoding="utf-8"))["arms"]
+        table.loc[table[table["arm"] == shown[-1]].index[-1], "reward_vs_base"] = 0.9
+        table.to_csv(path, index=False, na_rep="nan")
         with pytest.raises(SystemExit):
             check(root, monkeypatch)
 

@@ -44,6 +44,7 @@ def problems(config: Config) -> Iterator[ConfigError]:
     yield from _reward(config.reward, "reward")
     yield from _update(config)
     yield from _evaluation(config)
+    yield from _gate(config)
     yield from _run(config)
 
 
@@ -260,6 +261,14 @@ def _episodes(config: Config) -> Iterator[ConfigError]:
             got=rollout.branches,
             fix="raise it",
         )
+    shared = total if config.starts.kind == "noise" else rollout.roots
+    if config.model.num_processes > shared:
+        yield ConfigError(
+            "model.num_processes",
+            expected=f"at most the {shared} {'episodes' if config.starts.kind == 'noise' else 'roots'} of an epoch",
+            got=config.model.num_processes,
+            fix="lower it, or raise rollout.roots",
+        )
     if config.update.minibatch > total:
         yield ConfigError(
             "update.minibatch",
@@ -433,6 +442,11 @@ def _evaluation(config: Config) -> Iterator[ConfigError]:
                 got=config.reward.name,
                 fix="choose another one, or null for none",
             )
+
+
+def _gate(config: Config) -> Iterator[ConfigError]:
+    if config.diversity_floor is not None:
+        yield from _inert(config.gate, "gate", ("diversity_margin",), "beside diversity_floor, which the gate takes")
 
 
 def _run(config: Config) -> Iterator[ConfigError]:

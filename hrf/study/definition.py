@@ -33,6 +33,8 @@ class Arm(Section):
     """Its position, where it is one of a series that differ in one number."""
     weights_of: str = ""
     """Of another arm: nothing is trained, that arm's weights are measured under these changes as well."""
+    points: Annotated[int, Field(ge=0)] = 0
+    """How often it is measured, where it needs more looks than the others: a diversity floor. 0: as often as they."""
     preliminary: bool = False
     """Left out of the comparison at matched reward: it helped to find a setting."""
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hrf.checkpoint import canonical_json, read_folder
+from hrf.checkpoint import canonical_json, read_folder, read_manifest
 from hrf.config import Config
 from hrf.policies.folders import POLICY_FILE
 from hrf.progress import PROGRESS_FILE
@@ -24,6 +24,7 @@ from hrf.steps.fetch import fetch
 from hrf.steps.history import epoch_folder
 from hrf.steps.prepare import prepare
 from hrf.steps.promote import promote
+from hrf.steps.steer import steer
 from hrf.steps.train import train
 from hrf.storage import Storage
 from hrf.study.plan import StudyRun, run_name
@@ -73,7 +74,7 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
     os.environ[PROGRESS_FILE] = str(folder / PROGRESS)
     base = _fetch(run.config, places)
     ways = [_prepare(arm, config, run, places, base) for arm, config in run.configs.items()]
-    rows = [_row(way, run, read_baseline(way.folders["baseline"])[1], point=0) for way in ways]
+    rows = [_row(way, run, read_baseline(way.folders["baseline"])[1], way.folders["policy"], point=0) for way in ways]
     current = {name: ways[0].folders[name] for name in ("policy", "training_state", "history")}
     trained = 0
     for point, epochs in enumerate(run.measured_after, start=1):
@@ -81,12 +82,18 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
         for way in ways:
             at = folder / f"measured-{epochs:04d}" / way.arm
             history = _measure(way, base, current, at, epochs - 1)
-            rows.append(_row(way, run, _read(at / "evaluation" / "evaluation.json"), point=point, history=history))
+            policy = current["policy"] if way.config.diversity_floor is not None else way.folders["policy"]
+            evaluation = _read(at / "evaluation" / "evaluation.json")
+            rows.append(_row(way, run, evaluation, policy, point=point, history=history))
             if way is ways[0]:
                 own_history = history
+        _keep_pictures(ways, run, places, folder / f"measured-{epochs:04d}")
         current |= {"history": own_history}
         trained = epochs
-    _keep_pictures(ways, run, places)
+        if ways[0].config.diversity_floor is not None:
+            current = _steer(ways[0], base, current, folder / f"steered-{epochs:04d}", epochs - 1)
+            if read_manifest(current["policy"]).stopped:
+                break
     shutil.rmtree(folder)
     for way in ways:
         Storage.open(places.storage).delete(f"{way.experiment}/")
@@ -108,6 +115,7 @@ def _prepare(arm: str, config: Config, run: StudyRun, places: Places, base: str)
         "num_epochs": config.run.epochs,
         "epochs_per_step": config.run.epochs_per_step,
         "evaluate_every": config.evaluation.every,
+        "steered": config.diversity_floor is not None,
     }
     kept = {"experiment": experiment, "run_id": "run", "storage": places.storage}
     asked = {"preset": "", "overrides": config.to_yaml(), "start_from": "base", "noise_tag": ""}
@@ -131,6 +139,14 @@ def _train(
     return {name: str(at / name) for name in current}
 
 
+def _steer(way: _Measured, base: str, current: Mapping[str, str], at: Path, epoch: int) -> dict[str, str]:
+    """Hold the run above its diversity floor."""
+    outputs = {f"new_{name}": at / name for name in current}
+    settled = {"run": way.folders["run"], "base": base, "baseline": way.folders["baseline"]}
+    _once(steer, outputs, **settled, **current, epoch=epoch)
+    return {name: str(at / name) for name in current}
+
+
 def _measure(way: _Measured, base: str, current: Mapping[str, str], at: Path, epoch: int) -> str:
     """Evaluate and decide; returns the history with both."""
     given = {
@@ -147,29 +163,28 @@ def _measure(way: _Measured, base: str, current: Mapping[str, str], at: Path, ep
 
 
 def _row(
-    way: _Measured, run: StudyRun, evaluation: Mapping[str, Any], *, point: int, history: str = ""
+    way: _Measured, run: StudyRun, evaluation: Mapping[str, Any], policy: str, *, point: int, history: str = ""
 ) -> dict[str, Any]:
-    policy = _read(Path(way.folders["policy"]) / POLICY_FILE)
+    switch_step = _read(Path(policy) / POLICY_FILE)["switch_step"]
     about: dict[str, Any] = {"arm": way.arm, "reward": run.reward, "config": way.config, "point": point}
     if not history:
-        return row(evaluation, **about, switch_step=policy["switch_step"])
+        return row(evaluation, **about, switch_step=switch_step)
     folders = [epoch_folder(read_folder(history), epoch) for epoch in range(evaluation["epoch"] + 1)]
     updates = [_read(folder / "update.json") for folder in folders]
     return row(
         evaluation,
         **about,
-        switch_step=policy["switch_step"],
+        switch_step=switch_step,
         wall_seconds=sum(sum(update["seconds"].values()) for update in updates),
         promoted=_read(folders[-1] / "decision.json")["outcome"] == "promoted",
         update=updates[-1],
     )
 
 
-def _keep_pictures(ways: list[_Measured], run: StudyRun, places: Places) -> None:
+def _keep_pictures(ways: list[_Measured], run: StudyRun, places: Places, measured: Path) -> None:
     places.pictures.mkdir(parents=True, exist_ok=True)
-    last = places.scratch / run.name / f"measured-{run.measured_after[-1]:04d}"
     for way in ways:
-        grid = last / way.arm / "evaluation" / "grid.png"
+        grid = measured / way.arm / "evaluation" / "grid.png"
         shutil.copyfile(grid, places.pictures / f"{run_name(way.arm, run.reward, run.seed)}.png")
     shutil.copyfile(Path(ways[0].folders["baseline"]) / "base_grid.png", places.pictures / "base.png")
 

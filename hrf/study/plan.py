@@ -105,6 +105,7 @@ def _measured_after(study: Study, arm: str, reward: str, cost: TotalCost) -> tup
             got=study.budget,
             fix="raise it, or leave the arm out",
         )
-    parts = [spent[-1] * point / study.points for point in range(1, study.points + 1)]
+    points = study.arms[arm].points or study.points
+    parts = [spent[-1] * point / points for point in range(1, points + 1)]
     nearest = [min(range(epochs), key=lambda epoch: abs(spent[epoch] - part)) + 1 for part in parts]
     return tuple(sorted(set(nearest)))

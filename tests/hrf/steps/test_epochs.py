@@ -253,8 +253,9 @@ def test_a_damaged_artifact_is_named_with_its_producer(steps):
     ],
 )
 def test_a_pipeline_compiled_for_another_shape_is_refused(steps, shape, field):
+    compiled = {"num_epochs": 4, "epochs_per_step": 1, "evaluate_every": 1, "steered": False}
     with pytest.raises(ConfigError, match=field):
-        check_shape(steps().config, **{"num_epochs": 4, "epochs_per_step": 1, "evaluate_every": 1, **shape})
+        check_shape(steps().config, **{**compiled, **shape})
 
 
 @pytest.fixture

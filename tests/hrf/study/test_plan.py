@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from hrf.errors import ConfigError
 from hrf.study.plan import plan_runs
-from tests.hrf.study.studies import study
+from tests.hrf.study.studies import TEXT, study
 
 
 def costing(per_epoch: float, once: float = 0.0):
@@ -36,6 +36,12 @@ def test_a_run_ends_within_its_budget_and_one_epoch_more_would_not():
 def test_runs_are_measured_where_they_have_spent_each_part_of_the_budget():
     assert plan_runs(study(points="points: 4"), costing(100))[0].measured_after == (2, 5, 7, 10)
     assert plan_runs(study(points="points: 4"), costing(450))[0].measured_after == (1, 2)
+
+
+def test_an_arm_may_be_measured_more_often_than_the_others():
+    more = TEXT.replace("from noise,", "from noise, points: 5,")
+
+    assert [run.measured_after for run in plan_runs(study(more), costing(100))[:2]] == [(2, 4, 6, 8, 10), (5, 10)]
 
 
 @given(per_epoch=st.floats(1, 499), once=st.floats(0, 1), points=st.integers(1, 6))
