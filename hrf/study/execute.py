@@ -43,6 +43,8 @@ class Places:
     """A folder: `shared` for what runs have in common, and one of each run, which goes when it is finished."""
     pictures: Path
     """Receives each run's last sample grid, and the base's."""
+    decisions: Path
+    """Receives what held each run above its diversity floor, where it has one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +96,8 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
             current = _steer(ways[0], base, current, folder / f"steered-{epochs:04d}", epochs - 1)
             if read_manifest(current["policy"]).stopped:
                 break
+    if ways[0].config.diversity_floor is not None:
+        _keep_decisions(run, current["history"], places)
     shutil.rmtree(folder)
     for way in ways:
         Storage.open(places.storage).delete(f"{way.experiment}/")
@@ -187,6 +191,26 @@ def _keep_pictures(ways: list[_Measured], run: StudyRun, places: Places, measure
         grid = measured / way.arm / "evaluation" / "grid.png"
         shutil.copyfile(grid, places.pictures / f"{run_name(way.arm, run.reward, run.seed)}.png")
     shutil.copyfile(Path(ways[0].folders["baseline"]) / "base_grid.png", places.pictures / "base.png")
+
+
+def _keep_decisions(run: StudyRun, history: str, places: Places) -> None:
+    places.decisions.mkdir(parents=True, exist_ok=True)
+    files = sorted((read_folder(history) / "epochs").glob("*/steering.json"))
+    records = [_decision_row(int(file.parent.name), _read(file)) for file in files]
+    (places.decisions / f"{run.name}.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
+def _decision_row(epoch: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    reading, steering = record["reading"], record["steering"]
+    return {
+        "epoch": epoch,
+        "bound": reading["bound"],
+        "gain": reading["reward"],
+        "action": record["action"],
+        "switch_step": steering["switch_step"],
+        "rate_scale": steering["rate_scale"],
+        "reason": record["reason"],
+    }
 
 
 def _once(step: Callable[..., Any], outputs: Mapping[str, Path], **inputs: Any) -> None:

@@ -3,6 +3,7 @@
 study.yaml                 the definition, as it is run
 table.csv, table.parquet   one row per run and point
 pictures/                  the last sample grid of each run, and the base's
+decisions/                 what held each run above its diversity floor, where it has one
 report.html                the comparison
 scratch/                   folders of unfinished runs; goes when the study is complete
 """
@@ -55,6 +56,11 @@ class StudyFolder:
     def pictures(self) -> Path:
         """Where sample grids go."""
         return self.path / PICTURES
+
+    @property
+    def decisions(self) -> Path:
+        """Where the decisions of runs with a diversity floor go."""
+        return self.path / "decisions"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

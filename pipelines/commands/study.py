@@ -88,7 +88,12 @@ def run_here(
 
     screen = error_console()
     with object_storage(work_dir, bucket) as location, StudyView(screen) as view:
-        places = Places(storage=f"{location.uri}/studies", scratch=folder.scratch, pictures=folder.pictures)
+        places = Places(
+            storage=f"{location.uri}/studies",
+            scratch=folder.scratch,
+            pictures=folder.pictures,
+            decisions=folder.decisions,
+        )
         try:
             progress = run_all(runs, folder.path, places, machine, environment=location.environment, show=view.show)
         except KeyboardInterrupt:
