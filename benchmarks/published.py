@@ -320,7 +320,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", nargs="?", default="avatars-published")
     parser.add_argument("--roots", type=int, help="roots of an epoch, and samples in a call of ours; the preset's")
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=3)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     config = resolve(arguments.preset)
@@ -334,7 +334,7 @@ def main() -> None:
 
 
 def measure(config: Config, repeats: int) -> dict[str, list[Clock]]:
-    """Clocks of every repeat, by column; a first round warms up and is left out."""
+    """Clocks of every repeat, by column."""
     low = {"model": {"forward_dtype": "bfloat16"}}
     split = resolve("avatars-compressibility").with_changes(
         {
@@ -363,13 +363,13 @@ def measure(config: Config, repeats: int) -> dict[str, list[Clock]]:
     optimizer = build_optimizer(policy.denoiser, config.update)
     theirs = PublishedEpoch(policy, scheduler, config, reward, optimizer)
     clocks: dict[str, list[Clock]] = {"published": [], **{name: [] for name in epochs}}
-    for epoch in range(repeats + 1):
+    for epoch in range(repeats):
         for name, ours in epochs.items():
             starts = timed_epoch(clocks[name], ours.policy, ours.updater.optimizer, partial(ours.run, epoch=epoch))
             if name == "ours":
                 published = partial(theirs.run, starts=starts, epoch=epoch)
                 timed_epoch(clocks["published"], policy, optimizer, published)
-    return {name: values[1:] for name, values in clocks.items()}
+    return clocks
 
 
 def timed_epoch(
