@@ -73,6 +73,7 @@ def test_a_groups_log_probs_and_gradient_are_ours():
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-3, atol=1e-3 * largest)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["window", "selected"])
 def test_both_epochs_ask_the_denoiser_for_the_same_samples(kind, capsys):
     """Kills: a published epoch that does more than it must, or less. HRF-D's published rule alone asks for more."""
