@@ -52,7 +52,7 @@ base-model: $(VENV)/.dev  ## draw the data, train the shipped model and its clas
 # One virtual environment: the development one holds the run-time one.
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[model,pipelines]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[model,pipelines,study]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime

@@ -13,6 +13,7 @@ def check(
     num_epochs: int,
     epochs_per_step: int,
     evaluate_every: int,
+    steered: bool,
     experiment: str,
     run_tag: str,
     job_id: str,
@@ -30,6 +31,7 @@ def check(
         num_epochs: How many epochs the pipeline was compiled for; the configuration must say the same.
         epochs_per_step: How many of them a step trains; likewise.
         evaluate_every: How often the pipeline evaluates; likewise.
+        steered: Whether the pipeline holds the run above a diversity floor; likewise.
         experiment: Runs of one experiment share a promoted model.
         run_tag: The run's id; empty takes Kubeflow's.
         job_id: Kubeflow's id of this run.
@@ -52,6 +54,7 @@ def check(
         num_epochs=num_epochs,
         epochs_per_step=epochs_per_step,
         evaluate_every=evaluate_every,
+        steered=steered,
         experiment=experiment,
         run_id=settle_run_id(run_tag, job_id),
         start_from=start_from,

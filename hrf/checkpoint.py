@@ -24,6 +24,8 @@ from hrf.errors import ArtifactError, StorageError
 
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
+STOPPED = "stopped"
+"""Producer field of a folder that was written when its run had stopped (see `hrf.floor`)."""
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -39,6 +41,11 @@ class Manifest:
     def describe_producer(self) -> str:
         """The producer on one line, for messages."""
         return describe_producer(self.producer)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the run had stopped when the folder was written: the steps that are given it have nothing to do."""
+        return bool(self.producer.get(STOPPED))
 
     def content_digest(self) -> str:
         """Sha256 over the paths and digests of all files: equal contents give equal digests, whoever wrote them."""

@@ -34,8 +34,8 @@ def expected_sampling_evaluations(config: Config, schedule: NoiseSchedule, epoch
     fresh = config.switch_step if config.policy.prefix_pool else 0
     windows = config.window_schedule(schedule.num_trained_steps)
     if windows is None:
-        prefix = (config.switch_step - fresh) * config.forwards
-        episode = (steps - config.switch_step) * config.episode_forwards
+        prefix = (config.first_loss_step - fresh) * config.forwards
+        episode = (steps - config.first_loss_step) * config.episode_forwards
         return float(rollout.roots * rollout.branches * (prefix + episode))
     window = windows.window(epoch)
     selection = _selection_evaluations(config, steps, window) if config.starts.kind == "selected" else 0.0
@@ -46,7 +46,7 @@ def expected_sampling_evaluations(config: Config, schedule: NoiseSchedule, epoch
 def expected_epoch_evaluations(config: Config, schedule: NoiseSchedule, epoch: int) -> float:
     """Expected cost of an epoch: starts, rollout and updates."""
     windows = config.window_schedule(schedule.num_trained_steps)
-    mean_start = float(config.switch_step) if windows is None else _mean_start(config, windows.window(epoch))
+    mean_start = float(config.first_loss_step) if windows is None else _mean_start(config, windows.window(epoch))
     pairs = config.rollout.roots * config.rollout.branches * (schedule.num_trained_steps - mean_start)
     return expected_sampling_evaluations(config, schedule, epoch) + pairs * update_evaluations(1, config)
 

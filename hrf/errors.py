@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Any, Self
+
 
 class HrfError(Exception):
     """Base of all errors that the library raises on purpose.
@@ -11,6 +16,16 @@ class HrfError(Exception):
     """
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python would call the class with the message alone, and processes hand errors to each other.
+        return type(self)._restored, (str(self), self.__dict__)
+
+    @classmethod
+    def _restored(cls, message: str, fields: dict[str, Any]) -> Self:
+        error = cls.__new__(cls, message)
+        error.__dict__.update(fields)
+        return error
 
 
 class ConfigError(HrfError):
@@ -110,3 +125,19 @@ class RemoteError(HrfError):
     def __init__(self, url: str, *, problem: str, fix: str) -> None:
         self.url, self.problem, self.fix = url, problem, fix
         super().__init__(f"{url}: {problem}. Fix: {fix}")
+
+
+class ProcessError(HrfError):
+    """One of the processes that share a step's work was ended, or failed in a way that no other error stands for.
+
+    Args:
+        where: Which process, or what it raised.
+        problem: What became of it.
+        fix: What to do about it.
+    """
+
+    exit_code = 9
+
+    def __init__(self, where: str, *, problem: str, fix: str) -> None:
+        self.where, self.problem, self.fix = where, problem, fix
+        super().__init__(f"{where}: {problem}. Fix: {fix}")

@@ -69,6 +69,10 @@ class Work:
         """So often."""
         return Work(evaluations=count * self.evaluations, flops=count * self.flops, seconds=count * self.seconds)
 
+    def shared_by(self, count: int) -> Work:
+        """The same work, by so many processes at once."""
+        return Work(evaluations=self.evaluations, flops=self.flops, seconds=self.seconds / count)
+
 
 NOTHING = Work(evaluations=0.0, flops=0.0, seconds=0.0)
 
@@ -121,7 +125,7 @@ def forecast(
     gpu: str = "a100",
     utilisation: float = DEFAULT_UTILISATION,
 ) -> Forecast:
-    """Compute what a run will take on one GPU, whatever `model.device` says.
+    """Compute what a run will take on one GPU, or one for each of its processes, whatever `model.device` says.
 
     Args:
         config: Of the run.
@@ -230,8 +234,8 @@ def _epochs(
                 first_epoch=epoch,
                 num_epochs=1,
                 window=bounds,
-                sample=_sampling(config, schedule, sampling, bounds, clock),
-                update=_updating(config, denoiser, updating, pairs, clock),
+                sample=_sampling(config, schedule, sampling, bounds, clock).shared_by(config.model.num_processes),
+                update=_updating(config, denoiser, updating, pairs, clock).shared_by(config.model.num_processes),
                 artifact_bytes=artifact_bytes(config, denoiser, decoder, pairs),
             )
         )
@@ -259,8 +263,8 @@ def _sampling(
     rollout, steps, size = config.rollout, schedule.num_steps, config.model.batch_size
     fresh = config.switch_step if config.policy.prefix_pool else 0
     if window is None:
-        count, switch = rollout.roots * rollout.branches, config.switch_step
-        roots, tails = [switch - fresh] * count, [steps - switch] * count
+        count, first = rollout.roots * rollout.branches, config.first_loss_step
+        roots, tails = [first - fresh] * count, [steps - first] * count
     else:
         start, stop = window
         spread = [start + (stop - start) * (2 * root + 1) // (2 * rollout.roots) for root in range(rollout.roots)]
@@ -324,6 +328,11 @@ def _assumptions(config: Config, gpu: Gpu, utilisation: float) -> tuple[str, ...
         assumed.append("the run starts from the base; from a promoted model, the baseline measures that one, too")
     if config.starts.kind == "selected":
         assumed.append("HRF-D chooses steps in the middle of its window; decoding its previews is not in it")
+    if config.model.num_processes > 1:
+        assumed.append(
+            f"{config.model.num_processes} processes share sampling and updates evenly, on a GPU each; "
+            "the time in which they exchange gradients is not in it"
+        )
     if config.policy.lora:
         assumed.append("an adapter's update takes as long as that of all weights: an upper bound")
     if config.prompts:

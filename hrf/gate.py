@@ -32,7 +32,7 @@ class Decision:
     diversity_ratio: dict[str, float]
     """Order-2 Vendi score over the base's: value, low, high."""
     diversity_floor: float
-    """What `diversity_ratio["low"]` must exceed: 1 - margin."""
+    """What `diversity_ratio["low"]` must exceed."""
     monitors_tripped: tuple[str, ...]
     confidence: float
     checks: tuple[Check, ...]
@@ -53,12 +53,12 @@ def decide(
     evaluation: Mapping[str, Any],
     *,
     incumbent_rewards: Sequence[float],
-    diversity_margin: float,
+    diversity_floor: float,
     confidence: float,
 ) -> Decision:
     """Decide on a candidate: a better reward, diversity not inferior to the base's, and no monitor tripped.
 
-        promote  iff  low(mean_i (r_i - r'_i)) > 0   and   low(V₂ / V₂ of the base) > 1 - δ   and   no monitor trips
+        promote  iff  low(mean_i (r_i - r'_i)) > 0   and   low(V₂ / V₂ of the base) > f   and   no monitor trips
 
     r are the candidate's rewards and r' the incumbent's on the same seeds; V₂ is the order-2 Vendi score, whose ratio's
     interval the evaluation brings along. With prompts, r_i and r'_i are the means of prompt i instead, and V₂ is the
@@ -68,7 +68,7 @@ def decide(
     Args:
         evaluation: The candidate's evaluation record.
         incumbent_rewards: The incumbent's reward per evaluation seed, in the same order; the base's if nobody is one.
-        diversity_margin: δ in (0, 1).
+        diversity_floor: f in (0, 1).
         confidence: Of the reward's interval, in (0, 1).
 
     Raises:
@@ -83,7 +83,6 @@ def decide(
     if prompts := evaluation.get("prompts"):
         ours, theirs = means_by(ours, prompts), means_by(theirs, prompts)
     difference = paired_difference(ours, theirs, confidence).as_dict()
-    floor = 1.0 - diversity_margin
     tripped = tuple(sorted(name for name, monitor in evaluation["monitors"].items() if monitor["tripped"]))
     checks = (
         Check(
@@ -94,9 +93,9 @@ def decide(
         ),
         Check(
             name="diversity",
-            passed=ratio["low"] > floor,
+            passed=ratio["low"] > diversity_floor,
             detail=f"diversity is {ratio['value']:.3g} of the base's, lower bound {ratio['low']:.3g}:"
-            f" must be above {floor:.3g}",
+            f" must be above {diversity_floor:.3g}",
         ),
         Check(
             name="monitors",
@@ -108,7 +107,7 @@ def decide(
         promote=all(check.passed for check in checks),
         reward_vs_incumbent=difference,
         diversity_ratio=ratio,
-        diversity_floor=floor,
+        diversity_floor=diversity_floor,
         monitors_tripped=tripped,
         confidence=confidence,
         checks=checks,

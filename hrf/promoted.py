@@ -37,16 +37,29 @@ def read_pointer(storage: Storage, experiment: str) -> dict[str, Any] | None:
     return None if found is None else dict(found[0])
 
 
+def fetch_candidate(storage: Storage, experiment: str, candidate_id: str, target: str | Path) -> Path:
+    """Download a candidate's folder, promoted or not; arguments and errors as of `fetch_incumbent`."""
+    key = f"{experiment}/decisions/{candidate_id}.json"
+    if (found := storage.read_json(key)) is None:
+        raise ArtifactError(
+            storage.url(key),
+            problem="the decision on the candidate is gone",
+            producer=f"the step promote of {candidate_id}",
+            fix="restore the object",
+        )
+    return fetch_incumbent(storage, found[0], target)
+
+
 def fetch_incumbent(storage: Storage, pointer: Mapping[str, Any], target: str | Path) -> Path:
     """Download the promoted candidate's folder: the policy with its `evaluation.json`.
 
     Args:
         storage: Where the experiment lives.
-        pointer: What `read_pointer` returned.
+        pointer: What `read_pointer` returned, or a decision record.
         target: Where the folder will stand.
 
     Raises:
-        ArtifactError: If it is gone or damaged, or is not the policy that was promoted.
+        ArtifactError: If it is gone or damaged, or is not the policy that was decided on.
         StorageError: If the storage fails.
     """
     key = str(pointer["candidate_key"])
@@ -55,7 +68,7 @@ def fetch_incumbent(storage: Storage, pointer: Mapping[str, Any], target: str | 
     if manifest.content_digest() != pointer["candidate_digest"]:
         raise ArtifactError(
             storage.url(key),
-            problem="not what was promoted: its digest differs from the pointer's",
+            problem="not what was decided on: its digest differs from the record's",
             producer=manifest.describe_producer(),
             fix="restore the folder, or promote another candidate",
         )

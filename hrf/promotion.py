@@ -25,16 +25,13 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hrf.checkpoint import read_manifest
 from hrf.errors import ArtifactError, StorageError
 from hrf.gate import Decision, decide
 from hrf.promoted import fetch_incumbent, history, read_pointer
 from hrf.storage import Conflict, Storage
-
-if TYPE_CHECKING:
-    from hrf.config.sections import Gate
 
 __all__ = ["Candidate", "Decision", "decide", "fetch_incumbent", "history", "promote", "read_pointer"]
 
@@ -72,7 +69,7 @@ def promote(
     *,
     base_evaluation: Mapping[str, Any],
     known_incumbents: Mapping[str, Sequence[float]],
-    gate: Gate,
+    diversity_floor: float,
     confidence: float,
 ) -> dict[str, Any]:
     """Store a candidate, decide on it and, if it passes the gate, move the promoted pointer to it.
@@ -86,7 +83,7 @@ def promote(
         base_evaluation: The base's evaluation record: its rewards are the bar while nothing is promoted.
         known_incumbents: Rewards, measured as the candidate's were, of incumbents by candidate id. Of other incumbents
             the stored rewards are taken if their evaluation digest is the candidate's.
-        gate: The gate's settings.
+        diversity_floor: What the lower end of its diversity ratio must exceed, in (0, 1).
         confidence: Of the reward's interval, in (0, 1).
 
     Returns:
@@ -110,7 +107,7 @@ def promote(
         decision = decide(
             candidate.evaluation,
             incumbent_rewards=rewards,
-            diversity_margin=gate.diversity_margin,
+            diversity_floor=diversity_floor,
             confidence=confidence,
         )
         return {"outcome": "promoted" if decision.promote else "rejected", **decision.as_record()}

@@ -16,6 +16,7 @@ from hrf.core.schedule import renoise
 from hrf.core.selection import best_pair, coarse_candidates, refined_candidates
 from hrf.core.window import Window
 from hrf.policies.diffusion import DiffusionPolicy
+from hrf.ranks import Ranks
 from hrf.rollout import OnAdvance, denoise, draw_noise
 from hrf.seeds import Purpose, stream
 
@@ -44,6 +45,10 @@ class Shard:
         if self.count > total:
             raise ValueError(f"{self.count} shards of {total}")
         return range(self.index * total // self.count, (self.index + 1) * total // self.count)
+
+    def divided(self, ranks: Ranks) -> Shard:
+        """The part of it that one of several ranks takes."""
+        return Shard(index=self.index * ranks.count + ranks.index, count=self.count * ranks.count)
 
 
 WHOLE = Shard()
@@ -159,6 +164,8 @@ class NoiseStarts:
 
     num_episodes: int
     fresh: FreshStarts
+    first_step: int = 0
+    """The first step that has a loss; a later one than the switch step leaves steps of the policy's own untrained."""
 
     def draw(
         self,
@@ -169,11 +176,11 @@ class NoiseStarts:
         shard: Shard = WHOLE,
         on_advance: OnAdvance | None = None,
     ) -> Starts:
-        """Draw the epoch's starts; the prefix of a split policy is denoised here unless a pool holds it."""
+        """Draw the epoch's starts; what comes before the first trained step is denoised here, or comes from a pool."""
         total = self.num_episodes
         fresh = self.fresh.draw(policy, shard.part(total), total, run_seed=run_seed, epoch=epoch)
         count = _Counter(on_advance)
-        first_trained = policy.switch_step
+        first_trained = max(policy.switch_step, self.first_step)
         states = denoise(
             policy,
             fresh.states,

@@ -25,6 +25,8 @@ _URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<pre
 _ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
 _PRECONDITION = frozenset({"PreconditionFailed", "412", "ConditionalRequestConflict", "409"})
 _CHECK_KEY = ".write-check.json"
+_MOST_DELETED = 1000
+"""In one request (S3)."""
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -209,6 +211,18 @@ class Storage:
         start = prefix.rstrip("/") + "/" if prefix else ""
         found = self._list(start, "CommonPrefixes", "Prefix", Delimiter="/")
         return [name.removeprefix(start).rstrip("/") for name in found]
+
+    def delete(self, prefix: str) -> None:
+        """Delete all keys that start with `prefix`; what is gone already is no error.
+
+        Raises:
+            StorageError: If the server refuses or does not answer.
+        """
+        keys = self.list(prefix)
+        with self._translated(prefix):
+            for first in range(0, len(keys), _MOST_DELETED):
+                objects = [{"Key": self._full(key)} for key in keys[first : first + _MOST_DELETED]]
+                self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
 
     def upload_file(self, path: str | Path, key: str) -> None:
         """Upload a file, in parts where it is large, unless the same bytes are already there.

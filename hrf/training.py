@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +14,13 @@ from torch import Tensor
 
 from hrf.config import Config
 from hrf.core.objective import group_advantages
+from hrf.core.window import Window
 from hrf.features import pixel_features
 from hrf.images import to_images
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.prompt_statistics import PromptStatistics
 from hrf.prompts import PromptTable
+from hrf.ranks import ALONE, Ranks
 from hrf.rewards import Reward
 from hrf.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
 from hrf.seeds import Purpose, stream
@@ -31,7 +33,6 @@ from hrf.starts import (
     SelectedSteps,
     Shard,
     StartDistribution,
-    Starts,
     draw_prompts,
     uniform_steps,
 )
@@ -41,7 +42,8 @@ from hrf.starts import (
 class Episodes:
     """What one epoch's sampling made."""
 
-    starts: Starts
+    window: Window | None
+    """The epoch's window; None for starts from noise."""
     trajectories: Trajectories
     samples: Tensor
     """[B, 3, H, W] finished and decoded, nominally in [-1, 1], on the CPU."""
@@ -51,10 +53,10 @@ class Episodes:
 
     def record(self) -> dict[str, Any]:
         """What an epoch's `update.json` tells of its sampling."""
-        window = self.starts.window
+        window = self.window
         return {
             "window": [window.start, window.stop] if window else None,
-            "mean_start_step": float(self.starts.steps.float().mean()),
+            "mean_start_step": float(self.trajectories.start_steps.float().mean()),
             "num_evaluations": self.num_evaluations,
             "seconds": self.seconds,
         }
@@ -68,11 +70,16 @@ def sample_episodes(
     run_seed: int,
     epoch: int,
     shard: Shard = WHOLE,
+    ranks: Ranks = ALONE,
     on_advance: OnAdvance | None = None,
 ) -> Episodes:
-    """Draw the starts of an epoch, or of a shard of it, and denoise every branch to the end."""
+    """Draw the starts of an epoch, or of a shard of it, and denoise every branch to the end.
+
+    Ranks share the roots (or episodes) between them, and all get what one process would have made, bit for bit.
+    """
     began = time.perf_counter()
-    starts = distribution.draw(policy, run_seed=run_seed, epoch=epoch, shard=shard, on_advance=on_advance)
+    own = shard.divided(ranks)
+    starts = distribution.draw(policy, run_seed=run_seed, epoch=epoch, shard=own, on_advance=on_advance)
     acting = acting_policy(policy, config)
     trajectories, samples = rollout(
         acting,
@@ -86,13 +93,22 @@ def sample_episodes(
         on_advance=on_advance,
     )
     tails = int((policy.schedule.num_steps - starts.steps).sum()) * acting.forwards
+    spent = torch.tensor([starts.num_evaluations + tails])
     return Episodes(
-        starts=starts,
-        trajectories=trajectories,
-        samples=policy.decode(samples).cpu(),
-        num_evaluations=starts.num_evaluations + tails,
+        window=starts.window,
+        trajectories=_of_all(trajectories, ranks),
+        samples=ranks.concatenate(policy.decode(samples).cpu()),
+        num_evaluations=int(ranks.concatenate(spent).sum()),
         seconds=time.perf_counter() - began,
     )
+
+
+def _of_all(trajectories: Trajectories, ranks: Ranks) -> Trajectories:
+    """The trajectories of all ranks, one after another."""
+    joined: dict[str, Any] = {
+        name: ranks.concatenate(value) for name, value in vars(trajectories).items() if isinstance(value, Tensor)
+    }
+    return replace(trajectories, **joined)
 
 
 def acting_policy(policy: DiffusionPolicy, config: Config) -> DiffusionPolicy:
@@ -153,7 +169,7 @@ def build_starts(
 
     Args:
         config: Its `starts`, `rollout`, `policy` and `reward` parts.
-        policy: Whose schedule says which steps are trained.
+        policy: Whose schedule says which steps are trained; episodes start at its switch step or later.
         reward: Makes the reward; called only where starts are selected by it.
         pool: Prefix states of a split policy, if there is a pool.
         prompts: Of a text-to-image model.
@@ -162,11 +178,13 @@ def build_starts(
     fresh = FreshStarts(batch_size=config.model.batch_size, pool=pool, num_prompts=len(texts))
     windows = config.window_schedule(policy.schedule.num_trained_steps)
     if windows is None:
-        return NoiseStarts(num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh)
+        return NoiseStarts(
+            num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh, first_step=config.first_loss_step
+        )
     return RenoisedStarts(
         num_roots=config.rollout.roots,
         num_branches=config.rollout.branches,
-        window_of=windows.window,
+        window_of=lambda epoch: windows.window(epoch).from_step(policy.switch_step, at_least=config.narrowest_window),
         choose_steps=build_selection(config, reward(), texts) if config.starts.kind == "selected" else uniform_steps,
         fresh=fresh,
     )

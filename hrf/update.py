@@ -1,7 +1,8 @@
 """The policy update: inner epochs over minibatches of branches, one optimizer step each.
 
 The gradient of a minibatch is the sum over steps of the mean over its branches, gathered in microbatches of
-(branch, step) pairs: memory depends on the microbatch, not on the length of the tails.
+(branch, step) pairs: memory depends on the microbatch, not on the length of the tails. Ranks share the pairs and add up
+their gradients, so that each of them makes the same update.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from hrf.core.objective import approximate_kl, clipped_surrogate, outside_trust_
 from hrf.core.schedule import gaussian_kl, gaussian_log_prob
 from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
+from hrf.ranks import ALONE, Ranks
 from hrf.rollout import Pairs, Trajectories
 from hrf.seeds import Purpose, stream
 
@@ -79,6 +81,7 @@ class Updater:
         settings: The `update` part of the configuration.
         num_updates: Optimizer steps taken so far, in this run.
         average: Moving average of the weights, by parameter name, updated in place; None for none.
+        ranks: The processes that make the updates together: each has the same policy, optimizer and trajectories.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Updater:
         *,
         num_updates: int = 0,
         average: Mapping[str, Tensor] | None = None,
+        ranks: Ranks = ALONE,
     ) -> None:
         if settings.kl_weight > 0 and policy.reference is None:
             raise ValueError("a KL penalty needs the reference's weights")
@@ -100,6 +104,7 @@ class Updater:
         self.settings = settings
         self.num_updates = num_updates
         self.average = average
+        self.ranks = ranks
         stds = policy.schedule.stds[: policy.schedule.num_trained_steps].float()
         self._step_weights = stds / stds.mean() if settings.step_weighting == "std" else torch.ones_like(stds)
 
@@ -119,7 +124,7 @@ class Updater:
             advantages: [B] float32.
             run_seed: Shuffles branches into minibatches across groups.
             epoch: Of the run.
-            on_advance: Called with the number of pairs done by each forward and backward pass.
+            on_advance: Called with the number of pairs done by each forward and backward pass of this rank.
 
         Returns:
             (metrics, one entry per update; gradient norm of each trained step, measured in the first update).
@@ -153,30 +158,35 @@ class Updater:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
         pairs = trajectories.pairs(branches)
-        seen: list[Tensor] = []
+        seen = [torch.empty(0, 5)]
         before = [p.grad.clone() for p in parameters] if step_norms is not None else []
-        for microbatch, ends_step in self._microbatches(pairs, by_step=step_norms is not None):
-            seen.append(self._backward(trajectories, advantages, microbatch, len(branches)))
+        for microbatch, ended_step in self._microbatches(pairs, by_step=step_norms is not None):
+            # A rank has nothing to do at a step that fewer branches are at than there are ranks.
+            if len(microbatch):
+                seen.append(self._backward(trajectories, advantages, microbatch, len(branches)))
             if on_advance:
                 on_advance(len(microbatch))
-            if step_norms is not None and ends_step:
+            if step_norms is not None and ended_step is not None:
                 after = [p.grad.clone() for p in parameters]
                 change = [new - old for new, old in zip(after, before, strict=True)]
-                step_norms[int(microbatch.step[0])] = float(torch.nn.utils.get_total_norm(change))
+                self.ranks.add_up(change)
+                step_norms[ended_step] = float(torch.nn.utils.get_total_norm(change))
                 before = after
-        return self._apply(parameters, torch.cat(seen), len(branches), epoch)
+        self.ranks.add_up([p.grad for p in parameters])
+        return self._apply(parameters, self.ranks.concatenate(torch.cat(seen)), len(branches), epoch)
 
-    def _microbatches(self, pairs: Pairs, *, by_step: bool) -> Iterator[tuple[Pairs, bool]]:
-        """Pairs in full microbatches; or step by step, saying which microbatch ends its step."""
+    def _microbatches(self, pairs: Pairs, *, by_step: bool) -> Iterator[tuple[Pairs, int | None]]:
+        """This rank's pairs in full microbatches; or step by step, each with the step that it ends, if it ends one."""
         size = self.settings.microbatch
         if not by_step:
-            for index in torch.arange(len(pairs)).split(size):
-                yield pairs.select(index), False
+            for index in torch.arange(len(pairs))[self.ranks.part(len(pairs))].split(size):
+                yield pairs.select(index), None
             return
         for step in pairs.step.unique().tolist():
-            chunks = (pairs.step == step).nonzero().flatten().split(size)
+            members = (pairs.step == step).nonzero().flatten()
+            chunks = members[self.ranks.part(len(members))].split(size)
             for position, index in enumerate(chunks):
-                yield pairs.select(index), position == len(chunks) - 1
+                yield pairs.select(index), step if position == len(chunks) - 1 else None
 
     def _backward(self, trajectories: Trajectories, advantages: Tensor, pairs: Pairs, num_branches: int) -> Tensor:
         """Add the gradient of a microbatch; returns [5, P]: loss, kl to reference, log ratio, outside, approx_kl."""

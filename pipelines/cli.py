@@ -1,7 +1,7 @@
 """The command `hrf`: run, compare, compile and look at fine-tuning runs.
 
-Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 artifact, 5 numerical, 6 storage, 7 cluster, 130
-interrupted.
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 artifact, 5 numerical, 6 storage, 7 cluster, 8 remote
+reward, 9 process, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from pipelines.commands import (
     sample,
     schedule,
     schedules,
+    study,
     submit,
 )
 from pipelines.commands.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
@@ -67,6 +68,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("compare")(compare.compare)
+app.command("study")(study.study)
 app.command("compile")(compiling.compile_)
 app.command("submit")(submit.submit)
 app.command("schedule")(schedule.schedule)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 from kfp import dsl
@@ -75,7 +76,12 @@ def plan_arm(preset: str, *, overrides: str, budget: int, evaluations: Callable[
 
 
 def total_evaluations(config: Config, model_folder: Path) -> float:
-    """Expected cost of all epochs of a run, and of its prefix pool.
+    """Expected cost of all epochs of a run, and of its prefix pool; arguments as of `evaluations_by_epoch`."""
+    return evaluations_by_epoch(config, model_folder)[-1]
+
+
+def evaluations_by_epoch(config: Config, model_folder: Path) -> list[float]:
+    """Expected cost of a run after each of its epochs, its prefix pool included.
 
     Args:
         config: The run's configuration.
@@ -87,7 +93,7 @@ def total_evaluations(config: Config, model_folder: Path) -> float:
 
     schedule = noise_schedule(scheduler_config(model_folder), config)
     epochs = (expected_epoch_evaluations(config, schedule, epoch) for epoch in range(config.run.epochs))
-    return pool_evaluations(config) + sum(epochs)
+    return list(accumulate(epochs, initial=pool_evaluations(config)))[1:]
 
 
 def build(arms: list[Arm], *, images: Images | None = None, placement: Placement | None = None) -> BaseComponent:
@@ -174,5 +180,5 @@ def _measured(config: Config) -> dict[str, object]:
         "sampler": (config.sampler.steps, config.sampler.spacing),
         "reward": config.reward,
         "evaluation": config.evaluation.model_dump(exclude={"every"}),
-        "gate": config.gate,
+        "gate": (config.gate_floor, config.gate.monitors),
     }

@@ -1,4 +1,4 @@
-"""One epoch as a sub-pipeline: sample, score and update (or train, for several epochs at once), evaluate, promote."""
+"""One epoch as a sub-pipeline: sample, score and update (or train, for several at once), evaluate, promote, steer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ from components.gather import gather
 from components.promote import promote
 from components.sample import sample
 from components.score import score
+from components.steer import steer
 from components.train import train
 from components.update import update
 from pipelines.placement import Site
@@ -25,6 +26,10 @@ class EpochOutputs(NamedTuple):
     history: Artifact
 
 
+#: What a step that trains, and `steer`, call them.
+EPOCH_OUTPUTS = ("new_policy", "new_training_state", "new_history")
+
+
 def build_epochs(steps: Sequence[EpochStep], site: Site) -> list[tuple[EpochStep, Callable[..., Any]]]:
     """Make the sub-pipelines of a plan. Kubeflow wants them made before the pipeline that holds them.
 
@@ -35,16 +40,17 @@ def build_epochs(steps: Sequence[EpochStep], site: Site) -> list[tuple[EpochStep
     Returns:
         Each entry of the plan with its sub-pipeline; entries of the same kind share one.
     """
-    kinds = [(step.evaluated, step.in_one_task) for step in steps]
+    kinds = [(step.evaluated, step.steered, step.in_one_task) for step in steps]
     pipelines = {kind: _build_epoch(*kind, site) for kind in dict.fromkeys(kinds)}
     return [(step, pipelines[kind]) for step, kind in zip(steps, kinds, strict=True)]
 
 
-def _build_epoch(evaluated: bool, in_one_task: bool, site: Site) -> Callable[..., Any]:
+def _build_epoch(evaluated: bool, steered: bool, in_one_task: bool, site: Site) -> Callable[..., Any]:
     """Make the sub-pipeline of one kind of entry; which epochs it is about are arguments.
 
     Args:
         evaluated: Whether it ends with evaluate and promote.
+        steered: Whether steer comes after them.
         in_one_task: Whether one task trains all its epochs.
         site: Where the tasks run.
 
@@ -74,7 +80,7 @@ def _build_epoch(evaluated: bool, in_one_task: bool, site: Site) -> Callable[...
             scored = site.place(score(epoch=epoch, run=run, samples=sampled["samples"]), "score").outputs
             rollout = {"trajectories": sampled["trajectories"], "scores": scored["scores"]}
             updated = site.place(update(epoch=epoch, **rollout, **settled, **trained), "update").outputs
-        new_policy, new_history = updated["new_policy"], updated["new_history"]
+        new_policy, new_state, new_history = (updated[name] for name in EPOCH_OUTPUTS)
         if evaluated:
             task = evaluate(epoch=last_epoch, policy=new_policy, baseline=baseline, history=new_history, **settled)
             measured = site.place(task, "evaluate").outputs
@@ -87,7 +93,12 @@ def _build_epoch(evaluated: bool, in_one_task: bool, site: Site) -> Callable[...
                 history=new_history,
             )
             new_history = site.place(task, "promote").outputs["new_history"]
-        return EpochOutputs(policy=new_policy, training_state=updated["new_training_state"], history=new_history)
+        if steered:
+            judged = {"policy": new_policy, "training_state": new_state, "history": new_history}
+            task = steer(epoch=last_epoch, baseline=baseline, **settled, **judged)
+            held = site.place(task, "steer").outputs
+            new_policy, new_state, new_history = (held[name] for name in EPOCH_OUTPUTS)
+        return EpochOutputs(policy=new_policy, training_state=new_state, history=new_history)
 
     return epoch_pipeline
 

@@ -124,6 +124,7 @@ def add_run(
         "num_epochs": config.run.epochs,
         "epochs_per_step": config.run.epochs_per_step,
         "evaluate_every": config.evaluation.every,
+        "steered": config.diversity_floor is not None,
     }
     task = check(job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **shape, **parameters)
     asked = site.place(task, "check", prefix=prefix).outputs

@@ -41,12 +41,15 @@ ROLES: Mapping[str, Role] = {
     "train": "reward",
     "evaluate": "reward",
     "promote": "control",
+    "steer": "worker",
     "summarize": "control",
     "compare": "control",
     "report_status": "control",
 }
 #: Steps that run the model, and so need the accelerator if there is one.
 _MODEL_STEPS = ("baseline", "sample", "update", "train", "evaluate")
+#: Steps that run in `model.num_processes` processes, each with a GPU of its own.
+_SHARED_STEPS = ("sample", "score", "update", "train")
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 S3_ADDRESS = ("AWS_ENDPOINT_URL_S3", "AWS_REGION")
 HUB_TOKEN = "HF_TOKEN"
@@ -76,7 +79,7 @@ class Resources(Section):
     accelerator: str = ""
     """Resource name of the accelerator, such as `nvidia.com/gpu`."""
     accelerators: Annotated[int, Field(ge=0)] = 0
-    """How many of them."""
+    """How many of them; of a step that `model.num_processes` processes share, for each of those."""
     shared_memory: Quantity = ""
     """Size of /dev/shm, where processes of one step exchange tensors; a container has 64 MiB otherwise."""
     node_selector: dict[str, str] = Field(default_factory=dict)
@@ -103,6 +106,7 @@ class Steps(Section):
     train: Resources = Resources()
     evaluate: Resources = Resources()
     promote: Resources = Resources()
+    steer: Resources = Resources()
     summarize: Resources = Resources()
     compare: Resources = Resources()
     report_status: Resources = Resources()
@@ -216,12 +220,13 @@ def check_shards(placement: Placement, config: Config) -> None:
     """
     if placement.shards == 1:
         return
-    noise = config.starts.kind == "noise"
+    noise, processes = config.starts.kind == "noise", config.model.num_processes
     total = config.rollout.roots * (config.rollout.branches if noise else 1)
-    if placement.shards > total:
+    if placement.shards * processes > total:
+        each = f", over the {processes} processes of each" if processes > 1 else ""
         raise ConfigError(
             "placement.shards",
-            expected=f"at most {total}, the {'episodes' if noise else 'roots'} of an epoch",
+            expected=f"at most {total // processes}, the {'episodes' if noise else 'roots'} of an epoch{each}",
             got=placement.shards,
             fix="lower it",
         )
@@ -266,6 +271,8 @@ class Site:
     roles: Mapping[str, Role]
     hub_steps: frozenset[str]
     """The steps that may have to download from the Hugging Face hub."""
+    num_processes: int = 1
+    """How many processes share a step that samples, scores or updates."""
 
     @classmethod
     def of(cls, config: Config, images: Images | None = None, placement: Placement | None = None) -> Site:
@@ -275,6 +282,7 @@ class Site:
             placement=placement or Placement(),
             roles=roles_of(config),
             hub_steps=hub_steps(config),
+            num_processes=config.model.num_processes,
         )
 
     def place(self, task: PipelineTask, step: str, *, prefix: str = "") -> PipelineTask:
@@ -295,7 +303,7 @@ class Site:
         role = self.roles[step]
         task.set_container_image(getattr(self.images, role)).set_caching_options(enable_caching=step == "fetch")
         task.set_display_name(f"{prefix}{step.replace('_', ' ')}")
-        _demand(task, self.placement.resources(step, role))
+        _demand(task, self.placement.resources(step, role), self.num_processes if step in _SHARED_STEPS else 1)
         _connect(task, self.placement)
         if step in self.hub_steps:
             _reach_hub(task, self.placement)
@@ -304,8 +312,8 @@ class Site:
         return task
 
 
-def _demand(task: PipelineTask, wanted: Resources) -> None:
-    """Resources, nodes, time-out and retries of a task."""
+def _demand(task: PipelineTask, wanted: Resources, num_processes: int) -> None:
+    """Resources, nodes, time-out and retries of a task that so many processes share."""
     from kfp import kubernetes
 
     if wanted.cpu:
@@ -313,7 +321,7 @@ def _demand(task: PipelineTask, wanted: Resources) -> None:
     if wanted.memory:
         task.set_memory_request(wanted.memory).set_memory_limit(wanted.memory)
     if wanted.accelerators:
-        task.set_accelerator_type(wanted.accelerator).set_accelerator_limit(wanted.accelerators)
+        task.set_accelerator_type(wanted.accelerator).set_accelerator_limit(num_processes * wanted.accelerators)
     if wanted.shared_memory:
         kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit=wanted.shared_memory)
     for label, value in wanted.node_selector.items():

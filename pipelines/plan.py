@@ -36,6 +36,8 @@ class EpochStep:
     """Whether one task samples, scores and updates; always so for several epochs."""
     evaluated: bool
     """Whether the policy is evaluated, and offered for promotion, at its end."""
+    steered: bool
+    """Whether the run is then held above its diversity floor."""
     label: str
     """What the UI shows."""
     num_shards: int = 1
@@ -48,10 +50,10 @@ class EpochStep:
 
     @property
     def num_tasks(self) -> int:
-        """Tasks on a cluster: the sub-pipeline itself, its training tasks, and evaluate and promote."""
+        """Tasks on a cluster: the sub-pipeline itself, its training tasks, evaluate, promote and steer."""
         # Sampling in shards is the loop, an iteration with its task for each, and the task that joins them.
         sampling = 1 if self.num_shards == 1 else 2 + 2 * self.num_shards
-        return 1 + (1 if self.in_one_task else sampling + 2) + (2 if self.evaluated else 0)
+        return 1 + (1 if self.in_one_task else sampling + 2) + 2 * self.evaluated + self.steered
 
 
 def plan_epochs(config: Config, *, few_tasks: bool = False, num_shards: int = 1) -> tuple[EpochStep, ...]:
@@ -76,6 +78,7 @@ def plan_epochs(config: Config, *, few_tasks: bool = False, num_shards: int = 1)
                 num_epochs=per_step,
                 in_one_task=few_tasks or per_step > 1,
                 evaluated=due,
+                steered=due and config.diversity_floor is not None,
                 label=_label(config, first, last),
                 num_shards=num_shards,
             )

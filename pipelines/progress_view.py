@@ -57,6 +57,7 @@ class ProgressView:
             "epoch-trained": self._show_trained,
             "epoch-evaluated": self._show_evaluated,
             "epoch-decided": self._show_decided,
+            "epoch-steered": self._show_steered,
         }.get(event["event"])
         if show:
             show(event)
@@ -98,6 +99,9 @@ class ProgressView:
 
     def _show_decided(self, event: dict[str, Any]) -> None:
         self._say(f"      candidate of epoch {event['epoch']} {event['outcome']}")
+
+    def _show_steered(self, event: dict[str, Any]) -> None:
+        self._say(f"      diversity floor: {event['action'].replace('_', ' ')}: {event['reason']}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)

@@ -124,7 +124,8 @@ def parse(arguments: list[str]) -> None:
 
 class TestCommands:
     def test_there_are_commands_to_check(self) -> None:
-        here = {"run", "compare", "compile", "presets", "doctor", "runs", "report", "sample", "rewards", "plan"}
+        here = {"run", "compare", "study", "compile", "presets", "doctor", "runs"}
+        here |= {"report", "sample", "rewards", "plan"}
         on_a_cluster = {"submit", "schedule", "schedules", "compare-runs"}
         assert here | on_a_cluster == {arguments[0] for arguments in typed_commands()}
 
@@ -252,6 +253,7 @@ FLAT_OUTPUTS = [
     ("hrf/steps/update.py", "update_metrics"),
     ("hrf/steps/evaluate.py", "evaluation_metrics"),
     ("hrf/steps/promote.py", "promote"),
+    ("hrf/steps/steer.py", "steer"),
     ("hrf/steps/summarize.py", "closing_metrics"),
     ("hrf/steps/compare.py", "compare"),
     ("hrf/steps/report_status.py", "report_status"),
@@ -313,7 +315,7 @@ class TestGlossary:
         )
         names = {*record, *record["diversity"], *record["fidelity"], *record["monitors"], *record["reward"]}
         names |= set(record["monitors"]["edge_density"]) | set(record["fidelity"]["classifier_inception_score"])
-        decision = decide(record, incumbent_rewards=[0.0] * 24, diversity_margin=0.1, confidence=0.95).as_record()
+        decision = decide(record, incumbent_rewards=[0.0] * 24, diversity_floor=0.9, confidence=0.95).as_record()
         assert {*names, *decision, *decision["checks"][0]} - glossary_names() == set()
         assert set(MONITORS) <= set(record["monitors"])
 

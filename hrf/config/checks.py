@@ -44,6 +44,7 @@ def problems(config: Config) -> Iterator[ConfigError]:
     yield from _reward(config.reward, "reward")
     yield from _update(config)
     yield from _evaluation(config)
+    yield from _gate(config)
     yield from _run(config)
 
 
@@ -197,7 +198,9 @@ def _starts(config: Config) -> Iterator[ConfigError]:
         yield from _inert(
             starts, "starts", ("schedule", "windows", "width", "selection"), "on noise starts (starts.kind)"
         )
+        yield from _loss_from(config)
         return
+    yield from _inert(starts, "starts", ("loss_from",), f"on {starts.kind!r} starts (starts.kind)")
     if starts.schedule not in {"fixed", "custom"}:
         yield from _inert(starts, "starts", ("windows",), f"in the schedule {starts.schedule!r} (starts.schedule)")
     if starts.schedule != "sliding":
@@ -213,6 +216,17 @@ def _starts(config: Config) -> Iterator[ConfigError]:
             yield error
     if starts.kind == "selected":
         yield from _selection(config, schedule)
+
+
+def _loss_from(config: Config) -> Iterator[ConfigError]:
+    fraction, steps = config.starts.loss_from, config.sampler.steps
+    if fraction and config.first_loss_step == config.switch_step:
+        rule = "a step after the first one that is trained anyway"
+    elif fraction and config.first_loss_step > steps - 2:
+        rule = f"at most {(steps - 2) / steps:.3g}, as the last of the {steps} steps is not trained"
+    else:
+        return
+    yield ConfigError("starts.loss_from", expected=rule, got=fraction, fix="change it, or set it to 0")
 
 
 def _selection(config: Config, schedule: WindowSchedule | None) -> Iterator[ConfigError]:
@@ -246,6 +260,14 @@ def _episodes(config: Config) -> Iterator[ConfigError]:
             expected="at least 2 episodes per group: an advantage compares the members of a group",
             got=rollout.branches,
             fix="raise it",
+        )
+    shared = total if config.starts.kind == "noise" else rollout.roots
+    if config.model.num_processes > shared:
+        yield ConfigError(
+            "model.num_processes",
+            expected=f"at most the {shared} {'episodes' if config.starts.kind == 'noise' else 'roots'} of an epoch",
+            got=config.model.num_processes,
+            fix="lower it, or raise rollout.roots",
         )
     if config.update.minibatch > total:
         yield ConfigError(
@@ -420,6 +442,11 @@ def _evaluation(config: Config) -> Iterator[ConfigError]:
                 got=config.reward.name,
                 fix="choose another one, or null for none",
             )
+
+
+def _gate(config: Config) -> Iterator[ConfigError]:
+    if config.diversity_floor is not None:
+        yield from _inert(config.gate, "gate", ("diversity_margin",), "beside diversity_floor, which the gate takes")
 
 
 def _run(config: Config) -> Iterator[ConfigError]:

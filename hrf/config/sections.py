@@ -29,6 +29,9 @@ class Model(Section):
     number, by the denoiser's rounding, and never on which others are sampled with it, here or in another process."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the model runs. There is no fallback: `cuda` on a machine without a GPU is an error."""
+    num_processes: Count = 1
+    """Processes that share the work of every step that samples, scores or updates: each on a GPU of its own, or with
+    its part of the CPU's threads. Samples are the same bits, weights the same but for the order of a sum's terms."""
     guidance_scale: Annotated[float, Field(ge=1)] = 1.0
     """Classifier-free guidance of a text-to-image model, in Stable Diffusion's convention: 1 is none, more doubles the
     cost."""
@@ -132,6 +135,9 @@ class Starts(Section):
     """Epoch -> window. `uniform` is every trained step (from the switch step on), in every epoch."""
     windows: tuple[WindowEntry, ...] = ()
     """The windows of a `fixed` (exactly one) or `custom` schedule."""
+    loss_from: BelowOne = 0.0
+    """Fraction of K from which on an episode has a loss, on `noise` starts; the policy's own steps before it have none.
+    What is left of HRF without re-noising."""
     width: BelowOne = 0.0
     """Width of a `sliding` window, as a fraction of K; otherwise left at 0."""
     selection: Selection = Selection()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from pydantic import ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from hrf.config import checks, messages
 from hrf.config.base import Section
@@ -47,6 +47,9 @@ class Config(Section):
     update: Update = Update()
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
+    diversity_floor: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """What the lower end of the diversity ratio to the base must exceed. The run steers by it (see `hrf.floor`), and
+    the gate takes it in the place of its margin; null: the run does not steer."""
     run: Run = Run()
 
     @model_validator(mode="after")
@@ -112,6 +115,21 @@ class Config(Section):
     def switch_step(self) -> int:
         """The first step that the tuned weights denoise: the first k with k/K >= policy.split; 0 without a split."""
         return first_step_from(self.policy.split, self.sampler.steps)
+
+    @property
+    def narrowest_window(self) -> int:
+        """The fewest start steps that a window can have: two candidates where they are selected, else one."""
+        return self.starts.selection.stride + 1 if self.starts.kind == "selected" else 1
+
+    @property
+    def gate_floor(self) -> float:
+        """What the lower end of a candidate's diversity ratio must exceed to pass the gate."""
+        return 1.0 - self.gate.diversity_margin if self.diversity_floor is None else self.diversity_floor
+
+    @property
+    def first_loss_step(self) -> int:
+        """The first step of an episode that starts from noise and is trained."""
+        return max(self.switch_step, first_step_from(self.starts.loss_from, self.sampler.steps))
 
     @property
     def forwards(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 _FRACTION_TOLERANCE = 1e-15
 _MAX_FRACTION_TERMS = 10_000
@@ -118,6 +119,7 @@ def jackknife_interval(value: float, leave_one_out: Sequence[float], confidence:
     return Interval(value=value, low=value - margin, high=value + margin, standard_error=error)
 
 
+@cache
 def two_sided_t(confidence: float, degrees_of_freedom: int) -> float:
     """Return the t with P(-t < T < t) = confidence for Student's T.
 

@@ -62,6 +62,11 @@ class Window:
         """The start steps, noisiest first."""
         return range(self.start, self.stop)
 
+    def from_step(self, step: int, *, at_least: int = 1) -> Window:
+        """What of the window lies at a step or after it; and where that is less, the `at_least` steps from there on."""
+        start = max(self.start, step)
+        return Window(start, max(self.stop, start + at_least))
+
 
 @dataclass(frozen=True)
 class WindowSchedule:

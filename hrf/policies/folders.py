@@ -106,11 +106,18 @@ def load_policy(
         prediction=prediction_of(scheduler),
         clip_range=kind.clip_range(scheduler),
         reference=reference,
-        switch_step=config.switch_step,
+        switch_step=_switch_step(config, base, weights),
         forward_dtype=_DTYPES[config.model.forward_dtype],
         conditioning=kind.conditioning(config, embeddings),
         decoder=kind.decoder(base, device),
     )
+
+
+def _switch_step(config: Config, base: Path, weights: Path) -> int:
+    """As configured; of what was tuned under a diversity floor, which may move it, as the policy itself says."""
+    if config.diversity_floor is None or weights == base:
+        return config.switch_step
+    return int(json.loads((weights / POLICY_FILE).read_text(encoding="utf-8"))["switch_step"])
 
 
 def weights_of(config: Config) -> Weights:

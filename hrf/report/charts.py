@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from markupsafe import Markup, escape
 
@@ -19,6 +20,8 @@ LEFT, RIGHT, TOP, BOTTOM = 50.0, 14.0, 12.0, 40.0
 NUM_COLOURS = 6
 NEUTRAL = -1
 MOST_MARKERS = 60
+CHARACTER_WIDTH = 6.2
+"""Of an average letter at the size of the ticks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,12 +60,15 @@ class Series:
         points: In drawing order.
         colour: Position in the palette and in the list of marker shapes; wraps around; NEUTRAL is grey.
         bars: Whether intervals are drawn as error bars at the points; otherwise as a band along the line.
+        style: `quiet` is a thin line without markers, its name told to a pointer: one of many that are not looked at
+            one by one. `dashed` is a dashed line without markers.
     """
 
     name: str
     points: Sequence[Point]
     colour: int = 0
     bars: bool = False
+    style: Literal["", "quiet", "dashed"] = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +193,7 @@ def _draw_rule(rule: Rule, y: _Scale) -> list[str]:
 
 
 def _draw_series(series: Series, x: _Scale, y: _Scale) -> list[str]:
-    parts = [f'<g class="series {_class(series.colour)}">']
+    parts = [f'<g class="series {" ".join(filter(None, (_class(series.colour), series.style)))}">']
     spread = [(point, point.y_range) for point in series.points if point.y_range is not None]
     if not series.bars and len(spread) > 1:
         upper = [f"{x(point.x)} {y(high)}" for point, (_, high) in spread]
@@ -195,14 +201,15 @@ def _draw_series(series: Series, x: _Scale, y: _Scale) -> list[str]:
         parts.append(f'<path class="band" d="M{"L".join(upper + lower)}z"/>')
     if len(series.points) > 1:
         line = "L".join(f"{x(point.x)} {y(point.y)}" for point in series.points)
-        parts.append(f'<path class="line" d="M{line}"/>')
+        told = f"<title>{escape(series.name)}</title>" if series.style else ""
+        parts.append(f'<path class="line" d="M{line}">{told}</path>' if told else f'<path class="line" d="M{line}"/>')
     for point, (low, high) in spread:
         if series.bars or len(spread) == 1:
             parts.append(f'<path class="bar" d="M{x(point.x)} {y(low)}V{y(high)}"/>')
     for point in series.points:
         if point.x_range is not None:
             parts.append(f'<path class="bar" d="M{x(point.x_range[0])} {y(point.y)}H{x(point.x_range[1])}"/>')
-    if len(series.points) <= MOST_MARKERS:
+    if len(series.points) <= MOST_MARKERS and not series.style:
         for point in series.points:
             text = f"<title>{escape(point.text)}</title>" if point.text else ""
             parts.append(f'<g class="marker">{_marker(series.colour, x(point.x), y(point.y))}{text}</g>')
@@ -238,10 +245,7 @@ def line_chart(
         An `<svg>` element, or None if there is nothing to draw.
     """
     vertical = y or Axis()
-    drawn = [
-        Series(name=one.name, points=[p for p in one.points if p.is_finite], colour=one.colour, bars=one.bars)
-        for one in series
-    ]
+    drawn = [replace(one, points=[point for point in one.points if point.is_finite]) for one in series]
     points = [point for one in drawn for point in one.points]
     if not points:
         return None
@@ -309,6 +313,40 @@ def bar_chart(categories: Sequence[str], groups: Sequence[Bars], *, description:
     return Markup("".join(parts) + "</svg>")
 
 
+def stacked_bars(rows: Sequence[str], groups: Sequence[Bars], *, description: str) -> Markup | None:
+    """Draw one bar per row, cut into the shares that each group has of it.
+
+    Args:
+        rows: Names, top to bottom.
+        groups: Pieces of one colour each, left to right; a row whose values are None has no bar.
+        description: What the chart shows, for readers who do not see it.
+
+    Returns:
+        An `<svg>` element, or None if there is nothing to draw.
+    """
+    totals = [sum(group.values[row] or 0.0 for group in groups) for row in range(len(rows))]
+    if not any(totals):
+        return None
+    longest = max(map(len, rows))
+    left, thickness, pitch = min(180.0, 14 + CHARACTER_WIDTH * longest), 12.0, 16.0
+    length, height = WIDTH - left - RIGHT, pitch * len(rows) + 4
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(description)}">'
+    ]
+    for row, (name, total) in enumerate(zip(rows, totals, strict=True)):
+        top, edge = 2 + row * pitch, left
+        parts.append(f'<text class="tick end" x="{left - 7}" y="{top + 9.5:.2f}">{escape(name)}</text>')
+        for group in groups if total else ():
+            share = (group.values[row] or 0.0) / total
+            told = f"<title>{escape(name)}, {escape(group.name)}: {100 * share:.0f} %</title>"
+            parts.append(
+                f'<g class="series {_class(group.colour)}"><rect class="block" x="{edge:.2f}" y="{top:.2f}" '
+                f'width="{share * length:.2f}" height="{thickness}">{told}</rect></g>'
+            )
+            edge += share * length
+    return Markup("".join(parts) + "</svg>")
+
+
 def legend(entries: Sequence[tuple[str, int]]) -> Markup:
     """The key of a chart, as an HTML list of (name, colour)."""
     items = [
@@ -317,3 +355,38 @@ def legend(entries: Sequence[tuple[str, int]]) -> Markup:
         for name, colour in entries
     ]
     return Markup(f'<ul class="legend">{"".join(items)}</ul>')
+
+
+def sheet(panels: Sequence[tuple[str, Markup]], entries: Sequence[tuple[str, int]], *, style: str) -> str:
+    """Charts under one key, two in a row, as an SVG file that needs no page.
+
+    Args:
+        panels: (title, chart of `line_chart`) of each.
+        entries: (name, colour) of the key.
+        style: Style sheet of the charts.
+
+    Returns:
+        The file's text. It paints its own ground, so it can be read on a page of any colour.
+    """
+    gap, key_height, title_height = 16.0, 30.0, 22.0
+    columns = min(2, len(panels))
+    width = columns * WIDTH + (columns + 1) * gap
+    row_height = title_height + HEIGHT + gap
+    height = key_height + math.ceil(len(panels) / columns) * row_height
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" width="{width:.0f}" '
+        f'height="{height:.0f}"><style><![CDATA[\n{style}]]></style>\n',
+        f'<rect class="ground" width="{width:.0f}" height="{height:.0f}" rx="6"/>\n',
+    ]
+    edge = LEFT
+    for name, colour in entries:
+        parts.append(f'<g class="series {_class(colour)}"><g class="marker">{_marker(colour, edge, 17)}</g></g>')
+        parts.append(f'<text class="axis-name" x="{edge + 9:.2f}" y="21">{escape(name)}</text>\n')
+        edge += 34 + CHARACTER_WIDTH * len(name)
+    for place, (title, chart) in enumerate(panels):
+        content = chart.partition(">")[2].removesuffix("</svg>")
+        row, column = divmod(place, columns)
+        left, top = gap + column * (WIDTH + gap), key_height + row * row_height + title_height
+        parts.append(f'<g transform="translate({left:.0f} {top:.0f})">')
+        parts.append(f'<text class="panel-title" x="{LEFT}" y="-6">{escape(title)}</text>{content}</g>\n')
+    return "".join(parts) + "</svg>\n"

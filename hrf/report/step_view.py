@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hrf.checkpoint import MANIFEST, read_manifest
 from hrf.report import curves
 from hrf.report.formatting import count, fraction, interval, number, reward_unit, with_unit, words
 from hrf.report.page import Cell, Table, render
@@ -17,12 +18,15 @@ def render_evaluation(evaluation_folder: Path) -> str:
     """A page under 300 kB with the samples and key numbers of one evaluation, for a step's view in the Kubeflow UI.
 
     Args:
-        evaluation_folder: Output of the `evaluate` step: `evaluation.json` and, if it is there, `grid.png`.
+        evaluation_folder: Output of the `evaluate` step: `evaluation.json` and, if it is there, `grid.png`; or nothing,
+            if the run had stopped.
 
     Raises:
         ArtifactError: A file of the folder is absent, unreadable or lacks a field.
     """
     folder = Path(evaluation_folder)
+    if (folder / MANIFEST).is_file() and read_manifest(folder).stopped:
+        return render("stopped.html", title="Not evaluated")
     record = read_evaluation(folder)
     path = folder / GRID_FILE
     title = (

@@ -183,13 +183,30 @@ class Decision(Record):
     evaluation_digest: str | None = None
 
 
+class SteeringState(Record):
+    """How a run under a diversity floor goes on."""
+
+    switch_step: int
+    rate_scale: float
+
+
+class Steering(Record):
+    """`steering.json`: what the rule of a diversity floor said after one evaluation."""
+
+    action: str
+    reason: str
+    floor: float
+    steering: SteeringState
+
+
 class Epoch(Record):
-    """One epoch of a run; `evaluation` and `decision` are None where it was not evaluated or not put to the gate."""
+    """One epoch of a run; what follows an evaluation is None where there was none, or no floor to steer by."""
 
     epoch: int
     update: EpochUpdate | None = None
     evaluation: Evaluation | None = None
     decision: Decision | None = None
+    steering: Steering | None = None
 
 
 class Run(Record):
@@ -227,6 +244,11 @@ class Summary(Record):
         return [(entry, entry.decision) for entry in self.epochs if entry.decision is not None]
 
     @property
+    def steered(self) -> list[tuple[Epoch, Evaluation, Steering]]:
+        """The epochs after which the rule of a diversity floor decided, with what it decided on, in order."""
+        return [(entry, record, entry.steering) for entry, record in self.evaluated if entry.steering is not None]
+
+    @property
     def promoted_epochs(self) -> list[Epoch]:
         """The epochs of this run whose policy was promoted, in order."""
         return [entry for entry, decision in self.decided if decision.outcome == "promoted"]
@@ -244,8 +266,8 @@ class Summary(Record):
         for _, decision in reversed(self.decided):
             if decision.diversity_floor is not None:
                 return decision.diversity_floor
-        margin = self.setting("gate.diversity_margin")
-        return None if margin is None else 1.0 - float(margin)
+        floor, margin = self.setting("diversity_floor"), self.setting("gate.diversity_margin")
+        return floor if floor is not None else None if margin is None else 1.0 - float(margin)
 
     @property
     def best_within_floor(self) -> tuple[Epoch, Evaluation] | None:

@@ -20,6 +20,7 @@ from hrf.report.formatting import (
 from hrf.report.page import Cell, Table, estimate_cell
 from hrf.report.summary import Decision, Diversity, Epoch, Evaluation, Monitor, Summary
 
+_STEERING_TONES = {"keep": "good", "back_up": "bad", "stop": "muted"}
 _NOT_EVALUATED: list[str | Cell] = [Cell("not evaluated", "muted"), *["–"] * 6]
 
 
@@ -202,6 +203,26 @@ def decision_context(entry: Epoch, decision: Decision, unit: str) -> dict[str, o
         # A promotion's reasons are the details of its checks once more.
         "reasons": [] if decision.outcome == "promoted" and decision.checks else decision.reasons,
     }
+
+
+def steering_table(summary: Summary) -> Table | None:
+    """What the rule of a diversity floor did, a row per evaluation; None for a run without a floor."""
+    rate = summary.setting("update.learning_rate")
+    rows: list[list[str | Cell]] = [
+        [
+            str(entry.epoch),
+            number(record.diversity.vendi_order2_ratio.low, 3),
+            number(steering.floor, 3),
+            Cell(words(steering.action), _STEERING_TONES.get(steering.action, "")),
+            str(steering.steering.switch_step),
+            "–" if rate is None else significant(float(rate) * steering.steering.rate_scale, 3),
+            steering.reason,
+        ]
+        for entry, record, steering in summary.steered
+    ]
+    header = ("Epoch", "Lower bound", "Floor", "Action", "Switch step after it", "Learning rate after it", "Reason")
+    caption = "After every evaluation: go on, more carefully, from an earlier candidate, or not at all"
+    return Table(caption=caption, header=header, rows=rows) if rows else None
 
 
 def identity_table(summary: Summary) -> Table:

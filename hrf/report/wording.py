@@ -104,6 +104,10 @@ def what_was_run(summary: Summary) -> list[str]:
     schedule = window_schedule(summary)
     if schedule:
         sentences.append(f"Window of start steps (half-open): {schedule}.")
+    if summary.steered:
+        last, _, steering = summary.steered[-1]
+        stopped = f"; it stopped the run after epoch {last.epoch}" if steering.action == "stop" else ""
+        sentences.append(f"A rule held the run above a diversity floor of {number(steering.floor, 2)}{stopped}.")
     sentences.append(f"Reward: {reward_words(summary)}.")
     model = summary.setting("model.source")
     if model:

@@ -40,18 +40,27 @@ def load_trajectories(path: str) -> tuple[Trajectories, dict[str, Any]]:
 
 
 def save_training_state(
-    updater: Updater, folder: Path, num_evaluations: int, statistics: PromptStatistics | None = None
+    updater: Updater,
+    folder: Path,
+    num_evaluations: int,
+    rate_scale: float,
+    statistics: PromptStatistics | None = None,
 ) -> None:
-    """Write the optimizer's moments by parameter name, the counters, and what is kept of prompts' rewards.
+    """Write the optimizer's moments by parameter name, and the rest as JSON.
 
-    JSON keeps a float64 to the last bit.
+    The rest are the counters, the factor of the configured learning rate, and what is kept of prompts' rewards. JSON
+    keeps a float64 to the last bit.
     """
     tensors: dict[str, Tensor] = {}
     for name, parameter in updater.policy.denoiser.named_parameters():
         moments = updater.optimizer.state.get(parameter, {})
         tensors |= {f"{moment}/{name}": moments[moment].contiguous() for moment in _MOMENTS if moment in moments}
     save_file(tensors, folder / "moments.safetensors")
-    state: dict[str, Any] = {"num_updates": updater.num_updates, "num_evaluations": num_evaluations}
+    state: dict[str, Any] = {
+        "num_updates": updater.num_updates,
+        "num_evaluations": num_evaluations,
+        "rate_scale": rate_scale,
+    }
     if statistics is not None:
         state["prompt_rewards"] = statistics.state()
     (folder / STATE_FILE).write_text(json.dumps(state) + "\n", encoding="utf-8")

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hrf.checkpoint import read_folder, writing_folder
+from hrf.config import Config
 from hrf.evaluation import evaluation_record
 from hrf.images import grid
+from hrf.measured import Measured
 from hrf.policies.folders import load_policy
 from hrf.steps.artifacts import save_evaluation_starts, save_prefix_pool
 from hrf.steps.context import Run, advance_reporter, step
@@ -25,7 +27,7 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
         base: Folder of the base model.
         policy: Folder of the policy that the run starts from.
         baseline: Output folder: the base's measurements and pictures, the states that evaluations start from, the
-            incumbent's rewards, and the prefix pool.
+            evaluation record of the policy that the run starts from with its switch step, and the prefix pool.
 
     Returns:
         The base's reward and diversity.
@@ -37,14 +39,12 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
     untrained = load_policy(config, base_folder, base_folder, prompts=context.prompts_folder)
     starts = evaluation_starts(untrained, config, report, context.prompts)
     measured = measure_policy(context, untrained, starts, report)
-    record = evaluation_record(
-        measured, measured, settings=config.evaluation, limits=config.gate.monitors, epoch=-1, num_evaluations=0
-    )
-    incumbents = {}
+    record = _evaluation(config, measured, measured)
+    start = {**record, "switch_step": untrained.switch_step}
     if about["started_from"]:
         incumbent = load_policy(config, base_folder, policy_folder, prompts=context.prompts_folder)
-        rewards = measure_policy(context, incumbent, starts, report).rewards
-        incumbents[about["started_from"]] = [float(reward) for reward in rewards]
+        found = measure_policy(context, incumbent, starts, report)
+        start = {**_evaluation(config, found, measured), "switch_step": incumbent.switch_step}
     with writing_folder(baseline, producer=context.producer("baseline")) as folder:
         (folder / "base").mkdir()
         measured.save(folder / "base")
@@ -55,13 +55,20 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
             )
             save_prefix_pool(pool, folder)
         (folder / "baseline.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
-        (folder / "incumbents.json").write_text(json.dumps(incumbents) + "\n", encoding="utf-8")
+        (folder / "start.json").write_text(json.dumps(start, allow_nan=False) + "\n", encoding="utf-8")
         grid(measured.images[:GRID_IMAGES], columns=8).save(folder / "base_grid.png")
     return {
         "reward": record["reward"]["value"],
         "vendi_order2": record["diversity"]["vendi_order2"]["value"],
         "prefix_pool": config.policy.prefix_pool,
     }
+
+
+def _evaluation(config: Config, measured: Measured, base: Measured) -> dict[str, Any]:
+    """The evaluation record of what this run has not trained yet."""
+    return evaluation_record(
+        measured, base, settings=config.evaluation, limits=config.gate.monitors, epoch=-1, num_evaluations=0
+    )
 
 
 def _num_evaluations(context: Run) -> int:

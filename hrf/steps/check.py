@@ -25,6 +25,7 @@ def check(
     num_epochs: int,
     epochs_per_step: int,
     evaluate_every: int,
+    steered: bool,
     experiment: str,
     run_id: str,
     start_from: str,
@@ -40,6 +41,7 @@ def check(
         num_epochs: Epochs that the pipeline was compiled for; the configuration must agree.
         epochs_per_step: Epochs that one of its steps trains; likewise.
         evaluate_every: How often it evaluates; likewise.
+        steered: Whether it holds the run above a diversity floor; likewise.
         experiment: Whose promoted pointer the run starts from and moves.
         run_id: Name of the run in the storage.
         start_from: `promoted`, `base`, or empty for what the configuration says.
@@ -59,7 +61,13 @@ def check(
         check_name(noise_tag, "noise_tag")
     config = resolve(preset, overrides)
     check_prompts(config)
-    check_shape(config, num_epochs=num_epochs, epochs_per_step=epochs_per_step, evaluate_every=evaluate_every)
+    check_shape(
+        config,
+        num_epochs=num_epochs,
+        epochs_per_step=epochs_per_step,
+        evaluate_every=evaluate_every,
+        steered=steered,
+    )
     store = Storage.open(storage)
     store.check()
     version = model_version(config, run_id)
@@ -113,11 +121,12 @@ def check_prompts(config: Config) -> None:
         resolve_prompts(prompts, seed=config.evaluation.seed).of_evaluation(config.evaluation.num_samples)
 
 
-def check_shape(config: Config, *, num_epochs: int, epochs_per_step: int, evaluate_every: int) -> None:
+def check_shape(config: Config, *, num_epochs: int, epochs_per_step: int, evaluate_every: int, steered: bool) -> None:
     """Refuse a configuration of another shape than the pipeline's: what is unrolled can't be overridden at run time.
 
     Raises:
-        ConfigError: If `run.epochs`, `run.epochs_per_step` or `evaluation.every` differs.
+        ConfigError: If `run.epochs`, `run.epochs_per_step` or `evaluation.every` differs, or one has a diversity floor
+            and the other none.
     """
     for field, compiled, configured in (
         ("run.epochs", num_epochs, config.run.epochs),
@@ -131,6 +140,13 @@ def check_shape(config: Config, *, num_epochs: int, epochs_per_step: int, evalua
                 got=configured,
                 fix="compile the pipeline anew for that number: Kubeflow has no loop over a run-time one",
             )
+    if steered != (config.diversity_floor is not None):
+        raise ConfigError(
+            "diversity_floor",
+            expected="a floor: this pipeline has the step `steer`" if steered else "null: this one has no step `steer`",
+            got=config.diversity_floor,
+            fix="compile the pipeline anew: its step `steer` comes with a floor",
+        )
 
 
 def model_version(config: Config, run_id: str) -> str:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import functools
 import json
 import os
+import shutil
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec
 
 from hrf import __version__
-from hrf.checkpoint import read_folder
+from hrf.checkpoint import STOPPED, read_folder, read_manifest, writing_folder
 from hrf.config import Config
 from hrf.errors import ConfigError, HrfError
 from hrf.progress import emit
@@ -28,7 +29,6 @@ RUNNER_PID = "HRF_RUNNER_PID"
 
 CONFIG_FILE, RUN_FILE = "config.yaml", "run.json"
 Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,22 +88,38 @@ def is_evaluated(config: Config, epoch: int) -> bool:
     return (epoch + 1) % config.evaluation.every == 0 or epoch + 1 == config.run.epochs
 
 
-def step(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Arguments, Result]]:
+TRAINED = {"new_policy": "policy", "new_training_state": "training_state", "new_history": "history"}
+"""Output -> input of a step that trains."""
+Facts = dict[str, Any]
+"""What a step returns: flat values."""
+
+
+def step(
+    name: str, *, when_stopped: Mapping[str, str] | None = None
+) -> Callable[[Callable[Arguments, Facts]], Callable[Arguments, Facts]]:
     """Decorate a step: report its start, end and failure, and end it when its runner is gone.
+
+    Epochs are unrolled before a run begins, so those after the one at which it stops run, too, and pass on what they
+    are given.
 
     Args:
         name: What the step is called in progress events.
+        when_stopped: For a step of an epoch, what becomes of each of its outputs when the run has stopped, which its
+            inputs say: a copy of the input of this name, or an empty folder that says so, too, where it is "".
     """
 
-    def decorate(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    def decorate(function: Callable[Arguments, Facts]) -> Callable[Arguments, Facts]:
         @functools.wraps(function)
-        def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Facts:
             _end_with_runner()
             began = time.perf_counter()
             epoch = kwargs.get("epoch")
             emit("step-started", step=name, epoch=epoch)
             try:
-                result = function(*args, **kwargs)
+                if when_stopped and _has_stopped(kwargs, when_stopped):
+                    result: Facts = _pass_on(name, kwargs, when_stopped)
+                else:
+                    result = function(*args, **kwargs)
             except Exception as error:
                 failure = {
                     "step": name,
@@ -122,6 +138,30 @@ def step(name: str) -> Callable[[Callable[Arguments, Result]], Callable[Argument
         return run
 
     return decorate
+
+
+def _has_stopped(arguments: Mapping[str, Any], outputs: Mapping[str, str]) -> bool:
+    """Whether one of a step's inputs was written when the run had stopped."""
+    inputs = [value for name, value in arguments.items() if name not in outputs]
+    paths = [path for value in inputs for path in ([value] if isinstance(value, str) else _paths(value))]
+    return any(read_manifest(path).stopped for path in paths if Path(path).is_dir())
+
+
+def _paths(value: object) -> list[str]:
+    return [str(path) for path in value] if isinstance(value, Sequence) else []
+
+
+def _pass_on(name: str, arguments: Mapping[str, Any], outputs: Mapping[str, str]) -> Facts:
+    """Write a step's outputs without its work."""
+    for output, source in outputs.items():
+        producer = {"step": name, STOPPED: True}
+        if source:
+            producer = read_manifest(arguments[source]).producer
+        with writing_folder(arguments[output], producer=producer) as folder:
+            if source:
+                ignored = shutil.ignore_patterns("manifest.json")
+                shutil.copytree(read_folder(arguments[source]), folder, dirs_exist_ok=True, ignore=ignored)
+    return {STOPPED: 1}
 
 
 def _store_failure(arguments: Mapping[str, Any], failure: dict[str, Any]) -> None:
@@ -162,10 +202,17 @@ def _end_with_runner() -> None:
     if not runner.isdigit():
         raise ConfigError(RUNNER_PID, expected="a process id", got=runner, fix="unset the environment variable")
 
+    _watch(int(runner))
+
+
+@functools.cache
+def _watch(runner: int) -> None:
+    """Start the thread that ends this process after its runner: one, however many steps it does."""
+
     def watch() -> None:
         while True:
             try:
-                os.kill(int(runner), 0)
+                os.kill(runner, 0)
             except ProcessLookupError:
                 os._exit(75)
             time.sleep(0.5)

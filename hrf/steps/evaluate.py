@@ -17,7 +17,7 @@ from hrf.steps.history import epoch_folder
 from hrf.steps.measuring import GRID_IMAGES, measure_policy
 
 
-@step("evaluate")
+@step("evaluate", when_stopped={"evaluation": ""})
 def evaluate(
     *, run: str, base: str, policy: str, baseline: str, history: str, epoch: int, evaluation: str
 ) -> dict[str, Any]:

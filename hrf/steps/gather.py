@@ -17,7 +17,7 @@ from hrf.steps.sample import sampling_metrics
 from hrf.steps.score import read_prompts, write_prompts
 
 
-@step("gather")
+@step("gather", when_stopped={"trajectories": "", "samples": ""})
 def gather(
     *,
     run: str,

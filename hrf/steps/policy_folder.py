@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from hrf.errors import ArtifactError
 
 POLICY_FILE = "policy.json"
 AVERAGE_FOLDER = "average"
 LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def split_at(switch_step: int) -> dict[str, Any]:
+    """What `policy.json` says of the step from which the weights are used."""
+    return {"kind": "split" if switch_step else "full", "switch_step": switch_step}
 
 
 def copy_policy(source: Path, target: Path, *, averaged: bool = False) -> None:

@@ -27,7 +27,7 @@ from hrf.prompts import PromptTable, resolve_prompts
 from hrf.rewards import build_reward, missing_prompts
 from hrf.seeds import derive_seed
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, Run, step
-from hrf.steps.policy_folder import copy_policy
+from hrf.steps.policy_folder import copy_policy, split_at
 from hrf.storage import Storage
 
 
@@ -79,12 +79,13 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
         if pointer:
             with tempfile.TemporaryDirectory() as scratch:
                 incumbent = fetch_incumbent(Storage.open(about["storage"]), pointer, Path(scratch) / "incumbent")
-                _check_incumbent(incumbent, identity, parent)
+                _check_incumbent(incumbent, identity, parent, config)
                 copy_policy(incumbent, folder)
         else:
             save_fresh_policy(folder, config, base_folder, identity, run_seed=about["run_seed"])
     with writing_folder(training_state, producer=producer) as folder:
-        (folder / "state.json").write_text(json.dumps({"num_updates": 0, "num_evaluations": 0}) + "\n")
+        fresh = {"num_updates": 0, "num_evaluations": 0, "rate_scale": 1.0}
+        (folder / "state.json").write_text(json.dumps(fresh) + "\n", encoding="utf-8")
     with writing_folder(history, producer=producer) as folder:
         (folder / "epochs").mkdir()
     return {"run_id": about["run_id"], "trained_steps": schedule.num_trained_steps}
@@ -109,8 +110,7 @@ def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
             "lora": config.policy.lora.model_dump(mode="json") if config.policy.lora else None,
         }
     return {
-        "kind": "split" if config.policy.split > 0 else "full",
-        "switch_step": config.switch_step,
+        **split_at(config.switch_step),
         "sampler": config.sampler.model_dump(mode="json"),
         "base": {"source": config.model.source, "revision": config.model.revision, "digest": base_digest},
         **text_to_image,
@@ -155,9 +155,14 @@ def _pack_reward(settings: Reward, field: str, target: Path, *, with_prompts: bo
         raise missing_prompts(reward.name, field)
 
 
-def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None) -> None:
-    """Refuse to go on from a policy that was tuned under another sampler or from another base."""
+def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None, config: Config) -> None:
+    """Refuse to go on from a policy that was tuned under another sampler or from another base.
+
+    A run under a diversity floor goes on from a later switch step, where one before it may have ended.
+    """
     found = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
+    if config.diversity_floor is not None and found["switch_step"] > identity["switch_step"]:
+        identity = {**identity, **split_at(found["switch_step"])}
     for field in ("kind", "switch_step", "sampler", "base", "guidance_scale", "lora"):
         mine, theirs = identity.get(field), found.get(field)
         if field == "base":

@@ -18,7 +18,7 @@ from hrf.steps.policy_folder import copy_policy
 from hrf.storage import Storage
 
 
-@step("promote")
+@step("promote", when_stopped={"new_history": "history", "decision": ""})
 def promote(
     *,
     run: str,
@@ -49,6 +49,7 @@ def promote(
     about, config = context.about, context.config
     baseline_folder, evaluation_folder = read_folder(baseline), read_folder(evaluation)
     record = json.loads((evaluation_folder / "evaluation.json").read_text(encoding="utf-8"))
+    start = json.loads((baseline_folder / "start.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "candidate"
         with writing_folder(weights, producer=context.producer("promote", epoch)) as folder:
@@ -64,8 +65,8 @@ def promote(
                 evaluation_digest=about["evaluation_digest"],
             ),
             base_evaluation=json.loads((baseline_folder / "baseline.json").read_text(encoding="utf-8")),
-            known_incumbents=json.loads((baseline_folder / "incumbents.json").read_text(encoding="utf-8")),
-            gate=config.gate,
+            known_incumbents={about["started_from"]: start["rewards"]} if about["started_from"] else {},
+            diversity_floor=config.gate_floor,
             confidence=config.evaluation.confidence,
         )
     producer = context.producer("promote", epoch)

@@ -11,16 +11,19 @@ from hrf.checkpoint import read_folder, writing_folder
 from hrf.cost import expected_sampling_evaluations
 from hrf.policies.folders import load_policy
 from hrf.prompts import PromptTable
+from hrf.ranks import this_rank
 from hrf.rewards import build_reward
 from hrf.rollout import Trajectories
 from hrf.starts import Shard
 from hrf.steps.artifacts import load_prefix_pool, save_trajectories
 from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.processes import in_processes
 from hrf.steps.score import write_prompts
 from hrf.training import build_starts, sample_episodes
 
 
-@step("sample")
+@step("sample", when_stopped={"trajectories": "", "samples": ""})
+@in_processes
 def sample(
     *,
     run: str,
@@ -50,10 +53,10 @@ def sample(
         Window, mean start step and denoiser evaluations.
     """
     context = Run.read(run)
-    config = context.config
+    config, ranks = context.config, this_rank()
     table = context.prompts
     current = load_policy(config, read_folder(base), read_folder(policy), prompts=context.prompts_folder)
-    pool = load_prefix_pool(read_folder(baseline), current.switch_step)
+    pool = load_prefix_pool(read_folder(baseline), config.switch_step)
     distribution = build_starts(
         config,
         current,
@@ -69,16 +72,19 @@ def sample(
         run_seed=context.run_seed,
         epoch=epoch,
         shard=Shard(index=shard, count=num_shards),
+        ranks=ranks,
         on_advance=advance_reporter("sample", epoch, round(expected)),
     )
     producer = {**context.producer("sample", epoch), "shard": shard, "num_shards": num_shards}
     record = episodes.record()
-    with writing_folder(trajectories, producer=producer) as folder:
-        save_trajectories(episodes.trajectories, record, folder)
-    with writing_folder(samples, producer=producer) as folder:
-        save_file({"samples": episodes.samples, "groups": episodes.trajectories.groups}, folder / "samples.safetensors")
-        if (texts := prompt_texts(episodes.trajectories, table)) is not None:
-            write_prompts(texts, folder)
+    if ranks.writes():
+        with writing_folder(trajectories, producer=producer) as folder:
+            save_trajectories(episodes.trajectories, record, folder)
+        with writing_folder(samples, producer=producer) as folder:
+            tensors = {"samples": episodes.samples, "groups": episodes.trajectories.groups}
+            save_file(tensors, folder / "samples.safetensors")
+            if (texts := prompt_texts(episodes.trajectories, table)) is not None:
+                write_prompts(texts, folder)
     return sampling_metrics(record, episodes.trajectories.start_steps)
 
 

@@ -15,14 +15,17 @@ from safetensors.numpy import load_file
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.errors import ArtifactError, NumericalError
 from hrf.images import to_images
+from hrf.ranks import ALONE, Ranks, this_rank
 from hrf.rewards import ImageError, Prompts, Reward, build_reward
 from hrf.steps.context import Run, step
+from hrf.steps.processes import in_processes
 
 PROMPTS_FILE = "prompts.json"
 """Beside a text-to-image model's samples: a list of texts, the prompt of each sample."""
 
 
-@step("score")
+@step("score", when_stopped={"scores": ""})
+@in_processes
 def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
     """Reward an epoch's samples.
 
@@ -38,15 +41,16 @@ def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
     Raises:
         NumericalError: If a reward is not finite; it names epoch, root and branch.
     """
-    context = Run.read(run)
+    context, ranks = Run.read(run), this_rank()
     reward = build_reward(context.config.reward, context.classifier("reward"))
     folder = read_folder(samples)
     loaded, prompts = load_file(folder / "samples.safetensors"), read_prompts(folder)
     began = time.perf_counter()
-    rewards = reward_samples(reward, loaded["samples"], loaded["groups"], epoch, prompts)
+    rewards = reward_samples(reward, loaded["samples"], loaded["groups"], epoch, prompts, ranks)
     record = {"name": reward.name, "seconds": time.perf_counter() - began, "rewards": rewards.tolist()}
-    with writing_folder(scores, producer=context.producer("score", epoch)) as target:
-        (target / "scores.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
+    if ranks.writes():
+        with writing_folder(scores, producer=context.producer("score", epoch)) as target:
+            (target / "scores.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     return {
         "reward_mean": float(rewards.mean()),
         "reward_std": float(rewards.std()),
@@ -57,17 +61,25 @@ def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
 
 
 def reward_samples(
-    reward: Reward, samples: NDArray[np.float32], groups: NDArray[np.int64], epoch: int, prompts: Prompts = None
+    reward: Reward,
+    samples: NDArray[np.float32],
+    groups: NDArray[np.int64],
+    epoch: int,
+    prompts: Prompts = None,
+    ranks: Ranks = ALONE,
 ) -> NDArray[np.float64]:
-    """Rewards of samples in [-1, 1], one per branch.
+    """Rewards of samples in [-1, 1], one per branch. Ranks share the samples between them, and all get all rewards.
 
     Raises:
         NumericalError: If an image or its reward is out of range; it names the branch, whose seed finds it again.
     """
+    own = ranks.part(len(samples))
     try:
-        return reward(to_images(samples), prompts)
+        rewards = reward(to_images(samples[own]), None if prompts is None else prompts[own])
     except ImageError as error:
-        raise NumericalError(error.problem, where=branch_name(groups, error.image, epoch), fix=error.fix) from error
+        where = branch_name(groups, own.start + error.image, epoch)
+        raise NumericalError(error.problem, where=where, fix=error.fix) from error
+    return ranks.concatenate_array(rewards)
 
 
 def read_prompts(folder: Path) -> Sequence[str] | None:

@@ -82,9 +82,9 @@ def closing_metrics(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _epoch_record(folder: Path) -> dict[str, Any]:
-    """One epoch's update, evaluation and decision; the latter two are null where it was not evaluated."""
+    """One epoch's update, and what followed its evaluation; null where there was none, or no floor to steer by."""
     record: dict[str, Any] = {"epoch": int(folder.name)}
-    for name in ("update", "evaluation", "decision"):
+    for name in ("update", "evaluation", "decision", "steering"):
         file = folder / f"{name}.json"
         record[name] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     return record

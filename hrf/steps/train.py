@@ -7,17 +7,20 @@ from typing import Any
 
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.cost import expected_sampling_evaluations
+from hrf.ranks import this_rank
 from hrf.rewards import build_reward
 from hrf.steps.artifacts import load_prefix_pool
-from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.context import TRAINED, Run, advance_reporter, step
 from hrf.steps.history import extend_history
+from hrf.steps.processes import in_processes
 from hrf.steps.sample import prompt_texts
 from hrf.steps.score import reward_samples
 from hrf.steps.update import TrainingSession, update_metrics
 from hrf.training import build_starts, sample_episodes
 
 
-@step("train")
+@step("train", when_stopped=TRAINED)
+@in_processes
 def train(
     *,
     run: str,
@@ -51,10 +54,10 @@ def train(
         The last epoch's metrics.
     """
     context = Run.read(run)
-    config = context.config
+    config, ranks = context.config, this_rank()
     session = TrainingSession(context, base, policy, training_state)
     reward = build_reward(config.reward, context.classifier("reward"))
-    pool = load_prefix_pool(read_folder(baseline), session.policy.switch_step)
+    pool = load_prefix_pool(read_folder(baseline), config.switch_step)
     table = context.prompts
     distribution = build_starts(config, session.policy, reward=lambda: reward, pool=pool, prompts=table)
     records: dict[int, dict[str, Any]] = {}
@@ -66,17 +69,19 @@ def train(
             config,
             run_seed=context.run_seed,
             epoch=current,
+            ranks=ranks,
             on_advance=advance_reporter("sample", current, expected),
         )
         began = time.perf_counter()
         groups = episodes.trajectories.groups
         texts = prompt_texts(episodes.trajectories, table)
-        rewards = reward_samples(reward, episodes.samples.numpy(), groups.numpy(), current, texts)
+        rewards = reward_samples(reward, episodes.samples.numpy(), groups.numpy(), current, texts, ranks)
         score_seconds = time.perf_counter() - began
         records[current] = session.learn(episodes.trajectories, rewards, episodes.record(), score_seconds, current)
     last = epoch + num_epochs - 1
-    session.save(new_policy, new_training_state, "train", last)
-    with writing_folder(new_history, producer=context.producer("train", last)) as folder:
-        for current, record in records.items():
-            extend_history(history, folder, current, {"update.json": record})
+    if ranks.writes():
+        session.save(new_policy, new_training_state, "train", last)
+        with writing_folder(new_history, producer=context.producer("train", last)) as folder:
+            for current, record in records.items():
+                extend_history(history, folder, current, {"update.json": record})
     return update_metrics(records[last])

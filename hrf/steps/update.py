@@ -21,15 +21,18 @@ from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import POLICY_FILE, load_policy, save_policy, weights_of
 from hrf.progress import emit
+from hrf.ranks import this_rank
 from hrf.rollout import Trajectories
 from hrf.steps.artifacts import load_training_state, load_trajectories, save_training_state
-from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.context import TRAINED, Run, advance_reporter, step
 from hrf.steps.history import extend_history
+from hrf.steps.processes import in_processes
 from hrf.training import advantages_of, build_statistics
 from hrf.update import UpdateMetrics, Updater, build_optimizer, weight_sums
 
 
-@step("update")
+@step("update", when_stopped=TRAINED)
+@in_processes
 def update(
     *,
     run: str,
@@ -67,9 +70,10 @@ def update(
     scored = json.loads((read_folder(scores) / "scores.json").read_text(encoding="utf-8"))
     session = TrainingSession(context, base, policy, training_state)
     record = session.learn(tails, np.asarray(scored["rewards"]), sampled, float(scored["seconds"]), epoch)
-    session.save(new_policy, new_training_state, "update", epoch)
-    with writing_folder(new_history, producer=context.producer("update", epoch)) as folder:
-        extend_history(history, folder, epoch, {"update.json": record})
+    if this_rank().writes():
+        session.save(new_policy, new_training_state, "update", epoch)
+        with writing_folder(new_history, producer=context.producer("update", epoch)) as folder:
+            extend_history(history, folder, epoch, {"update.json": record})
     return update_metrics(record)
 
 
@@ -98,15 +102,16 @@ class TrainingSession:
         self._about = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
         optimizer = build_optimizer(self.policy.denoiser, config.update)
         counters = load_training_state(training_state, self.policy.denoiser, optimizer)
-        self._num_evaluations = counters["num_evaluations"]
+        self._num_evaluations, self._rate_scale = counters["num_evaluations"], counters["rate_scale"]
         self._statistics = build_statistics(config, counters.get("prompt_rewards"))
         self._texts = context.prompts.texts if context.prompts else ()
         self._updater = Updater(
             self.policy,
             optimizer,
-            config.update,
+            config.update.model_copy(update={"learning_rate": config.update.learning_rate * self._rate_scale}),
             num_updates=counters["num_updates"],
             average=self._weights.load_average(self.policy.denoiser, folder) if config.update.ema_decay > 0 else None,
+            ranks=this_rank(),
         )
 
     def learn(
@@ -151,10 +156,17 @@ class TrainingSession:
         """Refuse to go on where gradients leave the weights that sample as they were.
 
         Raises:
-            NumericalError: If they do.
+            NumericalError: If they do, or if the weights of several ranks have parted.
         """
+        after = weight_sums(self.policy.denoiser)
+        if not self._updater.ranks.all_have(after):
+            raise NumericalError(
+                "the processes of this step have come to different weights",
+                where=f"epoch={epoch}",
+                fix="run them on GPUs of one kind, or set model.num_processes to 1",
+            )
         largest = max(metrics.grad_norm for metrics in updates)
-        if largest > 0 and torch.equal(before, weight_sums(self.policy.denoiser)):
+        if largest > 0 and torch.equal(before, after):
             raise NumericalError(
                 f"gradients of norm {largest:g} did not change a single weight",
                 where=f"epoch={epoch}",
@@ -168,4 +180,4 @@ class TrainingSession:
             denoiser, average = self.policy.denoiser, self._updater.average
             save_policy(folder, denoiser, self._base, self._about, average, self._weights)
         with writing_folder(training_state, producer=producer) as folder:
-            save_training_state(self._updater, folder, self._num_evaluations, self._statistics)
+            save_training_state(self._updater, folder, self._num_evaluations, self._rate_scale, self._statistics)

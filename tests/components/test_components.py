@@ -14,7 +14,7 @@ import components
 
 STEPS = [
     *("check", "fetch", "prepare", "baseline", "sample", "gather", "score", "update", "train", "evaluate", "promote"),
-    *("summarize", "compare", "report_status"),
+    *("steer", "summarize", "compare", "report_status"),
 ]
 FILES = sorted(Path(components.__file__).parent.glob("*.py"))
 

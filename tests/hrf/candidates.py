@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from hrf.checkpoint import writing_folder
-from hrf.config import Gate
 from hrf.promotion import Candidate, promote
 from hrf.storage import Storage
 
@@ -53,7 +52,7 @@ def put_forward(
         candidate,
         base_evaluation={"rewards": BASE_REWARDS},
         known_incumbents=known or {},
-        gate=Gate(),
+        diversity_floor=0.9,
         confidence=0.95,
     )
 

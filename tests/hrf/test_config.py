@@ -41,6 +41,7 @@ def test_the_presets_are_these():
     assert PRESETS == [
         "avatars-compressibility",
         "avatars-ddpo",
+        "avatars-floor",
         "avatars-hrf",
         "avatars-hrf-d",
         "avatars-incompressibility",
@@ -88,6 +89,13 @@ def test_the_method_presets_differ_from_the_default_only_in_where_episodes_start
     for name in ("avatars-ddpo", "avatars-hrf", "avatars-hrf-d"):
         other = resolve(name).to_mapping()
         assert {key for key in default if default[key] != other[key]} <= {"description", "policy", "starts"}
+
+
+def test_the_gate_takes_a_diversity_floor_in_place_of_its_margin():
+    """Kills: a candidate that the run counts as above its floor and the gate does not, or the other way round."""
+    assert resolve("avatars-floor", "diversity_floor: 0.8").gate_floor == 0.8
+    assert resolve("avatars-floor").gate_floor == resolve(DEFAULT).gate_floor == 0.9
+    assert resolve(DEFAULT, "gate: {diversity_margin: 0.25}").gate_floor == 0.75
 
 
 def test_the_published_preset_holds_the_published_numbers():
@@ -238,6 +246,9 @@ HF = "hf:google/ddpm-celebahq-256"
         (DEFAULT, "starts: {schedule: baseline, windows: []}", "starts.schedule"),
         ("avatars-hrf", "starts: {schedule: sliding, windows: []}", "starts.width"),
         ("avatars-hrf", "starts: {width: 0.2}", "starts.width"),
+        ("avatars-hrf", "starts: {loss_from: 0.5}", "starts.loss_from"),
+        ("avatars-ddpo", "starts: {loss_from: 0.95}", "starts.loss_from"),
+        ("avatars-ddpo", "{starts: {loss_from: 0.3}, policy: {split: 0.5}}", "starts.loss_from"),
         ("avatars-hrf", "starts: {selection: {beta: 0.7}}", "starts.selection"),
         ("avatars-hrf", "starts: {kind: noise}", "starts.schedule"),
         ("avatars-published", "run: {epochs: 60}", "starts.windows"),
@@ -337,6 +348,8 @@ HF = "hf:google/ddpm-celebahq-256"
         (DEFAULT, "evaluation: {held_out_reward: {name: classifier}}", "evaluation.held_out_reward.label"),
         (DEFAULT, "run: {epochs: 3, epochs_per_step: 2}\nevaluation: {every: 2}", "run.epochs"),
         (DEFAULT, "run: {epochs: 6, epochs_per_step: 3}", "evaluation.every"),
+        ("avatars-floor", "gate: {diversity_margin: 0.2}", "gate.diversity_margin"),
+        ("avatars-floor", "diversity_floor: 1.0", "diversity_floor"),
     ],
 )
 def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, overrides, field):

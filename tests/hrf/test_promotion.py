@@ -56,7 +56,7 @@ def assert_sound(storage: Storage, candidates: list[Candidate]) -> None:
 
 class TestGate:
     def decide(self, evaluation: dict[str, Any], incumbent: Any = BASE_REWARDS) -> Any:
-        return decide(evaluation, incumbent_rewards=list(incumbent), diversity_margin=0.1, confidence=0.95)
+        return decide(evaluation, incumbent_rewards=list(incumbent), diversity_floor=0.9, confidence=0.95)
 
     def test_a_better_reward_with_kept_diversity_is_promoted(self):
         decision = self.decide(evaluation_of(0.1))
@@ -194,7 +194,7 @@ def test_a_swapped_policy_is_not_fetched_as_the_promoted_one(storage, tmp_path):
     put_forward(storage, candidate)
     other = candidate_of(tmp_path / "other", "r1", 0.3)
     storage.upload_folder(other.folder, f"{EXPERIMENT}/candidates/{candidate.candidate_id}", replace=True)
-    with pytest.raises(ArtifactError, match="not what was promoted"):
+    with pytest.raises(ArtifactError, match="not what was decided on"):
         fetch_incumbent(storage, read_pointer(storage, EXPERIMENT), tmp_path / "incumbent")
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hrf.checkpoint import writing_folder
 from hrf.config import Evaluation, Monitors
 from hrf.errors import ArtifactError, ConfigError
 from hrf.evaluation import Measured, evaluation_record
@@ -338,6 +339,12 @@ def test_chart_of_nothing_is_none() -> None:
     assert line_chart([Series(name="s", points=[Point(x=0, y=float("inf"))])], description="d", x=Axis()) is None
 
 
+def test_an_epoch_after_the_stop_of_a_run_has_a_page_that_says_so(tmp_path: Path) -> None:
+    with writing_folder(tmp_path / "evaluation", producer={"step": "evaluate", "stopped": True}):
+        pass
+    assert "The run had stopped before this epoch" in Page(render_evaluation(tmp_path / "evaluation")).text
+
+
 def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Path) -> None:
     generator = np.random.default_rng(5)
     settings = Evaluation(num_samples=40, features="pixels", classifier="")
@@ -353,7 +360,7 @@ def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Pat
     about = {"settings": settings, "limits": Monitors(unrecognised_fraction=None), "num_evaluations": 800}
     base_record = evaluation_record(base, base, epoch=-1, **about)
     record = evaluation_record(better, base, epoch=0, **about)
-    verdict = decide(record, incumbent_rewards=base_record["rewards"], diversity_margin=0.1, confidence=0.95)
+    verdict = decide(record, incumbent_rewards=base_record["rewards"], diversity_floor=0.9, confidence=0.95)
     metrics = UpdateMetrics(
         update=0,
         loss=0.1,

@@ -108,6 +108,22 @@ def test_noise_starts_of_a_split_policy_begin_at_the_switch():
     assert starts.num_evaluations == 4 * 3 == len(policy.reference.seen)
 
 
+def test_noise_starts_with_a_later_first_loss_are_denoised_to_it_by_the_policy_itself():
+    """Nothing is re-noised: the states are those of the sample's own trajectory. Kills: the reference's weights."""
+    policy = small_policy()
+
+    starts = NoiseStarts(num_episodes=3, fresh=FreshStarts(batch_size=8), first_step=2).draw(
+        policy, run_seed=0, epoch=0
+    )
+
+    streams = [stream(0, Purpose.ROOT, 0, i) for i in range(3)]
+    noise = draw_noise(streams, (3, 8, 8), CPU)
+    on_the_way = denoise(policy, noise, torch.zeros(3, dtype=torch.int64), streams, batch_size=8, stop_step=2)
+    assert starts.steps.tolist() == [2] * 3
+    assert torch.equal(starts.states, on_the_way)
+    assert starts.num_evaluations == 3 * 2
+
+
 def selected(**changes) -> SelectedSteps:
     options = {
         "score": lambda samples, prompts: samples.flatten(1).mean(1).double(),

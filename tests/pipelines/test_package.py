@@ -165,6 +165,21 @@ def test_several_epochs_per_step_are_one_task_that_is_evaluated_at_its_last_epoc
     assert numbers["last_epoch"]["runtimeValue"]["constant"] == 5.0
 
 
+def test_a_diversity_floor_steers_what_the_next_epoch_starts_from():
+    config = resolve("avatars-floor", "{run: {epochs: 4}, evaluation: {every: 2}}")
+    spec = parse(compile_package(finetune.build(config)))
+    dag = spec["components"]["comp-epochs"]["dag"]
+    assert _tasks(dag) == {
+        "train": [],
+        "evaluate": ["train"],
+        "promote": ["evaluate", "train"],
+        "steer": ["promote", "train"],
+    }
+    outputs = dag["outputs"]["artifacts"].values()
+    assert {entry["artifactSelectors"][0]["producerSubtask"] for entry in outputs} == {"steer"}
+    assert _run_tasks(spec)["check"]["inputs"]["parameters"]["steered"]["runtimeValue"]["constant"] is True
+
+
 def test_without_a_preset_the_whole_configuration_is_the_default():
     config = resolve("avatars-smoke", "update: {learning_rate: 3e-5}")
     spec = parse(compile_package(finetune.build(config)))

@@ -87,6 +87,12 @@ def test_resources_of_every_task_with_gpus():
     }
 
 
+def test_steering_moves_records_and_weights_and_needs_no_gpu():
+    floor = "{run: {epochs: 1}, model: {device: cuda}, diversity_floor: 0.9}"
+    spec, _ = compiled(floor, "gpu")
+    assert resources(spec)["steer"] == BESIDE_GPU
+
+
 def test_failed_steps_are_tried_again_but_for_the_one_whose_answer_would_be_the_same():
     spec, _ = compiled(CPU)
     assert retries(spec) == {
@@ -206,6 +212,19 @@ def test_by_default_the_device_decides():
     assert load_placement("", on_gpu) == load_placement("gpu", on_gpu)
 
 
+def test_a_step_that_processes_share_asks_for_a_gpu_for_each_of_them():
+    """Kills: one GPU for all of them, GPUs for steps of one process, a GPU for a scorer that has none."""
+    four = "{run: {epochs: 1}, model: {device: cuda, num_processes: 4}}"
+    given = {name: asked[2] for name, asked in resources(compiled(four, "gpu")[0]).items()}
+    one, all_four = "1 nvidia.com/gpu", "4 nvidia.com/gpu"
+    assert {name: gpus for name, gpus in given.items() if gpus} == {
+        "baseline": one,
+        "sample": all_four,
+        "update": all_four,
+        "evaluate": one,
+    }
+
+
 SCORED_ON_GPU = (
     f"{{run: {{epochs: 1}}, model: {{device: cuda}}, reward: {{name: pickscore, device: cuda, model: {LOCAL}}}}}"
 )
@@ -230,6 +249,11 @@ def test_a_scorer_on_a_gpu_fits_where_the_steps_that_run_it_have_one(tmp_path):
         ("extends: gpu", SCORED_ON_GPU, r"placement\.steps\.score\.accelerators: .*reward\.device is cuda"),
         ("extends: cpu-small", SCORED_ON_GPU_ALONE, r"placement\.steps\.baseline\.accelerators: .*reward\.device"),
         ("shards: 9", CPU, r"placement\.shards: expected at most 8, the roots"),
+        (
+            "shards: 3",
+            "{run: {epochs: 1}, model: {num_processes: 3}}",
+            r"placement\.shards: expected at most 2, the roots",
+        ),
         ("shards: 2", "{run: {epochs: 4, epochs_per_step: 2}, evaluation: {every: 2}}", r"epochs_per_step"),
         ("shards: 0", CPU, "shards"),
         ("worker: {cpu: 2}", CPU, r"worker\.cpu: expected text"),

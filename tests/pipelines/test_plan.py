@@ -72,6 +72,12 @@ def test_tasks_are_counted(changes, tasks):
     assert count_tasks(_plan(**changes)) == tasks
 
 
+def test_a_diversity_floor_adds_a_task_to_every_evaluation():
+    config = resolve("avatars-floor", "{run: {epochs: 4, epochs_per_step: 1}, evaluation: {every: 2}}")
+    assert count_tasks(plan_epochs(config)) == 7 + 4 * 4 + 2 * 3
+    assert count_tasks(plan_epochs(resolve("avatars-floor"))) <= 40
+
+
 def test_shards_of_sampling_are_counted_with_the_loop_and_the_task_that_joins_them():
     config = resolve("avatars-compressibility", "{run: {epochs: 1}, evaluation: {every: 1}}")
     assert count_tasks(plan_epochs(config, num_shards=3)) == 7 + 6 + (1 + 3 + 3 + 1) - 1

@@ -128,6 +128,17 @@ def test_uniform_is_every_trained_step_from_the_switch_on():
     assert all_windows(build(Spec("uniform"), epochs=2, switch=7)) == [Window(7, 18)] * 2
 
 
+@given(st.integers(0, 17), st.integers(1, 10), st.integers(0, 17), st.integers(1, 3))
+def test_from_a_step_on_a_window_keeps_what_is_left_of_it_or_the_fewest_steps_from_there(start, width, step, fewest):
+    """Kills: a window before the step; one that is longer than what was left of it; an empty one."""
+    window = Window(start, start + width)
+    moved = window.from_step(step, at_least=fewest)
+    left = [each for each in window.steps if each >= step]
+    assert list(moved.steps) == (
+        left if len(left) >= fewest else list(range(max(start, step), max(start, step) + fewest))
+    )
+
+
 def test_no_window_may_start_before_the_switch_step():
     entry = Entry(fractions=(0.25, 1.0))
     assert build(Spec("fixed", (entry,)), switch=5).window(0) == Window(5, 18)

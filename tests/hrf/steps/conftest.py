@@ -1,5 +1,6 @@
 """A run of a few seconds on a model of a few thousand parameters, driven step by step."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from hrf.steps.prepare import prepare
 from hrf.steps.promote import promote
 from hrf.steps.sample import sample
 from hrf.steps.score import score
+from hrf.steps.steer import steer
 from hrf.steps.summarize import summarize
 from hrf.steps.train import train
 from hrf.steps.update import update
@@ -47,6 +49,7 @@ class StepByStep:
             num_epochs=self.config.run.epochs,
             epochs_per_step=self.config.run.epochs_per_step,
             evaluate_every=self.config.evaluation.every,
+            steered=self.config.diversity_floor is not None,
             experiment=experiment,
             run_id=run_id,
             start_from="",
@@ -131,7 +134,11 @@ class StepByStep:
 
     def judge(self, epoch: int) -> dict:
         """Evaluate and promote the policy after an epoch; its history is then `judged-EPOCH`."""
-        evaluate(
+        self.evaluate(epoch)
+        return self.promote(epoch)
+
+    def evaluate(self, epoch: int) -> dict:
+        return evaluate(
             run=self.at("run"),
             base=self.at("base"),
             policy=self.at(f"policy-{epoch + 1}"),
@@ -140,6 +147,8 @@ class StepByStep:
             epoch=epoch,
             evaluation=self.at(f"evaluation-{epoch}"),
         )
+
+    def promote(self, epoch: int) -> dict:
         return promote(
             run=self.at("run"),
             policy=self.at(f"policy-{epoch + 1}"),
@@ -149,6 +158,26 @@ class StepByStep:
             epoch=epoch,
             new_history=self.at(f"judged-{epoch}"),
             decision=self.at(f"decision-{epoch}"),
+        )
+
+    def steer(self, epoch: int) -> dict:
+        """Steer after `judge`: what the epoch's training and `promote` wrote is then `trained-NAME-EPOCH`."""
+        given = {"policy": f"policy-{epoch + 1}", "state": f"state-{epoch + 1}", "history": f"judged-{epoch}"}
+        for name, source in given.items():
+            shutil.rmtree(self.at(f"trained-{name}-{epoch}"), ignore_errors=True)
+            (self.folder / source).rename(self.folder / f"trained-{name}-{epoch}")
+        shutil.rmtree(self.at(f"history-{epoch + 1}"))
+        return steer(
+            run=self.at("run"),
+            base=self.at("base"),
+            policy=self.at(f"trained-policy-{epoch}"),
+            training_state=self.at(f"trained-state-{epoch}"),
+            baseline=self.at("baseline"),
+            history=self.at(f"trained-history-{epoch}"),
+            epoch=epoch,
+            new_policy=self.at(f"policy-{epoch + 1}"),
+            new_training_state=self.at(f"state-{epoch + 1}"),
+            new_history=self.at(f"history-{epoch + 1}"),
         )
 
     def summarize(self, history: str) -> dict:

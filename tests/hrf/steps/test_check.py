@@ -24,6 +24,7 @@ def ask(run, **changes):
         "num_epochs": 4,
         "epochs_per_step": 1,
         "evaluate_every": 1,
+        "steered": False,
         "experiment": "tiny",
         "run_id": "run",
         "start_from": "",

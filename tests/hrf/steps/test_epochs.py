@@ -21,6 +21,7 @@ SPLIT = {
     "starts": {"kind": "window", "schedule": "uniform", "width": 0.0},
 }
 DDPO = {"starts": {"kind": "noise", "schedule": "uniform", "width": 0.0}}
+TAIL_LOSS = {"starts": {**DDPO["starts"], "loss_from": 0.5}}
 SELECTED = {
     "starts": {
         "kind": "selected",
@@ -108,7 +109,9 @@ def test_a_step_that_runs_again_gives_the_same_bytes(steps):
     assert contents() == before
 
 
-@pytest.mark.parametrize("changes", [{}, SPLIT, DDPO, SELECTED], ids=["hrf", "split", "ddpo", "hrf-d"])
+@pytest.mark.parametrize(
+    "changes", [{}, SPLIT, DDPO, TAIL_LOSS, SELECTED], ids=["hrf", "split", "ddpo", "tail-loss", "hrf-d"]
+)
 def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps, changes):
     """Costs recomputed from the start steps: a forward per tail step, and forward plus backward per trained one."""
     run = steps("run", changes)
@@ -119,7 +122,9 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
     starts = load_file(run.folder / "trajectories-0" / "trajectories.safetensors")["start_steps"]
     steps_of_k, trained, switch = 6, 4, run.config.switch_step
     per_root = steps_of_k - switch if run.config.policy.prefix_pool else steps_of_k
-    roots = 0 if run.config.starts.kind == "noise" else 2 * per_root
+    roots = 2 * per_root
+    if run.config.starts.kind == "noise":
+        roots = len(starts) * run.config.first_loss_step
     tails = int((steps_of_k - starts).sum())
     if run.config.starts.kind != "selected":
         assert about["num_evaluations"] == roots + tails
@@ -248,8 +253,9 @@ def test_a_damaged_artifact_is_named_with_its_producer(steps):
     ],
 )
 def test_a_pipeline_compiled_for_another_shape_is_refused(steps, shape, field):
+    compiled = {"num_epochs": 4, "epochs_per_step": 1, "evaluate_every": 1, "steered": False}
     with pytest.raises(ConfigError, match=field):
-        check_shape(steps().config, **{"num_epochs": 4, "epochs_per_step": 1, "evaluate_every": 1, **shape})
+        check_shape(steps().config, **{**compiled, **shape})
 
 
 @pytest.fixture

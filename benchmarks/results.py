@@ -1,0 +1,299 @@
+"""The README's answer to the study's question, made from the committed table: a figure, a table and five sentences.
+
+    python -m benchmarks.results            # write them
+    python -m benchmarks.results --check    # fail if they are not what the table gives
+
+`benchmarks/studies/window.csv` is the table and `window.yaml` the definition; `benchmarks/results.yaml` says which arms
+are shown and holds the sentences, Jinja templates in which every number is a question to `Answers`. Levels of matched
+reward and diversity are the first of each in the definition.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+from pydantic import BaseModel, ConfigDict, Field
+
+from hrf.config.yaml_text import parse_yaml
+from hrf.errors import ArtifactError, ConfigError
+from hrf.report.charts import sheet
+from hrf.report.formatting import MINUS, duration, number, with_unit
+from hrf.report.page import TEMPLATES
+from hrf.study.definition import Study
+from hrf.study.figures import mean_text, plane_chart
+from hrf.study.matching import ArmPoint, Comparison, Mean
+from hrf.study.report import RewardResults, read_results
+from hrf.study.table import read_table_file
+
+PROJECT = Path(__file__).resolve().parents[1]
+STUDY, TABLE = "benchmarks/studies/window.yaml", "benchmarks/studies/window.csv"
+WORDS, PAGE, FIGURE = "benchmarks/results.yaml", "README.md", "docs/figures/study.svg"
+BEGIN, END = "<!-- study -->", "<!-- /study -->"
+HEADING = "### Does it avoid mode collapse?"
+NUM_SENTENCES = 5
+WIDTH = 120
+_FIGURE_LINE = (
+    f'<img src="{FIGURE}" alt="Diversity ratio against reward gain, one panel per reward, one path per arm from the '
+    'base to the end of the budget.">'
+)
+
+
+class Words(BaseModel):
+    """`benchmarks/results.yaml`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    arms: tuple[str, ...] = Field(min_length=1)
+    """Lines of the figure and rows of the table."""
+    sentences: tuple[str, ...] = Field(min_length=NUM_SENTENCES, max_length=NUM_SENTENCES)
+
+
+@dataclass(frozen=True)
+class Told:
+    """A mean over seeds as a sentence says it: `{{ ... }}` gives the value and its interval.
+
+    Attributes:
+        mean: None where not all runs reach the level.
+        decimals: Digits after the point.
+        sign: Whether positive numbers carry a plus.
+        absent: What is said then.
+    """
+
+    mean: Mean | None
+    decimals: int = 3
+    sign: bool = False
+    absent: str = "–"
+
+    def __str__(self) -> str:
+        return self.absent if self.mean is None else mean_text(self.mean, self.decimals, sign=self.sign)
+
+    @property
+    def value(self) -> str:
+        """Without the interval."""
+        return self.absent if self.mean is None else number(self.mean.value, self.decimals, sign=self.sign)
+
+    @property
+    def is_known(self) -> bool:
+        """Whether there is a number."""
+        return self.mean is not None
+
+    @property
+    def is_above_zero(self) -> bool:
+        """Whether the whole interval is."""
+        return self.mean is not None and self.mean.is_clear and self.mean.value > 0
+
+    @property
+    def is_below_zero(self) -> bool:
+        """Whether the whole interval is."""
+        return self.mean is not None and self.mean.is_clear and self.mean.value < 0
+
+
+class Answers:
+    """What sentences may ask: of arms and rewards by the names that they have in the definition."""
+
+    def __init__(self, study: Study, results: Mapping[str, RewardResults]) -> None:
+        self._results = results
+        self.study = study
+        self.reference = study.reference
+        self.rewards = list(results)
+
+    @cached_property
+    def num_runs(self) -> int:
+        """Runs in the table, controls included."""
+        return sum(len(runs) for one in self._results.values() for runs in one.curves.values())
+
+    @property
+    def budget(self) -> str:
+        """Of a run, in denoiser evaluations."""
+        return f"{self.study.budget:,}"
+
+    @property
+    def time(self) -> str:
+        """Spent on sampling, scoring and updates, added up over runs."""
+        last = [one.rows.groupby(["arm", "seed"]).wall_seconds.max().reset_index() for one in self._results.values()]
+        trained = [rows[[not self.study.arms[arm].weights_of for arm in rows.arm]] for rows in last]
+        return duration(float(sum(rows.wall_seconds.sum() for rows in trained)))
+
+    def unit(self, reward: str) -> str:
+        """Of a reward; empty for a bare number."""
+        return self._results[reward].unit
+
+    def base(self, reward: str) -> str:
+        """Reward of the base."""
+        return number(self._results[reward].base_reward, 3)
+
+    def last(self, arm: str, reward: str) -> ArmPoint:
+        """Where an arm ends."""
+        return next(point for point in self._results[reward].last_points if point.arm == arm)
+
+    def gain(self, arm: str, reward: str) -> Told:
+        """At the end of the budget."""
+        return Told(self.last(arm, reward).gain, sign=True)
+
+    def ratio(self, arm: str, reward: str) -> Told:
+        """Diversity ratio at the end of the budget."""
+        return Told(self.last(arm, reward).ratio)
+
+    def quantity(self, name: str, arm: str, reward: str) -> Told:
+        """Coverage, mode entropy or unrecognised fraction at the end of the budget."""
+        return Told(self.last(arm, reward).quantities.get(name))
+
+    def level(self, reward: str) -> float | None:
+        """The gain at which diversities are compared; None if the reference gains nothing and no level is given."""
+        return next(iter(self._results[reward].gains), None)
+
+    @property
+    def ratio_level(self) -> float:
+        """The diversity ratio at which gains are compared."""
+        return self.study.matched.diversity_ratios[0]
+
+    def ratio_at_level(self, arm: str, reward: str) -> Told:
+        """Diversity ratio where the gain first reaches the level."""
+        return self._told(self._at_level(arm, reward), "mean")
+
+    def ratio_less_reference(self, arm: str, reward: str) -> Told:
+        """That less the reference's, paired by seed."""
+        return self._told(self._at_level(arm, reward), "difference")
+
+    def gain_within(self, arm: str, reward: str) -> Told:
+        """Largest gain at which the diversity ratio is at least `ratio_level`."""
+        return self._told(self._results[reward].within_ratio(self.ratio_level)[arm], "mean")
+
+    def gain_less_reference(self, arm: str, reward: str) -> Told:
+        """That less the reference's, paired by seed."""
+        return self._told(self._results[reward].within_ratio(self.ratio_level)[arm], "difference")
+
+    def _at_level(self, arm: str, reward: str) -> Comparison | None:
+        level = self.level(reward)
+        return None if level is None else self._results[reward].at_gain(level)[arm]
+
+    @staticmethod
+    def _told(comparison: Comparison | None, which: str) -> Told:
+        if comparison is None:
+            return Told(None)
+        missed = f"reached by {comparison.num_reached} of {comparison.num_runs} runs"
+        absent = missed if comparison.mean is None and which == "mean" else "–"
+        return Told(getattr(comparison, which), sign=which == "difference", absent=absent)
+
+
+def outputs(root: Path) -> dict[str, str]:
+    """The files that the committed table makes: path below the root -> text.
+
+    Args:
+        root: The project's folder.
+
+    Raises:
+        ArtifactError: The table is absent or is none of this study.
+        ConfigError: Definition or words are not valid.
+    """
+    study = Study.from_yaml((root / STUDY).read_text(encoding="utf-8"), origin=STUDY)
+    words = Words.model_validate(parse_yaml((root / WORDS).read_text(encoding="utf-8"), origin=WORDS))
+    results = {one.name: one for one in read_results(study, read_table_file(root / TABLE))}
+    for name, one in results.items():
+        unknown = [arm for arm in words.arms if arm not in one.compared]
+        if unknown:
+            known = f"arms of the comparison that have runs of {name}: {', '.join(one.compared)}"
+            raise ConfigError(f"{WORDS}: arms", expected=known, got=unknown[0], fix="name one of them")
+    answers = Answers(study, results)
+    section = f"{_FIGURE_LINE}\n\n{table_of(answers, words)}\n\n{sentences_of(answers, words)}".replace(MINUS, "-")
+    page = (root / PAGE).read_text(encoding="utf-8")
+    return {FIGURE: figure_of(results, words), PAGE: _with_section(page, section)}
+
+
+def _with_section(page: str, section: str) -> str:
+    """The page with the section in its place: between its markers, or as the first of the results."""
+    if BEGIN not in page:
+        before, heading, after = page.partition("## Results\n")
+        if not heading:
+            raise ArtifactError(PAGE, problem="it has no section Results", fix="give it one")
+        command = "```sh\npython -m benchmarks.results\n```"
+        page = f"{before}{heading}\n{HEADING}\n\n{command}\n\n{BEGIN}\n{END}\n{after}"
+    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{section}\n{END}", page, flags=re.DOTALL)
+
+
+def figure_of(results: Mapping[str, RewardResults], words: Words) -> str:
+    """Diversity against gain of the arms that are shown, a panel per reward."""
+    colours = {arm: colour for colour, arm in enumerate(words.arms)}
+    panels = []
+    for name, one in results.items():
+        shown = [point for point in one.points if point.arm in colours]
+        chart = plane_chart(shown, colours, one.unit, one.study.matched.diversity_ratios[:1])
+        assert chart is not None, "results have points"
+        panels.append((f"{name}: diversity ratio", chart))
+    return sheet(panels, list(colours.items()), style=(TEMPLATES / "charts.css").read_text(encoding="utf-8"))
+
+
+def table_of(answers: Answers, words: Words) -> str:
+    """The arms that are shown, as a Markdown table."""
+    header = (
+        "reward",
+        "arm",
+        "gain at the end",
+        "diversity ratio at the end",
+        "ratio at matched reward",
+        f"less {answers.reference}",
+        f"gain at ratio {answers.ratio_level:g}",
+        f"less {answers.reference}",
+    )
+    rows = [header, ("---",) * len(header)]
+    for reward in answers.rewards:
+        level = answers.level(reward)
+        matched = "" if level is None else f", matched at {with_unit(f'+{level:g}', answers.unit(reward))}"
+        for arm in words.arms:
+            cells = (
+                answers.gain(arm, reward),
+                answers.ratio(arm, reward),
+                answers.ratio_at_level(arm, reward),
+                answers.ratio_less_reference(arm, reward),
+                answers.gain_within(arm, reward),
+                answers.gain_less_reference(arm, reward),
+            )
+            named = f"{reward}{matched}" if arm == words.arms[0] else ""
+            rows.append((named, f"`{arm}`", *map(str, cells)))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def sentences_of(answers: Answers, words: Words) -> str:
+    """The sentences with their numbers, as one paragraph."""
+    environment = Environment(undefined=StrictUndefined, autoescape=False)
+    said = [environment.from_string(sentence).render(study=answers) for sentence in words.sentences]
+    return textwrap.fill(" ".join(" ".join(said).split()), WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def differing(root: Path) -> list[str]:
+    """The files, below the root, that are not what the committed table gives."""
+    made = outputs(root)
+    return [
+        path
+        for path, text in made.items()
+        if not (root / path).is_file() or (root / path).read_text(encoding="utf-8") != text
+    ]
+
+
+def main() -> None:
+    """Write the results, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if a file differs")
+    parser.add_argument("--root", type=Path, default=PROJECT, help="the project's folder")
+    arguments = parser.parse_args()
+    wrong = differing(arguments.root)
+    if arguments.check:
+        if wrong:
+            sys.exit(f"not what {TABLE} gives: {', '.join(wrong)}. Run python -m benchmarks.results")
+        return
+    for path, text in outputs(arguments.root).items():
+        (arguments.root / path).parent.mkdir(parents=True, exist_ok=True)
+        (arguments.root / path).write_text(text, encoding="utf-8")
+    print("\n".join(wrong) or "nothing has changed")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,160 @@
+"""A diversity budget: after every evaluation, may the run go on as it does? A pure rule: state in, decision out.
+
+The rule watches the lower end of the interval of the candidate's diversity ratio to the base, its *bound*, and keeps it
+above a floor. It has two dials and turns them one way only: the switch step moves towards clean starts, so that more of
+the denoising is the base's, and the learning rate is halved.
+
+    keep      the bound is far enough from the floor
+    tighten   it nears the floor: one more evaluation like the last would cross it. A later switch step, same weights
+    back_up   it has crossed. A later switch step and half the rate, from the best candidate whose bound was above
+    stop      it has crossed once too often, or the reward has not risen for `PATIENCE` evaluations above the floor
+
+The state is a fold of the rule over a run's readings (`replay`), so nothing has to be remembered beside the records of
+its evaluations, and a run that resumes decides as it would have. Source: ours; `benchmarks.floor` compares it with
+others in a simulation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+Action = Literal["keep", "tighten", "back_up", "stop"]
+PATIENCE = 3
+"""Evaluations above the floor in a row that are not better than the best: after them nothing more is to be gained."""
+MOST_BACK_UPS = 6
+"""The rate is then 1/64 of the configured one: what crosses the floor even so will cross it again."""
+TIGHTENING = 0.25
+"""Share of the way from the switch step to the last possible one that it moves at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the rule reads off one evaluation."""
+
+    bound: float
+    """Lower end of the order-2 Vendi score's ratio to the base's."""
+    reward: float
+    """Mean reward less the base's, on the same seeds."""
+    candidate: str | None = None
+    """Whose it is, as `RUN/epoch-0003`; None for the base."""
+
+
+BASE = Reading(bound=1.0, reward=0.0)
+"""Of the base itself: where a run is before it has learnt anything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steering:
+    """Where a run under a diversity floor stands."""
+
+    switch_step: int
+    """Steps before it are the base's; episodes start there or later."""
+    num_back_ups: int = 0
+    """Each has halved the learning rate."""
+    bound: float = BASE.bound
+    """Of the weights that training goes on from."""
+    kept: Reading = BASE
+    """The best reward above the floor so far: where the run backs up to."""
+    num_stalled: int = 0
+    """Evaluations above the floor in a row that were not better than the kept one."""
+    stopped: bool = False
+
+    @classmethod
+    def start(cls, reading: Reading, *, switch_step: int, floor: float) -> Steering:
+        """The state of a run that starts from a policy: what is kept is that one, or the base if it is not above."""
+        kept = reading if reading.bound > floor else BASE
+        return cls(switch_step=switch_step, bound=reading.bound, kept=kept)
+
+    @property
+    def rate_scale(self) -> float:
+        """Factor of the configured learning rate, in (0, 1]."""
+        return float(0.5**self.num_back_ups)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What the rule says after one evaluation."""
+
+    action: Action
+    reason: str
+    """The rule with its numbers."""
+    reading: Reading
+    """What it was taken on."""
+    floor: float
+    steering: Steering
+    """The state after it: how the run goes on."""
+
+    def as_record(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        record = asdict(self)
+        record["steering"]["rate_scale"] = self.steering.rate_scale
+        return record
+
+
+def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) -> Decision:
+    """Decide how a run goes on after an evaluation.
+
+        b <= f        back up    b: the bound, b': that of the weights before, f: the floor
+        2b - b' <= f  tighten    another fall like the last
+        else          keep
+
+    Args:
+        state: Where the run stands.
+        reading: The evaluation.
+        floor: What the bound must exceed, in (0, 1).
+        last_step: The last switch step that leaves a window to start from; the rule does not go past it.
+
+    Returns:
+        The decision with the state after it. On `back_up` the run goes on from `steering.kept`, whose bound is above
+        the floor; otherwise from the weights that were evaluated.
+
+    Raises:
+        ValueError: If the run has stopped.
+    """
+    if state.stopped:
+        raise ValueError("a run that has stopped is not steered")
+    crossed = reading.bound <= floor
+    better = not crossed and reading.reward > state.kept.reward
+    kept = reading if better else state.kept
+    num_stalled = 0 if better else state.num_stalled + (not crossed)
+    after = replace(state, bound=reading.bound, kept=kept, num_stalled=num_stalled)
+    later = max(state.switch_step, state.switch_step + math.ceil((last_step - state.switch_step) * TIGHTENING))
+    predicted = 2 * reading.bound - state.bound
+    told = f"bound {reading.bound:.3f}, floor {floor:.3g}: "
+
+    def decision(action: Action, reason: str, **changes: Any) -> Decision:
+        steering = replace(after, **changes)
+        return Decision(action=action, reason=told + reason, reading=reading, floor=floor, steering=steering)
+
+    if crossed and state.num_back_ups == MOST_BACK_UPS:
+        return decision("stop", f"crossed after {MOST_BACK_UPS} halvings of the learning rate", stopped=True)
+    if crossed:
+        back = {"switch_step": later, "num_back_ups": state.num_back_ups + 1, "bound": kept.bound}
+        goal = f"{kept.candidate or 'the base'}, whose bound is {kept.bound:.3f}"
+        return decision("back_up", f"crossed; back to {goal}, at half the learning rate", **back)
+    if num_stalled >= PATIENCE:
+        return decision("stop", f"the reward has not risen for {num_stalled} evaluations", stopped=True)
+    if predicted > floor:
+        return decision("keep", "far enough")
+    near = f"another evaluation like this one would bring it to {predicted:.3f}"
+    if later == state.switch_step:
+        return decision("keep", f"{near}, and no later switch step is left")
+    return decision("tighten", near, switch_step=later)
+
+
+def replay(state: Steering, readings: Iterable[Reading], *, floor: float, last_step: int) -> Decision:
+    """The last decision of a run: the rule applied to all of its readings in order.
+
+    Raises:
+        ValueError: If there is no reading, or one after the run has stopped.
+    """
+    decision = None
+    for reading in readings:
+        decision = steer(state, reading, floor=floor, last_step=last_step)
+        state = decision.steering
+    if decision is None:
+        raise ValueError("no evaluation to decide on")
+    return decision

@@ -1,0 +1,211 @@
+"""What a study is, as its YAML file says it: checked as a whole, so that one that exists can be run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from hrf.config import Config, resolve
+from hrf.config.base import Count, Positive, Section, Seed
+from hrf.config.messages import combine, from_validation_error
+from hrf.config.tree import deep_merge
+from hrf.config.yaml_text import dump_yaml, parse_yaml
+from hrf.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
+"""Of arms and rewards: part of file names, so lower-case letters, digits and single hyphens."""
+Values = dict[str, Any]
+"""Part of a configuration, as YAML says it."""
+
+
+class Arm(Section):
+    """One way to train, or one way to sample what another arm has trained."""
+
+    description: str
+    """What it is, in a few words."""
+    changes: Values = Field(default_factory=dict)
+    """Laid over the study's configuration."""
+    dial: float | None = None
+    """Its position, where it is one of a series that differ in one number."""
+    weights_of: str = ""
+    """Of another arm: nothing is trained, that arm's weights are measured under these changes as well."""
+    points: Annotated[int, Field(ge=0)] = 0
+    """How often it is measured, where it needs more looks than the others: a diversity floor. 0: as often as they."""
+    preliminary: bool = False
+    """Left out of the comparison at matched reward: it helped to find a setting."""
+
+
+class Matched(Section):
+    """Where curves are compared."""
+
+    reward_gains: dict[Name, tuple[Positive, ...]] = Field(default_factory=dict)
+    """Gains over the base's reward, by reward, at which diversities are compared."""
+    diversity_ratios: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.9, 0.8)
+    """Shares of the base's diversity at which rewards are compared."""
+
+
+class Reduction(Section):
+    """A smaller form of a study, under a name of its own; what is not given stays."""
+
+    arms: tuple[Name, ...] = ()
+    rewards: tuple[Name, ...] = ()
+    seeds: tuple[Seed, ...] = ()
+    budget: Annotated[int, Field(ge=0)] = 0
+    points: Annotated[int, Field(ge=0)] = 0
+    overrides: Values = Field(default_factory=dict)
+
+
+class Study(Section):
+    """Arms x rewards x seeds: every run from the same base, with the same budget, on the same evaluation seeds."""
+
+    description: str
+    """The question."""
+    preset: str
+    """The configuration that all arms start from."""
+    overrides: Values = Field(default_factory=dict)
+    """Laid over the preset, for all arms."""
+    budget: Count
+    """Denoiser evaluations that a run may spend on training: a forward pass counts 1, forward and backward 3."""
+    points: Count = 4
+    """How often a run is measured, at equal parts of its budget; the base is measured besides."""
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)]
+    """Of the training noise; runs of one seed are paired."""
+    rewards: Annotated[dict[Name, Values], Field(min_length=1)]
+    """By name: what the configuration's `reward` becomes."""
+    arms: Annotated[dict[Name, Arm], Field(min_length=1)]
+    """By name, in the order in which they are run."""
+    reference: Name
+    """The arm that the others are compared with."""
+    matched: Matched = Matched()
+    budgets: dict[Name, Reduction] = Field(default_factory=dict)
+    """Smaller forms, for `hrf study --budget NAME`."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        problems = list(self._wrong_names())
+        if problems:
+            raise combine(problems)
+        return self
+
+    def _wrong_names(self) -> Iterator[ConfigError]:
+        yield from _unknown("reference", [self.reference], self.arms)
+        for name, arm in self.arms.items():
+            if arm.weights_of:
+                trained = [other for other, theirs in self.arms.items() if not theirs.weights_of]
+                yield from _unknown(f"arms.{name}.weights_of", [arm.weights_of], trained)
+        yield from _unknown("matched.reward_gains", self.matched.reward_gains, self.rewards)
+        for name, reduction in self.budgets.items():
+            yield from _unknown(f"budgets.{name}.arms", reduction.arms, self.arms)
+            yield from _unknown(f"budgets.{name}.rewards", reduction.rewards, self.rewards)
+        if len(set(self.seeds)) < len(self.seeds):
+            yield ConfigError("seeds", expected="different seeds", got=list(self.seeds), fix="name each once")
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read and check a study file; every configuration of it is resolved once.
+
+        Raises:
+            ConfigError: The file is absent, or something in it cannot be run; the message names the field.
+        """
+        if not path.is_file():
+            raise ConfigError("STUDY", expected="a YAML file", got=str(path), fix="correct the path")
+        study = cls.from_yaml(path.read_text(encoding="utf-8"), origin=str(path))
+        study.check()
+        return study
+
+    @classmethod
+    def from_yaml(cls, text: str, *, origin: str = "study") -> Self:
+        """Read what `to_yaml` wrote.
+
+        Raises:
+            ConfigError: For the first problem; it names the fields of all others.
+        """
+        return cls._from_mapping(parse_yaml(text, origin=origin))
+
+    @classmethod
+    def _from_mapping(cls, values: Mapping[str, Any]) -> Self:
+        try:
+            # JSON mode is strict about types, yet takes a list for a tuple: YAML has no tuples.
+            return cls.model_validate_json(json.dumps(values))
+        except ValidationError as error:
+            raise from_validation_error(error, cls) from error
+
+    def to_yaml(self) -> str:
+        """All values, defaults included, as YAML."""
+        return dump_yaml(self.model_dump(mode="json"))
+
+    def reduced(self, name: str) -> Study:
+        """The smaller form of that name; the study itself for the empty name.
+
+        Raises:
+            ConfigError: There is none of that name.
+        """
+        if not name:
+            return self
+        if name not in self.budgets:
+            raise ConfigError(
+                "--budget",
+                expected=f"one of {', '.join(self.budgets) or 'none: the study has no `budgets`'}",
+                got=name,
+                fix="choose one of them, or leave it out for the whole study",
+            )
+        smaller = self.budgets[name]
+        values = self.model_dump(mode="json")
+        if smaller.arms:
+            values["arms"] = {arm: values["arms"][arm] for arm in smaller.arms}
+            if self.reference not in smaller.arms:
+                values["reference"] = smaller.arms[0]
+        if smaller.rewards:
+            values["rewards"] = {reward: self.rewards[reward] for reward in smaller.rewards}
+            gains = values["matched"]["reward_gains"]
+            values["matched"]["reward_gains"] = {reward: gains[reward] for reward in smaller.rewards if reward in gains}
+        values |= {
+            "seeds": smaller.seeds or self.seeds,
+            "budget": smaller.budget or self.budget,
+            "points": smaller.points or self.points,
+            "overrides": deep_merge(self.overrides, smaller.overrides),
+            "budgets": {},
+        }
+        return self._from_mapping(values)
+
+    def check(self) -> None:
+        """Resolve the configuration of every arm with every reward.
+
+        Raises:
+            ConfigError: One is not valid; its field is named together with the arm.
+        """
+        for arm in self.arms:
+            for reward in self.rewards:
+                self.config(arm, reward, self.seeds[0])
+
+    def config(self, arm: str, reward: str, seed: int, *, epochs: int = 2) -> Config:
+        """The configuration of one run.
+
+        Args:
+            arm: Its arm.
+            reward: Its reward.
+            seed: Of its training noise.
+            epochs: How long it is.
+
+        Raises:
+            ConfigError: It is not valid.
+        """
+        run = {"seed": seed, "epochs": epochs, "epochs_per_step": 1, "start_from": "base"}
+        always: Mapping[str, Any] = {"reward": self.rewards[reward], "run": run, "evaluation": {"every": 1}}
+        changes = deep_merge(deep_merge(self.overrides, self.arms[arm].changes), always)
+        try:
+            return resolve(self.preset, dump_yaml(changes))
+        except ConfigError as error:
+            raise ConfigError(
+                f"arm {arm}, reward {reward}: {error.field}", expected=error.expected, got=error.got, fix=error.fix
+            ) from error
+
+
+def _unknown(field: str, names: Iterable[str], known: Iterable[str]) -> Iterator[ConfigError]:
+    for name in names:
+        if name not in list(known):
+            yield ConfigError(field, expected=f"one of {', '.join(known)}", got=name, fix="name one of them")

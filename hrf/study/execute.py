@@ -1,0 +1,220 @@
+"""One run of a study: the library's own steps one after another, in folders of its own, in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hrf.checkpoint import canonical_json, read_folder, read_manifest
+from hrf.config import Config
+from hrf.policies.folders import POLICY_FILE
+from hrf.progress import PROGRESS_FILE
+from hrf.steps.baseline import baseline, read_baseline
+from hrf.steps.check import check
+from hrf.steps.evaluate import evaluate
+from hrf.steps.fetch import fetch
+from hrf.steps.history import epoch_folder
+from hrf.steps.prepare import prepare
+from hrf.steps.promote import promote
+from hrf.steps.steer import steer
+from hrf.steps.train import train
+from hrf.storage import Storage
+from hrf.study.plan import StudyRun, run_name
+from hrf.study.table import row
+
+PROGRESS = "progress.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where the runs of a study work."""
+
+    storage: str
+    """`s3://bucket/prefix`, for each run's candidates and promoted model while it lasts."""
+    scratch: Path
+    """A folder: `shared` for what runs have in common, and one of each run, which goes when it is finished."""
+    pictures: Path
+    """Receives each run's last sample grid, and the base's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """A way in which a run's weights are sampled and measured: the run's own, or a control's."""
+
+    arm: str
+    config: Config
+    experiment: str
+    folders: Mapping[str, str]
+    """Of `prepare` and `baseline`, by output."""
+
+
+def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
+    """Train and measure one run; of one that was cut off, go on from its last finished step.
+
+    Args:
+        run: What to run.
+        places: Where.
+
+    Returns:
+        Its rows of the table, and those of its controls.
+
+    Raises:
+        HrfError: A step failed.
+    """
+    folder = places.scratch / run.name
+    folder.mkdir(parents=True, exist_ok=True)
+    os.environ[PROGRESS_FILE] = str(folder / PROGRESS)
+    base = _fetch(run.config, places)
+    ways = [_prepare(arm, config, run, places, base) for arm, config in run.configs.items()]
+    rows = [_row(way, run, read_baseline(way.folders["baseline"])[1], way.folders["policy"], point=0) for way in ways]
+    current = {name: ways[0].folders[name] for name in ("policy", "training_state", "history")}
+    trained = 0
+    for point, epochs in enumerate(run.measured_after, start=1):
+        current = _train(ways[0], base, current, folder / f"trained-{epochs:04d}", trained, epochs - trained)
+        for way in ways:
+            at = folder / f"measured-{epochs:04d}" / way.arm
+            history = _measure(way, base, current, at, epochs - 1)
+            policy = current["policy"] if way.config.diversity_floor is not None else way.folders["policy"]
+            evaluation = _read(at / "evaluation" / "evaluation.json")
+            rows.append(_row(way, run, evaluation, policy, point=point, history=history))
+            if way is ways[0]:
+                own_history = history
+        _keep_pictures(ways, run, places, folder / f"measured-{epochs:04d}")
+        current |= {"history": own_history}
+        trained = epochs
+        if ways[0].config.diversity_floor is not None:
+            current = _steer(ways[0], base, current, folder / f"steered-{epochs:04d}", epochs - 1)
+            if read_manifest(current["policy"]).stopped:
+                break
+    shutil.rmtree(folder)
+    for way in ways:
+        Storage.open(places.storage).delete(f"{way.experiment}/")
+    return rows
+
+
+def _fetch(config: Config, places: Places) -> str:
+    """The base model, once for all runs."""
+    model = config.model
+    base = places.scratch / "shared" / "bases" / _digest([model.source, model.revision])
+    with _exclusive(base):
+        _once(fetch, {"base": base}, source=model.source, revision=model.revision, version="")
+    return str(base)
+
+
+def _prepare(arm: str, config: Config, run: StudyRun, places: Places, base: str) -> _Measured:
+    at, experiment = places.scratch / run.name / arm, run_name(arm, run.reward, run.seed)
+    shape = {
+        "num_epochs": config.run.epochs,
+        "epochs_per_step": config.run.epochs_per_step,
+        "evaluate_every": config.evaluation.every,
+        "steered": config.diversity_floor is not None,
+    }
+    kept = {"experiment": experiment, "run_id": "run", "storage": places.storage}
+    asked = {"preset": "", "overrides": config.to_yaml(), "start_from": "base", "noise_tag": ""}
+    _once(check, {"request": at / "request"}, **shape, **kept, **asked)
+    outputs = {name: at / name for name in ("run", "policy", "training_state", "history")}
+    _once(prepare, outputs, request=str(at / "request"), base=base)
+    folders = {name: str(path) for name, path in outputs.items()}
+    # What several runs have in common is measured once: the base, and the states that their evaluations start from.
+    shared = places.scratch / "shared" / "baselines" / _digest(_measured_alike(config))
+    with _exclusive(shared):
+        _once(baseline, {"baseline": shared}, run=folders["run"], base=base, policy=folders["policy"])
+    return _Measured(arm=arm, config=config, experiment=experiment, folders=folders | {"baseline": str(shared)})
+
+
+def _train(
+    way: _Measured, base: str, current: Mapping[str, str], at: Path, epoch: int, num_epochs: int
+) -> dict[str, str]:
+    outputs = {f"new_{name}": at / name for name in current}
+    settled = {"run": way.folders["run"], "base": base, "baseline": way.folders["baseline"]}
+    _once(train, outputs, **settled, **current, epoch=epoch, num_epochs=num_epochs)
+    return {name: str(at / name) for name in current}
+
+
+def _steer(way: _Measured, base: str, current: Mapping[str, str], at: Path, epoch: int) -> dict[str, str]:
+    """Hold the run above its diversity floor."""
+    outputs = {f"new_{name}": at / name for name in current}
+    settled = {"run": way.folders["run"], "base": base, "baseline": way.folders["baseline"]}
+    _once(steer, outputs, **settled, **current, epoch=epoch)
+    return {name: str(at / name) for name in current}
+
+
+def _measure(way: _Measured, base: str, current: Mapping[str, str], at: Path, epoch: int) -> str:
+    """Evaluate and decide; returns the history with both."""
+    given = {
+        "run": way.folders["run"],
+        "baseline": way.folders["baseline"],
+        "policy": current["policy"],
+        "history": current["history"],
+        "epoch": epoch,
+    }
+    _once(evaluate, {"evaluation": at / "evaluation"}, **given, base=base)
+    outputs = {"new_history": at / "history", "decision": at / "decision"}
+    _once(promote, outputs, **given, evaluation=str(at / "evaluation"))
+    return str(at / "history")
+
+
+def _row(
+    way: _Measured, run: StudyRun, evaluation: Mapping[str, Any], policy: str, *, point: int, history: str = ""
+) -> dict[str, Any]:
+    switch_step = _read(Path(policy) / POLICY_FILE)["switch_step"]
+    about: dict[str, Any] = {"arm": way.arm, "reward": run.reward, "config": way.config, "point": point}
+    if not history:
+        return row(evaluation, **about, switch_step=switch_step)
+    folders = [epoch_folder(read_folder(history), epoch) for epoch in range(evaluation["epoch"] + 1)]
+    updates = [_read(folder / "update.json") for folder in folders]
+    return row(
+        evaluation,
+        **about,
+        switch_step=switch_step,
+        wall_seconds=sum(sum(update["seconds"].values()) for update in updates),
+        promoted=_read(folders[-1] / "decision.json")["outcome"] == "promoted",
+        update=updates[-1],
+    )
+
+
+def _keep_pictures(ways: list[_Measured], run: StudyRun, places: Places, measured: Path) -> None:
+    places.pictures.mkdir(parents=True, exist_ok=True)
+    for way in ways:
+        grid = measured / way.arm / "evaluation" / "grid.png"
+        shutil.copyfile(grid, places.pictures / f"{run_name(way.arm, run.reward, run.seed)}.png")
+    shutil.copyfile(Path(ways[0].folders["baseline"]) / "base_grid.png", places.pictures / "base.png")
+
+
+def _once(step: Callable[..., Any], outputs: Mapping[str, Path], **inputs: Any) -> None:
+    """Call a step unless it has been: its output folders are absent or complete."""
+    if not all(path.is_dir() for path in outputs.values()):
+        step(**inputs, **{name: str(path) for name, path in outputs.items()})
+
+
+def _measured_alike(config: Config) -> dict[str, Any]:
+    """What the base's measurement and the prefix pool depend on."""
+    values = config.to_mapping()
+    parts = {name: values[name] for name in ("model", "sampler", "policy", "reward", "evaluation", "gate", "prompts")}
+    return parts | ({"seed": config.run.seed} if config.policy.prefix_pool else {})
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(canonical_json(value)).hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _exclusive(target: Path) -> Iterator[None]:
+    """Let one process at a time make a folder that several need."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_suffix(".lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _read(path: Path) -> dict[str, Any]:
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return value

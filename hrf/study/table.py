@@ -1,0 +1,175 @@
+"""A study's tidy table: one row per run and point, the base's measurement at point 0. CSV and parquet hold the same."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hrf.checkpoint import canonical_json
+from hrf.config import Config
+from hrf.errors import ArtifactError
+
+TABLE_CSV, TABLE_PARQUET = "table.csv", "table.parquet"
+KEY = ("arm", "reward_name", "seed")
+"""What names a run."""
+MODE = "mode_"
+"""Before the label of a class, where the column counts its samples."""
+COLUMNS: Mapping[str, str] = {
+    "arm": "str",
+    "reward_name": "str",
+    "seed": "int64",
+    "point": "int64",
+    "epoch": "int64",
+    "evaluations": "int64",
+    "wall_seconds": "float64",
+    "reward": "float64",
+    "reward_vs_base": "float64",
+    "reward_vs_base_low": "float64",
+    "reward_vs_base_high": "float64",
+    "vendi_order2": "float64",
+    "vendi_order2_ratio": "float64",
+    "vendi_order2_ratio_low": "float64",
+    "vendi_order2_ratio_high": "float64",
+    "vendi_order1": "float64",
+    "mean_pairwise_distance": "float64",
+    "coverage": "float64",
+    "density": "float64",
+    "mode_entropy": "float64",
+    "unrecognised_fraction": "float64",
+    "dark_pixel_fraction": "float64",
+    "edge_density": "float64",
+    "colour_entropy": "float64",
+    "monitors_tripped": "str",
+    "promoted": "int64",
+    "switch_step": "int64",
+    "window_start": "int64",
+    "window_stop": "int64",
+    "learning_rate": "float64",
+    "config_digest": "str",
+}
+"""Columns and their types; the counts of the classifier's classes follow, as int64."""
+
+
+def row(
+    evaluation: Mapping[str, Any],
+    *,
+    arm: str,
+    reward: str,
+    config: Config,
+    point: int,
+    switch_step: int,
+    wall_seconds: float = 0.0,
+    promoted: bool = False,
+    update: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """One row of the table.
+
+    Args:
+        evaluation: The evaluation record, of the base at point 0.
+        arm: The arm.
+        reward: The reward's name in the study.
+        config: The run's configuration.
+        point: Number of the measurement.
+        wall_seconds: Spent on sampling, scoring and updates so far.
+        switch_step: First step of the tuned weights, as measured.
+        promoted: Whether the gate let it pass.
+        update: The epoch's update record; None for the base.
+    """
+    diversity, fidelity, monitors = evaluation["diversity"], evaluation["fidelity"], evaluation["monitors"]
+    gain, ratio = evaluation["reward_vs_base"], diversity["vendi_order2_ratio"]
+    window = (update or {}).get("window") or (-1, -1)
+    readings = {name: monitor["value"] for name, monitor in monitors.items()}
+    return {
+        "arm": arm,
+        "reward_name": reward,
+        "seed": config.run.seed,
+        "point": point,
+        "epoch": evaluation["epoch"],
+        "evaluations": evaluation["num_evaluations"],
+        "wall_seconds": wall_seconds,
+        "reward": evaluation["reward"]["value"],
+        "reward_vs_base": gain["value"],
+        "reward_vs_base_low": gain["low"],
+        "reward_vs_base_high": gain["high"],
+        "vendi_order2": diversity["vendi_order2"]["value"],
+        "vendi_order2_ratio": ratio["value"],
+        "vendi_order2_ratio_low": ratio["low"],
+        "vendi_order2_ratio_high": ratio["high"],
+        "vendi_order1": diversity["vendi_order1"],
+        "mean_pairwise_distance": diversity["mean_pairwise_distance"],
+        "coverage": fidelity["coverage"],
+        "density": fidelity["density"],
+        "mode_entropy": evaluation["mode_entropy"],
+        "unrecognised_fraction": readings.get("unrecognised_fraction"),
+        **{name: readings[name] for name in ("dark_pixel_fraction", "edge_density", "colour_entropy")},
+        "monitors_tripped": "+".join(name for name, monitor in monitors.items() if monitor["tripped"]),
+        "promoted": int(promoted),
+        "switch_step": switch_step,
+        "window_start": window[0],
+        "window_stop": window[1],
+        "learning_rate": update["updates"][-1]["learning_rate"] if update else 0.0,
+        "config_digest": short_digest(config),
+        **{f"{MODE}{label}": count for label, count in (evaluation["modes"] or {}).items()},
+    }
+
+
+def short_digest(config: Config) -> str:
+    """Which configuration a row is of: rows of another are not those of this study.
+
+    Of what differs from the defaults: a table outlives the day when the configuration gets another field.
+    """
+    asked = config.model_dump(mode="json", exclude_defaults=True, exclude={"description"})
+    return hashlib.sha256(canonical_json(asked)).hexdigest()[:12]
+
+
+def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a table with the columns and types of `COLUMNS`."""
+    frame = pd.DataFrame(list(rows))
+    counts = [name for name in frame.columns if name.startswith(MODE) and name not in COLUMNS]
+    frame = frame.reindex(columns=[*COLUMNS, *counts])
+    return frame.astype({**COLUMNS, **dict.fromkeys(counts, "int64")})
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    """A study folder's table; empty where there is none yet.
+
+    Raises:
+        ArtifactError: It is no such table.
+    """
+    path = folder / TABLE_CSV
+    return read_table_file(path) if path.is_file() else frame_of([])
+
+
+def read_table_file(path: Path) -> pd.DataFrame:
+    """A study's table from a CSV file.
+
+    Raises:
+        ArtifactError: It is no such table.
+    """
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"])
+        missing = [name for name in COLUMNS if name not in frame.columns]
+        if missing:
+            raise ValueError(f"column {missing[0]} is missing")
+        return frame_of(frame.to_dict("records"))
+    except (OSError, ValueError, TypeError) as error:
+        raise ArtifactError(
+            path, problem=f"not a study's table: {error}", producer="hrf study", fix="restore it, or move it away"
+        ) from error
+
+
+def write_table(frame: pd.DataFrame, folder: Path) -> None:
+    """Write the table as CSV and as parquet; each is whole at any time."""
+    _replace(folder / TABLE_CSV, lambda path: frame.to_csv(path, index=False, na_rep="nan"))
+    _replace(folder / TABLE_PARQUET, lambda path: frame.to_parquet(path, index=False))
+
+
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
+    partial = path.with_name(f".{path.name}")
+    write(partial)
+    os.replace(partial, path)

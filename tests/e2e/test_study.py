@@ -1,0 +1,185 @@
+"""`hrf study`: a study from beginning to end, cut off and gone on with, changed, and with an arm that fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from hrf.study.table import COLUMNS, TABLE_PARQUET, read_table
+from tests.e2e.commands import hrf, start
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+STUDY = """
+description: DDPO, HRF, and HRF's weights sampled from half way on only
+preset: avatars-smoke
+overrides: {policy: {split: 0.0, prefix_pool: 0}, model: {batch_size: 4}}
+budget: 300
+points: 2
+seeds: [1, 2]
+reference: ddpo
+rewards:
+  small: {name: jpeg_compressibility}
+arms:
+  ddpo: {description: from noise, changes: {starts: {kind: noise, schedule: uniform, windows: []}}}
+  hrf: {description: clean starts}
+  hrf-split: {description: its weights from half way, changes: {policy: {split: 0.5}}, weights_of: hrf}
+budgets:
+  one: {seeds: [2]}
+"""
+RUNS = {(arm, seed) for arm in ("ddpo", "hrf", "hrf-split") for seed in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("studies")
+    (folder / "study.yaml").write_text(STUDY)
+    return folder
+
+
+def command(home: Path, output: str, *more: str) -> list[str]:
+    return [
+        *("study", str(home / "study.yaml"), "-o", str(home / output), "--work-dir", str(home / "work")),
+        *("--workers", "2", *more),
+    ]
+
+
+@pytest.fixture(scope="module")
+def straight(home) -> Path:
+    """The folder of the study, run without a break."""
+    said = hrf(*command(home, "straight"))
+    assert said.exit_code == 0, said.output
+    assert f"Table:     {home / 'straight' / 'table.csv'}" in said.output
+    return home / "straight"
+
+
+def numbers(folder: Path) -> pd.DataFrame:
+    """The table without what differs between two runs of the same: its order and its times."""
+    return read_table(folder).drop(columns="wall_seconds").sort_values(["arm", "seed", "point"]).reset_index(drop=True)
+
+
+def test_a_study_leaves_a_row_for_every_run_and_point_with_the_same_base_for_all(straight):
+    table = read_table(straight)
+
+    assert {(arm, seed) for arm, seed in zip(table["arm"], table["seed"], strict=True)} == RUNS
+    assert (table.groupby(["arm", "seed"])["point"].apply(list).map(lambda points: points[0])).eq(0).all()
+    base = table[table["point"] == 0]
+    assert base["reward"].nunique() == 1
+    assert (base["vendi_order2_ratio"] == 1).all()
+    trained = table[table["point"] > 0]
+    assert trained["evaluations"].between(1, 1.1 * 300).all()
+    assert (trained.groupby(["arm", "seed"])["evaluations"].max() > 0.6 * 300).all()
+    assert (trained["reward"] != base["reward"].iloc[0]).all()
+    assert set(COLUMNS) <= set(table.columns)
+    pd.testing.assert_frame_equal(pd.read_parquet(straight / TABLE_PARQUET), table)
+
+
+def test_a_control_shares_its_arms_training_and_is_sampled_otherwise(straight):
+    table = read_table(straight).set_index(["arm", "seed", "point"])
+    own, control = table.loc["hrf"], table.loc["hrf-split"]
+
+    assert (own["evaluations"] == control["evaluations"]).all()
+    assert (own["switch_step"] == 0).all()
+    assert (control["switch_step"] == 3).all()
+    assert (own["reward"] != control["reward"]).any()
+
+
+def test_the_folder_holds_pictures_and_a_report_and_nothing_of_the_work(straight):
+    pictures = {path.stem for path in (straight / "pictures").iterdir()}
+
+    assert pictures == {"base", *(f"{arm}--small--{seed}" for arm, seed in RUNS)}
+    assert Image.open(straight / "pictures" / "base.png").size[0] > 100
+    assert "<html" in (straight / "report.html").read_text()
+    assert not (straight / "scratch").exists()
+
+
+def test_a_finished_study_does_nothing_more(home, straight):
+    before = (straight / "table.csv").stat().st_mtime_ns
+
+    said = hrf(*command(home, "straight"))
+
+    assert said.exit_code == 0
+    assert "done" not in said.output
+    assert (straight / "table.csv").stat().st_mtime_ns == before
+
+
+def test_a_killed_study_goes_on_without_repeating_finished_runs_and_gives_the_same_table(home, straight):
+    """Killed, workers and all, when the first run is in the table and others are half-way. Kills: starting anew."""
+    folder = home / "cut"
+    process = start(*command(home, "cut"), output=home / "cut.log")
+    try:
+        while process.poll() is None and len(read_table(folder)) == 0:
+            time.sleep(0.05)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    first = read_table(folder)
+    assert 0 < len(first) < len(read_table(straight))
+
+    said = hrf(*command(home, "cut"))
+
+    assert said.exit_code == 0, said.output
+    finished = {f"{arm}--small--{seed}" for arm, seed in zip(first["arm"], first["seed"], strict=True)}
+    assert not any(f"done  {name}" in said.output for name in finished)
+    pd.testing.assert_frame_equal(numbers(folder), numbers(straight))
+    kept = read_table(folder).merge(first, on=["arm", "seed", "point"], suffixes=("", "_first"))
+    assert (kept["wall_seconds"] == kept["wall_seconds_first"]).all()
+
+
+def test_a_study_may_be_shared_out_seed_by_seed(home, straight):
+    for seed in ("1", "2"):
+        said = hrf(*command(home, "shared", "--seed", seed))
+        assert said.exit_code == 0, said.output
+
+    pd.testing.assert_frame_equal(numbers(home / "shared"), numbers(straight))
+
+
+def test_a_changed_arm_is_not_mixed_with_rows_of_the_old_one(home, straight):
+    changed = home / "changed.yaml"
+    changed.write_text(STUDY.replace("clean starts", "clean starts, changes: {update: {learning_rate: 1e-5}}"))
+    arguments = command(home, "straight")
+    arguments[1] = str(changed)
+
+    said = hrf(*arguments)
+
+    assert said.exit_code == 3
+    assert "--fresh" in said.output
+    assert len(read_table(straight)) > 0
+
+
+def test_an_arm_that_fails_is_told_and_leaves_the_others_alone(home):
+    """A rate that makes the weights infinite."""
+    broken = home / "broken.yaml"
+    broken.write_text(STUDY.replace("clean starts", "hopeless, changes: {update: {learning_rate: 1e30}}"))
+    arguments = command(home, "broken", "--seed", "1")
+    arguments[1] = str(broken)
+
+    said = hrf(*arguments)
+
+    assert said.exit_code == 1
+    assert "hrf--small--1" in said.output
+    assert "NumericalError" in said.output
+    assert set(read_table(home / "broken")["arm"]) == {"ddpo"}
+
+
+def test_a_smaller_form_has_a_folder_of_its_own(home):
+    arguments = ["study", str(home / "study.yaml"), "--budget", "one", "--work-dir", str(home / "work")]
+
+    said = hrf(*arguments, "--arm", "ddpo")
+
+    assert said.exit_code == 0, said.output
+    assert set(read_table(home / "work" / "studies" / "study-one")["seed"]) == {2}
+
+
+@pytest.mark.parametrize(("option", "value"), [("--arm", "hrff"), ("--reward", "large"), ("--seed", "3")])
+def test_a_name_that_the_study_does_not_have_is_refused(home, option, value):
+    said = hrf(*command(home, "none", option, value))
+
+    assert said.exit_code == 3
+    assert option in said.output
+    assert not (home / "none").exists()

@@ -1,0 +1,93 @@
+"""What tests let several processes do. Found there by name, and so in a module that is quick to import."""
+
+import inspect
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from hrf.errors import NumericalError
+from hrf.ranks import this_rank
+
+
+def call_steps(calls: list) -> None:
+    """Call step functions one after another, as a rank does: one start of processes for many."""
+    for function, arguments in calls:
+        inspect.unwrap(function)(**arguments)
+
+
+def talk(value: int) -> dict:
+    ranks = this_rank()
+    own = torch.full((ranks.index, 2), float(ranks.index))
+    summed = torch.tensor([1.0 + ranks.index])
+    ranks.add_up([summed])
+    return {
+        "value": value,
+        "joined": ranks.concatenate(own).tolist(),
+        "nothing": list(ranks.concatenate(torch.empty(0, 3)).shape),
+        "sum": summed.item(),
+        "same": ranks.all_have(torch.ones(2)),
+        "different": ranks.all_have(torch.full((2,), float(ranks.index))),
+        "threads": torch.get_num_threads(),
+        "writes": ranks.concatenate(torch.tensor([ranks.writes()]).int()).tolist(),
+    }
+
+
+def note_pid(folder: str) -> None:
+    (Path(folder) / f"pid-{this_rank().index}").write_text(str(os.getpid()))
+
+
+def fail(folder: str, how: str) -> None:
+    """The last rank fails while the others wait for it, and would write what is never whole."""
+    note_pid(folder)
+    ranks = this_rank()
+    if ranks.index == ranks.count - 1:
+        end(how)
+    ranks.writes()
+    (Path(folder) / "output").touch()
+
+
+def end(how: str) -> None:
+    match how:
+        case "number":
+            raise NumericalError("a loss is not finite", where="epoch=3", fix="lower the rate")
+        case "other":
+            raise ZeroDivisionError("by nought")
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stuck":
+            time.sleep(600)
+
+
+def wait_for_ever(folder: str) -> None:
+    note_pid(folder)
+    time.sleep(600)
+
+
+def mean_red(images: np.ndarray) -> np.ndarray:
+    return images[:, 0].mean(axis=(1, 2)).astype(np.float64)
+
+
+def reward_of_a_rank_that_dies(images: np.ndarray) -> np.ndarray:
+    """As `mean_red`; the last rank's process is killed at its second call."""
+    global _calls
+    _calls += 1
+    ranks = this_rank()
+    note_pid(os.environ["PID_FOLDER"])
+    if ranks.index == ranks.count - 1 and _calls == 2:
+        end("killed")
+    return mean_red(images)
+
+
+def reward_without_the_last(images: np.ndarray) -> np.ndarray:
+    """As `mean_red`, but the last image of the last rank has none."""
+    scores = mean_red(images)
+    if this_rank().index == this_rank().count - 1:
+        scores[-1] = np.nan
+    return scores
+
+
+_calls = 0

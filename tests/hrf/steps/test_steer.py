@@ -1,0 +1,235 @@
+"""A run under a diversity floor, step by step: weights, moments, windows and records after each decision."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file
+
+from hrf.checkpoint import read_folder, read_manifest, writing_folder
+from hrf.config import Config
+from hrf.errors import ConfigError
+from hrf.steps.check import check_shape
+from hrf.steps.gather import gather
+from tests.hrf.steps.test_epochs import DDPO, SELECTED
+
+FLOOR = {"diversity_floor": 0.9, "starts": {"kind": "window", "schedule": "uniform", "width": 0.0}}
+SPLIT = {"policy": {"split": 0.3, "prefix_pool": 4}}
+
+
+def judged(run, epoch: int, *, bound: float, gain: float) -> dict:
+    """Evaluate, put other numbers into the record, promote, and steer."""
+    run.evaluate(epoch)
+    folder = run.folder / f"evaluation-{epoch}"
+    record = json.loads((folder / "evaluation.json").read_text())
+    base = json.loads((run.folder / "baseline" / "baseline.json").read_text())
+    record["diversity"]["vendi_order2_ratio"] = {"value": bound + 0.05, "low": bound, "high": bound + 0.1}
+    record["rewards"] = [reward + gain * (1 + 0.01 * index) for index, reward in enumerate(base["rewards"])]
+    record["reward_vs_base"]["value"] = gain
+    record["monitors"] = {}
+    with writing_folder(run.at("edited"), producer=read_manifest(folder).producer) as edited:
+        shutil.copytree(folder, edited, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+        (edited / "evaluation.json").write_text(json.dumps(record))
+    shutil.rmtree(folder)
+    (run.folder / "edited").rename(folder)
+    return {**run.promote(epoch), **run.steer(epoch)}
+
+
+def weights(run, name: str) -> dict:
+    """Digests of a policy's weights, whatever goes with them."""
+    files = read_manifest(run.at(name)).files
+    return {file: entry["sha256"] for file, entry in files.items() if file.startswith("unet/")}
+
+
+def about(run, name: str, file: str) -> dict:
+    return json.loads((run.folder / name / file).read_text())
+
+
+def start_steps(run, epoch: int) -> list[int]:
+    return load_file(run.folder / f"trajectories-{epoch}" / "trajectories.safetensors")["start_steps"].tolist()
+
+
+def learning_rate(run, epoch: int) -> float:
+    return about(run, f"history-{epoch + 1}", f"epochs/{epoch:04d}/update.json")["updates"][0]["learning_rate"]
+
+
+def test_a_run_that_nobody_touches_crosses_its_floor_and_backs_up_to_the_base(steps):
+    """Real numbers throughout: a rate at which the tiny model falls apart at once."""
+    run = steps("run", {**FLOOR, "update": {"learning_rate": 1e-2}, "evaluation": {"num_samples": 16}})
+    run.prepare()
+    run.epoch(0)
+    decision = run.judge(0)
+    steered = run.steer(0)
+
+    ratio = about(run, "evaluation-0", "evaluation.json")["diversity"]["vendi_order2_ratio"]
+    assert decision["outcome"] == "rejected"
+    assert ratio["low"] < 0.9
+    assert (steered["action"], steered["kept_bound"], steered["rate_scale"]) == ("back_up", 1.0, 0.5)
+    assert weights(run, "policy-1") == weights(run, "policy-0") != weights(run, "trained-policy-0")
+
+
+def test_near_the_floor_the_weights_and_moments_stay_and_the_switch_step_moves(steps):
+    run = steps("run", FLOOR)
+    run.prepare()
+    run.epoch(0)
+    steered = judged(run, 0, bound=0.92, gain=0.1)
+
+    assert (steered["action"], steered["outcome"], steered["switch_step"]) == ("tighten", "promoted", 1)
+    assert weights(run, "policy-1") == weights(run, "trained-policy-0")
+    assert about(run, "policy-1", "policy.json") == {
+        **about(run, "policy-0", "policy.json"),
+        "kind": "split",
+        "switch_step": 1,
+    }
+    files = [read_manifest(run.at(name)).files for name in ("state-1", "trained-state-0")]
+    assert files[0]["moments.safetensors"] == files[1]["moments.safetensors"]
+    assert about(run, "state-1", "state.json")["rate_scale"] == 1.0
+
+
+def test_a_crossed_floor_brings_the_best_candidate_back_with_fresh_moments_and_a_smaller_rate(steps):
+    """Kills: backing up to the candidate that crossed, or to the last one above the floor; old moments; counters that
+    start again; a rate that no update sees."""
+    run = steps("run", FLOOR)
+    run.prepare()
+    for epoch, (bound, gain) in enumerate([(0.97, 0.2), (0.96, 0.1), (0.85, 0.3)]):
+        run.epoch(epoch)
+        steered = judged(run, epoch, bound=bound, gain=gain)
+
+    assert (steered["action"], steered["kept_bound"], steered["rate_scale"]) == ("back_up", 0.97, 0.5)
+    assert weights(run, "policy-3") == weights(run, "policy-1") != weights(run, "policy-2")
+    assert about(run, "policy-3", "policy.json")["switch_step"] == steered["switch_step"] > 0
+    before, after = (about(run, name, "state.json") for name in ("trained-state-2", "state-3"))
+    assert after == {**before, "rate_scale": 0.5}
+    assert list(read_manifest(run.at("state-3")).files) == ["state.json"]
+
+    run.epoch(3)
+    assert min(start_steps(run, 3)) >= steered["switch_step"]
+    assert learning_rate(run, 3) == 0.5 * learning_rate(run, 2)
+    updates = about(run, "history-4", "epochs/0003/update.json")["updates"]
+    assert updates[0]["update"] == before["num_updates"]
+    records = sorted((run.folder / "history-4" / "epochs").glob("*/steering.json"))
+    assert [json.loads(file.read_text())["action"] for file in records] == ["keep", "keep", "back_up"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, SPLIT, DDPO, SELECTED], ids=["hrf", "split", "ddpo", "hrf-d"])
+def test_every_start_distribution_goes_on_from_a_later_switch_step(steps, changes):
+    """Kills: a prefix pool or evaluation starts that are taken for states at the later step; a window before it."""
+    run = steps("run", {**FLOOR, **changes, "run": {"epochs": 2}})
+    run.prepare()
+    run.epoch(0)
+    steered = judged(run, 0, bound=0.5, gain=0.1)
+    run.epoch(1)
+    metrics = judged(run, 1, bound=0.95, gain=0.1)
+
+    assert steered["switch_step"] > run.config.switch_step
+    starts = start_steps(run, 1)
+    assert min(starts) >= steered["switch_step"]
+    if run.config.starts.kind == "noise":
+        assert set(starts) == {steered["switch_step"]}
+    if run.config.policy.prefix_pool:
+        about_sampling = about(run, "trajectories-1", "about.json")
+        roots, tails = 2 * (6 - run.config.switch_step), sum(6 - start for start in starts)
+        assert about_sampling["num_evaluations"] == roots + tails
+    assert metrics["outcome"] == "promoted"
+
+
+@pytest.mark.slow
+def test_untrained_weights_at_a_later_switch_step_are_still_the_base(steps):
+    """The reference takes over from the earlier step's states, on the same noise. Kills: states that are denoised by
+    the tuned weights in between, noise that does not go on where the prefix has left it."""
+    run = steps("run", {**FLOOR, **SPLIT, "update": {"learning_rate": 1e-7}})
+    run.prepare()
+    run.epoch(0)
+    judged(run, 0, bound=0.5, gain=0.1)
+    run.epoch(1)
+    # Of the base's weights: `policy-1` is what the run backed up to, at the later switch step.
+    (run.folder / "policy-2").rename(run.folder / "unused")
+    shutil.copytree(run.folder / "policy-1", run.folder / "policy-2")
+    run.evaluate(1)
+
+    record = about(run, "evaluation-1", "evaluation.json")
+    assert record["rewards"] == about(run, "baseline", "baseline.json")["rewards"]
+    assert record["diversity"]["vendi_order2_ratio"]["value"] == pytest.approx(1.0, abs=1e-5)
+
+
+def test_a_run_that_gains_nothing_stops_and_later_steps_pass_on_what_they_are_given(steps):
+    run = steps("run", {**FLOOR, "run": {"epochs": 5}})
+    run.prepare()
+    for epoch in range(3):
+        run.epoch(epoch)
+        steered = judged(run, epoch, bound=1.0, gain=-0.1)
+    assert (steered["action"], steered["stopped"]) == ("stop", 1)
+
+    run.sample(3, 0, 2, "-a")
+    run.sample(3, 1, 2, "-b")
+    names = [f"{name}-3{shard}" for name in ("trajectories", "samples") for shard in ("-a", "-b")]
+    joined = {"trajectories": run.at("trajectories-joined"), "samples": run.at("samples-joined")}
+    shards = {"trajectory_shards": list(map(run.at, names[:2])), "sample_shards": list(map(run.at, names[2:]))}
+    assert gather(run=run.at("run"), epoch=3, **shards, **joined) == {"stopped": 1}
+    run.epoch(3)
+    assert run.judge(3) == run.steer(3) == {"stopped": 1}
+    run.train(4, 1)
+    for name in ("policy", "state", "history"):
+        assert read_manifest(run.at(f"{name}-5")) == read_manifest(run.at(f"{name}-3"))
+        read_folder(run.at(f"{name}-5"))
+
+    facts = run.summarize("history-5")
+    assert facts["num_epochs"] == 3
+    page = (run.folder / "report.html").read_text()
+    assert "the reward has not risen for 3 evaluations" in page
+
+
+@pytest.mark.slow
+def test_steering_again_gives_the_same_bytes_and_needs_nothing_but_the_records(steps):
+    """Kills: state that is kept beside the history. The second pass knows the outputs of training and promote only."""
+    run = steps("run", FLOOR)
+    run.prepare()
+    for epoch, (bound, gain) in enumerate([(0.97, 0.2), (0.85, 0.3)]):
+        run.epoch(epoch)
+        judged(run, epoch, bound=bound, gain=gain)
+    before = [read_manifest(run.at(f"{name}-2")) for name in ("policy", "state", "history")]
+    for name, trained in (("policy-2", "policy"), ("state-2", "state")):
+        shutil.rmtree(run.folder / name)
+        (run.folder / f"trained-{trained}-1").rename(run.folder / name)
+    (run.folder / "trained-history-1").rename(run.folder / "judged-1")
+
+    run.steer(1)
+
+    assert [read_manifest(run.at(f"{name}-2")) for name in ("policy", "state", "history")] == before
+
+
+@pytest.mark.slow
+def test_the_next_run_goes_on_from_the_switch_step_at_which_the_promoted_policy_was_sampled(steps):
+    """Kills: a start from the configured step; a kept policy that is forgotten; a rate that stays small."""
+    first, second = steps("first", FLOOR), steps("second", FLOOR)
+    first.prepare("first")
+    for epoch, (bound, gain) in enumerate([(0.92, 0.1), (0.95, 0.2)]):
+        first.epoch(epoch)
+        decided = judged(first, epoch, bound=bound, gain=gain)
+    assert (decided["outcome"], decided["action"]) == ("promoted", "keep")
+
+    second.prepare("second")
+    assert about(second, "policy-0", "policy.json")["switch_step"] == 1
+    assert about(second, "baseline", "start.json")["switch_step"] == 1
+    second.epoch(0)
+    assert min(start_steps(second, 0)) >= 1
+    steered = judged(second, 0, bound=0.5, gain=0.3)
+    assert (steered["action"], steered["switch_step"]) == ("back_up", 2)
+    kept = about(second, "history-1", "epochs/0000/steering.json")["steering"]["kept"]["candidate"]
+    # The tiny models are next to each other, and which is above the floor is a matter of their real numbers.
+    start = about(second, "baseline", "start.json")
+    above = start["diversity"]["vendi_order2_ratio"]["low"] > 0.9 and start["reward_vs_base"]["value"] > 0
+    assert kept == ("first/epoch-0001" if above else None)
+
+    plain = steps("third", {**FLOOR, "diversity_floor": None})
+    with pytest.raises(ConfigError, match="kind as this configuration"):
+        plain.prepare("third")
+
+
+@pytest.mark.parametrize("steered", [True, False])
+def test_a_floor_and_a_pipeline_that_was_compiled_otherwise_do_not_go_together(steered):
+    config = Config() if steered else Config.from_mapping({"diversity_floor": 0.9})
+    shape = {"num_epochs": 3, "epochs_per_step": 1, "evaluate_every": 1}
+    with pytest.raises(ConfigError, match="diversity_floor"):
+        check_shape(config, **shape, steered=steered)

@@ -1,0 +1,92 @@
+"""Study files: what they mean, and what is wrong with wrong ones."""
+
+import pytest
+
+from hrf.config import resolve
+from hrf.errors import ConfigError
+from hrf.study.definition import Study
+from tests.hrf.study.studies import TEXT, study
+
+
+def test_a_study_survives_its_own_yaml():
+    asked = study()
+
+    assert Study.from_yaml(asked.to_yaml()) == asked
+
+
+def test_a_run_has_its_arms_changes_its_reward_its_seed_and_starts_from_the_base():
+    config = study().config("ddpo", "blue", 7, epochs=5)
+
+    assert config.starts.kind == "noise"
+    assert (config.reward.name, config.reward.label) == ("classifier", "planets")
+    assert (config.run.seed, config.run.epochs, config.run.epochs_per_step, config.run.start_from) == (7, 5, 1, "base")
+    assert config.evaluation == resolve("avatars-smoke").evaluation.model_copy(update={"every": 1})
+
+
+def test_overrides_hold_for_all_arms_and_an_arms_own_changes_lie_on_top():
+    asked = study(TEXT + "overrides: {update: {learning_rate: 2e-4}, policy: {split: 0.25}}\n")
+
+    assert asked.config("hrf", "small", 0).update.learning_rate == 2e-4
+    assert asked.config("hrf", "small", 0).policy.split == 0.25
+    assert asked.config("hrf-split", "small", 0).policy.split == 0.5
+
+
+def test_a_smaller_form_keeps_what_it_does_not_name():
+    small = study().reduced("one")
+
+    assert (list(small.arms), list(small.rewards), small.seeds) == (["hrf"], ["small"], (7,))
+    assert (small.budget, small.points) == (500, 1)
+    assert small.config("hrf", "small", 7).update.learning_rate == 1e-3
+    assert small.matched.reward_gains == {"small": (0.05,)}
+    assert study().reduced("") == study()
+
+
+def test_a_smaller_form_without_the_reference_is_compared_with_its_first_arm():
+    assert study().reduced("one").reference == "hrf"
+
+
+@pytest.mark.parametrize(
+    ("line", "field"),
+    [
+        ({"budget": "budget: 0"}, "budget"),
+        ({"seeds": "seeds: [1, 1]"}, "seeds"),
+        ({"seeds": "seeds: []"}, "seeds"),
+        ({"reference": "reference: ddp"}, "reference"),
+        ({"matched": "matched: {reward_gains: {large: [0.1]}}"}, "matched.reward_gains"),
+        ({"preset": "presets: avatars-smoke"}, "presets"),
+    ],
+)
+def test_a_wrong_line_is_named(line, field):
+    with pytest.raises(ConfigError) as caught:
+        study(**line)
+
+    assert caught.value.field == field or field in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arm", "field"),
+    [
+        ("  Bad_Name: {description: x}", "Bad_Name"),
+        ("  two--hyphens: {description: x}", "two--hyphens"),
+        ("  control: {description: x, weights_of: hrf-split}", "arms.control.weights_of"),
+        ("  control: {description: x, weights_of: nobody}", "arms.control.weights_of"),
+    ],
+)
+def test_a_wrong_arm_is_named(arm, field):
+    with pytest.raises(ConfigError, match=field):
+        study(TEXT.replace("arms:\n", f"arms:\n{arm}\n", 1))
+
+
+def test_a_file_is_checked_arm_by_arm_before_anything_runs(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(TEXT.replace("policy: {split: 0.5}", "policy: {splitt: 0.5}"))
+
+    with pytest.raises(ConfigError, match=r"arm hrf-split, reward small: policy\.splitt"):
+        Study.read(path)
+    with pytest.raises(ConfigError, match="STUDY"):
+        Study.read(tmp_path / "none.yaml")
+
+
+def test_an_unknown_smaller_form_is_refused_with_those_there_are():
+    with pytest.raises(ConfigError, match="expected one of one"):
+        study().reduced("two")

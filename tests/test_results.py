@@ -1,0 +1,139 @@
+"""The README's results: what the committed table gives, word for word."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks import results
+from hrf.errors import ArtifactError, ConfigError
+from hrf.study.definition import Study
+from hrf.study.table import frame_of, read_table_file
+from tests.hrf.study_folders import rows
+
+ROOT = results.PROJECT
+
+
+def test_the_readme_and_its_figure_are_what_the_committed_table_gives():
+    if not (ROOT / results.TABLE).is_file():
+        pytest.skip(f"NO RESULTS ARE CHECKED: {results.TABLE} is not committed yet")
+    assert results.differing(ROOT) == [], "run python -m benchmarks.results"
+
+
+def test_sentences_hold_no_number_that_is_written_by_hand():
+    words = yaml.safe_load((ROOT / results.WORDS).read_text(encoding="utf-8"))
+    for sentence in words["sentences"]:
+        by_hand = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|`.*?`", "", sentence, flags=re.DOTALL)
+        # The confidence is that of `hrf.study.matching`; names such as order-2 are none.
+        assert re.findall(r"(?<![\w-])\d[\d.,]*", by_hand.replace("95% intervals", "")) == []
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A project of its own with a made-up table of the committed study."""
+    for name in (results.STUDY, results.WORDS, results.PAGE):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    # Without what the committed table has given.
+    page = (tmp_path / results.PAGE).read_text(encoding="utf-8")
+    emptied = re.sub(f"{results.BEGIN}.*?{results.END}", f"{results.BEGIN}\n{results.END}", page, flags=re.DOTALL)
+    (tmp_path / results.PAGE).write_text(emptied, encoding="utf-8")
+    study = Study.from_yaml((tmp_path / results.STUDY).read_text(encoding="utf-8"))
+    arms = {arm: (0.2 + 0.002 * place, 0.4 - 0.01 * place) for place, arm in enumerate(study.arms)}
+    table = frame_of(rows(arms, list(study.rewards), study.seeds, study.points))
+    table.to_csv(tmp_path / results.TABLE, index=False, na_rep="nan")
+    return tmp_path
+
+
+def write(root: Path) -> None:
+    for path, text in results.outputs(root).items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text, encoding="utf-8")
+
+
+def check(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["results", "--check", "--root", str(root)])
+    results.main()
+
+
+class TestCheck:
+    def test_what_was_written_passes(self, root, monkeypatch):
+        write(root)
+        check(root, monkeypatch)
+
+    def test_writing_twice_changes_nothing(self, root):
+        write(root)
+        assert results.differing(root) == []
+
+    @pytest.mark.parametrize("name", [results.PAGE, results.FIGURE])
+    def test_a_changed_digit_fails(self, root, monkeypatch, name):
+        write(root)
+        text = (root / name).read_text(encoding="utf-8")
+        start = text.index(results.BEGIN) if name == results.PAGE else text.index("<text")
+        place = re.compile(r"\d").search(text, start + text[start:].index("0."))
+        assert place is not None
+        digit = str((int(place[0]) + 1) % 10)
+        (root / name).write_text(text[: place.start()] + digit + text[place.end() :], encoding="utf-8")
+        with pytest.raises(SystemExit, match=re.escape(name)):
+            check(root, monkeypatch)
+
+    def test_a_changed_table_fails(self, root, monkeypatch):
+        write(root)
+        path = root / results.TABLE
+        table = read_table_file(path)
+        shown = yaml.safe_load((root / results.WORDS).read_text(encoding="utf-8"))["arms"]
+        table.loc[table[table["arm"] == shown[-1]].index[-1], "reward_vs_base"] = 0.9
+        table.to_csv(path, index=False, na_rep="nan")
+        with pytest.raises(SystemExit):
+            check(root, monkeypatch)
+
+    def test_an_absent_figure_fails(self, root, monkeypatch):
+        write(root)
+        (root / results.FIGURE).unlink()
+        with pytest.raises(SystemExit, match="svg"):
+            check(root, monkeypatch)
+
+    def test_a_check_writes_nothing(self, root, monkeypatch):
+        before = (root / results.PAGE).read_text(encoding="utf-8")
+        with pytest.raises(SystemExit):
+            check(root, monkeypatch)
+        assert (root / results.PAGE).read_text(encoding="utf-8") == before
+        assert not (root / results.FIGURE).exists()
+
+
+class TestSection:
+    def test_the_rest_of_the_page_stays_as_it_is(self, root):
+        before = (root / results.PAGE).read_text(encoding="utf-8")
+        write(root)
+        after = (root / results.PAGE).read_text(encoding="utf-8")
+        section = re.compile(f"{results.BEGIN}.*?{results.END}", re.DOTALL)
+        heading = f"\n{results.HEADING}\n\n```sh\npython -m benchmarks.results\n```\n\n"
+        outside = section.sub("", after)
+        assert outside in (section.sub("", before), before.replace("## Results\n", f"## Results\n{heading}\n", 1))
+
+    def test_every_reward_and_arm_has_its_row(self, root):
+        write(root)
+        words = results.Words.model_validate(yaml.safe_load((root / results.WORDS).read_text(encoding="utf-8")))
+        page = (root / results.PAGE).read_text(encoding="utf-8")
+        section = page[page.index(results.BEGIN) : page.index(results.END)]
+        study = Study.from_yaml((root / results.STUDY).read_text(encoding="utf-8"))
+        for arm in words.arms:
+            assert section.count(f"| `{arm}` |") == len(study.rewards)
+        for reward in study.rewards:
+            assert section.count(f"| {reward}, ") == 1
+
+    def test_an_arm_that_is_not_in_the_comparison_is_refused(self, root):
+        path = root / results.WORDS
+        words = yaml.safe_load(path.read_text(encoding="utf-8"))
+        path.write_text(yaml.safe_dump(words | {"arms": ["no-such-arm"]}), encoding="utf-8")
+        with pytest.raises(ConfigError, match="no-such-arm"):
+            results.outputs(root)
+
+    def test_a_table_that_is_absent_is_an_error(self, root):
+        (root / results.TABLE).unlink()
+        with pytest.raises(ArtifactError, match=r"window\.csv"):
+            results.outputs(root)
