@@ -1,10 +1,11 @@
-"""Wall time and bytes of one epoch, next to the least possible.
+"""Time and bytes of one epoch, next to the least possible.
 
-    python -m benchmarks.epoch [PRESET] [--repeats N]
+    python -m benchmarks.epoch [PRESET] [--batch-size N] [--repeats N]
 
 Time: sample, score and update of one epoch against a floor of as many raw denoiser evaluations in full batches,
-forward for the sampling, forward and backward for the update. The two are measured in turn, so that a machine whose
-speed drifts slows both. Bytes: what an epoch's steps hand on through artifacts, against tail states, log-probabilities
+forward for the sampling, forward and backward for the update. Times are processor seconds of one thread, so that what
+else the machine does does not count, and the two are measured in turn, so that a machine whose speed drifts slows both.
+Bytes: what an epoch's steps hand on through artifacts, against tail states, log-probabilities
 and weights.
 """
 
@@ -43,9 +44,13 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset", nargs="?", default="avatars-compressibility")
+    parser.add_argument("--batch-size", type=int, help="samples in a call of the rollout; the preset's")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
+    torch.set_num_threads(1)
     config = resolve(arguments.preset)
+    if arguments.batch_size:
+        config = config.with_changes({"model": {"batch_size": arguments.batch_size}})
     with tempfile.TemporaryDirectory() as scratch:
         base = Path(scratch) / "base"
         fetch_base(config.model, base, {"step": "benchmark"})
@@ -94,10 +99,10 @@ def measure(config: Config, policy: DiffusionPolicy, repeats: int, scratch: Path
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds and result of a call."""
-    began = time.perf_counter()
+    """Processor seconds and result of a call."""
+    began = time.process_time()
     result = function()
-    return time.perf_counter() - began, result
+    return time.process_time() - began, result
 
 
 @torch.no_grad()
@@ -123,7 +128,7 @@ def batches(count: int, size: int) -> list[int]:
 def print_times(rows: list[dict[str, float]]) -> None:
     """One column a part; medians over the repeats, and the ratio paired within each."""
     ratios = [(row["sample"] + row["score"] + row["update"]) / (row["forward floor"] + row["floor"]) for row in rows]
-    table = Table("part", "seconds (median)", "floor", "ratio", title=f"One epoch, {len(rows)} repeats")
+    table = Table("part", "processor seconds (median)", "floor", "ratio", title=f"One epoch, {len(rows)} repeats")
     median = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     parts = [("sample", median["sample"], median["forward floor"]), ("update", median["update"], median["floor"])]
     for name, seconds, floor in parts:

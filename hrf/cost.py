@@ -73,4 +73,5 @@ def _selection_evaluations(config: Config, num_steps: int, window: Window) -> fl
 
 
 def _preview_cost(config: Config, num_steps: int, step: float) -> float:
-    return 1.0 if config.starts.selection.preview_steps == 1 else num_steps - step
+    tail = num_steps - step
+    return min(config.starts.selection.preview_steps, tail) or tail

@@ -306,8 +306,8 @@ class SelectedSteps:
     beta: float
     coarse_stride: int = 1
     """Look at every coarse_stride-th candidate first, then refine around the winner; 1 tries all (published)."""
-    one_step: bool = False
-    """Judge a candidate by the denoiser's one-step estimate instead of a full denoising."""
+    preview_steps: int = 0
+    """Judge a candidate by as many long steps, evenly over its tail; 0 denoises it step by step (published)."""
     batch_size: int
     texts: Sequence[str] = ()
     """The prompts' texts; none for an unconditional model."""
@@ -390,6 +390,7 @@ class SelectedSteps:
     def _texts(self, roots: Roots, root: int, count: int) -> list[str] | None:
         return None if roots.prompts is None else [self.texts[int(roots.prompts[root])]] * count
 
+    @torch.no_grad()
     def _finish(
         self,
         policy: DiffusionPolicy,
@@ -399,17 +400,23 @@ class SelectedSteps:
         prompts: Tensor | None,
         count: OnAdvance,
     ) -> Tensor:
-        if not self.one_step:
+        if not self.preview_steps:
             return denoise(
                 policy, states, steps, streams, batch_size=self.batch_size, prompts=prompts, on_advance=count
             )
-        with torch.no_grad():
-            parts = []
-            for index in torch.arange(len(states)).split(self.batch_size):
+        states, steps = states.clone(), steps.clone()
+        for calls_left in range(self.preview_steps, 0, -1):
+            left = policy.schedule.num_steps - steps
+            # A tail of fewer steps than there are calls sits the first ones out, and then goes step by step.
+            for index in (left >= calls_left).nonzero().flatten().split(self.batch_size):
+                targets = steps[index] + left[index].add(calls_left - 1).div(calls_left, rounding_mode="floor")
                 asked = None if prompts is None else prompts[index]
-                parts.append(policy.estimate(states[index], steps[index], prompts=asked, call_size=self.batch_size))
+                states[index] = policy.skip(
+                    states[index], steps[index], targets, prompts=asked, call_size=self.batch_size
+                )
+                steps[index] = targets
                 count(len(index) * policy.forwards)
-        return torch.cat(parts)
+        return states
 
 
 class _Counter:

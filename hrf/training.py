@@ -201,7 +201,7 @@ def build_selection(config: Config, reward: Reward, texts: Sequence[str] = ()) -
         stride=selection.stride,
         beta=selection.beta,
         coarse_stride=1 if exhaustive else selection.coarse_stride // selection.stride,
-        one_step=selection.preview_steps == 1,
+        preview_steps=selection.preview_steps,
         batch_size=config.model.batch_size,
         texts=texts,
     )

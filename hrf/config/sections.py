@@ -122,8 +122,8 @@ class Selection(Section):
     """Previews per root and candidate (published code: 5)."""
     coarse_stride: Count = 4
     """Distance in steps on the coarse grid: a multiple of `stride`, and larger. For `coarse_to_fine` only."""
-    preview_steps: Annotated[int, Field(ge=0, le=1)] = 0
-    """Denoiser calls per preview: 0 = the whole tail (published), 1 = the one-step estimate of the image."""
+    preview_steps: Annotated[int, Field(ge=0)] = 0
+    """Denoiser calls per preview: 0 = one a step of the tail (published); n = n long steps evenly over it."""
 
 
 class Starts(Section):

@@ -195,6 +195,22 @@ def transition(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, steps: Tensor
     return mean, _at(schedule.stds, steps, x0)
 
 
+def skip(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, steps: Tensor) -> Tensor:
+    """Go to any later step at once and without noise: sqrt(a_k) x0 + sqrt(1-a_k) noise (DDIM eq. 12 at sigma 0).
+
+    Args:
+        schedule: Of K steps.
+        x0: [B, C, H, W] estimate of the finished sample.
+        noise: [B, C, H, W] estimate of the noise.
+        steps: [B] int64 in (0, K], where to go; K is the finished sample.
+
+    Returns:
+        [B, C, H, W] states at `steps`.
+    """
+    alpha_bar = _at(schedule.alpha_bars, steps, x0)
+    return alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * noise
+
+
 def gaussian_log_prob(values: Tensor, mean: Tensor, std: Tensor, reduction: Reduction) -> Tensor:
     """Log of N(values; mean, std^2 I) per sample: sum or mean over pixels of -(x-m)^2/2s^2 - log s - log(2 pi)/2.
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hrf.core.schedule import NoiseSchedule, Prediction, denoised, transition
+from hrf.core.schedule import NoiseSchedule, Prediction, denoised, skip, transition
 from hrf.policies.conditioning import UNCONDITIONAL, Conditioning
 from hrf.policies.decoding import PIXELS, Decoder
 
@@ -93,20 +93,24 @@ class DiffusionPolicy:
         Returns:
             (mean [B, C, H, W], std [B, 1, 1, 1]), float32.
         """
-        x0, noise = denoised(
-            self.schedule,
-            states,
-            steps,
-            self._denoise(states, steps, prompts, call_size),
-            prediction=self.prediction,
-            clip_range=self.clip_range,
-        )
+        x0, noise = self._estimates(states, steps, prompts, call_size)
         return transition(self.schedule, x0, noise, steps)
 
-    def estimate(self, states: Tensor, steps: Tensor, *, prompts: Tensor | None = None, call_size: int = 0) -> Tensor:
-        """The one-step estimate of the finished samples, [B, C, H, W]; arguments as of `transition`."""
+    def skip(
+        self, states: Tensor, steps: Tensor, targets: Tensor, *, prompts: Tensor | None = None, call_size: int = 0
+    ) -> Tensor:
+        """Go to later steps `targets` [B] at once and without noise, [B, C, H, W]; other arguments as of `transition`.
+
+        From a step to K it is the one-step estimate of the finished sample.
+        """
+        x0, noise = self._estimates(states, steps, prompts, call_size)
+        return skip(self.schedule, x0, noise, targets)
+
+    def _estimates(
+        self, states: Tensor, steps: Tensor, prompts: Tensor | None, call_size: int
+    ) -> tuple[Tensor, Tensor]:
         output = self._denoise(states, steps, prompts, call_size)
-        return denoised(self.schedule, states, steps, output, prediction=self.prediction, clip_range=self.clip_range)[0]
+        return denoised(self.schedule, states, steps, output, prediction=self.prediction, clip_range=self.clip_range)
 
     def decode(self, samples: Tensor) -> Tensor:
         """Pictures of finished samples: [B, C, H, W] -> [B, 3, H', W'] nominally in [-1, 1]."""

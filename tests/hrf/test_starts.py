@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
 
 from hrf.core.schedule import renoise
 from hrf.core.window import Window
+from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
 from hrf.starts import FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, SelectedSteps, Shard, uniform_steps
@@ -147,9 +149,44 @@ def test_the_exhaustive_rule_tries_every_candidate_of_every_root_to_the_end():
 
 
 def test_the_one_step_rule_costs_one_evaluation_per_candidate_and_branch():
-    starts = hrf_starts(Window(0, 4), choose_steps=selected(one_step=True)).draw(small_policy(), run_seed=0, epoch=0)
+    starts = hrf_starts(Window(0, 4), choose_steps=selected(preview_steps=1)).draw(small_policy(), run_seed=0, epoch=0)
 
     assert starts.num_evaluations == 3 * (6 + 2 * 4)
+
+
+def preview(policy: DiffusionPolicy, steps: list[int], **changes) -> tuple[torch.Tensor, torch.Tensor, int]:
+    rule = selected(batch_size=3, **changes)
+    states = torch.randn(len(steps), 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    calls = []
+    return states, rule._finish(policy, states, torch.tensor(steps), [], None, calls.append), sum(calls)
+
+
+@pytest.mark.parametrize(("start", "timesteps"), [(0, [950, 700, 450, 200]), (10, [450, 200])])
+def test_previews_are_ddim_with_fewer_steps(start, timesteps):
+    """Kills: long steps of unequal length, and noise levels of the step before."""
+    policy = small_policy(num_steps=20)
+    expected, previews, num_evaluations = preview(policy, [start] * 4, preview_steps=len(timesteps))
+
+    scheduler = DDIMScheduler(set_alpha_to_one=True)
+    scheduler.set_timesteps(4)  # One of its steps is five of the policy's.
+    for timestep in timesteps:
+        with torch.no_grad():
+            output = policy.denoiser(expected, torch.full((4,), timestep)).sample
+        expected = scheduler.step(output, timestep, expected, eta=0.0).prev_sample
+    torch.testing.assert_close(previews, expected, rtol=1e-4, atol=1e-4)
+    assert num_evaluations == 4 * len(timesteps)
+
+
+def test_previews_of_as_many_steps_as_the_tail_has_are_the_whole_tail():
+    """Kills: a short tail that is asked for more steps than it has."""
+    policy = small_policy(num_steps=6)
+    deterministic = policy.with_schedule(policy.schedule.with_eta(0.0))
+    states, previews, num_evaluations = preview(deterministic, [0, 2, 4, 5], preview_steps=6)
+    rule = selected(batch_size=3)
+    whole = rule._finish(deterministic, states, torch.tensor([0, 2, 4, 5]), [None] * 4, None, lambda count: None)
+
+    torch.testing.assert_close(previews, whole, rtol=1e-4, atol=1e-4)
+    assert num_evaluations == 6 + 4 + 2 + 1
 
 
 def test_coarse_to_fine_looks_at_fewer_candidates_and_stays_in_the_window():
