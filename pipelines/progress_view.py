@@ -10,6 +10,24 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def long_bars(console: Console) -> Progress:
+    """Bars of work that takes minutes to hours, each with its field `amount`; none on anything but a terminal."""
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[amount]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+        # An epoch takes minutes on a large model; a shorter memory would forget how long.
+        speed_estimate_period=24 * 3600,
+    )
+
+
 class ProgressView:
     """Shows progress events as they come. A context manager.
 
@@ -20,20 +38,7 @@ class ProgressView:
 
     def __init__(self, console: Console, num_epochs: int) -> None:
         self._console = console
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.fields[amount]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            # An epoch takes minutes on a large model; a shorter memory would forget how long.
-            speed_estimate_period=24 * 3600,
-        )
+        self._progress = long_bars(console)
         self._num_epochs = num_epochs
         self._num_trained = 0
         self._reward = ""

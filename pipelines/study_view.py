@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from pipelines.progress_view import long_bars
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,21 +23,8 @@ class StudyView:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._bar = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:3.0f}%"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-            # Runs take minutes; a shorter memory would forget how long.
-            speed_estimate_period=24 * 3600,
-        )
-        self._task = self._bar.add_task("study", total=1.0)
+        self._bar = long_bars(console)
+        self._task = self._bar.add_task("study", total=1.0, amount="")
         self._running: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -61,4 +49,5 @@ class StudyView:
             self._task,
             description=f"{described}: {at_work}" if at_work else described,
             completed=progress.done_fraction,
+            amount=f"{progress.done_fraction:4.0%}",
         )
