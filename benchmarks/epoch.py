@@ -161,7 +161,7 @@ def print_bytes(
             episodes.samples.nbytes,
         ),
         ("policy", lambda folder: policy.denoiser.save_pretrained(folder), weights),
-        ("training state", lambda folder: save_training_state(updater, folder, 0), 2 * weights),
+        ("training state", lambda folder: save_training_state(updater, folder, 0, 1.0), 2 * weights),
     ):
         folder = scratch / name
         folder.mkdir()

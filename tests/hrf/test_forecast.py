@@ -255,7 +255,7 @@ class TestArtifacts:
         updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update)
         advantages = advantages_of(np.random.default_rng(0).random(32), episodes.trajectories, config)
         updater.run(episodes.trajectories, advantages, run_seed=0, epoch=0)
-        save_training_state(updater, tmp_path, 0)
+        save_training_state(updater, tmp_path, 0, 1.0)
         policy.denoiser.save_pretrained(tmp_path / "unet")
         expected = forecast(config, policy.schedule, counted).epochs[0].artifact_bytes
         for artifact, file in {
