@@ -368,9 +368,11 @@ def sheet(panels: Sequence[tuple[str, Markup]], entries: Sequence[tuple[str, int
     Returns:
         The file's text. It paints its own ground, so it can be read on a page of any colour.
     """
-    gap, key_height, title_height = 16.0, 30.0, 22.0
+    gap, line_height, title_height = 16.0, 20.0, 22.0
     columns = min(2, len(panels))
     width = columns * WIDTH + (columns + 1) * gap
+    places = _key_places([name for name, _ in entries], width)
+    key_height = 10 + line_height * (1 + max(line for _, line in places))
     row_height = title_height + HEIGHT + gap
     height = key_height + math.ceil(len(panels) / columns) * row_height
     parts = [
@@ -378,11 +380,10 @@ def sheet(panels: Sequence[tuple[str, Markup]], entries: Sequence[tuple[str, int
         f'height="{height:.0f}"><style><![CDATA[\n{style}]]></style>\n',
         f'<rect class="ground" width="{width:.0f}" height="{height:.0f}" rx="6"/>\n',
     ]
-    edge = LEFT
-    for name, colour in entries:
-        parts.append(f'<g class="series {_class(colour)}"><g class="marker">{_marker(colour, edge, 17)}</g></g>')
-        parts.append(f'<text class="axis-name" x="{edge + 9:.2f}" y="21">{escape(name)}</text>\n')
-        edge += 34 + CHARACTER_WIDTH * len(name)
+    for (name, colour), (edge, line) in zip(entries, places, strict=True):
+        y = 17 + line * line_height
+        parts.append(f'<g class="series {_class(colour)}"><g class="marker">{_marker(colour, edge, y)}</g></g>')
+        parts.append(f'<text class="axis-name" x="{edge + 9:.2f}" y="{y + 4:g}">{escape(name)}</text>\n')
     for place, (title, chart) in enumerate(panels):
         content = chart.partition(">")[2].removesuffix("</svg>")
         row, column = divmod(place, columns)
@@ -390,3 +391,16 @@ def sheet(panels: Sequence[tuple[str, Markup]], entries: Sequence[tuple[str, int
         parts.append(f'<g transform="translate({left:.0f} {top:.0f})">')
         parts.append(f'<text class="panel-title" x="{LEFT}" y="-6">{escape(title)}</text>{content}</g>\n')
     return "".join(parts) + "</svg>\n"
+
+
+def _key_places(names: Sequence[str], width: float) -> list[tuple[float, int]]:
+    """Left edge and line of each entry of a key, in as many lines as its names need."""
+    places: list[tuple[float, int]] = []
+    edge, line = float(LEFT), 0
+    for name in names:
+        length = 34 + CHARACTER_WIDTH * len(name)
+        if edge > LEFT and edge + length > width:
+            edge, line = float(LEFT), line + 1
+        places.append((edge, line))
+        edge += length
+    return places

@@ -259,3 +259,14 @@ class TestCharts:
         drawn = ElementTree.fromstring(text)
         titles = [element.text for element in drawn.iter() if element.get("class") == "panel-title"]
         assert titles == ["first", "se<cond", "third"]
+
+    def test_a_long_key_goes_over_several_lines_within_the_sheet(self):
+        chart = stacked_bars(["a"], [Bars(name="a", values=[1])], description="x")
+        assert chart is not None
+        arms = [(f"an-arm-with-a-long-name-{colour}", colour) for colour in range(6)]
+        drawn = ElementTree.fromstring(sheet([("only", chart)], arms, style="a {}"))
+        names = [element for element in drawn.iter() if (element.text or "").startswith("an-arm")]
+        assert len(names) == 6
+        assert len({element.get("y") for element in names}) > 1
+        ends = [float(element.get("x", 0)) + 6 * len(element.text or "") for element in names]
+        assert max(ends) < float(drawn.get("width", 0))
