@@ -296,6 +296,8 @@ def test_ctrl_c_leaves_the_run_running_and_says_so(kfp):
         stderr=subprocess.STDOUT,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        # A shell starts what it puts in the background with interrupts ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     said = ""
     for line in process.stdout:
