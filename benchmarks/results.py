@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -171,17 +172,38 @@ class Answers:
         """That less the reference's, paired by seed."""
         return self._told(self._results[reward].within_ratio(self.ratio_level)[arm], "difference")
 
+    def promoted(self, arm: str, reward: str) -> Told:
+        """Gain of what the gate promoted last; 0 for a run that promoted nothing."""
+        return self._told(self._results[reward].promoted()[arm], "mean", sign=True)
+
+    def best_promoted(self, reward: str, but: str) -> str:
+        """The arm whose promoted models gain most, leaving one out."""
+        means = {arm: one.mean.value for arm, one in self._results[reward].promoted().items() if one.mean is not None}
+        return max((arm for arm in means if arm != but), key=lambda arm: means[arm])
+
+    def num_promoted(self, arm: str) -> int:
+        """Models of an arm that the gate promoted, over all rewards, seeds and points."""
+        return len(self._promoted_rows(arm))
+
+    def lowest_promoted_bound(self, arm: str) -> str:
+        """The lowest that the interval of a promoted model's diversity ratio begins, over the same."""
+        return number(self._promoted_rows(arm).vendi_order2_ratio_low.min(), 3)
+
+    def _promoted_rows(self, arm: str) -> pd.DataFrame:
+        rows = pd.concat([one.rows for one in self._results.values()])
+        return rows[(rows.arm == arm) & (rows.promoted == 1)]
+
     def _at_level(self, arm: str, reward: str) -> Comparison | None:
         level = self.level(reward)
         return None if level is None else self._results[reward].at_gain(level)[arm]
 
     @staticmethod
-    def _told(comparison: Comparison | None, which: str) -> Told:
+    def _told(comparison: Comparison | None, which: str, *, sign: bool = False) -> Told:
         if comparison is None:
             return Told(None)
         missed = f"reached by {comparison.num_reached} of {comparison.num_runs} runs"
         absent = missed if comparison.mean is None and which == "mean" else "–"
-        return Told(getattr(comparison, which), sign=which == "difference", absent=absent)
+        return Told(getattr(comparison, which), sign=sign or which == "difference", absent=absent)
 
 
 def outputs(root: Path) -> dict[str, str]:
@@ -242,6 +264,7 @@ def table_of(answers: Answers, words: Words) -> str:
         f"less {answers.reference}",
         f"gain at ratio {answers.ratio_level:g}",
         f"less {answers.reference}",
+        "gain promoted",
     )
     rows = [header, ("---",) * len(header)]
     for reward in answers.rewards:
@@ -255,6 +278,7 @@ def table_of(answers: Answers, words: Words) -> str:
                 answers.ratio_less_reference(arm, reward),
                 answers.gain_within(arm, reward),
                 answers.gain_less_reference(arm, reward),
+                answers.promoted(arm, reward),
             )
             named = f"{reward}{matched}" if arm == words.arms[0] else ""
             rows.append((named, f"`{arm}`", *map(str, cells)))

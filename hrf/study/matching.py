@@ -5,8 +5,9 @@ straight lines. On it,
 
     diversity at matched reward   the value where the gain over the base first reaches a level
     reward at matched diversity   the largest gain on the curve at which the diversity ratio is at least a level
+    gain promoted                 the gain of the point that the gate promoted last; 0 if it promoted none
 
-**What the intervals are of.** Both are one number per run. An arm's estimate is their mean over training seeds, with
+**What the intervals are of.** Each is one number per run. An arm's estimate is their mean over training seeds, with
 Student's interval; the comparison with the reference arm is the mean of the differences between runs of one seed. The
 truth that is to be covered is the mean, over all training seeds there could be, of that number on the curve through the
 same points as they would be measured without noise. `benchmarks.matching_coverage` counts how often it is.
@@ -58,6 +59,13 @@ class Curve:
     """Mean reward less the base's, on the same evaluation seeds."""
     quantities: Mapping[str, Values]
     """Columns of the table, by name; NaN where a study does not measure one."""
+    promoted: int = 0
+    """Index of the point that the gate promoted last; 0, the base, where it never did."""
+
+    @property
+    def promoted_gain(self) -> float:
+        """What the run's user ends up with: the gain of that point."""
+        return float(self.gain[self.promoted])
 
     def at_gain(self, quantity: str, level: float) -> float | None:
         """The value of a quantity where the gain first reaches a level; None if it never does."""
@@ -147,6 +155,7 @@ def read_curves(table: pd.DataFrame, reward: str) -> dict[str, dict[int, Curve]]
             evaluations=rows.evaluations.to_numpy(dtype=np.float64),
             gain=rows.reward_vs_base.to_numpy(dtype=np.float64),
             quantities={name: rows[name].to_numpy(dtype=np.float64) for name in QUANTITIES},
+            promoted=max(np.flatnonzero(rows.promoted), default=0),
         )
     return curves
 

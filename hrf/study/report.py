@@ -96,6 +96,10 @@ class RewardResults:
         """The arms' largest gains at which the diversity ratio is at least a level."""
         return compare(self.compared, lambda curve: curve.gain_within(level), reference=self.study.reference)
 
+    def promoted(self) -> dict[str, Comparison]:
+        """The arms' gains at what the gate promoted last."""
+        return compare(self.compared, lambda curve: curve.promoted_gain, reference=self.study.reference)
+
     @property
     def measured_quantities(self) -> list[str]:
         """Those that the study measures."""
@@ -227,6 +231,7 @@ def section(results: RewardResults, colours: Mapping[str, int], folder: Path, at
                 for level, compared in at_gains.items()
             ),
             *([by_ratio] if by_ratio else []),
+            tables.promotion_table(results.rows, results.promoted(), unit=unit, reference=study.reference),
         ],
         last=tables.last_point_table(results.rows, results.last_points, len(study.seeds), base=base, unit=unit),
         dial=figures.dial(

@@ -11,7 +11,7 @@ from hrf.report.formatting import ABSENT, count, duration, number, with_unit, wo
 from hrf.report.page import Cell, Table
 from hrf.report.tables import flatten
 from hrf.study.definition import Study
-from hrf.study.matching import RATIO, Comparison, Mean
+from hrf.study.matching import RATIO, Comparison, Mean, mean_over_seeds
 
 QUANTITY_NAMES = {
     RATIO: "Diversity ratio",
@@ -150,6 +150,46 @@ def matched_diversity_table(
             row += _pair(arms[arm])
         rows.append(row)
     caption = "Reward at matched diversity: the largest gain at which the diversity ratio is at least the level"
+    return Table(caption=caption, header=header, rows=rows)
+
+
+def last_promoted(table: pd.DataFrame) -> pd.DataFrame:
+    """The row of each run at which the gate promoted last; runs that promoted nothing have none."""
+    return table[table.promoted == 1].sort_values("point").groupby(["arm", "reward_name", "seed"]).tail(1)
+
+
+def promotion_table(table: pd.DataFrame, gains: Mapping[str, Comparison], *, unit: str, reference: str) -> Table:
+    """What a user of each arm ends up with: the models that the gate promoted last.
+
+    Args:
+        table: The rows of one reward.
+        gains: The arms' gains at what was promoted last, 0 where nothing was.
+        unit: Of the reward.
+        reference: The arm that the others are compared with.
+    """
+    suffix = f", {unit}" if unit else ""
+    header = (
+        "Arm",
+        "Runs that promoted",
+        f"Gain promoted{suffix}",
+        f"less {reference}",
+        "Diversity ratio promoted",
+        "Lowest lower end of its interval",
+    )
+    last = last_promoted(table)
+    rows: list[list[str | Cell]] = []
+    for arm in _ordered(gains, reference):
+        own = last[last.arm == arm]
+        rows.append(
+            [
+                Cell(arm, detail="reference" if arm == reference else ""),
+                f"{len(own)} of {gains[arm].num_runs}",
+                *_pair(gains[arm]),
+                _mean_cell(mean_over_seeds(own.vendi_order2_ratio) if len(own) else None),
+                number(own.vendi_order2_ratio_low.min(), DECIMALS) if len(own) else ABSENT,
+            ]
+        )
+    caption = "What the gate promoted last: a run that promoted nothing counts as gain 0"
     return Table(caption=caption, header=header, rows=rows)
 
 

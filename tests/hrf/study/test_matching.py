@@ -50,6 +50,20 @@ paths = st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_s
 )
 
 
+class TestPromoted:
+    @pytest.mark.parametrize(
+        ("passed", "gain"), [([0, 0, 0], 0.0), ([1, 0, 0], 0.1), ([1, 0, 1], 0.2), ([0, 1, 0], 0.3)]
+    )
+    def test_the_last_promotion_counts_and_the_base_where_there_is_none(self, passed, gain):
+        """Kills: the best promotion, the first, the last point."""
+        gains = [0.0, 0.1, 0.3, 0.2]
+        made = [
+            row("hrf", "compressibility", 3, point, evaluations=point, gain=gains[point], ratio=1.0, promoted=promoted)
+            for point, promoted in enumerate([0, *passed])
+        ]
+        assert read_curves(frame_of(made[::-1]), "compressibility")["hrf"][3].promoted_gain == gain
+
+
 class TestDiversityAtMatchedReward:
     @pytest.mark.parametrize(
         ("gain", "ratio", "level", "expected"),

@@ -23,6 +23,7 @@ from hrf.report.formatting import number
 from hrf.study.definition import Study
 from hrf.study.matching import RATIO
 from hrf.study.report import notices, read_results, render_study
+from hrf.study.table import write_table
 from tests.hrf.study_folders import (
     ARMS,
     REWARDS,
@@ -117,6 +118,22 @@ class TestNumbers:
         (monitors,) = re.findall(r"<caption>Measurements in which.*?</table>", html, re.DOTALL)
         (ours,) = re.findall(r"<tr><th[^>]*>ddpo</th>(.*?)</tr>", monitors)
         assert re.findall(r">(\d+)<", ours) == ["20", str(tripped), str(tripped)]
+
+    def test_what_was_promoted_is_told_with_the_base_where_nothing_was(self, tmp_path):
+        """Kills: only promoting runs averaged; the end of the budget; the lowest of all points; the upper ends."""
+        table = whole(tmp_path)
+        table.loc[(table.arm == "ddpo") & (table.seed > 1), "promoted"] = 0
+        write_table(table, tmp_path)
+        own = table[(table.arm == "ddpo") & (table.promoted == 1)].sort_values("point").groupby("seed").tail(1)
+        assert len(own) == 2
+        gains = [*own.reward_vs_base, 0.0, 0.0, 0.0]
+        html = render_study(tmp_path)
+        (promoted,) = re.findall(r"<caption>What the gate promoted last.*?</table>", html, re.DOTALL)
+        (text,) = [row_ for row_ in promoted.split("</tr>") if ">ddpo<" in row_]
+        low, high = stats.t.interval(0.95, 4, loc=np.mean(gains), scale=stats.sem(gains))
+        assert "2 of 5" in text
+        assert bounds(low, high) in text
+        assert number(own.vendi_order2_ratio_low.min(), 3) in text
 
     def test_modes_are_the_means_of_the_last_points(self, tmp_path):
         table = whole(tmp_path)
