@@ -30,7 +30,8 @@ from hrf.policies.sources import fetch_base
 from hrf.rewards import build_reward
 from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
-from hrf.starts import Roots, SelectedSteps
+from hrf.selection import SelectedSteps
+from hrf.starts import Roots
 from hrf.training import build_selection
 
 

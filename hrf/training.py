@@ -24,13 +24,13 @@ from hrf.ranks import ALONE, Ranks
 from hrf.rewards import Reward
 from hrf.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
 from hrf.seeds import Purpose, stream
+from hrf.selection import SelectedSteps
 from hrf.starts import (
     WHOLE,
     FreshStarts,
     NoiseStarts,
     PrefixPool,
     RenoisedStarts,
-    SelectedSteps,
     Shard,
     StartDistribution,
     draw_prompts,

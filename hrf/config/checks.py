@@ -6,22 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from hrf.config.base import Section
-from hrf.config.rewards import (
-    AestheticReward,
-    ClassifierReward,
-    ClipScoreReward,
-    ImageClassifierReward,
-    OnnxClassifierReward,
-    PickScoreReward,
-    PythonReward,
-    RemoteReward,
-    Reward,
-    Thresholded,
-    WeightedSumReward,
-    Weights,
-    leaf_rewards,
-)
+from hrf.config.inert import inert
+from hrf.config.reward_checks import reward_problems, weights_problems
 from hrf.core.window import WindowError, WindowSchedule, build_schedule
 from hrf.errors import ConfigError
 
@@ -29,9 +15,6 @@ if TYPE_CHECKING:
     from hrf.config.tree import Config
 
 _SHIPPED = "shipped:avatars-32"
-_WEIGHTS_SOURCE = re.compile(
-    r"hf:[\w.-]+/[\w.-]+(/[\w./-]+)?|s3://[a-z0-9][a-z0-9.-]+/.+|package:\w+/[\w./-]+|(?![a-z0-9+]{2,}:)\S.*"
-)
 
 
 def problems(config: Config) -> Iterator[ConfigError]:
@@ -41,7 +24,7 @@ def problems(config: Config) -> Iterator[ConfigError]:
     yield from _prompts(config)
     yield from _starts(config)
     yield from _episodes(config)
-    yield from _reward(config.reward, "reward")
+    yield from reward_problems(config.reward, "reward")
     yield from _update(config)
     yield from _evaluation(config)
     yield from _gate(config)
@@ -74,26 +57,6 @@ def window_schedule(config: Config, num_trained_steps: int) -> WindowSchedule:
         raise ConfigError(field, expected=error.expected, got=error.got, fix=fix) from error
 
 
-def _inert(section: Section, path: str, names: tuple[str, ...], when: str) -> Iterator[ConfigError]:
-    """Options of a section that have no effect `when`: they must be at their default."""
-    for name in names:
-        default, value = type(section).model_fields[name].default, getattr(section, name)
-        if value != default:
-            shown = default.model_dump() if isinstance(default, Section) else default
-            yield ConfigError(
-                f"{path}.{name}",
-                expected=f"nothing but its default {_yaml_like(shown)}, as it has no effect {when}",
-                got=value.model_dump() if isinstance(value, Section) else value,
-                fix=f"remove {path}.{name}, or set it back to {_yaml_like(shown)}",
-            )
-
-
-def _yaml_like(value: object) -> str:
-    if isinstance(value, bool) or value is None:
-        return str(value).lower().replace("none", "null")
-    return "[]" if value == () else repr(value)
-
-
 def _model(config: Config) -> Iterator[ConfigError]:
     source, revision = config.model.source, config.model.revision
     if source.startswith("hf:"):
@@ -107,7 +70,7 @@ def _model(config: Config) -> Iterator[ConfigError]:
                 fix="copy it from the model's page, Files and versions, History: a branch could change between steps",
             )
         return
-    yield from _inert(config.model, "model", ("revision",), "except on hf: models")
+    yield from inert(config.model, "model", ("revision",), "except on hf: models")
     scheme = re.match(r"[a-z0-9+]{2,}:", source)
     if source.startswith("s3://"):
         known = re.fullmatch(r"s3://[a-z0-9][a-z0-9.-]+/.+", source) is not None
@@ -125,7 +88,7 @@ def _model(config: Config) -> Iterator[ConfigError]:
 def _policy(config: Config) -> Iterator[ConfigError]:
     policy, steps = config.policy, config.sampler.steps
     if not policy.split:
-        yield from _inert(config.policy, "policy", ("prefix_pool",), "without a split (policy.split)")
+        yield from inert(config.policy, "policy", ("prefix_pool",), "without a split (policy.split)")
     elif config.switch_step > steps - 2:
         yield ConfigError(
             "policy.split",
@@ -155,10 +118,10 @@ def _prompts(config: Config) -> Iterator[ConfigError]:
     """What only text-to-image models have; that the model is one, `prepare` checks."""
     prompts = config.prompts
     if config.model.guidance_scale == 1:
-        yield from _inert(config.update, "update", ("guidance",), "without guidance (model.guidance_scale)")
+        yield from inert(config.update, "update", ("guidance",), "without guidance (model.guidance_scale)")
     if prompts is None:
-        yield from _inert(config.model, "model", ("guidance_scale",), "without prompts: there is nothing to guide by")
-        yield from _inert(config.policy, "policy", ("lora",), "without prompts: adapters are for text-to-image models")
+        yield from inert(config.model, "model", ("guidance_scale",), "without prompts: there is nothing to guide by")
+        yield from inert(config.policy, "policy", ("lora",), "without prompts: adapters are for text-to-image models")
         return
     if config.model.source == _SHIPPED:
         yield ConfigError(
@@ -168,11 +131,11 @@ def _prompts(config: Config) -> Iterator[ConfigError]:
             fix="remove the prompts, or set model.source to a Stable Diffusion model",
         )
     if config.model.guidance_scale == 1:
-        yield from _inert(prompts, "prompts", ("negative",), "without guidance (model.guidance_scale)")
+        yield from inert(prompts, "prompts", ("negative",), "without guidance (model.guidance_scale)")
     if prompts.texts:
-        yield from _inert(prompts, "prompts", ("source",), "beside prompts.texts")
+        yield from inert(prompts, "prompts", ("source",), "beside prompts.texts")
     if prompts.evaluation_source:
-        yield from _inert(prompts, "prompts", ("held_out_fraction",), "beside prompts.evaluation_source")
+        yield from inert(prompts, "prompts", ("held_out_fraction",), "beside prompts.evaluation_source")
     if "{prompt}" not in prompts.template and "{a_prompt}" not in prompts.template:
         yield ConfigError(
             "prompts.template",
@@ -182,7 +145,7 @@ def _prompts(config: Config) -> Iterator[ConfigError]:
         )
     statistics = ("statistics_buffer", "statistics_min_count")
     if config.starts.kind != "noise":
-        yield from _inert(prompts, "prompts", statistics, "where a root's branches are compared (starts.kind)")
+        yield from inert(prompts, "prompts", statistics, "where a root's branches are compared (starts.kind)")
     elif prompts.statistics_min_count > prompts.statistics_buffer:
         yield ConfigError(
             "prompts.statistics_min_count",
@@ -195,18 +158,18 @@ def _prompts(config: Config) -> Iterator[ConfigError]:
 def _starts(config: Config) -> Iterator[ConfigError]:
     starts = config.starts
     if starts.kind == "noise":
-        yield from _inert(
+        yield from inert(
             starts, "starts", ("schedule", "windows", "width", "selection"), "on noise starts (starts.kind)"
         )
         yield from _loss_from(config)
         return
-    yield from _inert(starts, "starts", ("loss_from",), f"on {starts.kind!r} starts (starts.kind)")
+    yield from inert(starts, "starts", ("loss_from",), f"on {starts.kind!r} starts (starts.kind)")
     if starts.schedule not in {"fixed", "custom"}:
-        yield from _inert(starts, "starts", ("windows",), f"in the schedule {starts.schedule!r} (starts.schedule)")
+        yield from inert(starts, "starts", ("windows",), f"in the schedule {starts.schedule!r} (starts.schedule)")
     if starts.schedule != "sliding":
-        yield from _inert(starts, "starts", ("width",), f"in the schedule {starts.schedule!r} (starts.schedule)")
+        yield from inert(starts, "starts", ("width",), f"in the schedule {starts.schedule!r} (starts.schedule)")
     if starts.kind != "selected":
-        yield from _inert(starts, "starts", ("selection",), f"on {starts.kind!r} starts (starts.kind)")
+        yield from inert(starts, "starts", ("selection",), f"on {starts.kind!r} starts (starts.kind)")
     schedule = None
     if config.switch_step <= config.sampler.steps - 2:
         try:
@@ -233,7 +196,7 @@ def _selection(config: Config, schedule: WindowSchedule | None) -> Iterator[Conf
     selection = config.starts.selection
     path = "starts.selection"
     if selection.rule == "exhaustive":
-        yield from _inert(selection, path, ("coarse_stride",), "on the rule 'exhaustive'")
+        yield from inert(selection, path, ("coarse_stride",), "on the rule 'exhaustive'")
     elif selection.coarse_stride % selection.stride or selection.coarse_stride <= selection.stride:
         yield ConfigError(
             f"{path}.coarse_stride",
@@ -278,132 +241,10 @@ def _episodes(config: Config) -> Iterator[ConfigError]:
         )
 
 
-def _reward(reward: Reward, path: str) -> Iterator[ConfigError]:
-    if isinstance(reward, WeightedSumReward):
-        if len(reward.terms) < 2:
-            yield ConfigError(
-                f"{path}.terms", expected="at least two terms", got=len(reward.terms), fix="add one, or name the reward"
-            )
-        for index, term in enumerate(reward.terms):
-            if not term.weight:
-                yield ConfigError(
-                    f"{path}.terms[{index}].weight",
-                    expected="a weight other than 0: the reward would have no effect",
-                    got=term.weight,
-                    fix="remove the term, or watch it as evaluation.held_out_reward",
-                )
-    for single, at in leaf_rewards(reward, path):
-        yield from _single_reward(single, at)
-
-
-def _single_reward(reward: Reward, path: str) -> Iterator[ConfigError]:
-    if isinstance(reward, Thresholded) and reward.threshold is None:
-        yield from _inert(reward, path, ("below",), f"without a threshold ({path}.threshold)")
-    match reward:
-        case ClassifierReward() if not reward.label or not reward.classifier:
-            missing = "label" if not reward.label else "classifier"
-            expected = "a class of the classifier" if missing == "label" else "'shipped' or a folder"
-            yield ConfigError(f"{path}.{missing}", expected=expected, got="", fix=f"set {path}.{missing}")
-        case PythonReward() if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", reward.function):
-            yield ConfigError(
-                f"{path}.function",
-                expected="module:function, such as my_package.rewards:redness",
-                got=reward.function,
-                fix=f"set {path}.function",
-            )
-        case AestheticReward():
-            yield from _weights(reward.clip, f"{path}.clip")
-            yield from _weights(reward.head, f"{path}.head")
-        case ClipScoreReward():
-            yield from _weights(reward.clip, f"{path}.clip")
-        case PickScoreReward():
-            yield from _weights(reward.model, f"{path}.model")
-            if reward.processor is not None:
-                yield from _weights(reward.processor, f"{path}.processor")
-        case ImageClassifierReward():
-            yield from _weights(reward.model, f"{path}.model")
-            if not reward.labels or len(set(reward.labels)) < len(reward.labels):
-                yield ConfigError(
-                    f"{path}.labels",
-                    expected="one or more different labels of the classifier",
-                    got=list(reward.labels),
-                    fix="write them as the id2label of its config.json spells them",
-                )
-        case OnnxClassifierReward():
-            yield from _weights(reward.model, f"{path}.model")
-            left, top, right, bottom = reward.crop
-            if left >= right or top >= bottom:
-                yield ConfigError(
-                    f"{path}.crop",
-                    expected="[left, top, right, bottom] with left < right and top < bottom",
-                    got=list(reward.crop),
-                    fix="correct the order; [0, 0, 1, 1] is the whole image",
-                )
-            start, stop = reward.classes
-            if start >= stop:
-                yield ConfigError(
-                    f"{path}.classes",
-                    expected="[i, j] with i < j, the classes i..j-1",
-                    got=list(reward.classes),
-                    fix="write the first class and the one after the last",
-                )
-        case RemoteReward():
-            yield from _remote(reward, path)
-
-
-def _remote(reward: RemoteReward, path: str) -> Iterator[ConfigError]:
-    # No user, query or fragment: a secret in them would be in every record of the run.
-    if not re.fullmatch(r"https?://([\w.-]+|\[[0-9a-fA-F:]+\])(:\d{1,5})?(/[\w.~/-]*)?", reward.url):
-        yield ConfigError(
-            f"{path}.url",
-            expected="http(s)://HOST[:PORT][/PATH], without user, query and fragment",
-            got=reward.url.partition("@")[2] or reward.url,
-            fix=f"set {path}.url to the server's address; a token belongs in HRF_REWARD_TOKEN",
-        )
-    if not reward.scorer:
-        yield ConfigError(
-            f"{path}.scorer",
-            expected="the name of the reward that the server has",
-            got="",
-            fix="copy it from the server's GET /health: another server at that address would go unnoticed",
-        )
-
-
-def _weights(weights: Weights, path: str) -> Iterator[ConfigError]:
-    source = weights.source
-    on_hub = source.startswith("hf:")
-    if not _WEIGHTS_SOURCE.fullmatch(source):
-        yield ConfigError(
-            f"{path}.source",
-            expected="a local file or folder, s3://bucket/key, hf:owner/name[/file] or package:name/file",
-            got=source,
-            fix="say where the weights are",
-        )
-        return
-    if on_hub and not re.fullmatch(r"[0-9a-f]{40}", weights.revision):
-        yield ConfigError(
-            f"{path}.revision",
-            expected="a commit hash, 40 hex digits, for an hf: source",
-            got=weights.revision,
-            fix="copy it from the model's page, Files and versions, History: a branch could change between steps",
-        )
-    if not on_hub:
-        yield from _inert(weights, path, ("revision",), "except on hf: sources")
-    if on_hub and source.count("/") == 1:
-        yield from _inert(weights, path, ("sha256",), "on a whole repository, whose revision pins every file")
-    elif not re.fullmatch(r"[0-9a-f]{64}", weights.sha256) and (weights.sha256 or not on_hub):
-        yield ConfigError(
-            f"{path}.sha256",
-            expected="the sha256 of the weights, 64 hex digits: a run must know what it was scored by",
-            got=weights.sha256,
-            fix="`hrf rewards digest FILE_OR_FOLDER` prints it",
-        )
-
-
 def _update(config: Config) -> Iterator[ConfigError]:
     update = config.update
     if update.rate_schedule == "constant":
-        yield from _inert(update, "update", ("warmup_updates", "total_updates"), "on a constant rate")
+        yield from inert(update, "update", ("warmup_updates", "total_updates"), "on a constant rate")
     elif update.total_updates <= update.warmup_updates:
         yield ConfigError(
             "update.total_updates",
@@ -423,9 +264,9 @@ def _evaluation(config: Config) -> Iterator[ConfigError]:
             fix="set it to pixels, or name a classifier or an encoder",
         )
     if evaluation.features in {"clip", "dinov2"}:
-        yield from _weights(evaluation.encoder.model, "evaluation.encoder.model")
+        yield from weights_problems(evaluation.encoder.model, "evaluation.encoder.model")
     else:
-        yield from _inert(evaluation, "evaluation", ("encoder",), f"on {evaluation.features!r} features")
+        yield from inert(evaluation, "evaluation", ("encoder",), f"on {evaluation.features!r} features")
     if not evaluation.classifier and limit is not None:
         yield ConfigError(
             "gate.monitors.unrecognised_fraction",
@@ -434,7 +275,7 @@ def _evaluation(config: Config) -> Iterator[ConfigError]:
             fix="set it to null, or name a classifier",
         )
     if evaluation.held_out_reward is not None:
-        yield from _reward(evaluation.held_out_reward, "evaluation.held_out_reward")
+        yield from reward_problems(evaluation.held_out_reward, "evaluation.held_out_reward")
         if evaluation.held_out_reward == config.reward:
             yield ConfigError(
                 "evaluation.held_out_reward",
@@ -446,7 +287,7 @@ def _evaluation(config: Config) -> Iterator[ConfigError]:
 
 def _gate(config: Config) -> Iterator[ConfigError]:
     if config.diversity_floor is not None:
-        yield from _inert(config.gate, "gate", ("diversity_margin",), "beside diversity_floor, which the gate takes")
+        yield from inert(config.gate, "gate", ("diversity_margin",), "beside diversity_floor, which the gate takes")
 
 
 def _run(config: Config) -> Iterator[ConfigError]:

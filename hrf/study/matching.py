@@ -155,7 +155,7 @@ def read_curves(table: pd.DataFrame, reward: str) -> dict[str, dict[int, Curve]]
             evaluations=rows.evaluations.to_numpy(dtype=np.float64),
             gain=rows.reward_vs_base.to_numpy(dtype=np.float64),
             quantities={name: rows[name].to_numpy(dtype=np.float64) for name in QUANTITIES},
-            promoted=max(np.flatnonzero(rows.promoted), default=0),
+            promoted=int(max(np.flatnonzero(rows.promoted), default=0)),
         )
     return curves
 

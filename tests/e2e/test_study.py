@@ -108,8 +108,9 @@ def test_a_finished_study_does_nothing_more(home, straight):
     assert (straight / "table.csv").stat().st_mtime_ns == before
 
 
-def test_a_killed_study_goes_on_without_repeating_finished_runs_and_gives_the_same_table(home, straight):
-    """Killed, workers and all, when the first run is in the table and others are half-way. Kills: starting anew."""
+def test_a_killed_study_goes_on_seed_by_seed_without_repeating_finished_runs_and_gives_the_same_table(home, straight):
+    """Killed, workers and all, when the first run is in the table and others are half-way. Kills: starting anew; seeds
+    of another call dropped."""
     folder = home / "cut"
     process = start(*command(home, "cut"), output=home / "cut.log")
     try:
@@ -121,22 +122,15 @@ def test_a_killed_study_goes_on_without_repeating_finished_runs_and_gives_the_sa
     first = read_table(folder)
     assert 0 < len(first) < len(read_table(straight))
 
-    said = hrf(*command(home, "cut"))
-
-    assert said.exit_code == 0, said.output
     finished = {f"{arm}--small--{seed}" for arm, seed in zip(first["arm"], first["seed"], strict=True)}
-    assert not any(f"done  {name}" in said.output for name in finished)
+    for seed in ("2", "1"):
+        said = hrf(*command(home, "cut", "--seed", seed))
+        assert said.exit_code == 0, said.output
+        assert not any(f"done  {name}" in said.output for name in finished)
+
     pd.testing.assert_frame_equal(numbers(folder), numbers(straight))
     kept = read_table(folder).merge(first, on=["arm", "seed", "point"], suffixes=("", "_first"))
     assert (kept["wall_seconds"] == kept["wall_seconds_first"]).all()
-
-
-def test_a_study_may_be_shared_out_seed_by_seed(home, straight):
-    for seed in ("1", "2"):
-        said = hrf(*command(home, "shared", "--seed", seed))
-        assert said.exit_code == 0, said.output
-
-    pd.testing.assert_frame_equal(numbers(home / "shared"), numbers(straight))
 
 
 def test_a_changed_arm_is_not_mixed_with_rows_of_the_old_one(home, straight):
@@ -152,28 +146,18 @@ def test_a_changed_arm_is_not_mixed_with_rows_of_the_old_one(home, straight):
     assert len(read_table(straight)) > 0
 
 
-def test_an_arm_that_fails_is_told_and_leaves_the_others_alone(home):
+def test_an_arm_that_fails_is_told_and_leaves_the_others_alone_in_the_folder_of_a_smaller_form(home):
     """A rate that makes the weights infinite."""
     broken = home / "broken.yaml"
     broken.write_text(STUDY.replace("clean starts", "hopeless, changes: {update: {learning_rate: 1e30}}"))
-    arguments = command(home, "broken", "--seed", "1")
-    arguments[1] = str(broken)
 
-    said = hrf(*arguments)
+    said = hrf("study", str(broken), "--budget", "one", "--work-dir", str(home / "work"), "--workers", "2")
 
     assert said.exit_code == 1
-    assert "hrf--small--1" in said.output
+    assert "hrf--small--2" in said.output
     assert "NumericalError" in said.output
-    assert set(read_table(home / "broken")["arm"]) == {"ddpo"}
-
-
-def test_a_smaller_form_has_a_folder_of_its_own(home):
-    arguments = ["study", str(home / "study.yaml"), "--budget", "one", "--work-dir", str(home / "work")]
-
-    said = hrf(*arguments, "--arm", "ddpo")
-
-    assert said.exit_code == 0, said.output
-    assert set(read_table(home / "work" / "studies" / "study-one")["seed"]) == {2}
+    table = read_table(home / "work" / "studies" / "broken-one")
+    assert set(zip(table["arm"], table["seed"], strict=True)) == {("ddpo", 2)}
 
 
 @pytest.mark.parametrize(("option", "value"), [("--arm", "hrff"), ("--reward", "large"), ("--seed", "3")])

@@ -11,7 +11,8 @@ from hrf.core.window import Window
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
-from hrf.starts import FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, SelectedSteps, Shard, uniform_steps
+from hrf.selection import SelectedSteps
+from hrf.starts import FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, Shard, uniform_steps
 from tests.hrf.toys import small_policy
 
 CPU = torch.device("cpu")
