@@ -1,4 +1,4 @@
-"""The README against the code: links, files, commands, numbers, and its lines of Python, which are run."""
+"""README and docs against the code: links, files, commands, numbers, and their lines of Python, which are run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import typer
 from numpy.typing import NDArray
 
 from hrf import errors
-from hrf.config import Evaluation, Monitors, list_presets, resolve
+from hrf.config import Evaluation, Monitors, list_presets, resolve, rewards
 from hrf.core.window import Window
 from hrf.evaluation import Measured, evaluation_record
 from hrf.gate import decide
@@ -32,16 +32,36 @@ from hrf.policies.kinds import normalise_base
 from hrf.policies.sources import shipped_folder
 from hrf.rewards import build_reward
 from hrf.storage import Storage
+from hrf.study.definition import Study
 from hrf.update import UpdateMetrics
 from pipelines.cli import app
 from pipelines.overrides import from_settings, lay_over
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+}
+README, ALL_PAGES = PAGES["README.md"], "\n".join(PAGES.values())
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-OUTSIDE_FENCES = FENCE.sub("", README)
-LINKS = sorted({*re.findall(r"\]\(([^)\s]+)\)", OUTSIDE_FENCES), *re.findall(r'src="([^"]+)"', README)})
+OUTSIDE_FENCES = FENCE.sub("", ALL_PAGES)
+
+
+def links() -> list[tuple[str, str]]:
+    """(page, link) of all links that stay within the project."""
+    found = {
+        (page, link)
+        for page, text in PAGES.items()
+        for link in [*re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text)), *re.findall(r'src="([^"]+)"', text)]
+    }
+    return sorted((page, link) for page, link in found if not link.startswith("http"))
+
+
+def anchors(page: Path) -> set[str]:
+    """Of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", FENCE.sub("", page.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def section(heading: str) -> str:
@@ -51,19 +71,17 @@ def section(heading: str) -> str:
     return found[1]
 
 
-def fenced(language: str, text: str = README) -> list[str]:
+def fenced(language: str, text: str = ALL_PAGES) -> list[str]:
     return [body for kind, body in FENCE.findall(text) if kind == language]
 
 
 class TestLinks:
-    @pytest.mark.parametrize("link", [link for link in LINKS if not link.startswith(("http", "#"))])
-    def test_a_relative_link_leads_to_a_file(self, link: str) -> None:
-        assert (ROOT / link.partition("#")[0]).is_file()
-
-    def test_a_link_within_the_page_leads_to_a_heading(self) -> None:
-        headings = re.findall(r"^#+ (.*)$", OUTSIDE_FENCES, re.MULTILINE)
-        anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-        assert {link[1:] for link in LINKS if link.startswith("#")} <= anchors
+    @pytest.mark.parametrize(("page", "link"), links())
+    def test_a_link_leads_to_a_file_and_to_a_heading_in_it(self, page: str, link: str) -> None:
+        path, _, anchor = link.partition("#")
+        target = ROOT / page if not path else (ROOT / page).parent / path
+        assert target.is_file()
+        assert not anchor or anchor in anchors(target)
 
 
 def file_tree() -> list[str]:
@@ -100,13 +118,9 @@ class TestFiles:
 def typed_commands() -> list[list[str]]:
     """Arguments of every `hrf` command line in a fenced block, without variables set before it and without comments."""
     commands = []
-    for block in fenced("sh"):
-        for line in block.splitlines():
-            words = shlex.split(line, comments=True)
-            while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-                words = words[1:]
-            if words[:1] == ["hrf"]:
-                commands.append(words[1:])
+    for line in "\n".join(fenced("sh")).splitlines():
+        if found := re.match(r"(?:[A-Z_]+=\S* )*hrf (.*)", line):
+            commands.append(shlex.split(found[1], comments=True))
     return commands
 
 
@@ -130,7 +144,13 @@ class TestCommands:
         assert here | on_a_cluster == {arguments[0] for arguments in typed_commands()}
 
     @pytest.mark.parametrize("arguments", typed_commands(), ids=" ".join)
-    def test_a_command_line_is_one_that_hrf_takes(self, arguments: list[str]) -> None:
+    def test_a_command_line_is_one_that_hrf_takes(
+        self, arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        for name in arguments:
+            if re.fullmatch(r"[\w-]+\.\w+", name):  # A file of the reader's.
+                Path(name).touch()
         # N stands for a number.
         parse(["1" if word == "N" else word for word in arguments])
 
@@ -148,6 +168,8 @@ class TestCommands:
         command: Any = typer.main.get_command(app)
         known = {option for sub in command.commands.values() for parameter in sub.params for option in parameter.opts}
         known |= {option for parameter in command.commands["runs"].commands["show"].params for option in parameter.opts}
+        server = (ROOT / "hrf" / "reward_server.py").read_text(encoding="utf-8")
+        known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', server))
         named = set(re.findall(r"`(--[a-z-]+)", OUTSIDE_FENCES))
         assert named <= known
         assert "--traceback" in named
@@ -176,16 +198,21 @@ class TestCommands:
         assert config.switch_step == 12
         assert config.window_schedule(18).window(0) == Window(12, 18)
 
-    @pytest.mark.parametrize("page", ["README.md", "docs/rewards.md"])
+    @pytest.mark.parametrize("page", [page for page in PAGES if fenced("yaml", PAGES[page])])
     def test_every_configuration_shown_is_one_that_can_be_run(self, page: str) -> None:
-        texts = fenced("yaml", (ROOT / page).read_text(encoding="utf-8"))
-        assert len(texts) >= 2
-        for text in texts:
+        for text in fenced("yaml", PAGES[page]):
+            if page == "docs/study.md":
+                Study.from_yaml(text)
+                continue
             pinned = text.replace("40-HEX-DIGITS", "'" + 40 * "0" + "'").replace("64-HEX-DIGITS", "'" + 64 * "0" + "'")
             resolve("" if "extends:" in pinned else "avatars-compressibility", pinned)
 
     def test_fields_named_in_the_text_exist(self) -> None:
         config = resolve("sd15-compressibility").to_mapping()
+        families = [
+            entry for name, entry in vars(rewards).items() if name.endswith("Reward") and isinstance(entry, type)
+        ]
+        config["reward"] = {field for family in families for field in family.model_fields}
         for dotted in set(re.findall(rf"`((?:{'|'.join(config)})\.\w+)", OUTSIDE_FENCES)):
             top, field = dotted.split(".")
             # `update.json` and the like are files.
