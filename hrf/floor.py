@@ -1,13 +1,18 @@
 """A diversity budget: after every evaluation, may the run go on as it does? A pure rule: state in, decision out.
 
 The rule watches the lower end of the interval of the candidate's diversity ratio to the base, its *bound*, and keeps it
-above a floor. It has two dials and turns them one way only: the switch step moves towards clean starts, so that more of
-the denoising is the base's, and the learning rate is halved.
+above a floor; and it watches the drift monitors, since the gate promotes nothing that trips one, and a run that goes on
+from there only drifts further. It has two dials and turns them one way only: the switch step moves towards clean
+starts, so that more of the denoising is the base's, and the learning rate is halved.
 
     keep      the bound is far enough from the floor
     tighten   it nears the floor: one more evaluation like the last would cross it. A later switch step, same weights
-    back_up   it has crossed. A later switch step and half the rate, from the best candidate whose bound was above
-    stop      it has crossed once too often, or the reward has not risen for `PATIENCE` evaluations above the floor
+    back_up   it has crossed: a later switch step and half the rate, from the best sound candidate. Where a monitor has
+              tripped and the floor holds, half the rate alone: the choice of mode, which a later switch step guards
+              and which costs reward, is not what went wrong
+    stop      that has happened once too often, or the reward has not risen for `PATIENCE` sound evaluations
+
+An evaluation is *sound* if its bound is above the floor and no monitor has tripped.
 
 The state is a fold of the rule over a run's readings (`replay`), so nothing has to be remembered beside the records of
 its evaluations, and a run that resumes decides as it would have. Source: ours; `benchmarks.floor` compares it with
@@ -23,9 +28,9 @@ from typing import Any, Literal
 
 Action = Literal["keep", "tighten", "back_up", "stop"]
 PATIENCE = 3
-"""Evaluations above the floor in a row that are not better than the best: after them nothing more is to be gained."""
+"""Sound evaluations in a row that are not better than the best: after them nothing more is to be gained."""
 MOST_BACK_UPS = 6
-"""The rate is then 1/64 of the configured one: what crosses the floor even so will cross it again."""
+"""The rate is then 1/64 of the configured one: what goes wrong even so will go wrong again."""
 TIGHTENING = 0.25
 """Share of the way from the switch step to the last possible one that it moves at a time."""
 
@@ -40,6 +45,11 @@ class Reading:
     """Mean reward less the base's, on the same seeds."""
     candidate: str | None = None
     """Whose it is, as `RUN/epoch-0003`; None for the base."""
+    monitors_tripped: tuple[str, ...] = ()
+
+    def is_sound(self, floor: float) -> bool:
+        """Whether the bound is above the floor and no monitor has tripped."""
+        return self.bound > floor and not self.monitors_tripped
 
 
 BASE = Reading(bound=1.0, reward=0.0)
@@ -57,15 +67,15 @@ class Steering:
     bound: float = BASE.bound
     """Of the weights that training goes on from."""
     kept: Reading = BASE
-    """The best reward above the floor so far: where the run backs up to."""
+    """The best reward of a sound evaluation so far: where the run backs up to."""
     num_stalled: int = 0
-    """Evaluations above the floor in a row that were not better than the kept one."""
+    """Sound evaluations in a row that were not better than the kept one."""
     stopped: bool = False
 
     @classmethod
     def start(cls, reading: Reading, *, switch_step: int, floor: float) -> Steering:
-        """The state of a run that starts from a policy: what is kept is that one, or the base if it is not above."""
-        kept = reading if reading.bound > floor else BASE
+        """The state of a run that starts from a policy: what is kept is that one, or the base if it is not sound."""
+        kept = reading if reading.is_sound(floor) else BASE
         return cls(switch_step=switch_step, bound=reading.bound, kept=kept)
 
     @property
@@ -97,7 +107,8 @@ class Decision:
 def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) -> Decision:
     """Decide how a run goes on after an evaluation.
 
-        b <= f        back up    b: the bound, b': that of the weights before, f: the floor
+        b <= f, or a monitor has tripped
+                      back up    b: the bound, b': that of the weights before, f: the floor
         2b - b' <= f  tighten    another fall like the last
         else          keep
 
@@ -108,18 +119,18 @@ def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) ->
         last_step: The last switch step that leaves a window to start from; the rule does not go past it.
 
     Returns:
-        The decision with the state after it. On `back_up` the run goes on from `steering.kept`, whose bound is above
-        the floor; otherwise from the weights that were evaluated.
+        The decision with the state after it. On `back_up` the run goes on from `steering.kept`, which is sound;
+        otherwise from the weights that were evaluated.
 
     Raises:
         ValueError: If the run has stopped.
     """
     if state.stopped:
         raise ValueError("a run that has stopped is not steered")
-    crossed = reading.bound <= floor
-    better = not crossed and reading.reward > state.kept.reward
+    sound, crossed = reading.is_sound(floor), reading.bound <= floor
+    better = sound and reading.reward > state.kept.reward
     kept = reading if better else state.kept
-    num_stalled = 0 if better else state.num_stalled + (not crossed)
+    num_stalled = 0 if better else state.num_stalled + sound
     after = replace(state, bound=reading.bound, kept=kept, num_stalled=num_stalled)
     later = max(state.switch_step, state.switch_step + math.ceil((last_step - state.switch_step) * TIGHTENING))
     predicted = 2 * reading.bound - state.bound
@@ -129,12 +140,14 @@ def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) ->
         steering = replace(after, **changes)
         return Decision(action=action, reason=told + reason, reading=reading, floor=floor, steering=steering)
 
-    if crossed and state.num_back_ups == MOST_BACK_UPS:
-        return decision("stop", f"crossed after {MOST_BACK_UPS} halvings of the learning rate", stopped=True)
-    if crossed:
-        back = {"switch_step": later, "num_back_ups": state.num_back_ups + 1, "bound": kept.bound}
+    wrong = "crossed" if crossed else f"{', '.join(reading.monitors_tripped)} tripped"
+    if not sound and state.num_back_ups == MOST_BACK_UPS:
+        return decision("stop", f"{wrong} after {MOST_BACK_UPS} halvings of the learning rate", stopped=True)
+    if not sound:
+        switch_step = later if crossed else state.switch_step
+        back = {"switch_step": switch_step, "num_back_ups": state.num_back_ups + 1, "bound": kept.bound}
         goal = f"{kept.candidate or 'the base'}, whose bound is {kept.bound:.3f}"
-        return decision("back_up", f"crossed; back to {goal}, at half the learning rate", **back)
+        return decision("back_up", f"{wrong}; back to {goal}, at half the learning rate", **back)
     if num_stalled >= PATIENCE:
         return decision("stop", f"the reward has not risen for {num_stalled} evaluations", stopped=True)
     if predicted > floor:

@@ -83,7 +83,7 @@ def decide(
     if prompts := evaluation.get("prompts"):
         ours, theirs = means_by(ours, prompts), means_by(theirs, prompts)
     difference = paired_difference(ours, theirs, confidence).as_dict()
-    tripped = tuple(sorted(name for name, monitor in evaluation["monitors"].items() if monitor["tripped"]))
+    tripped = tripped_monitors(evaluation)
     checks = (
         Check(
             name="reward",
@@ -112,6 +112,11 @@ def decide(
         confidence=confidence,
         checks=checks,
     )
+
+
+def tripped_monitors(evaluation: Mapping[str, Any]) -> tuple[str, ...]:
+    """The drift monitors that are over their limit in an evaluation record, by name."""
+    return tuple(sorted(name for name, monitor in evaluation["monitors"].items() if monitor["tripped"]))
 
 
 def _check_finite(numbers: Any, what: str, epoch: int) -> None:

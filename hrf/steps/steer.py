@@ -11,6 +11,7 @@ from typing import Any
 
 from hrf.checkpoint import STOPPED, read_folder, writing_folder
 from hrf.floor import Decision, Reading, Steering, replay
+from hrf.gate import tripped_monitors
 from hrf.policies.folders import save_fresh_policy
 from hrf.progress import emit
 from hrf.promoted import fetch_candidate
@@ -111,6 +112,7 @@ def _reading(evaluation: Mapping[str, Any], candidate: str | None) -> Reading:
         bound=evaluation["diversity"]["vendi_order2_ratio"]["low"],
         reward=evaluation["reward_vs_base"]["value"],
         candidate=candidate,
+        monitors_tripped=tripped_monitors(evaluation),
     )
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from hrf.checkpoint import canonical_json
 from hrf.config import Config
 from hrf.errors import ArtifactError
+from hrf.gate import tripped_monitors
 
 TABLE_CSV, TABLE_PARQUET = "table.csv", "table.parquet"
 KEY = ("arm", "reward_name", "seed")
@@ -107,7 +108,7 @@ def row(
         "mode_entropy": evaluation["mode_entropy"],
         "unrecognised_fraction": readings.get("unrecognised_fraction"),
         **{name: readings[name] for name in ("dark_pixel_fraction", "edge_density", "colour_entropy")},
-        "monitors_tripped": "+".join(name for name, monitor in monitors.items() if monitor["tripped"]),
+        "monitors_tripped": "+".join(tripped_monitors(evaluation)),
         "promoted": int(promoted),
         "switch_step": switch_step,
         "window_start": window[0],

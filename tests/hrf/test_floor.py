@@ -12,7 +12,9 @@ from benchmarks.floor import FLOOR, LATE, MEASURED, nothing, only_rate, ours, si
 from hrf.floor import BASE, MOST_BACK_UPS, PATIENCE, Reading, Steering, replay, steer
 
 bounds = st.floats(0.3, 1.1)
-sequences = st.lists(st.builds(Reading, bound=bounds, reward=st.floats(-0.1, 0.2)), min_size=1, max_size=40)
+monitors = st.sampled_from([(), (), (), ("edge_density",), ("colour_entropy", "edge_density")])
+readings_ = st.builds(Reading, bound=bounds, reward=st.floats(-0.1, 0.2), monitors_tripped=monitors)
+sequences = st.lists(readings_, min_size=1, max_size=40)
 
 
 def decisions(readings, *, switch_step=3, last_step=17, floor=0.9):
@@ -36,24 +38,29 @@ def test_the_dials_only_turn_one_way(readings, switch_step):
 
 
 @given(sequences, st.floats(0.5, 0.99))
-def test_what_is_kept_is_the_best_reward_above_the_floor(readings, floor):
-    """Kills: backing up to what crossed; keeping the last one; `>=` for `>` at the floor."""
+def test_what_is_kept_is_the_best_reward_that_the_gate_could_promote(readings, floor):
+    """Kills: backing up to what crossed or what trips a monitor; keeping the last one; `>=` for `>` at the floor."""
     made = decisions(readings, floor=floor)
     seen = [BASE]
     for reading, decision in zip(readings, made, strict=False):
-        seen += [reading] if reading.bound > floor else []
+        seen += [reading] if reading.bound > floor and not reading.monitors_tripped else []
         kept = decision.steering.kept
         assert kept.bound > floor
+        assert kept.monitors_tripped == ()
         assert kept.reward == max(each.reward for each in seen)
 
 
 @given(sequences)
-def test_a_crossed_floor_backs_up_or_stops_and_nothing_else_backs_up(readings):
-    for decision in decisions(readings):
-        crossed = decision.reading.bound <= 0.9
-        assert crossed == (decision.action == "back_up") or decision.action == "stop"
+def test_what_the_gate_would_refuse_for_good_is_backed_up_from_and_nothing_else_is(readings):
+    """Kills: monitors that the rule does not see; a switch step that moves for a monitor's sake."""
+    switch_step = 3
+    for decision in decisions(readings, switch_step=switch_step):
+        refused = decision.reading.bound <= 0.9 or decision.reading.monitors_tripped != ()
+        assert refused == (decision.action == "back_up") or decision.action == "stop"
         if decision.action == "back_up":
             assert decision.steering.bound == decision.steering.kept.bound
+            assert decision.reading.bound <= 0.9 or decision.steering.switch_step == switch_step
+        switch_step = decision.steering.switch_step
 
 
 @given(sequences)
@@ -108,10 +115,19 @@ def test_the_actions_by_example(before, bound, action, switch_step, rate_scale):
     assert (decision.action, after.switch_step, after.rate_scale) == (action, switch_step, rate_scale)
 
 
-def test_a_run_that_starts_from_a_policy_keeps_it_if_it_is_above_the_floor():
+def test_a_tripped_monitor_halves_the_rate_and_leaves_the_switch_step():
+    state = Steering(switch_step=9, bound=0.97)
+    reading = Reading(bound=0.96, reward=0.1, monitors_tripped=("edge_density",))
+    decision = steer(state, reading, floor=0.9, last_step=17)
+    assert (decision.action, decision.steering.switch_step, decision.steering.rate_scale) == ("back_up", 9, 0.5)
+    assert "edge_density tripped; back to the base" in decision.reason
+
+
+def test_a_run_that_starts_from_a_policy_keeps_it_if_it_is_sound():
     good, bad = Reading(bound=0.95, reward=0.1, candidate="a/1"), Reading(bound=0.85, reward=0.2, candidate="a/2")
     assert Steering.start(good, switch_step=2, floor=0.9).kept == good
     assert Steering.start(bad, switch_step=2, floor=0.9).kept == BASE
+    assert Steering.start(replace(good, monitors_tripped=("edge_density",)), switch_step=2, floor=0.9).kept == BASE
 
 
 def test_a_run_that_has_stopped_is_not_steered_and_no_reading_is_no_decision():
