@@ -111,6 +111,11 @@ class Answers:
         """Runs in the table, controls included."""
         return sum(len(runs) for one in self._results.values() for runs in one.curves.values())
 
+    @cached_property
+    def num_arms(self) -> int:
+        """Arms that the table has runs of, controls included."""
+        return len({arm for one in self._results.values() for arm in one.curves})
+
     @property
     def budget(self) -> str:
         """Of a run, in denoiser evaluations."""

@@ -160,6 +160,18 @@ def test_an_arm_that_fails_is_told_and_leaves_the_others_alone_in_the_folder_of_
     assert set(zip(table["arm"], table["seed"], strict=True)) == {("ddpo", 2)}
 
 
+def test_the_window_study_runs_in_its_tiny_form(tmp_path):
+    definition = Path(__file__).parents[2] / "benchmarks" / "studies" / "window.yaml"
+
+    said = hrf("study", str(definition), "--budget", "tiny", "--work-dir", str(tmp_path), "--workers", "2")
+
+    assert said.exit_code == 0, said.output
+    table = read_table(tmp_path / "studies" / "window-tiny")
+    assert set(table["arm"]) == {"ddpo", "hrf-clean", "hrf-clean-split-sampled"}
+    assert (table.groupby("arm")["point"].apply(list).map(sorted) == [[0, 1, 2]] * 3).all()
+    assert (table[table["point"] == 2]["evaluations"] > 300).all()
+
+
 @pytest.mark.parametrize(("option", "value"), [("--arm", "hrff"), ("--reward", "large"), ("--seed", "3")])
 def test_a_name_that_the_study_does_not_have_is_refused(home, option, value):
     said = hrf(*command(home, "none", option, value))
