@@ -18,6 +18,8 @@ from hrf.gate import tripped_monitors
 TABLE_CSV, TABLE_PARQUET = "table.csv", "table.parquet"
 KEY = ("arm", "reward_name", "seed")
 """What names a run."""
+DIGITS = 7
+"""Of the numbers that are measured: far below their noise, and a table of hundreds of runs stays small."""
 MODE = "mode_"
 """Before the label of a class, where the column counts its samples."""
 COLUMNS: Mapping[str, str] = {
@@ -85,7 +87,7 @@ def row(
     gain, ratio = evaluation["reward_vs_base"], diversity["vendi_order2_ratio"]
     window = (update or {}).get("window") or (-1, -1)
     readings = {name: monitor["value"] for name, monitor in monitors.items()}
-    return {
+    values = {
         "arm": arm,
         "reward_name": reward,
         "seed": config.run.seed,
@@ -117,6 +119,7 @@ def row(
         "config_digest": short_digest(config),
         **{f"{MODE}{label}": count for label, count in (evaluation["modes"] or {}).items()},
     }
+    return {name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value for name, value in values.items()}
 
 
 def short_digest(config: Config) -> str:

@@ -53,7 +53,7 @@ def test_a_row_says_what_was_measured_and_under_which_configuration():
 
     assert (made["arm"], made["reward_name"], made["seed"], made["point"]) == ("ddpo", "small", 7, 2)
     assert (made["window_start"], made["window_stop"], made["learning_rate"]) == (5, 8, 5e-5)
-    assert made["monitors_tripped"] == "edge_density+colour_entropy"
+    assert made["monitors_tripped"] == "colour_entropy+edge_density"
     assert made["promoted"] == 1
     assert made["mode_pixel-art"] == 3
     assert made["config_digest"] == short_digest(CONFIG)
