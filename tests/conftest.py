@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import uuid
 from collections.abc import Iterator
@@ -17,6 +19,15 @@ from pipelines.embedded_s3 import EmbeddedS3
 # A shared machine can be slow for a moment; that is no property of the code.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _stacks_without_source() -> Iterator[None]:
+    """kfp asks for the whole call stack at every setting of a task and takes a name from it. With the source lines that
+    nobody looks at, and a test's deep stack, that is most of what compiling a package would take here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspect, "stack", functools.partial(inspect.stack, 0))
+        yield
 
 
 @pytest.fixture(scope="session")
