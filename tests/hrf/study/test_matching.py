@@ -45,7 +45,10 @@ def curve(gain: Sequence[float], ratio: Sequence[float], *, seed: int = 0) -> Cu
 
 
 steps = st.lists(st.floats(0.001, 1.0), min_size=1, max_size=6)
-paths = st.lists(st.tuples(st.floats(-1, 1), st.floats(0, 1)), min_size=1, max_size=6).map(
+#: In millionths: the smallest floats of all have no digits to interpolate with.
+changes = st.integers(-(10**6), 10**6).map(lambda millionths: millionths / 10**6)
+levels = st.integers(0, 10**6).map(lambda millionths: millionths / 10**6)
+paths = st.lists(st.tuples(changes, levels), min_size=1, max_size=6).map(
     lambda points: ([0.0, *(gain for gain, _ in points)], [1.0, *(ratio for _, ratio in points)])
 )
 
@@ -91,7 +94,7 @@ class TestDiversityAtMatchedReward:
         level = data.draw(st.floats(0.0, float(gain[-1])))
         assert curve(gain, ratio).at_gain(RATIO, level) == pytest.approx(np.interp(level, gain, ratio), abs=1e-9)
 
-    @given(paths, st.floats(0, 1))
+    @given(paths, levels)
     def test_no_earlier_place_on_the_curve_has_that_gain(self, path, level):
         gain, ratio = path
         times = np.linspace(0, len(gain) - 1, 40 * (len(gain) - 1) + 1)
