@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
@@ -74,9 +75,16 @@ def _read_preset(name: object, field: str = "preset") -> dict[str, Any]:
             got=name,
             fix=f"choose one of them{suggest(str(name), names)}, or leave it empty and give a whole configuration",
         )
+    return _parsed(name)
+
+
+@cache
+def _parsed(name: str) -> dict[str, Any]:
+    """A preset as its file has it: read once, since a study resolves hundreds of configurations. Not to be changed."""
     return parse_yaml(_folder().joinpath(f"{name}.yaml").read_text(encoding="utf-8"), origin=f"preset {name}")
 
 
+@cache
 def _preset_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.endswith(".yaml"))
 

@@ -248,10 +248,10 @@ def test_a_scorer_on_a_gpu_fits_where_the_steps_that_run_it_have_one(tmp_path):
         ("extends: gpu\nsteps: {update: {accelerators: 0}}", GPU, r"placement\.steps\.update\.accelerators"),
         ("extends: gpu", SCORED_ON_GPU, r"placement\.steps\.score\.accelerators: .*reward\.device is cuda"),
         ("extends: cpu-small", SCORED_ON_GPU_ALONE, r"placement\.steps\.baseline\.accelerators: .*reward\.device"),
-        ("shards: 9", CPU, r"placement\.shards: expected at most 8, the roots"),
+        ("shards: 5", CPU, r"placement\.shards: expected at most 4, the roots"),
         (
             "shards: 3",
-            "{run: {epochs: 1}, model: {num_processes: 3}}",
+            "{run: {epochs: 1}, rollout: {roots: 8}, model: {num_processes: 3}}",
             r"placement\.shards: expected at most 2, the roots",
         ),
         ("shards: 2", "{run: {epochs: 4, epochs_per_step: 2}, evaluation: {every: 2}}", r"epochs_per_step"),
