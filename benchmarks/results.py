@@ -1,11 +1,12 @@
-"""The README's answer to the study's question, made from the committed table: a figure, a table and five sentences.
+"""The README's answer to the study's question, made from the committed tables: a figure, a table and sentences.
 
     python -m benchmarks.results            # write them
     python -m benchmarks.results --check    # fail if they are not what the table gives
 
 `benchmarks/studies/window.csv` is the table and `window.yaml` the definition; `benchmarks/results.yaml` says which arms
-are shown and holds the sentences, Jinja templates in which every number is a question to `Answers`. Levels of matched
-reward and diversity are the first of each in the definition.
+are shown and holds the five sentences, Jinja templates in which every number is a question to `Answers`. Levels of
+matched reward and diversity are the first of each in the definition. A second paragraph tells what came of it on fresh
+seeds, in the tables of `confirm` and `presets`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import argparse
 import re
 import sys
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -36,8 +37,11 @@ from hrf.study.table import read_table_file
 
 PROJECT = Path(__file__).resolve().parents[1]
 STUDY, TABLE = "benchmarks/studies/window.yaml", "benchmarks/studies/window.csv"
+FRESH = ("confirm", "presets")
+"""Studies of the same folder, on seeds that had no part in the first."""
 WORDS, PAGE, FIGURE = "benchmarks/results.yaml", "README.md", "docs/figures/study.svg"
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
+FRESH_BEGIN, FRESH_END = "<!-- fresh -->", "<!-- /fresh -->"
 HEADING = "### Does it avoid mode collapse?"
 NUM_SENTENCES = 5
 WIDTH = 120
@@ -55,6 +59,9 @@ class Words(BaseModel):
     arms: tuple[str, ...] = Field(min_length=1)
     """Lines of the figure and rows of the table."""
     sentences: tuple[str, ...] = Field(min_length=NUM_SENTENCES, max_length=NUM_SENTENCES)
+    """Templates of the first paragraph, which ask `study`."""
+    fresh: tuple[str, ...] = Field(min_length=1)
+    """Templates of the second, which also ask `confirm` and `presets`."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +193,10 @@ class Answers:
         means = {arm: one.mean.value for arm, one in self._results[reward].promoted().items() if one.mean is not None}
         return max((arm for arm in means if arm != but), key=lambda arm: means[arm])
 
+    def num_measured(self, arm: str) -> int:
+        """Measurements of an arm while it trained, over all rewards and seeds."""
+        return sum(len(one.rows[(one.rows.arm == arm) & (one.rows.point > 0)]) for one in self._results.values())
+
     def num_promoted(self, arm: str) -> int:
         """Models of an arm that the gate promoted, over all rewards, seeds and points."""
         return len(self._promoted_rows(arm))
@@ -212,27 +223,35 @@ class Answers:
 
 
 def outputs(root: Path) -> dict[str, str]:
-    """The files that the committed table makes: path below the root -> text.
+    """The files that the committed tables make: path below the root -> text.
 
     Args:
         root: The project's folder.
 
     Raises:
-        ArtifactError: The table is absent or is none of this study.
+        ArtifactError: A table is absent or is none of its study.
         ConfigError: Definition or words are not valid.
     """
-    study = Study.from_yaml((root / STUDY).read_text(encoding="utf-8"), origin=STUDY)
     words = Words.model_validate(parse_yaml((root / WORDS).read_text(encoding="utf-8"), origin=WORDS))
-    results = {one.name: one for one in read_results(study, read_table_file(root / TABLE))}
+    study, results = _read(root, STUDY, TABLE)
     for name, one in results.items():
         unknown = [arm for arm in words.arms if arm not in one.compared]
         if unknown:
             known = f"arms of the comparison that have runs of {name}: {', '.join(one.compared)}"
             raise ConfigError(f"{WORDS}: arms", expected=known, got=unknown[0], fix="name one of them")
     answers = Answers(study, results)
-    section = f"{_FIGURE_LINE}\n\n{table_of(answers, words)}\n\n{sentences_of(answers, words)}".replace(MINUS, "-")
-    page = (root / PAGE).read_text(encoding="utf-8")
-    return {FIGURE: figure_of(results, words), PAGE: _with_section(page, section)}
+    folder = Path(TABLE).parent
+    fresh = {name: Answers(*_read(root, f"{folder}/{name}.yaml", f"{folder}/{name}.csv")) for name in FRESH}
+    section = f"{_FIGURE_LINE}\n\n{table_of(answers, words)}\n\n{paragraph(words.sentences, study=answers)}"
+    page = _with_section((root / PAGE).read_text(encoding="utf-8"), section)
+    page = _replaced(page, FRESH_BEGIN, FRESH_END, paragraph(words.fresh, study=answers, **fresh))
+    return {FIGURE: figure_of(results, words), PAGE: page}
+
+
+def _read(root: Path, definition: str, table: str) -> tuple[Study, dict[str, RewardResults]]:
+    """A study and its results by reward."""
+    study = Study.from_yaml((root / definition).read_text(encoding="utf-8"), origin=definition)
+    return study, {one.name: one for one in read_results(study, read_table_file(root / table))}
 
 
 def _with_section(page: str, section: str) -> str:
@@ -243,7 +262,15 @@ def _with_section(page: str, section: str) -> str:
             raise ArtifactError(PAGE, problem="it has no section Results", fix="give it one")
         command = "```sh\npython -m benchmarks.results\n```"
         page = f"{before}{heading}\n{HEADING}\n\n{command}\n\n{BEGIN}\n{END}\n{after}"
-    return re.sub(f"{BEGIN}.*?{END}", lambda _: f"{BEGIN}\n{section}\n{END}", page, flags=re.DOTALL)
+    return _replaced(page, BEGIN, END, section)
+
+
+def _replaced(page: str, begin: str, end: str, text: str) -> str:
+    """The page with a text between two markers, its minus signs as plain hyphens."""
+    if begin not in page:
+        raise ArtifactError(PAGE, problem=f"it has no {begin}", fix=f"put {begin} and {end} where the text belongs")
+    between = f"{begin}\n{text.replace(MINUS, '-')}\n{end}"
+    return re.sub(f"{begin}.*?{end}", lambda _: between, page, flags=re.DOTALL)
 
 
 def figure_of(results: Mapping[str, RewardResults], words: Words) -> str:
@@ -290,10 +317,15 @@ def table_of(answers: Answers, words: Words) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
-def sentences_of(answers: Answers, words: Words) -> str:
-    """The sentences with their numbers, as one paragraph."""
+def paragraph(sentences: Sequence[str], **asked: Answers) -> str:
+    """Sentences with their numbers, as one paragraph.
+
+    Args:
+        sentences: Templates.
+        **asked: Whom they may ask, by name.
+    """
     environment = Environment(undefined=StrictUndefined, autoescape=False)
-    said = [environment.from_string(sentence).render(study=answers) for sentence in words.sentences]
+    said = [environment.from_string(sentence).render(**asked) for sentence in sentences]
     return textwrap.fill(" ".join(" ".join(said).split()), WIDTH, break_long_words=False, break_on_hyphens=False)
 
 

@@ -16,6 +16,7 @@ from hrf.study.table import frame_of, read_table_file
 from tests.hrf.study_folders import rows
 
 ROOT = results.PROJECT
+MARKERS = [(results.BEGIN, results.END), (results.FRESH_BEGIN, results.FRESH_END)]
 
 
 def test_the_readme_and_its_figure_are_what_the_committed_table_gives():
@@ -26,7 +27,7 @@ def test_the_readme_and_its_figure_are_what_the_committed_table_gives():
 
 def test_sentences_hold_no_number_that_is_written_by_hand():
     words = yaml.safe_load((ROOT / results.WORDS).read_text(encoding="utf-8"))
-    for sentence in words["sentences"]:
+    for sentence in words["sentences"] + words["fresh"]:
         by_hand = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|`.*?`", "", sentence, flags=re.DOTALL)
         # The confidence is that of `hrf.study.matching`; names such as order-2 are none.
         assert re.findall(r"(?<![\w-])\d[\d.,]*", by_hand.replace("95% intervals", "")) == []
@@ -35,13 +36,16 @@ def test_sentences_hold_no_number_that_is_written_by_hand():
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """A project of its own with a made-up table of the committed study."""
-    for name in (results.STUDY, results.WORDS, results.PAGE):
+    folder = Path(results.STUDY).parent
+    others = [str(folder / f"{name}.{ending}") for name in results.FRESH for ending in ("yaml", "csv")]
+    for name in (results.STUDY, results.WORDS, results.PAGE, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    # Without what the committed table has given.
+    # Without what the committed tables have given.
     page = (tmp_path / results.PAGE).read_text(encoding="utf-8")
-    emptied = re.sub(f"{results.BEGIN}.*?{results.END}", f"{results.BEGIN}\n{results.END}", page, flags=re.DOTALL)
-    (tmp_path / results.PAGE).write_text(emptied, encoding="utf-8")
+    for begin, end in MARKERS:
+        page = re.sub(f"{begin}.*?{end}", f"{begin}\n{end}", page, flags=re.DOTALL)
+    (tmp_path / results.PAGE).write_text(page, encoding="utf-8")
     words = yaml.safe_load((tmp_path / results.WORDS).read_text(encoding="utf-8"))
     definition = yaml.safe_load((tmp_path / results.STUDY).read_text(encoding="utf-8"))
     # Of the committed study, the arms that are shown and what they need: all others have no say here.
@@ -76,11 +80,14 @@ class TestCheck:
         write(root)
         assert results.differing(root) == []
 
-    @pytest.mark.parametrize("name", [results.PAGE, results.FIGURE])
-    def test_a_changed_digit_fails(self, root, monkeypatch, name):
+    @pytest.mark.parametrize(
+        ("name", "after"),
+        [(results.PAGE, results.BEGIN), (results.PAGE, results.FRESH_BEGIN), (results.FIGURE, "<text")],
+    )
+    def test_a_changed_digit_fails(self, root, monkeypatch, name, after):
         write(root)
         text = (root / name).read_text(encoding="utf-8")
-        start = text.index(results.BEGIN) if name == results.PAGE else text.index("<text")
+        start = text.index(after)
         place = re.compile(r"\d").search(text, start + text[start:].index("0."))
         assert place is not None
         digit = str((int(place[0]) + 1) % 10)
@@ -88,12 +95,14 @@ class TestCheck:
         with pytest.raises(SystemExit, match=re.escape(name)):
             check(root, monkeypatch)
 
-    def test_a_changed_table_fails(self, root, monkeypatch):
+    @pytest.mark.parametrize(
+        ("name", "arm"), [("window", "floor-90"), ("confirm", "split-50-pool"), ("presets", "default")]
+    )
+    def test_a_changed_table_fails(self, root, monkeypatch, name, arm):
         write(root)
-        path = root / results.TABLE
+        path = (root / results.TABLE).with_name(f"{name}.csv")
         table = read_table_file(path)
-        shown = yaml.safe_load((root / results.WORDS).read_text(encoding="utf-8"))["arms"]
-        table.loc[table[table["arm"] == shown[-1]].index[-1], "reward_vs_base"] = 0.9
+        table.loc[table[table["arm"] == arm].index[-1], "reward_vs_base"] = 0.9
         table.to_csv(path, index=False, na_rep="nan")
         with pytest.raises(SystemExit):
             check(root, monkeypatch)
@@ -117,7 +126,7 @@ class TestSection:
         before = (root / results.PAGE).read_text(encoding="utf-8")
         write(root)
         after = (root / results.PAGE).read_text(encoding="utf-8")
-        section = re.compile(f"{results.BEGIN}.*?{results.END}", re.DOTALL)
+        section = re.compile("|".join(f"{begin}.*?{end}" for begin, end in MARKERS), re.DOTALL)
         heading = f"\n{results.HEADING}\n\n```sh\npython -m benchmarks.results\n```\n\n"
         outside = section.sub("", after)
         assert outside in (section.sub("", before), before.replace("## Results\n", f"## Results\n{heading}\n", 1))
@@ -132,6 +141,12 @@ class TestSection:
             assert section.count(f"| `{arm}` |") == len(study.rewards)
         for reward in study.rewards:
             assert section.count(f"| {reward}, ") == 1
+
+    def test_a_page_without_a_place_for_the_fresh_seeds_is_an_error(self, root):
+        page = root / results.PAGE
+        page.write_text(page.read_text(encoding="utf-8").replace(results.FRESH_BEGIN, ""), encoding="utf-8")
+        with pytest.raises(ArtifactError, match="fresh"):
+            results.outputs(root)
 
     def test_an_arm_that_is_not_in_the_comparison_is_refused(self, root):
         path = root / results.WORDS
