@@ -6,7 +6,7 @@
 `benchmarks/studies/window.csv` is the table and `window.yaml` the definition; `benchmarks/results.yaml` says which arms
 are shown and holds the five sentences, Jinja templates in which every number is a question to `Answers`. Levels of
 matched reward and diversity are the first of each in the definition. A second paragraph tells what came of it on fresh
-seeds, in the tables of `confirm` and `presets`.
+seeds, in the tables of `confirm` and `presets`, and the presets have a table of their own.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ FRESH = ("confirm", "presets")
 WORDS, PAGE, FIGURE = "benchmarks/results.yaml", "README.md", "docs/figures/study.svg"
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
 FRESH_BEGIN, FRESH_END = "<!-- fresh -->", "<!-- /fresh -->"
+PRESETS_BEGIN, PRESETS_END = "<!-- presets -->", "<!-- /presets -->"
 HEADING = "### Does it avoid mode collapse?"
 NUM_SENTENCES = 5
 WIDTH = 120
@@ -112,6 +113,11 @@ class Answers:
         self.study = study
         self.reference = study.reference
         self.rewards = list(results)
+
+    @property
+    def arms(self) -> list[str]:
+        """Arms of the comparison that have runs of every reward."""
+        return [arm for arm in self.study.arms if all(arm in one.compared for one in self._results.values())]
 
     @cached_property
     def num_runs(self) -> int:
@@ -242,9 +248,10 @@ def outputs(root: Path) -> dict[str, str]:
     answers = Answers(study, results)
     folder = Path(TABLE).parent
     fresh = {name: Answers(*_read(root, f"{folder}/{name}.yaml", f"{folder}/{name}.csv")) for name in FRESH}
-    section = f"{_FIGURE_LINE}\n\n{table_of(answers, words)}\n\n{paragraph(words.sentences, study=answers)}"
+    section = f"{_FIGURE_LINE}\n\n{table_of(answers, words.arms)}\n\n{paragraph(words.sentences, study=answers)}"
     page = _with_section((root / PAGE).read_text(encoding="utf-8"), section)
     page = _replaced(page, FRESH_BEGIN, FRESH_END, paragraph(words.fresh, study=answers, **fresh))
+    page = _replaced(page, PRESETS_BEGIN, PRESETS_END, table_of(fresh["presets"], fresh["presets"].arms))
     return {FIGURE: figure_of(results, words), PAGE: page}
 
 
@@ -285,8 +292,8 @@ def figure_of(results: Mapping[str, RewardResults], words: Words) -> str:
     return sheet(panels, list(colours.items()), style=(TEMPLATES / "charts.css").read_text(encoding="utf-8"))
 
 
-def table_of(answers: Answers, words: Words) -> str:
-    """The arms that are shown, as a Markdown table."""
+def table_of(answers: Answers, arms: Sequence[str]) -> str:
+    """Some arms, as a Markdown table."""
     header = (
         "reward",
         "arm",
@@ -302,7 +309,7 @@ def table_of(answers: Answers, words: Words) -> str:
     for reward in answers.rewards:
         level = answers.level(reward)
         matched = "" if level is None else f", matched at {with_unit(f'+{level:g}', answers.unit(reward))}"
-        for arm in words.arms:
+        for arm in arms:
             cells = (
                 answers.gain(arm, reward),
                 answers.ratio(arm, reward),
@@ -312,7 +319,7 @@ def table_of(answers: Answers, words: Words) -> str:
                 answers.gain_less_reference(arm, reward),
                 answers.promoted(arm, reward),
             )
-            named = f"{reward}{matched}" if arm == words.arms[0] else ""
+            named = f"{reward}{matched}" if arm == arms[0] else ""
             rows.append((named, f"`{arm}`", *map(str, cells)))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 

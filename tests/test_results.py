@@ -10,13 +10,18 @@ import pytest
 import yaml
 
 from benchmarks import results
+from hrf.config import resolve
 from hrf.errors import ArtifactError, ConfigError
 from hrf.study.definition import Study
 from hrf.study.table import frame_of, read_table_file
 from tests.hrf.study_folders import rows
 
 ROOT = results.PROJECT
-MARKERS = [(results.BEGIN, results.END), (results.FRESH_BEGIN, results.FRESH_END)]
+MARKERS = [
+    (results.BEGIN, results.END),
+    (results.FRESH_BEGIN, results.FRESH_END),
+    (results.PRESETS_BEGIN, results.PRESETS_END),
+]
 
 
 def test_the_readme_and_its_figure_are_what_the_committed_table_gives():
@@ -31,6 +36,16 @@ def test_sentences_hold_no_number_that_is_written_by_hand():
         by_hand = re.sub(r"\{\{.*?\}\}|\{%.*?%\}|`.*?`", "", sentence, flags=re.DOTALL)
         # The confidence is that of `hrf.study.matching`; names such as order-2 are none.
         assert re.findall(r"(?<![\w-])\d[\d.,]*", by_hand.replace("95% intervals", "")) == []
+
+
+def test_the_presets_study_trains_the_presets_as_they_ship():
+    study = Study.from_yaml((ROOT / results.STUDY).with_name("presets.yaml").read_text(encoding="utf-8"))
+    for arm in study.arms:
+        given = study.config(arm, "compressibility", 201, epochs=6)
+        shipped = resolve(arm).with_changes(study.overrides)
+        # What a study decides on.
+        kept = {field: shipped.to_mapping()[field] for field in ("description", "run")}
+        assert given.with_changes(kept | {"evaluation": {"every": shipped.evaluation.every}}) == shipped
 
 
 @pytest.fixture
@@ -82,7 +97,7 @@ class TestCheck:
 
     @pytest.mark.parametrize(
         ("name", "after"),
-        [(results.PAGE, results.BEGIN), (results.PAGE, results.FRESH_BEGIN), (results.FIGURE, "<text")],
+        [*((results.PAGE, begin) for begin, _ in MARKERS), (results.FIGURE, "<text")],
     )
     def test_a_changed_digit_fails(self, root, monkeypatch, name, after):
         write(root)
@@ -96,7 +111,7 @@ class TestCheck:
             check(root, monkeypatch)
 
     @pytest.mark.parametrize(
-        ("name", "arm"), [("window", "floor-90"), ("confirm", "split-50-pool"), ("presets", "default")]
+        ("name", "arm"), [("window", "floor-90"), ("confirm", "split-50-pool"), ("presets", "avatars-hrf")]
     )
     def test_a_changed_table_fails(self, root, monkeypatch, name, arm):
         write(root)
