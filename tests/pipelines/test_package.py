@@ -200,7 +200,7 @@ def test_text_outside_ascii_is_escaped_and_lines_are_joined():
 
 def test_too_many_epochs_are_refused_before_compiling():
     with pytest.raises(ConfigError, match="epochs_per_step"):
-        finetune.build(resolve("avatars-compressibility", "run: {epochs: 30}"))
+        finetune.build(resolve("avatars-compressibility", "run: {epochs: 60}"))
 
 
 def _flat(config):
