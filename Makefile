@@ -20,9 +20,10 @@ PUSH ?=
 run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default preset; again: go on from what was promoted
 	$(BIN)/hrf run avatars-compressibility
 
-# In order, so that the long end-to-end tests come first and the short ones fill what is left of a worker's time.
-test: lint  ## everything
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder -m "not container"
+# The slow part in order, so that its long files come first and the short ones fill what is left of a worker's time.
+test: lint test-unit $(VENV)/.dev  ## everything
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		-m "(slow or e2e) and not container"
 
 test-unit: $(VENV)/.dev  ## the fast part
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not e2e"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
 import json
 import uuid
 from collections.abc import Iterator
@@ -20,16 +19,6 @@ from pipelines.embedded_s3 import EmbeddedS3
 # A shared machine can be slow for a moment; that is no property of the code.
 hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One worker has all tests of a file, and one all files that share the undisturbed run, which takes a minute."""
-    for file, tests in itertools.groupby(items, key=lambda item: item.nodeid.split("::")[0]):
-        of_file = list(tests)
-        shares = any("undisturbed" in getattr(item, "fixturenames", ()) for item in of_file)
-        for item in of_file:
-            item.add_marker(pytest.mark.xdist_group("undisturbed" if shares else file))
 
 
 @pytest.fixture(scope="session", autouse=True)
