@@ -166,24 +166,27 @@ def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Tensor]) -> Foo
             # As in an update: gradients are there before the first backward pass, and are added to.
             parameter.grad = torch.zeros_like(parameter)
 
-    def run(*, backward: bool) -> tuple[_Memory, FlopCounterMode, tuple[int, ...]]:
+    def run(*, backward: bool) -> tuple[_Memory, tuple[int, ...]]:
         known = [*parameters, *(parameter.grad for parameter in parameters), *model.buffers(), *tree_leaves(inputs)]
-        memory, flops = _Memory(known), FlopCounterMode(display=False)
-        with flops, memory, torch.set_grad_enabled(backward), _META:
+        memory = _Memory(known)
+        with memory, torch.set_grad_enabled(backward), _META:
             with _FusedAttention():
                 output = model(**inputs).sample
             if backward:
                 output.backward(torch.empty_like(output))
-        return memory, flops, tuple(output.shape[1:])
+        return memory, tuple(output.shape[1:])
 
-    forward, flops, output_shape = run(backward=False)
-    backward, _, _ = run(backward=True)
+    # Of the forward pass alone: in a backward pass the counter's hooks would keep the graph, and with it what
+    # checkpointing recomputes, until Python next looks for reference cycles.
+    with FlopCounterMode(display=False) as flops:
+        forward, output_shape = run(backward=False)
+    backward, _ = run(backward=True)
     checkpointed = backward
     if hasattr(model, "enable_gradient_checkpointing"):
         model.enable_gradient_checkpointing(
             partial(checkpoint, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _FusedAttention()))
         )
-        checkpointed, _, _ = run(backward=True)
+        checkpointed, _ = run(backward=True)
     counts = flops.get_flop_counts()["Global"]
     convolutions = sum(count for operation, count in counts.items() if "convolution" in str(operation))
     return Footprint(

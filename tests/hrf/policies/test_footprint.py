@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -160,6 +161,19 @@ class TestMemory:
         first = denoiser_footprint(PIXELS)
         footprint_module._count_denoiser.cache_clear()
         assert denoiser_footprint(PIXELS) == first
+
+    @pytest.mark.parametrize("config", [PIXELS, TEXT])
+    def test_it_does_not_depend_on_when_python_collects_garbage(self, config):
+        """Kills: a counter whose hooks tie the graph into reference cycles, as no training does."""
+        at_its_whim = denoiser_footprint(config)
+        footprint_module._count_denoiser.cache_clear()
+        gc.collect()
+        gc.disable()
+        try:
+            never = denoiser_footprint(config)
+        finally:
+            gc.enable()
+        assert never == at_its_whim
 
     @pytest.mark.parametrize("config", [PIXELS, TEXT])
     def test_what_a_real_pass_remembers_is_most_of_a_backward_pass(self, config):
