@@ -6,7 +6,8 @@
 `benchmarks/studies/window.csv` is the table and `window.yaml` the definition; `benchmarks/results.yaml` says which arms
 are shown and holds the five sentences, Jinja templates in which every number is a question to `Answers`. Levels of
 matched reward and diversity are the first of each in the definition. A second paragraph tells what came of it on fresh
-seeds, in the tables of `confirm` and `presets`, and the presets have a table of their own.
+seeds, in the tables of `confirm` and `presets`, and the presets have a table of their own. The studies' own page is
+given every arm that has runs.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ WORDS, PAGE, FIGURE = "benchmarks/results.yaml", "README.md", "docs/figures/stud
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
 FRESH_BEGIN, FRESH_END = "<!-- fresh -->", "<!-- /fresh -->"
 PRESETS_BEGIN, PRESETS_END = "<!-- presets -->", "<!-- /presets -->"
+ARMS_PAGE = "benchmarks/studies/README.md"
+ARMS_BEGIN, ARMS_END = "<!-- arms -->", "<!-- /arms -->"
 HEADING = "### Does it avoid mode collapse?"
 NUM_SENTENCES = 5
 WIDTH = 120
@@ -118,6 +121,11 @@ class Answers:
     def arms(self) -> list[str]:
         """Arms of the comparison that have runs of every reward."""
         return [arm for arm in self.study.arms if all(arm in one.compared for one in self._results.values())]
+
+    def arms_of(self, reward: str) -> list[str]:
+        """Arms of the comparison that have all seeds of a reward."""
+        found = self._results[reward].compared
+        return [arm for arm in self.study.arms if len(found.get(arm, ())) == len(self.study.seeds)]
 
     @cached_property
     def num_runs(self) -> int:
@@ -252,7 +260,9 @@ def outputs(root: Path) -> dict[str, str]:
     page = _with_section((root / PAGE).read_text(encoding="utf-8"), section)
     page = _replaced(page, FRESH_BEGIN, FRESH_END, paragraph(words.fresh, study=answers, **fresh))
     page = _replaced(page, PRESETS_BEGIN, PRESETS_END, table_of(fresh["presets"], fresh["presets"].arms))
-    return {FIGURE: figure_of(results, words), PAGE: page}
+    studies = (root / ARMS_PAGE).read_text(encoding="utf-8")
+    studies = _replaced(studies, ARMS_BEGIN, ARMS_END, all_arms_of(answers), path=ARMS_PAGE)
+    return {FIGURE: figure_of(results, words), PAGE: page, ARMS_PAGE: studies}
 
 
 def _read(root: Path, definition: str, table: str) -> tuple[Study, dict[str, RewardResults]]:
@@ -272,10 +282,10 @@ def _with_section(page: str, section: str) -> str:
     return _replaced(page, BEGIN, END, section)
 
 
-def _replaced(page: str, begin: str, end: str, text: str) -> str:
+def _replaced(page: str, begin: str, end: str, text: str, *, path: str = PAGE) -> str:
     """The page with a text between two markers, its minus signs as plain hyphens."""
     if begin not in page:
-        raise ArtifactError(PAGE, problem=f"it has no {begin}", fix=f"put {begin} and {end} where the text belongs")
+        raise ArtifactError(path, problem=f"it has no {begin}", fix=f"put {begin} and {end} where the text belongs")
     between = f"{begin}\n{text.replace(MINUS, '-')}\n{end}"
     return re.sub(f"{begin}.*?{end}", lambda _: between, page, flags=re.DOTALL)
 
@@ -321,6 +331,43 @@ def table_of(answers: Answers, arms: Sequence[str]) -> str:
             )
             named = f"{reward}{matched}" if arm == arms[0] else ""
             rows.append((named, f"`{arm}`", *map(str, cells)))
+    return _markdown(rows)
+
+
+def all_arms_of(answers: Answers) -> str:
+    """Every arm that has runs, a Markdown table per reward, and the names of those that have none."""
+    parts = []
+    for reward in answers.rewards:
+        arms = answers.arms_of(reward)
+        suffix = f", {answers.unit(reward)}" if answers.unit(reward) else ""
+        header = (
+            reward,
+            f"gain{suffix}",
+            "diversity ratio",
+            f"gain at ratio {answers.ratio_level:g}{suffix}",
+            f"less {answers.reference}",
+            "unrecognised",
+            "what it is",
+        )
+        rows = [header, ("---",) * len(header)]
+        for arm in arms:
+            cells = (
+                answers.gain(arm, reward),
+                answers.ratio(arm, reward),
+                answers.gain_within(arm, reward),
+                answers.gain_less_reference(arm, reward),
+                answers.quantity("unrecognised_fraction", arm, reward).value,
+            )
+            rows.append((f"`{arm}`", *map(str, cells), answers.study.arms[arm].description))
+        parts.append(_markdown(rows))
+        absent = [f"`{arm}`" for arm in answers.study.arms if arm not in arms]
+        if absent:
+            said = f"Not run, or not with all seeds, on {reward}: {', '.join(absent)}."
+            parts.append(textwrap.fill(said, WIDTH, break_on_hyphens=False))
+    return "\n\n".join(parts)
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 

@@ -13,6 +13,7 @@ from benchmarks import results
 from hrf.config import resolve
 from hrf.errors import ArtifactError, ConfigError
 from hrf.study.definition import Study
+from hrf.study.report import read_results
 from hrf.study.table import frame_of, read_table_file
 from tests.hrf.study_folders import rows
 
@@ -53,7 +54,7 @@ def root(tmp_path: Path) -> Path:
     """A project of its own with a made-up table of the committed study."""
     folder = Path(results.STUDY).parent
     others = [str(folder / f"{name}.{ending}") for name in results.FRESH for ending in ("yaml", "csv")]
-    for name in (results.STUDY, results.WORDS, results.PAGE, *others):
+    for name in (results.STUDY, results.WORDS, results.PAGE, results.ARMS_PAGE, *others):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
     # Without what the committed tables have given.
@@ -97,7 +98,11 @@ class TestCheck:
 
     @pytest.mark.parametrize(
         ("name", "after"),
-        [*((results.PAGE, begin) for begin, _ in MARKERS), (results.FIGURE, "<text")],
+        [
+            *((results.PAGE, begin) for begin, _ in MARKERS),
+            (results.ARMS_PAGE, results.ARMS_BEGIN),
+            (results.FIGURE, "<text"),
+        ],
     )
     def test_a_changed_digit_fails(self, root, monkeypatch, name, after):
         write(root)
@@ -156,6 +161,22 @@ class TestSection:
             assert section.count(f"| `{arm}` |") == len(study.rewards)
         for reward in study.rewards:
             assert section.count(f"| {reward}, ") == 1
+
+    def test_the_page_of_the_studies_names_every_arm_once_for_each_reward(self, root):
+        """Kills: an arm without runs left unsaid; one with some of its seeds among those with all."""
+        study = Study.from_yaml((root / results.STUDY).read_text(encoding="utf-8"))
+        partial, absent = "ddpo-slow", "hrf-baseline"
+        table = read_table_file(root / results.TABLE)
+        dropped = (table["arm"] == absent) | ((table["arm"] == partial) & (table["seed"] == study.seeds[0]))
+        kept = table[~(dropped & (table["reward_name"] == "planets"))]
+        text = results.all_arms_of(results.Answers(study, {r.name: r for r in read_results(study, kept)}))
+        sections = dict(zip(study.rewards, re.split(r"\n\n(?=\| )", text), strict=True))
+        for reward, section in sections.items():
+            assert section.startswith(f"| {reward} |")
+            rows, _, without = section.partition("Not run, or not with all seeds,")
+            named = {partial, absent} if reward == "planets" else set()
+            assert set(re.findall(r"`(.+?)`", without)) == named
+            assert re.findall(r"^\| `(.+?)` ", rows, re.MULTILINE) == [arm for arm in study.arms if arm not in named]
 
     def test_a_page_without_a_place_for_the_fresh_seeds_is_an_error(self, root):
         page = root / results.PAGE
