@@ -136,6 +136,24 @@ class TestFlops:
             assert found.once["prefix_pool"].evaluations == pool_evaluations(config)
             assert sum(epoch.num_epochs for epoch in found.epochs) == config.run.epochs
 
+    def test_processes_share_the_time_of_sampling_and_updates_and_none_of_the_work(self, counted):
+        """Kills: measuring shared out, too, which one process does; FLOPs or evaluations divided."""
+        config = configured(run={"epochs": 2})
+        schedule = build_schedule(LINEAR_ALPHA_BARS, num_steps=6)
+        one, four = (
+            forecast(config.with_changes({"model": {"num_processes": count}}), schedule, counted) for count in (1, 4)
+        )
+        assert (four.total.flops, four.total.evaluations) == (one.total.flops, one.total.evaluations)
+        assert four.once == one.once
+        saved = 0.0
+        for shared, alone in zip(four.epochs, one.epochs, strict=True):
+            for part in ("sample", "update"):
+                seconds = getattr(alone, part).seconds
+                assert getattr(shared, part).seconds == pytest.approx(seconds / 4)
+                saved += alone.num_epochs * seconds * 3 / 4
+        assert one.total.seconds - four.total.seconds == pytest.approx(saved)
+        assert any("4 processes" in assumption for assumption in four.assumptions)
+
     def test_gradient_checkpointing_does_a_forward_pass_more(self, counted):
         plain, recomputed = (
             forecast(configured(model={"gradient_checkpointing": on}), build_schedule(LINEAR_ALPHA_BARS, num_steps=6),
