@@ -20,9 +20,10 @@ PUSH ?=
 run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default preset; again: go on from what was promoted
 	$(BIN)/hrf run avatars-compressibility
 
-# The slow part in order, so that its long files come first and the short ones fill what is left of a worker's time.
+# The slow part in order, so that its long files come first and the short ones fill what is left of a worker's time; with
+# three workers on two cores, since its runs also wait: for their servers, for each other, for the moment to be killed.
 test: lint test-unit $(VENV)/.dev  ## everything
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 		-m "(slow or e2e) and not container"
 
 test-unit: $(VENV)/.dev  ## the fast part
