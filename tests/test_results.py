@@ -64,8 +64,9 @@ def root(tmp_path: Path) -> Path:
     (tmp_path / results.PAGE).write_text(page, encoding="utf-8")
     words = yaml.safe_load((tmp_path / results.WORDS).read_text(encoding="utf-8"))
     definition = yaml.safe_load((tmp_path / results.STUDY).read_text(encoding="utf-8"))
-    # Of the committed study, the arms that are shown and what they need: all others have no say here.
-    needed = [definition["reference"], *words["arms"]]
+    # Of the committed study, the arms that are shown or asked for and what they need: all others have no say here.
+    asked = re.findall(r'"([\w-]+)"', " ".join(words["sentences"]))
+    needed = [definition["reference"], *words["arms"], *(arm for arm in asked if arm in definition["arms"])]
     needed += [definition["arms"][arm]["weights_of"] for arm in needed if "weights_of" in definition["arms"][arm]]
     shown = {arm: definition["arms"][arm] for arm in dict.fromkeys(needed)}
     (tmp_path / results.STUDY).write_text(yaml.safe_dump(definition | {"arms": shown, "budgets": {}}), encoding="utf-8")
