@@ -132,10 +132,10 @@ class Answers:
         """Runs in the table, controls included."""
         return sum(len(runs) for one in self._results.values() for runs in one.curves.values())
 
-    @cached_property
-    def num_arms(self) -> int:
-        """Arms that the table has runs of, controls included."""
-        return len({arm for one in self._results.values() for arm in one.curves})
+    @property
+    def num_wanted(self) -> int:
+        """Runs of the whole study, controls included."""
+        return len(self.study.arms) * len(self.study.rewards) * len(self.study.seeds)
 
     @property
     def budget(self) -> str:
@@ -315,7 +315,7 @@ def table_of(answers: Answers, arms: Sequence[str]) -> str:
         f"less {answers.reference}",
         "gain promoted",
     )
-    rows = [header, ("---",) * len(header)]
+    rows = []
     for reward in answers.rewards:
         level = answers.level(reward)
         matched = "" if level is None else f", matched at {with_unit(f'+{level:g}', answers.unit(reward))}"
@@ -331,35 +331,37 @@ def table_of(answers: Answers, arms: Sequence[str]) -> str:
             )
             named = f"{reward}{matched}" if arm == arms[0] else ""
             rows.append((named, f"`{arm}`", *map(str, cells)))
-    return _markdown(rows)
+    return _markdown(header, rows)
 
 
 def all_arms_of(answers: Answers) -> str:
     """Every arm that has runs, a Markdown table per reward, and the names of those that have none."""
     parts = []
     for reward in answers.rewards:
-        arms = answers.arms_of(reward)
+        arms, less = answers.arms_of(reward), f"less {answers.reference}"
         suffix = f", {answers.unit(reward)}" if answers.unit(reward) else ""
         header = (
             reward,
             f"gain{suffix}",
             "diversity ratio",
+            f"ratio at matched reward {less}",
             f"gain at ratio {answers.ratio_level:g}{suffix}",
-            f"less {answers.reference}",
+            less,
             "unrecognised",
             "what it is",
         )
-        rows = [header, ("---",) * len(header)]
+        rows = []
         for arm in arms:
             cells = (
                 answers.gain(arm, reward),
                 answers.ratio(arm, reward),
+                answers.ratio_less_reference(arm, reward),
                 answers.gain_within(arm, reward),
                 answers.gain_less_reference(arm, reward),
                 answers.quantity("unrecognised_fraction", arm, reward).value,
             )
             rows.append((f"`{arm}`", *map(str, cells), answers.study.arms[arm].description))
-        parts.append(_markdown(rows))
+        parts.append(_markdown(header, rows))
         absent = [f"`{arm}`" for arm in answers.study.arms if arm not in arms]
         if absent:
             said = f"Not run, or not with all seeds, on {reward}: {', '.join(absent)}."
@@ -367,8 +369,8 @@ def all_arms_of(answers: Answers) -> str:
     return "\n\n".join(parts)
 
 
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, ("---",) * len(header), *rows))
 
 
 def paragraph(sentences: Sequence[str], **asked: Answers) -> str:
