@@ -36,6 +36,8 @@ _DRAIN_SECONDS = 60.0
 _PORTS = ("s3", "s3.grpc", "master", "master.grpc", "filer", "filer.grpc", "volume", "volume.grpc")
 # SeaweedFS's own worker finds the admin server's gRPC port by adding this to its port, whatever is asked for.
 _ADMIN_GRPC_OFFSET = 10000
+# From the second on, Linux and macOS give ports to programs that ask for any.
+_FIRST_PORT, _FIRST_EPHEMERAL_PORT = 10240, 32768
 
 
 class EmbeddedS3:
@@ -198,24 +200,33 @@ def _prepare_settings(work_dir: Path, settings: dict[str, Any] | None) -> dict[s
 def _choose_ports() -> dict[str, int]:
     """Free loopback ports for every listener of the server, held all at once so that they differ."""
     with contextlib.ExitStack() as held:
-        ports = {name: _bind(held, 0) for name in _PORTS}
-        while "admin" not in ports:
-            port = _bind(held, 0)
-            if port + _ADMIN_GRPC_OFFSET < 65536 and _bind(held, port + _ADMIN_GRPC_OFFSET):
-                ports |= {"admin": port, "admin.grpc": port + _ADMIN_GRPC_OFFSET}
-    return ports
+        ports = {name: _hold_free(held) for name in _PORTS}
+        admin = _hold_free(held, pair_at=_ADMIN_GRPC_OFFSET)
+        return {**ports, "admin": admin, "admin.grpc": admin + _ADMIN_GRPC_OFFSET}
 
 
-def _bind(held: contextlib.ExitStack, port: int) -> int:
-    """Take a port (0: any free one) until `held` ends; returns it, or 0 where it is taken."""
+def _hold_free(held: contextlib.ExitStack, pair_at: int = 0) -> int:
+    """Take a free port, and the one `pair_at` above it, until `held` ends.
+
+    Not one that the system picks: it could give the same to whoever asks next, before the server listens on it.
+    """
+    while True:
+        port = secrets.choice(range(_FIRST_PORT, _FIRST_EPHEMERAL_PORT - pair_at))
+        if _bind(held, port) and (not pair_at or _bind(held, port + pair_at)):
+            return port
+
+
+def _bind(held: contextlib.ExitStack, port: int) -> bool:
+    """Take a port until `held` ends; False where it is taken."""
     listener = held.enter_context(socket.socket())
     # As the server itself does: a port whose last connections are still winding down is free.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((_HOST, port))
+        listener.listen()  # With that option, others could take a port that is only bound.
     except OSError:
-        return 0
-    return int(listener.getsockname()[1])
+        return False
+    return True
 
 
 def _are_free(ports: Any) -> bool:

@@ -1,6 +1,8 @@
 """The store's container, run for real: its arguments, its probe and its bucket, with the same program."""
 
+import contextlib
 import os
+import random
 import re
 import shutil
 import socket
@@ -31,22 +33,28 @@ def _free_ports(count):
     found = []
     while len(found) < count:
         with socket.socket() as low, socket.socket() as high:
-            low.bind(("127.0.0.1", 0))
-            port = low.getsockname()[1]
+            # Not one of those that the system gives to any server of another test that asks in the meantime.
+            port = random.randrange(10240, 22768)
             try:
+                low.bind(("127.0.0.1", port))
                 high.bind(("127.0.0.1", port + 10000))
-            except (OSError, OverflowError):
+            except OSError:
                 continue
             if port not in found:
                 found.append(port)
     return found
 
 
+def _descriptors(pid):
+    """What a process has open."""
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # It was closed in the meantime.
+            yield os.readlink(entry)
+
+
 def _listeners(pid):
     """Ports of a process, by the address that they listen on."""
-    inodes = {
-        os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir() if os.readlink(entry).startswith("socket:")
-    }
+    inodes = set(_descriptors(pid))
     found = {}
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/{pid}/net/{table}").read_text().splitlines()[1:]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -75,6 +76,21 @@ def test_a_server_whose_ports_were_taken_meanwhile_moves_and_keeps_its_objects(w
         moved = EmbeddedS3.start(work_dir, "hrf")
         assert moved.endpoint != server.endpoint
         assert storage_of(moved).read_json("k.json")[0] == {"n": 1}
+
+
+@pytest.mark.e2e
+def test_no_port_is_one_that_the_system_gives_to_whoever_asks_for_any(work_dir):
+    """Kills the mutant that asks the system for ports: between choosing and listening, it gave one to another."""
+    range_of_this_machine = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    if not range_of_this_machine.exists():
+        pytest.skip("only Linux says which ports it gives away")
+    first, _ = map(int, range_of_this_machine.read_text().split())
+    if first < 32768:
+        pytest.skip(f"this machine gives ports away from {first} on; usual is 32768")
+    with EmbeddedS3.start(work_dir, "hrf"):
+        ports = json.loads((work_dir / "s3.json").read_text())["ports"]
+    assert len(set(ports.values())) == len(ports) == 10
+    assert max(ports.values()) < first
 
 
 @pytest.mark.e2e
