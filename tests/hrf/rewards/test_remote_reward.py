@@ -188,10 +188,11 @@ class TestWhatMayPass:
 
     def test_a_server_that_comes_up_late_is_waited_for(self, monkeypatch):
         monkeypatch.setattr(remote_module, "_FIRST_WAIT_SECONDS", 0.05)
-        with socket.socket() as taken:
+        with socket.socket() as taken, ThreadPoolExecutor() as pool:
+            # Held until the server has it, so that no other program is given it.
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             taken.bind(("127.0.0.1", 0))
             port = taken.getsockname()[1]
-        with ThreadPoolExecutor() as pool:
             rewards = pool.submit(client(f"http://127.0.0.1:{port}", retries=20), pictures())
             time.sleep(0.3)
             assert not rewards.done()
