@@ -46,10 +46,13 @@ def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cac
     """
     from kfp import components, local
 
+    from pipelines.forked_steps import fork_steps
+
     # What only matters on a cluster (display names, images) has no effect here, and needs no warning.
     warnings.filterwarnings("ignore", module=r"kfp\.")
     warnings.filterwarnings("ignore", message=r"Task .* have no effect in the current local runner")
     warnings.filterwarnings("ignore", message=r"You may be attemping to run a task that uses custom or non-Python")
+    fork_steps()
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(artifacts),

@@ -90,6 +90,14 @@ def test_a_run_ends_with_report_summary_and_stored_artifacts(asked, location, st
     assert not any("/cache/" in key for key in stored)
 
 
+def test_a_step_finds_nothing_that_an_earlier_one_left_in_its_process(asked, location):
+    """Kills the mutant that runs the steps in the worker itself."""
+    asked.run(location, "finish")
+    _, step, worker, found = asked.lines()[-1].split()
+    assert step != worker
+    assert found == "nothing"
+
+
 def test_the_stored_log_holds_no_secret(asked, location, storage, s3_environment):
     folder, _, state = asked.run(location, "finish")
     secret = s3_environment["AWS_SECRET_ACCESS_KEY"]
@@ -188,9 +196,9 @@ def test_an_interrupt_ends_all_processes_and_the_run_can_go_on(asked, location):
         execute(folder, location, lambda event: None)
     folder.unlock()
     assert folder.read().status == "interrupted"
-    _, step, shell = asked.lines()[-1].split()
+    _, step, worker, _ = asked.lines()[-1].split()
     assert not _is_alive(step)
-    assert not _is_alive(shell)
+    assert not _is_alive(worker)
     _, resumed, state = asked.run(location, "finish")
     assert resumed
     assert state.status == "finished"

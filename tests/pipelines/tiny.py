@@ -6,7 +6,7 @@ from kfp.dsl import HTML, Artifact, Input, Output
 from pipelines.package import compile_package
 
 
-@dsl.component(base_image="hrf-worker:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-control:latest", install_kfp_package=False)
 def first(run_tag: str, notes: str, made: Output[Artifact]) -> None:
     """Note that it ran, and who it is."""
     import os
@@ -22,9 +22,10 @@ def first(run_tag: str, notes: str, made: Output[Artifact]) -> None:
     os.write(1, f"a secret: {os.environ.get('AWS_SECRET_ACCESS_KEY')}\n".encode())
     emit("step-finished", step="first", epoch=None, seconds=0.0)
     made.metadata["cwd"] = str(Path.cwd())
+    os.environ["LEFT_BEHIND"] = "by the first step"
 
 
-@dsl.component(base_image="hrf-worker:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-control:latest", install_kfp_package=False)
 def second(notes: str, gate: str, made: Input[Artifact], report: Output[HTML], summary: Output[Artifact]) -> None:
     """Do what the gate file says: fail, hang, or finish."""
     import os
@@ -38,7 +39,7 @@ def second(notes: str, gate: str, made: Input[Artifact], report: Output[HTML], s
 
     def work() -> None:
         with open(notes, "a") as stream:
-            stream.write(f"second {os.getpid()} {os.getppid()}\n")
+            stream.write(f"second {os.getpid()} {os.getppid()} {os.environ.get('LEFT_BEHIND', 'nothing')}\n")
         order = Path(gate).read_text()
         if order == "fail":
             raise NumericalError("the loss is nan", where="epoch=3", fix="lower the rate")
