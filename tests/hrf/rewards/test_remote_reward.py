@@ -215,14 +215,23 @@ class TestWhatMayPass:
         assert len(server.requests) == 3
 
     def test_waits_grow_and_differ(self, monkeypatch):
+        waits = []
+        sleep = asyncio.sleep
+
+        async def noted(seconds, *rest):
+            waits.append(seconds)
+            await sleep(seconds, *rest)
+
         monkeypatch.setattr(remote_module, "_FIRST_WAIT_SECONDS", 0.1)
+        monkeypatch.setattr(asyncio, "sleep", noted)
         with scripted(says(503, b"")) as server, pytest.raises(RemoteError):
             client(server.url, batch_size=9, retries=3)(pictures())
-        waits = [after - before for before, after in itertools.pairwise(server.times)]
-        for repetition, wait in enumerate(waits):
-            # Between a half and the whole of 0.1, 0.2, 0.4 seconds, and what a busy machine adds.
-            assert 0.05 * 2**repetition <= wait <= 0.1 * 2**repetition + 0.5
-        assert len({round(wait, 4) for wait in waits}) == 3
+        asked = [after - before for before, after in itertools.pairwise(server.times)]
+        for repetition, (wait, real) in enumerate(zip(waits, asked, strict=True)):
+            # Between a half and the whole of 0.1, 0.2, 0.4 seconds.
+            assert 0.05 * 2**repetition <= wait <= 0.1 * 2**repetition
+            assert real >= 0.99 * wait
+        assert len(set(waits)) == 3
 
     def test_it_waits_as_many_seconds_as_the_server_asks(self):
         with scripted(says(429, b"", "Retry-After: 1"), scores()) as server:
@@ -250,7 +259,7 @@ class TestWhatMayPass:
         began = time.monotonic()
         with scripted(reply) as server, pytest.raises(RemoteError, match="deadline"):
             client(server.url, timeout_seconds=100, deadline_seconds=0.5)(pictures())
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 50  # A machine may be busy; without a deadline it is 100.
 
     def test_the_deadline_is_for_all_batches_together(self):
         def slow(connection, request):
@@ -389,7 +398,7 @@ class TestHealth:
         began = time.monotonic()
         with pytest.raises(RemoteError, match=r"http://127\.0\.0\.1:1"):
             client("http://127.0.0.1:1", retries=1000).health()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 50  # A machine may be busy; 1000 repetitions take hours.
 
 
 class TestSecrets:
