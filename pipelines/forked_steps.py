@@ -48,8 +48,8 @@ class ForkedStep(SubprocessTaskHandler):  # type: ignore[misc]
 
 def import_for_all() -> None:
     """Import what nearly every step with a model needs: torch, and the denoisers with all that diffusers imports."""
-    # Where one is missing or broken, the step that needs it says so.
-    with contextlib.suppress(ImportError):
+    # Where one is missing or broken (of which diffusers makes a RuntimeError), the step that needs it says so.
+    with contextlib.suppress(ImportError, RuntimeError):
         for name in ("hrf.steps.update", "diffusers.models.unets"):
             importlib.import_module(name)
 
