@@ -230,7 +230,8 @@ class TestWhatMayPass:
         for repetition, (wait, real) in enumerate(zip(waits, asked, strict=True)):
             # Between a half and the whole of 0.1, 0.2, 0.4 seconds.
             assert 0.05 * 2**repetition <= wait <= 0.1 * 2**repetition
-            assert real >= 0.99 * wait
+            # As long as that, and what a busy machine adds.
+            assert 0.99 * wait <= real <= wait + 0.5
         # Each by a share of its own, or clients that were refused together come back together.
         assert len({wait / 2**repetition for repetition, wait in enumerate(waits)}) == 3
 
@@ -260,7 +261,7 @@ class TestWhatMayPass:
         began = time.monotonic()
         with scripted(reply) as server, pytest.raises(RemoteError, match="deadline"):
             client(server.url, timeout_seconds=100, deadline_seconds=0.5)(pictures())
-        assert time.monotonic() - began < 50  # A machine may be busy; without a deadline it is 100.
+        assert time.monotonic() - began < 3
 
     def test_the_deadline_is_for_all_batches_together(self):
         def slow(connection, request):
@@ -399,7 +400,7 @@ class TestHealth:
         began = time.monotonic()
         with pytest.raises(RemoteError, match=r"http://127\.0\.0\.1:1"):
             client("http://127.0.0.1:1", retries=1000).health()
-        assert time.monotonic() - began < 50  # A machine may be busy; 1000 repetitions take hours.
+        assert time.monotonic() - began < 2
 
 
 class TestSecrets:
