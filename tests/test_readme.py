@@ -11,7 +11,7 @@ import threading
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,22 +20,25 @@ import typer
 from numpy.typing import NDArray
 
 from hrf import errors
-from hrf.config import Evaluation, Monitors, list_presets, resolve, rewards
+from hrf.config import Config, Evaluation, Monitors, list_presets, resolve, rewards
 from hrf.core.window import Window
 from hrf.evaluation import Measured, evaluation_record
 from hrf.gate import decide
+from hrf.images import to_images
 from hrf.monitors import MONITORS
 from hrf.policies.components import load_denoiser
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.folders import load_policy, save_policy
+from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, weights_of
 from hrf.policies.kinds import normalise_base
 from hrf.policies.sources import shipped_folder
+from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
 from hrf.storage import Storage
 from hrf.study.definition import Study
 from hrf.update import UpdateMetrics
 from pipelines.cli import app
 from pipelines.overrides import from_settings, lay_over
+from tests.hrf import tiny_stable_diffusion
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
 
 ROOT = Path(__file__).parent.parent
@@ -412,6 +415,17 @@ class TestGettingAPromotedModel:
         assert (tmp_path / "promoted" / "weights.bin").read_text() == "first 0.1"
 
 
+def drawn(policy: DiffusionPolicy, num_images: int, prompts: torch.Tensor | None = None) -> torch.Tensor:
+    """Our own samples, with noise from the generator that the README's lines take."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(num_images, *policy.sample_shape, generator=generator)
+    with torch.no_grad():
+        for step in range(policy.schedule.num_steps):
+            mean, std = policy.transition(states, torch.full((num_images,), step), prompts=prompts)
+            states = mean + std * torch.randn(states.shape, generator=generator)
+    return states
+
+
 class TestPlainDiffusers:
     # Few steps, half of them the reference's.
     PRESET = "avatars-smoke"
@@ -434,15 +448,6 @@ class TestPlainDiffusers:
         save_policy(tuned, denoiser, base, about, None)
         return base, tuned
 
-    def ours(self, policy: DiffusionPolicy) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(0)
-        states = torch.randn(self.NUM_IMAGES, *policy.sample_shape, generator=generator)
-        with torch.no_grad():
-            for step in range(policy.schedule.num_steps):
-                mean, std = policy.transition(states, torch.full((self.NUM_IMAGES,), step))
-                states = mean + std * torch.randn(states.shape, generator=generator)
-        return states
-
     def test_the_lines_make_the_pictures_of_our_own_policy(self, folders: tuple[Path, Path]) -> None:
         base, tuned = folders
         code = first_python("Run a promoted model with plain diffusers")
@@ -455,7 +460,51 @@ class TestPlainDiffusers:
         policy = load_policy(resolve(self.PRESET), base, tuned)
         assert policy.switch_step == policy.schedule.num_steps // 2
         # Float32: the two compute the same in another order.
-        torch.testing.assert_close(images, self.ours(policy), rtol=0, atol=1e-4)
+        torch.testing.assert_close(images, drawn(policy, self.NUM_IMAGES), rtol=0, atol=1e-4)
         # The wrong half of the weights, or none of the tuned ones, would be seen.
         elsewhere = DiffusionPolicy(**{**policy.__dict__, "switch_step": policy.switch_step - 1})
-        assert (images - self.ours(elsewhere)).abs().max() > 1e-3
+        assert (images - drawn(elsewhere, self.NUM_IMAGES)).abs().max() > 1e-3
+
+
+class TestPlainDiffusersWithAnAdapter:
+    PROMPTS = ("a red cat", "a blue dog", "a wet fox")
+    SETTINGS: ClassVar = {
+        "model": {"source": "x", "guidance_scale": 3.0},
+        "prompts": {"texts": list(PROMPTS)},
+        "sampler": {"steps": 6},
+    }
+
+    @pytest.mark.parametrize("split", [0.0, 0.5])
+    def test_the_lines_make_the_pictures_of_our_own_policy(self, split: float, tmp_path: Path) -> None:
+        """Kills: an adapter that is on from the start, or from a step too late on."""
+        model = tiny_stable_diffusion.save(tmp_path / "model")
+        base, fresh, tuned = (tmp_path / name for name in ("base", "fresh", "tuned"))
+        for folder in (base, fresh, tuned):
+            folder.mkdir()
+        normalise_base(model, base)
+        embed_prompts(base, self.PROMPTS, negative="").save(base)
+        config = Config.from_mapping({**self.SETTINGS, "policy": {"lora": {"rank": 2, "alpha": 4}, "split": split}})
+        about = {"switch_step": config.switch_step, "sampler": config.sampler.model_dump(mode="json")}
+        save_fresh_policy(fresh, config, base, about, run_seed=0)
+        policy = load_policy(config, base, fresh, prompts=base)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for weight in policy.denoiser.parameters():
+                if weight.requires_grad:
+                    weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
+        save_policy(tuned, policy.denoiser, base, about, None, weights_of(config))
+
+        code = fenced("python", section("Run a promoted model with plain diffusers"))[1]
+        settings = {"base_folder": str(model), "tuned_folder": str(tuned), "prompts": list(self.PROMPTS)}
+        made: dict[str, Any] = {}
+        exec(with_values(code, **settings, guidance_scale=3.0), made)
+        theirs = np.stack([np.asarray(image, dtype=np.float32) / 255 for image in made["images"]]).transpose(0, 3, 1, 2)
+
+        def ours(policy: DiffusionPolicy) -> NDArray[np.float32]:
+            samples = drawn(policy, len(self.PROMPTS), torch.arange(len(self.PROMPTS)))
+            return to_images(policy.decode(samples).numpy())
+
+        assert policy.switch_step == (3 if split else 0)
+        assert np.abs(ours(policy) - theirs).max() < 1 / 255
+        elsewhere = DiffusionPolicy(**{**policy.__dict__, "switch_step": policy.switch_step + 1})
+        assert np.abs(ours(elsewhere) - theirs).max() > 2 / 255

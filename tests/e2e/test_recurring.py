@@ -53,7 +53,9 @@ import sys, warnings
 from kfp import compiler, components, local
 from hrf.config import resolve
 from pipelines.finetune import build
+from pipelines.forked_steps import fork_steps
 warnings.simplefilter("ignore")
+fork_steps()
 root, storage, experiment, overrides, *ticks = sys.argv[1:]
 pipeline = build(resolve("avatars-smoke", overrides), preset="avatars-smoke", overrides=overrides)
 compiler.Compiler().compile(pipeline, root + "/package.yaml")
