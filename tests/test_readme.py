@@ -8,6 +8,7 @@ import re
 import shlex
 import sys
 import threading
+from collections.abc import Iterator
 from dataclasses import fields
 from itertools import pairwise
 from pathlib import Path
@@ -33,11 +34,13 @@ from hrf.policies.kinds import normalise_base
 from hrf.policies.sources import shipped_folder
 from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
+from hrf.rewards.remote import RemoteScorer
 from hrf.storage import Storage
 from hrf.study.definition import Study
 from hrf.update import UpdateMetrics
 from pipelines.cli import app
 from pipelines.overrides import from_settings, lay_over
+from pipelines.placement import ROLES
 from tests.hrf import tiny_stable_diffusion
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
 
@@ -47,6 +50,12 @@ PAGES = {
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 }
 README, ALL_PAGES = PAGES["README.md"], "\n".join(PAGES.values())
+#: Of folders: with configurations of other programs, and with tables that other tests check.
+OTHER_PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for folder in ("images", "manifests", "benchmarks/studies", "hrf/assets/avatars-32")
+    for path in (ROOT / folder / "README.md",)
+}
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 OUTSIDE_FENCES = FENCE.sub("", ALL_PAGES)
 
@@ -55,7 +64,7 @@ def links() -> list[tuple[str, str]]:
     """(page, link) of all links that stay within the project."""
     found = {
         (page, link)
-        for page, text in PAGES.items()
+        for page, text in {**PAGES, **OTHER_PAGES}.items()
         for link in [*re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text)), *re.findall(r'src="([^"]+)"', text)]
     }
     return sorted((page, link) for page, link in found if not link.startswith("http"))
@@ -76,6 +85,24 @@ def section(heading: str) -> str:
 
 def fenced(language: str, text: str = ALL_PAGES) -> list[str]:
     return [body for kind, body in FENCE.findall(text) if kind == language]
+
+
+class TestPages:
+    @pytest.mark.parametrize("page", [*PAGES, *OTHER_PAGES])
+    def test_what_is_announced_follows(self, page: str) -> None:
+        """A colon before a heading, or a heading before one of no lower level, and something has been forgotten."""
+        blocks = [block for block in FENCE.sub("(code)", {**PAGES, **OTHER_PAGES}[page]).split("\n\n") if block.strip()]
+        for block, after in pairwise(blocks):
+            level, level_after = (len(re.match(r"\s*(#*)", text)[1]) for text in (block, after))  # type: ignore[index]
+            if level_after:
+                assert not block.rstrip().endswith(":"), block
+                assert level == 0 or level < level_after, block
+
+
+class TestImages:
+    def test_each_image_is_said_to_run_the_steps_of_its_role(self) -> None:
+        rows = re.findall(r"^\| `hrf-(\w+)` \| ([\w, ]+) \|", OTHER_PAGES["images/README.md"], re.MULTILINE)
+        assert {step: role for role, steps in rows for step in steps.split(", ")} == ROLES
 
 
 class TestLinks:
@@ -121,7 +148,7 @@ class TestFiles:
 def typed_commands() -> list[list[str]]:
     """Arguments of every `hrf` command line in a fenced block, without variables set before it and without comments."""
     commands = []
-    for line in "\n".join(fenced("sh")).splitlines():
+    for line in "\n".join(fenced("sh", ALL_PAGES + "\n".join(OTHER_PAGES.values()))).splitlines():
         if found := re.match(r"(?:[A-Z_]+=\S* )*hrf (.*)", line):
             commands.append(shlex.split(found[1], comments=True))
     return commands
@@ -388,20 +415,29 @@ class TestOwnReward:
 
 
 class TestOwnRewardServer:
-    def test_the_server_that_the_protocol_shows_is_one_that_a_run_can_ask(self) -> None:
+    @pytest.fixture
+    def url(self) -> Iterator[str]:
+        """Of the server that docs/remote-reward.md shows: thirty lines that know nothing of this library."""
         shown: dict[str, Any] = {"__name__": "scorer"}
-        exec(fenced("python", (ROOT / "docs" / "remote-reward.md").read_text(encoding="utf-8"))[0], shown)
-        server = shown["HTTPServer"](("127.0.0.1", 0), shown["Scorer"])
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        try:
-            address = f"http://127.0.0.1:{server.server_port}"
-            config = resolve("avatars-smoke", f"reward: {{name: remote, url: '{address}', scorer: warmth}}")
-            images = np.random.default_rng(0).random((5, 3, 8, 8), dtype=np.float32)
-            expected = [image[0].mean() - image[2].mean() for image in images]
-            np.testing.assert_allclose(build_reward(config.reward, None)(images), expected, rtol=1e-5, atol=1e-6)
-        finally:
-            server.shutdown()
-            server.server_close()
+        exec(fenced("python", PAGES["docs/remote-reward.md"])[0], shown)
+        with shown["HTTPServer"](("127.0.0.1", 0), shown["Scorer"]) as server:
+            thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+            thread.start()
+            try:
+                yield f"http://127.0.0.1:{server.server_port}"
+            finally:
+                server.shutdown()
+                thread.join()
+
+    @pytest.mark.parametrize("prompts", [None, ["a cat"] * 7])
+    def test_it_is_one_that_a_run_can_ask(self, url: str, prompts: list[str] | None) -> None:
+        config = resolve("avatars-smoke", f"reward: {{name: remote, url: '{url}', scorer: warmth, batch_size: 3}}")
+        images = np.random.default_rng(0).random((7, 3, 8, 8), dtype=np.float32)
+        warmth = images[:, 0].mean(axis=(1, 2)) - images[:, 2].mean(axis=(1, 2))
+        assert build_reward(config.reward, None)(images, prompts).tolist() == [float(number) for number in warmth]
+
+    def test_it_says_what_it_is(self, url: str) -> None:
+        assert RemoteScorer(url=url, scorer="warmth").health().range == (-1, 1)
 
 
 class TestGettingAPromotedModel:

@@ -13,7 +13,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -391,55 +390,3 @@ def test_a_configuration_error_names_its_field():
             "{name: jpeg_compressibility, quality: 0}",
             host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=1, tls=None,
         )  # fmt: skip
-
-
-def test_a_server_by_the_protocol_alone_gives_its_numbers(tmp_path):
-    """Thirty lines that know nothing of this library, as a stranger would write them."""
-    source = textwrap.dedent(STRANGER)
-    made: dict = {"__name__": "stranger"}
-    exec(source, made)
-    with http.server.HTTPServer(("127.0.0.1", 0), made["Scorer"]) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            scorer = RemoteScorer(url=f"http://127.0.0.1:{server.server_address[1]}", scorer="warmth", batch_size=3)
-            assert scorer.health().range == (-1, 1)
-            rewards = scorer(pictures(7), ["a"] * 7)
-        finally:
-            server.shutdown()
-            thread.join()
-    images = pictures(7)
-    warmth = images[:, 0].mean(axis=(1, 2)) - images[:, 2].mean(axis=(1, 2))
-    assert rewards.tolist() == [float(number) for number in warmth]
-
-
-STRANGER = """
-    import json
-    from http.server import BaseHTTPRequestHandler
-
-    from safetensors.numpy import load
-
-    WHO = {"name": "warmth", "version": "1"}
-
-    class Scorer(BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.answer({**WHO, "protocol": 1, "range": [-1, 1], "needs_prompts": False})
-
-        def do_POST(self):
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
-            prompts = json.loads(header["__metadata__"]["prompts"])
-            images = load(body)["images"]
-            rewards = images[:, 0].mean(axis=(1, 2)) - images[:, 2].mean(axis=(1, 2))
-            self.answer({**WHO, "rewards": [float(reward) for reward in rewards]})
-
-        def answer(self, value):
-            body = json.dumps(value).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments):
-            pass
-"""
