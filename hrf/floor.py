@@ -3,7 +3,8 @@
 The rule watches the lower end of the interval of the candidate's diversity ratio to the base, its *bound*, and keeps it
 above a floor; and it watches the drift monitors, since the gate promotes nothing that trips one, and a run that goes on
 from there only drifts further. It has two dials and turns them one way only: the switch step moves towards clean
-starts, so that more of the denoising is the base's, and the learning rate is halved.
+starts, so that more of the denoising is the base's, and the learning rate is halved. Without a split policy there is no
+switch step, and the rate is the only dial: so it is for rewards that the early steps decide.
 
     keep      the bound is far enough from the floor
     tighten   it nears the floor: one more evaluation like the last would cross it. A later switch step, same weights
@@ -116,7 +117,8 @@ def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) ->
         state: Where the run stands.
         reading: The evaluation.
         floor: What the bound must exceed, in (0, 1).
-        last_step: The last switch step that leaves a window to start from; the rule does not go past it.
+        last_step: The last switch step that leaves a window to start from, 0 without a split; the rule does not go
+            past it.
 
     Returns:
         The decision with the state after it. On `back_up` the run goes on from `steering.kept`, which is sound;
@@ -154,7 +156,7 @@ def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) ->
         return decision("keep", "far enough")
     near = f"another evaluation like this one would bring it to {predicted:.3f}"
     if later == state.switch_step:
-        return decision("keep", f"{near}, and no later switch step is left")
+        return decision("keep", f"{near}, and the switch step moves no further")
     return decision("tighten", near, switch_step=later)
 
 

@@ -158,10 +158,10 @@ def _pack_reward(settings: Reward, field: str, target: Path, *, with_prompts: bo
 def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None, config: Config) -> None:
     """Refuse to go on from a policy that was tuned under another sampler or from another base.
 
-    A run under a diversity floor goes on from a later switch step, where one before it may have ended.
+    A split run under a diversity floor goes on from a later switch step, where one before it may have ended.
     """
     found = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
-    if config.diversity_floor is not None and found["switch_step"] > identity["switch_step"]:
+    if config.diversity_floor is not None and 0 < identity["switch_step"] < found["switch_step"]:
         identity = {**identity, **split_at(found["switch_step"])}
     for field in ("kind", "switch_step", "sampler", "base", "guidance_scale", "lora"):
         mine, theirs = identity.get(field), found.get(field)

@@ -99,11 +99,13 @@ def _decide(context: Run, baseline: Path, history: Path) -> Decision:
     start = json.loads((baseline / "start.json").read_text(encoding="utf-8"))
     records = [json.loads(file.read_text("utf-8")) for file in sorted((history / "epochs").glob("*/evaluation.json"))]
     floor = config.diversity_floor
+    # A policy without a split has no switch step to move.
+    last_step = about["num_trained_steps"] - config.narrowest_window if config.switch_step else 0
     return replay(
         Steering.start(_reading(start, about["started_from"]), switch_step=start["switch_step"], floor=floor),
         [_reading(record, f"{about['run_id']}/epoch-{record['epoch']:04d}") for record in records],
         floor=floor,
-        last_step=about["num_trained_steps"] - config.narrowest_window,
+        last_step=last_step,
     )
 
 

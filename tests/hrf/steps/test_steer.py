@@ -13,7 +13,9 @@ from hrf.steps.check import check_shape
 from hrf.steps.gather import gather
 from tests.hrf.steps.test_epochs import DDPO, SELECTED
 
-FLOOR = {"diversity_floor": 0.9, "starts": {"kind": "window", "schedule": "uniform", "width": 0.0}}
+WHOLE = {"diversity_floor": 0.9, "starts": {"kind": "window", "schedule": "uniform", "width": 0.0}}
+FLOOR = {**WHOLE, "policy": {"split": 0.1}}
+"""Switches at step 1 of 6."""
 SPLIT = {"policy": {"split": 0.3, "prefix_pool": 4}}
 
 
@@ -74,13 +76,9 @@ def test_near_the_floor_the_weights_and_moments_stay_and_the_switch_step_moves(s
     run.epoch(0)
     steered = judged(run, 0, bound=0.92, gain=0.1)
 
-    assert (steered["action"], steered["outcome"], steered["switch_step"]) == ("tighten", "promoted", 1)
+    assert (steered["action"], steered["outcome"], steered["switch_step"]) == ("tighten", "promoted", 2)
     assert weights(run, "policy-1") == weights(run, "trained-policy-0")
-    assert about(run, "policy-1", "policy.json") == {
-        **about(run, "policy-0", "policy.json"),
-        "kind": "split",
-        "switch_step": 1,
-    }
+    assert about(run, "policy-1", "policy.json") == {**about(run, "policy-0", "policy.json"), "switch_step": 2}
     files = [read_manifest(run.at(name)).files for name in ("state-1", "trained-state-0")]
     assert files[0]["moments.safetensors"] == files[1]["moments.safetensors"]
     assert about(run, "state-1", "state.json")["rate_scale"] == 1.0
@@ -97,7 +95,7 @@ def test_a_crossed_floor_brings_the_best_candidate_back_with_fresh_moments_and_a
 
     assert (steered["action"], steered["kept_bound"], steered["rate_scale"]) == ("back_up", 0.97, 0.5)
     assert weights(run, "policy-3") == weights(run, "policy-1") != weights(run, "policy-2")
-    assert about(run, "policy-3", "policy.json")["switch_step"] == steered["switch_step"] > 0
+    assert about(run, "policy-3", "policy.json")["switch_step"] == steered["switch_step"] > 1
     before, after = (about(run, name, "state.json") for name in ("trained-state-2", "state-3"))
     assert after == {**before, "rate_scale": 0.5}
     assert list(read_manifest(run.at("state-3")).files) == ["state.json"]
@@ -109,6 +107,22 @@ def test_a_crossed_floor_brings_the_best_candidate_back_with_fresh_moments_and_a
     assert updates[0]["update"] == before["num_updates"]
     records = sorted((run.folder / "history-4" / "epochs").glob("*/steering.json"))
     assert [json.loads(file.read_text())["action"] for file in records] == ["keep", "keep", "back_up"]
+
+
+@pytest.mark.parametrize("changes", [{}, DDPO], ids=["hrf", "ddpo"])
+def test_a_policy_without_a_split_stays_whole_and_only_its_rate_falls(steps, changes):
+    """Kills: a split that nobody asked for, near the floor or below it."""
+    run = steps("run", {**WHOLE, **changes})
+    run.prepare()
+    run.epoch(0)
+    near = judged(run, 0, bound=0.92, gain=0.1)
+    run.epoch(1)
+    crossed = judged(run, 1, bound=0.85, gain=0.2)
+
+    assert (near["action"], near["outcome"], near["switch_step"], near["rate_scale"]) == ("keep", "promoted", 0, 1.0)
+    assert (crossed["action"], crossed["switch_step"], crossed["rate_scale"]) == ("back_up", 0, 0.5)
+    assert about(run, "policy-2", "policy.json") == about(run, "policy-0", "policy.json")
+    assert weights(run, "policy-2") == weights(run, "policy-1")
 
 
 @pytest.mark.slow
@@ -210,21 +224,22 @@ def test_the_next_run_goes_on_from_the_switch_step_at_which_the_promoted_policy_
     assert (decided["outcome"], decided["action"]) == ("promoted", "keep")
 
     second.prepare("second")
-    assert about(second, "policy-0", "policy.json")["switch_step"] == 1
-    assert about(second, "baseline", "start.json")["switch_step"] == 1
+    assert about(second, "policy-0", "policy.json")["switch_step"] == 2
+    assert about(second, "baseline", "start.json")["switch_step"] == 2
     second.epoch(0)
-    assert min(start_steps(second, 0)) >= 1
+    assert min(start_steps(second, 0)) >= 2
     steered = judged(second, 0, bound=0.5, gain=0.3)
-    assert (steered["action"], steered["switch_step"]) == ("back_up", 2)
+    assert (steered["action"], steered["switch_step"]) == ("back_up", 3)
     kept = about(second, "history-1", "epochs/0000/steering.json")["steering"]["kept"]["candidate"]
     # The tiny models are next to each other, and which is above the floor is a matter of their real numbers.
     start = about(second, "baseline", "start.json")
     above = start["diversity"]["vendi_order2_ratio"]["low"] > 0.9 and start["reward_vs_base"]["value"] > 0
     assert kept == ("first/epoch-0001" if above else None)
 
-    plain = steps("third", {**FLOOR, "diversity_floor": None})
-    with pytest.raises(ConfigError, match="kind as this configuration"):
-        plain.prepare("third")
+    plain, whole = steps("third", {**FLOOR, "diversity_floor": None}), steps("fourth", WHOLE)
+    for run, name, differs in ((plain, "third", "switch_step"), (whole, "fourth", "kind")):
+        with pytest.raises(ConfigError, match=f"same {differs} as this configuration"):
+            run.prepare(name)
 
 
 @pytest.mark.parametrize("steered", [True, False])
