@@ -5,7 +5,8 @@
 A simulated run has a hidden amount of training w. From a switch step s on it earns the reward R(s) w, and it costs the
 share D(s) w² of the base's diversity; an evaluation measures both with an error. R and D are drawn after runs of the
 shipped model that were sampled at later and later switch steps; in a second plant late steps earn nearly all of the
-reward, so that a later switch step pays. The runs differ in how fast they train.
+reward, so that a later switch step pays, and in a third early ones do, as where the reward is a kind of picture: such a
+policy is not split (its switch step is 0, and stays). The runs differ in how fast they train.
 
 Printed is the best reward above the floor that a run has seen, over that of the fixed switch step and learning rate
 that is best on average at this speed: 1 means that the rule, without a search, was as good as that.
@@ -28,6 +29,7 @@ REPETITIONS = 200
 NUM_EVALUATIONS = (5, 10)
 SPEEDS = (1 / 6, 1 / 3, 2 / 3, 4 / 3, 3)
 """Training of one evaluation's epochs at the configured settings, over that which costs a tenth of the diversity."""
+LAST_STEP = NUM_TRAINED_STEPS - 1
 LATER_STEPS, RATE_SCALES = (6, 10, 13, 15, 16), (1, 0.5, 0.25, 0.125)
 
 Rule = Callable[[Steering, Reading], Decision]
@@ -52,7 +54,7 @@ class Plant:
         return math.sqrt(-math.log1p(-lost) / self.loss(switch_step))
 
 
-MEASURED, LATE = Plant(exponent=0.7), Plant(exponent=0.3)
+MEASURED, LATE, EARLY = Plant(exponent=0.7), Plant(exponent=0.3), Plant(exponent=4.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,14 +111,19 @@ def simulate(
     return Outcome(reward=max(0.0, best), readings=tuple(readings))
 
 
-def ours(state: Steering, reading: Reading, last_step: int = NUM_TRAINED_STEPS - 1) -> Decision:
+def ours(state: Steering, reading: Reading) -> Decision:
     """The rule."""
-    return steer(state, reading, floor=FLOOR, last_step=last_step)
+    return steer(state, reading, floor=FLOOR, last_step=LAST_STEP if state.switch_step else 0)
 
 
 def only_rate(state: Steering, reading: Reading) -> Decision:
     """The switch step stays."""
-    return ours(state, reading, state.switch_step)
+    return steer(state, reading, floor=FLOOR, last_step=state.switch_step)
+
+
+def also_without_a_split(state: Steering, reading: Reading) -> Decision:
+    """The switch step moves also where there is none yet."""
+    return steer(state, reading, floor=FLOOR, last_step=LAST_STEP)
 
 
 def only_switch(state: Steering, reading: Reading) -> Decision:
@@ -145,6 +152,7 @@ def nothing(state: Steering, reading: Reading) -> Decision:
 
 RULES: dict[str, Rule] = {
     "this rule": ours,
+    "also without a split": also_without_a_split,
     "only the rate": only_rate,
     "only the switch step": only_switch,
     "both when near": both_when_near,
@@ -180,7 +188,8 @@ def best_fixed(plant: Plant, *, switch_step: int, step_size: float, num_evaluati
 
 def main() -> None:
     """Print a table: a row per rule, a column per plant and configured switch step."""
-    columns = [(name, plant, step) for name, plant in (("measured", MEASURED), ("late", LATE)) for step in (0, 9)]
+    columns = [(name, plant, step) for name, plant in (("measured", MEASURED), ("late", LATE)) for step in (1, 9)]
+    columns += [("early", EARLY, 0)]
     print_row = sys.stdout.write
     print_row(f"{'rule':24}" + "".join(f"{f'{name}, switch {step}':>20}" for name, _, step in columns) + "\n")
     cases = [

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.floor import FLOOR, LATE, MEASURED, nothing, only_rate, ours, simulate
+from benchmarks.floor import EARLY, FLOOR, LATE, MEASURED, also_without_a_split, nothing, only_rate, ours, simulate
 from hrf.floor import BASE, MOST_BACK_UPS, PATIENCE, Reading, Steering, replay, steer
 
 bounds = st.floats(0.3, 1.1)
@@ -145,8 +145,7 @@ def outcomes(plant, rule, switch_step, speed):
     ]
 
 
-@pytest.mark.parametrize("plant", [MEASURED, LATE], ids=["measured", "late"])
-@pytest.mark.parametrize("switch_step", [0, 9])
+@pytest.mark.parametrize(("plant", "switch_step"), [(MEASURED, 1), (MEASURED, 9), (LATE, 1), (LATE, 9), (EARLY, 0)])
 @pytest.mark.parametrize("speed", [0.3, 1.0, 3.0])
 def test_in_a_simulation_the_floor_is_crossed_less_and_the_reward_above_it_is_higher(plant, switch_step, speed):
     """Noisy evaluations of a plant whose diversity falls as its reward rises, against a run that nothing steers."""
@@ -159,7 +158,12 @@ def test_in_a_simulation_the_floor_is_crossed_less_and_the_reward_above_it_is_hi
     assert fmean(run.reward for run in steered) > fmean(run.reward for run in free)
 
 
-def test_the_switch_step_is_worth_moving():
-    """Without a split, the rate alone cannot leave the early steps to the base."""
-    steered, slower = (outcomes(MEASURED, rule, 0, 1.0) for rule in (ours, only_rate))
+def test_the_switch_step_is_worth_moving_where_there_is_one():
+    """Split from the first step on, the rate alone cannot leave the next ones to the base."""
+    steered, slower = (outcomes(MEASURED, rule, 1, 1.0) for rule in (ours, only_rate))
     assert fmean(run.reward for run in steered) > 1.2 * fmean(run.reward for run in slower)
+
+
+def test_where_early_steps_earn_the_policy_is_worth_leaving_whole():
+    whole, split = (outcomes(EARLY, rule, 0, 1.0) for rule in (ours, also_without_a_split))
+    assert fmean(run.reward for run in whole) > 1.2 * fmean(run.reward for run in split)
