@@ -202,26 +202,26 @@ class Answers:
         """Gain of what the gate promoted last; 0 for a run that promoted nothing."""
         return self._told(self._results[reward].promoted()[arm], "mean", sign=True)
 
-    def best_promoted(self, reward: str, but: str) -> str:
-        """The arm whose promoted models gain most, leaving one out."""
+    def best_promoted(self, reward: str, *but: str) -> str:
+        """The arm whose promoted models gain most, leaving some out."""
         means = {arm: one.mean.value for arm, one in self._results[reward].promoted().items() if one.mean is not None}
-        return max((arm for arm in means if arm != but), key=lambda arm: means[arm])
+        return max((arm for arm in means if arm not in but), key=lambda arm: means[arm])
 
     def num_measured(self, arm: str) -> int:
         """Measurements of an arm while it trained, over all rewards and seeds."""
         return sum(len(one.rows[(one.rows.arm == arm) & (one.rows.point > 0)]) for one in self._results.values())
 
-    def num_promoted(self, arm: str) -> int:
-        """Models of an arm that the gate promoted, over all rewards, seeds and points."""
-        return len(self._promoted_rows(arm))
+    def num_promoted(self, *arms: str) -> int:
+        """Models of some arms that the gate promoted, over all rewards, seeds and points."""
+        return len(self._promoted_rows(arms))
 
-    def lowest_promoted_bound(self, arm: str) -> str:
+    def lowest_promoted_bound(self, *arms: str) -> str:
         """The lowest that the interval of a promoted model's diversity ratio begins, over the same."""
-        return number(self._promoted_rows(arm).vendi_order2_ratio_low.min(), 3)
+        return number(self._promoted_rows(arms).vendi_order2_ratio_low.min(), 3)
 
-    def _promoted_rows(self, arm: str) -> pd.DataFrame:
+    def _promoted_rows(self, arms: Sequence[str]) -> pd.DataFrame:
         rows = pd.concat([one.rows for one in self._results.values()])
-        return rows[(rows.arm == arm) & (rows.promoted == 1)]
+        return rows[rows.arm.isin(arms) & (rows.promoted == 1)]
 
     def _at_level(self, arm: str, reward: str) -> Comparison | None:
         level = self.level(reward)
