@@ -222,7 +222,7 @@ def steering_table(summary: Summary) -> Table | None:
     ]
     header = ("Epoch", "Lower bound", "Floor", "Action", "Switch step after it", "Learning rate after it", "Reason")
     caption = "After every evaluation: go on, more carefully, from an earlier candidate, or not at all"
-    return Table(caption=caption, header=header, rows=rows) if rows else None
+    return Table(caption=caption, header=header, rows=rows, is_text=True) if rows else None
 
 
 def identity_table(summary: Summary) -> Table:
