@@ -93,19 +93,10 @@ class Told:
         return self.absent if self.mean is None else number(self.mean.value, self.decimals, sign=self.sign)
 
     @property
-    def is_known(self) -> bool:
-        """Whether there is a number."""
-        return self.mean is not None
-
-    @property
-    def is_above_zero(self) -> bool:
-        """Whether the whole interval is."""
-        return self.mean is not None and self.mean.is_clear and self.mean.value > 0
-
-    @property
-    def is_below_zero(self) -> bool:
-        """Whether the whole interval is."""
-        return self.mean is not None and self.mean.is_clear and self.mean.value < 0
+    def against_zero(self) -> str:
+        """As it is said of a difference: with a word on it where the interval holds 0."""
+        doubtful = self.mean is None or not self.mean.is_clear
+        return f"{self} (can't be told from nought)" if doubtful else str(self)
 
 
 class Answers:

@@ -145,7 +145,10 @@ def outcomes(plant, rule, switch_step, speed):
     ]
 
 
-@pytest.mark.parametrize(("plant", "switch_step"), [(MEASURED, 1), (MEASURED, 9), (LATE, 1), (LATE, 9), (EARLY, 0)])
+@pytest.mark.parametrize(
+    ("plant", "switch_step"),
+    [(MEASURED, 0), (MEASURED, 1), (MEASURED, 9), (LATE, 0), (LATE, 1), (LATE, 9), (EARLY, 0)],
+)
 @pytest.mark.parametrize("speed", [0.3, 1.0, 3.0])
 def test_in_a_simulation_the_floor_is_crossed_less_and_the_reward_above_it_is_higher(plant, switch_step, speed):
     """Noisy evaluations of a plant whose diversity falls as its reward rises, against a run that nothing steers."""
