@@ -6,10 +6,10 @@ PRESET ?= avatars-compressibility
 # A second thread that spins while it waits makes a busy machine three times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
-# The images' names are REGISTRY/hrf-{control,worker,reward}:TAG. BASE_IMAGE: empty makes one on Debian, and takes the
+# The images' names are REGISTRY/hrf-{control,worker,reward}:TAG; TAG is the version unless you name one. BASE_IMAGE: empty makes one on Debian, and takes the
 # Dockerfiles' elsewhere. VARIANT: cpu or cuda insists on a kind of torch.
 REGISTRY ?=
-TAG ?= latest
+TAG ?=
 BASE_IMAGE ?=
 VARIANT ?=
 # PUSH=1 pushes them to REGISTRY, and prints their digests.
@@ -30,7 +30,7 @@ test-unit: $(VENV)/.dev  ## the fast part
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not e2e"
 
 images: $(VENV)/.dev  ## build the three container images; as root on Debian also without any Docker
-	$(BIN)/python -m images.build --registry "$(REGISTRY)" --tag "$(TAG)" --base-image "$(BASE_IMAGE)" \
+	$(BIN)/python -m images.build --registry "$(REGISTRY)" $(if $(TAG),--tag "$(TAG)") --base-image "$(BASE_IMAGE)" \
 		--variant "$(VARIANT)" $(if $(PUSH),--push)
 
 test-containers: images  ## a whole run in containers, and what the images promise

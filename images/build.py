@@ -205,7 +205,7 @@ def _say(text: str) -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m images.build", description="Build the images of all three roles.")
     parser.add_argument("--registry", default="", help="what comes before the names: REGISTRY/hrf-worker:TAG")
-    parser.add_argument("--tag", default="latest")
+    parser.add_argument("--tag", default=__version__, help="default: the version, %(default)s")
     parser.add_argument("--base-image", default="", help="Python 3.11 on Debian or the like; default: see README.md")
     parser.add_argument("--push", action="store_true", help="push them, and print their names with digests")
     parser.add_argument("--variant", default="", choices=("", "cpu", "cuda"), help="insist on a kind of torch")

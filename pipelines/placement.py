@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from hrf import __version__
 from hrf.config import messages
 from hrf.config.sections import Count, Section
 from hrf.config.tree import deep_merge
@@ -55,6 +56,11 @@ S3_ADDRESS = ("AWS_ENDPOINT_URL_S3", "AWS_REGION")
 HUB_TOKEN = "HF_TOKEN"
 REWARD_TOKEN = "HRF_REWARD_TOKEN"
 HUB_CACHE_PATH = "/cache/huggingface"
+#: Of the images, as user and as group.
+USER = 10001
+#: Argo counts it from the start of the first attempt, and makes its end the deadline of all later ones. Kubeflow takes
+#: a missing one for 0, which allows no second attempt at all, and its SDK writes an hour. So: what no step reaches.
+_NO_END_OF_RETRIES = "52w"
 
 Quantity = Annotated[str, Field(pattern=r"^([0-9]+(\.[0-9]+)?(m|[KMGTPE]i?)?)?$")]
 Name = Annotated[str, Field(pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?)?$", max_length=253)]
@@ -246,13 +252,13 @@ def roles_of(config: Config) -> dict[str, Role]:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Image references of a package, one per role."""
+    """Image references of a package, one per role: by default those of this version, as `make images` names them."""
 
-    control: str = "hrf-control:latest"
+    control: str = f"hrf-control:{__version__}"
     """For steps that move records and need no torch."""
-    worker: str = "hrf-worker:latest"
+    worker: str = f"hrf-worker:{__version__}"
     """For steps that run the model."""
-    reward: str = "hrf-reward:latest"
+    reward: str = f"hrf-reward:{__version__}"
     """For steps that run rewards, with the scorer libraries that they need."""
 
     @classmethod
@@ -305,6 +311,7 @@ class Site:
         task.set_display_name(f"{prefix}{step.replace('_', ' ')}")
         _demand(task, self.placement.resources(step, role), self.num_processes if step in _SHARED_STEPS else 1)
         _connect(task, self.placement)
+        _admit(task)
         if step in self.hub_steps:
             _reach_hub(task, self.placement)
         if role == "reward" and self.placement.reward_secret:
@@ -333,7 +340,8 @@ def _demand(task: PipelineTask, wanted: Resources, num_processes: int) -> None:
         kubernetes.set_timeout(task, wanted.timeout_seconds)
     if wanted.retries:
         # A node that was lost or a server that restarts needs a moment.
-        task.set_retry(wanted.retries, backoff_duration="30s", backoff_factor=2.0, backoff_max_duration="600s")
+        waits = {"backoff_duration": "30s", "backoff_factor": 2.0, "backoff_max_duration": _NO_END_OF_RETRIES}
+        task.set_retry(wanted.retries, **waits)
 
 
 def _connect(task: PipelineTask, placement: Placement) -> None:
@@ -348,6 +356,15 @@ def _connect(task: PipelineTask, placement: Placement) -> None:
         kubernetes.use_config_map_as_env(task, placement.storage_config, address, optional=True)
     if placement.image_pull_secret:
         kubernetes.set_image_pull_secrets(task, [placement.image_pull_secret])
+
+
+def _admit(task: PipelineTask) -> None:
+    """What lets a task's pod in where Pod Security is "restricted", and where images were loaded into the nodes."""
+    from kfp import kubernetes
+
+    kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
+    # Kubernetes would ask the registry each time for an image that is named without a tag, or with `latest`.
+    kubernetes.set_image_pull_policy(task, "IfNotPresent")
 
 
 def _reach_hub(task: PipelineTask, placement: Placement) -> None:

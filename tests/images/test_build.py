@@ -7,10 +7,10 @@ import zipfile
 import pytest
 
 from hrf.errors import ConfigError
-from images import commands, daemon, wheelhouse
-from images.build import Order, revision
+from images import build, commands, daemon, wheelhouse
+from images.build import Order, _parser, revision
 from images.commands import ImagesError
-from pipelines.placement import ROLES
+from pipelines.placement import ROLES, Images
 
 
 def _wheel(folder, name, requires=(), files=()):
@@ -90,12 +90,18 @@ def test_the_variant_is_that_of_the_torch_that_pip_found(wheels, line, variant):
 @pytest.mark.parametrize(
     ("registry", "tag", "reference"),
     [
-        ("", "latest", "hrf-worker:latest"),
+        ("", "0.1.0", "hrf-worker:0.1.0"),
         ("registry.example:5000/team", "1.2", "registry.example:5000/team/hrf-worker:1.2"),
     ],
 )
 def test_an_image_is_named_by_registry_and_tag(registry, tag, reference):
     assert Order(registry=registry, tag=tag, base="", variant="").reference("worker") == reference
+
+
+def test_the_tag_is_the_version_and_so_the_images_that_packages_name():
+    arguments = _parser().parse_args([])
+    order = Order(registry=arguments.registry, tag=arguments.tag, base="", variant="")
+    assert Images() == Images(**{role: order.reference(role) for role in build.ROLES})
 
 
 def test_the_revision_is_the_commit_and_says_whether_the_tree_is_that_commit():

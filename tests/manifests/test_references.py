@@ -12,7 +12,7 @@ from tests.manifests.kustomize import MANIFESTS, build, find, secret_from_templa
 from tests.manifests.references import Reference, references
 
 
-@dsl.component(base_image="hrf-control:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-control", install_kfp_package=False)
 def step() -> None:
     """Does nothing."""
 

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from pipelines.placement import Images
+
 pytestmark = pytest.mark.slow
 
 RUN_STEP = """
@@ -30,7 +32,7 @@ def imported() -> str:
 
 @pytest.mark.parametrize(
     ("image", "expected"),
-    [("hrf-control:latest", ""), ("hrf-worker:latest", "torch diffusers.models.unets.unet_2d")],
+    [(Images().control, ""), (Images().worker, "torch diffusers.models.unets.unet_2d")],
 )
 def test_a_step_finds_the_imports_of_its_image_done(tmp_path, image, expected):
     """Kills the mutants that import for no step, or for every step."""
@@ -43,7 +45,7 @@ def test_a_step_finds_the_imports_of_its_image_done(tmp_path, image, expected):
 
 def test_a_step_that_fails_is_a_failure(tmp_path):
     source = "def imported() -> str:\n    raise RuntimeError('told in the log')\n"
-    command = [sys.executable, "-c", RUN_STEP, "hrf-control:latest", source, str(tmp_path / "outputs")]
+    command = [sys.executable, "-c", RUN_STEP, Images().control, source, str(tmp_path / "outputs")]
     said = subprocess.run(command, capture_output=True, text=True, check=True)
     assert said.stdout.splitlines()[-1] == "FAILURE"
     assert "told in the log" in said.stderr

@@ -6,11 +6,13 @@ import warnings
 import pytest
 import yaml
 
+from hrf import __version__
 from hrf.config import resolve
 from hrf.errors import ConfigError
+from images.build import FOLDER, ROLES
 from pipelines import finetune
 from pipelines.package import compile_package
-from pipelines.placement import Placement, list_placements, load_placement
+from pipelines.placement import USER, Images, Placement, list_placements, load_placement
 
 CPU = "{run: {epochs: 1}}"
 GPU = "{run: {epochs: 1}, model: {device: cuda}}"
@@ -100,6 +102,43 @@ def test_failed_steps_are_tried_again_but_for_the_one_whose_answer_would_be_the_
         "summarize": 2,
         "report-status": 1,
     }
+
+
+def policies(spec):
+    dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
+    return [task["retryPolicy"] for dag in dags for task in dag["tasks"].values() if "retryPolicy" in task]
+
+
+@pytest.mark.parametrize(("overrides", "placement"), [(CPU, "cpu-small"), (GPU, "gpu")])
+def test_no_attempt_ends_early_for_what_the_first_one_took(overrides, placement):
+    """Argo ends all attempts so long after the first one's start; without a value, Kubeflow has it allow no second."""
+    spec, executors = compiled(overrides, placement)
+    longest = max(int(executor["activeDeadlineSeconds"]) for executor in executors.values())
+    for policy in policies(spec):
+        attempts = policy["maxRetryCount"] + 1
+        assert int(policy["backoffMaxDuration"].removesuffix("s")) > attempts * (longest + 3600)
+
+
+@pytest.mark.parametrize(("overrides", "placement"), [(CPU, "cpu-small"), (GPU, "gpu")])
+def test_every_task_is_let_in_where_pod_security_is_restricted_and_where_images_were_loaded(overrides, placement):
+    spec, executors = compiled(overrides, placement)
+    assert executors.keys() == spec["deploymentSpec"]["executors"].keys()
+    for executor in executors.values():
+        assert executor["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
+        assert executor["imagePullPolicy"] == "IfNotPresent"
+
+
+def test_the_user_of_the_pods_is_the_images():
+    for role in ROLES:
+        assert f"USER {USER}:{USER}" in (FOLDER / role / "Dockerfile").read_text(encoding="utf-8")
+
+
+def test_the_images_are_those_of_this_version_unless_others_are_named(monkeypatch):
+    for role in ("CONTROL", "WORKER", "REWARD"):
+        monkeypatch.delenv(f"HRF_IMAGE_{role}", raising=False)
+    spec, _ = compiled(CPU)
+    images = {executor["container"]["image"] for executor in spec["deploymentSpec"]["executors"].values()}
+    assert images == {f"hrf-{role}:{__version__}" for role in ("control", "worker", "reward")}
 
 
 def test_every_task_has_the_keys_and_the_address_of_the_storage_exactly_once():
@@ -196,9 +235,11 @@ def test_shards_are_a_loop_of_samples_and_a_task_that_joins_them():
 
 def test_starts_that_are_selected_by_reward_need_the_image_with_the_scorers():
     config = resolve("avatars-hrf-d", CPU)
-    spec = next(iter(yaml.safe_load_all(compile_package(finetune.build(config)))))
+    spec = next(
+        iter(yaml.safe_load_all(compile_package(finetune.build(config, images=Images(reward="registry/reward:1")))))
+    )
     image = spec["deploymentSpec"]["executors"]["exec-sample"]["container"]["image"]
-    assert image == "hrf-reward:latest"
+    assert image == "registry/reward:1"
 
 
 @pytest.mark.parametrize("name", list_placements())

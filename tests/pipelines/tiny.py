@@ -6,7 +6,7 @@ from kfp.dsl import HTML, Artifact, Input, Output
 from pipelines.package import compile_package
 
 
-@dsl.component(base_image="hrf-control:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-control", install_kfp_package=False)
 def first(run_tag: str, notes: str, made: Output[Artifact]) -> None:
     """Note that it ran, and who it is."""
     import os
@@ -25,7 +25,7 @@ def first(run_tag: str, notes: str, made: Output[Artifact]) -> None:
     os.environ["LEFT_BEHIND"] = "by the first step"
 
 
-@dsl.component(base_image="hrf-control:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-control", install_kfp_package=False)
 def second(notes: str, gate: str, made: Input[Artifact], report: Output[HTML], summary: Output[Artifact]) -> None:
     """Do what the gate file says: fail, hang, or finish."""
     import os

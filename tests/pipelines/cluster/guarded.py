@@ -10,7 +10,7 @@ from kfp import dsl, kubernetes
 from pipelines.package import compile_package
 
 
-@dsl.component(base_image="hrf-control:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-control", install_kfp_package=False)
 def work(number: int = 0):
     """Work."""
 

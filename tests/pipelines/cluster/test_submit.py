@@ -13,6 +13,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from hrf import __version__
 from hrf.config import resolve
 from pipelines.cluster.connection import Cluster
 from pipelines.cluster.runs import count_tasks, package_of, task_names, tasks_of
@@ -130,7 +131,7 @@ def test_pods_run_as_the_placement_or_the_option_says(kfp, submit, tmp_path):
 
 
 def test_images_that_no_registry_has_are_noted(hrf, kfp, monkeypatch):
-    assert "Note: The images are hrf-control:latest" in words(hrf("submit", *SMOKE, *STORAGE))
+    assert f"Note: The images are hrf-control:{__version__}" in words(hrf("submit", *SMOKE, *STORAGE))
     for role in ("CONTROL", "WORKER", "REWARD"):
         monkeypatch.setenv(f"HRF_IMAGE_{role}", f"registry/{role.lower()}@sha256:{'0' * 64}")
     assert "Note" not in words(hrf("submit", *SMOKE, *STORAGE))
