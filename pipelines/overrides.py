@@ -30,11 +30,12 @@ def lay_over(overrides: str, values: Mapping[str, Any]) -> str:
     return json.dumps(merged) if merged else ""
 
 
-def from_settings(settings: Iterable[str]) -> dict[str, Any]:
-    """Read `--set` options.
+def from_settings(settings: Iterable[str], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read `--set` options; in which order they are given makes no difference.
 
     Args:
-        settings: Each `dotted.field=value`, the value in YAML.
+        settings: Each `dotted.field=value`, the value in YAML. A value may be a whole section.
+        options: Fields that have an option of their own -> what it says, such as {"run.epochs": 5}.
 
     Returns:
         A nested mapping, such as {"update": {"learning_rate": 5e-5}}.
@@ -43,15 +44,33 @@ def from_settings(settings: Iterable[str]) -> dict[str, Any]:
         ConfigError: One without `=`, with an empty field, with a broken value, or that contradicts another one.
     """
     tree: dict[str, Any] = {}
-    for setting in settings:
-        dotted, equals, value = setting.partition("=")
-        names = dotted.strip().split(".")
-        if not equals or not all(names):
-            raise ConfigError("--set", expected="dotted.field=value", got=setting, fix="e.g. --set run.epochs=5")
-        inner = tree
-        for name in names[:-1]:
-            inner = inner.setdefault(name, {})
-            if not isinstance(inner, dict):
-                raise ConfigError(dotted, expected="a field of its own", got=setting, fix="set it once")
-        inner[names[-1]] = parse_yaml(f"value: {value}", origin=f"--set {dotted}")["value"]
+    for dotted, value in [*map(_read, settings), *(options or {}).items()]:
+        names = dotted.split(".")
+        for name in reversed(names):
+            value = {name: value}
+        tree = _joined(tree, value)
     return tree
+
+
+def _read(setting: str) -> tuple[str, Any]:
+    """Split a `--set` option into its field and what its value means."""
+    dotted, equals, text = setting.partition("=")
+    field = dotted.strip()
+    if not equals or not all(field.split(".")):
+        raise ConfigError("--set", expected="dotted.field=value", got=setting, fix="e.g. --set run.epochs=5")
+    read = parse_yaml(f"value: {text}", origin=f"--set {field}")
+    if len(read) > 1:
+        raise ConfigError(f"--set {field}", expected="one value", got=text, fix="give every field a --set of its own")
+    return field, read["value"]
+
+
+def _joined(one: Mapping[str, Any], other: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Both of two mappings: what only one of them says, and what they agree on."""
+    joined = {**one, **other}
+    for name in one.keys() & other.keys():
+        field, first, second = f"{path}{name}", one[name], other[name]
+        if isinstance(first, dict) and isinstance(second, dict):
+            joined[name] = _joined(first, second, f"{field}.")
+        elif type(first) is not type(second) or first != second:
+            raise ConfigError(field, expected="one value", got=[first, second], fix="set it once")
+    return joined

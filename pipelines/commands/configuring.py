@@ -32,16 +32,15 @@ def choose(name: str, settings: list[str], run: dict[str, Any]) -> Chosen:
     Args:
         name: A preset, or a YAML file with a whole configuration (which may `extends:` a preset).
         settings: `--set` options.
-        run: Values of the section `run` that have options of their own.
+        run: Values of the section `run` that have options of their own, such as `--epochs`.
 
     Raises:
         ConfigError: Anything in it is wrong.
     """
     from hrf.config import resolve
-    from hrf.config.tree import deep_merge
     from pipelines.overrides import from_settings, lay_over
 
-    changes = deep_merge(from_settings(settings), {"run": run} if run else {})
+    changes = from_settings(settings, {f"run.{field}": value for field, value in run.items()})
     if not name.endswith((".yaml", ".yml")):
         overrides = lay_over("", changes)
         return Chosen(config=resolve(name, overrides), preset=name, overrides=overrides, title=name)
