@@ -7,6 +7,9 @@ holder however it dies, keep it in order:
 * `s3.alive.lock` is handed to the server itself: while it cannot be taken, the server lives, with its id in `s3.pid`;
 * `s3.users.lock` is shared by all processes that use the server; only the last one stops it.
 
+A process beside the server (this module, run as a program) looks at them every second, and ends a server whose users
+are gone without a word: they were killed.
+
 S3 itself asks for the keys; the listeners behind it (SeaweedFS's filer and volume server) don't, so on a machine with
 other users they can reach the objects. It is a tool for one's own machine, not a server for others.
 """
@@ -24,7 +27,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
@@ -33,6 +36,7 @@ from hrf.errors import StorageError
 _HOST = "127.0.0.1"
 _START_SECONDS = 40.0
 _DRAIN_SECONDS = 60.0
+_WATCH_SECONDS = 1.0
 _PORTS = ("s3", "s3.grpc", "master", "master.grpc", "filer", "filer.grpc", "volume", "volume.grpc")
 # SeaweedFS's own worker finds the admin server's gRPC port by adding this to its port, whatever is asked for.
 _ADMIN_GRPC_OFFSET = 10000
@@ -54,11 +58,11 @@ class EmbeddedS3:
         bucket: str,
         settings: dict[str, Any],
         users: IO[str],
-        process: subprocess.Popen[bytes] | None,
+        children: Sequence[subprocess.Popen[bytes]],
     ) -> None:
         self.bucket = bucket
         self.endpoint = f"http://{_HOST}:{settings['ports']['s3']}"
-        self._work_dir, self._settings, self._users, self._process = work_dir, settings, users, process
+        self._work_dir, self._settings, self._users, self._children = work_dir, settings, users, children
 
     @classmethod
     def start(cls, work_dir: Path, bucket: str) -> Self:
@@ -79,11 +83,11 @@ class EmbeddedS3:
             users = _lock_file(work_dir / "s3.users.lock")
             try:
                 fcntl.flock(users, fcntl.LOCK_SH)
-                settings, process = _running_server(work_dir, bucket)
+                settings, children = _running_server(work_dir, bucket)
             except BaseException:
                 users.close()
                 raise
-        return cls(work_dir, bucket, settings, users, process)
+        return cls(work_dir, bucket, settings, users, children)
 
     @property
     def pid(self) -> int:
@@ -115,8 +119,7 @@ class EmbeddedS3:
                 return False
             else:
                 _end_server(self._work_dir, self._settings["ports"], graceful=graceful)
-                if self._process is not None:
-                    self._process.wait()
+                _reap(self._children)
                 return True
             finally:
                 self._users.close()
@@ -139,27 +142,27 @@ def _environment(settings: dict[str, Any]) -> dict[str, str]:
     }
 
 
-def _running_server(work_dir: Path, bucket: str) -> tuple[dict[str, Any], subprocess.Popen[bytes] | None]:
+def _running_server(work_dir: Path, bucket: str) -> tuple[dict[str, Any], list[subprocess.Popen[bytes]]]:
     """Join the live server or start one, and wait until its bucket takes writes.
 
     Returns:
-        Its settings, and its process where it is this one's child.
+        Its settings, and its process and its watcher's where they are this one's children.
     """
     settings = _load_settings(work_dir)
     if settings is not None and _is_alive(work_dir):
         if _wait_ready(work_dir, settings, bucket):
-            return settings, None
+            return settings, []
         _end_server(work_dir, settings["ports"], graceful=False)
     if settings is not None:
         _remove_sockets(settings["ports"])
     for _ in range(3):
         settings = _prepare_settings(work_dir, settings)
-        process = _spawn(work_dir, settings)
+        children = [_spawn(work_dir, settings), _spawn_watcher(work_dir)]
         if _wait_ready(work_dir, settings, bucket):
-            return settings, process
+            return settings, children
         # Most likely another program took one of the ports in the moment between choosing and using them.
         _end_server(work_dir, settings["ports"], graceful=False)
-        process.wait()
+        _reap(children)
         settings["ports"] = {}
     raise StorageError(
         str(work_dir),
@@ -274,6 +277,34 @@ def _spawn(work_dir: Path, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
         )
 
 
+def _spawn_watcher(work_dir: Path) -> subprocess.Popen[bytes]:
+    """Start the process that ends the server when all its users were killed."""
+    with _private(work_dir / "s3.log", "ab") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "pipelines.embedded_s3", str(work_dir)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,  # It outlives the command that starts it, whatever ends that.
+        )
+
+
+def watch(work_dir: Path) -> None:
+    """Return when the server of a folder is down; end it, where nobody uses it any more."""
+    while True:
+        time.sleep(_WATCH_SECONDS)
+        # As in `stop`: whoever joins holds the first lock until it has its share of the second.
+        with _exclusive(work_dir / "s3.start.lock"), _lock_file(work_dir / "s3.users.lock") as users:
+            if not _is_alive(work_dir):
+                return
+            try:
+                fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            settings = _load_settings(work_dir)
+            _end_server(work_dir, settings["ports"] if settings else {}, graceful=False)
+
+
 def _find_program() -> str:
     beside = Path(sys.executable).parent / "weed"
     found = str(beside) if beside.is_file() else shutil.which("weed")
@@ -341,6 +372,13 @@ def _end_server(work_dir: Path, ports: dict[str, int], *, graceful: bool) -> Non
     _remove_sockets(ports)
 
 
+def _reap(children: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End what is left of an ended server's processes: its watcher, which would notice within a second."""
+    for child in children:
+        child.kill()
+        child.wait()
+
+
 def _remove_sockets(ports: dict[str, int]) -> None:
     """Clear away the sockets, named after its ports, that a killed server leaves in /tmp."""
     for name, port in ports.items():
@@ -361,3 +399,8 @@ def _exclusive(path: Path) -> Iterator[None]:
     with _lock_file(path) as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(FileNotFoundError):  # Somebody has removed the whole folder.
+        watch(Path(sys.argv[1]))

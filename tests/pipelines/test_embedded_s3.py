@@ -18,7 +18,9 @@ import pytest
 
 from hrf.errors import StorageError
 from hrf.storage import Storage
+from pipelines import embedded_s3
 from pipelines.embedded_s3 import EmbeddedS3
+from tests.e2e.commands import processes_that_mention, wait_for
 
 START_AND_WAIT = """
 import sys, time, pathlib
@@ -93,8 +95,8 @@ def test_no_port_is_one_that_the_system_gives_to_whoever_asks_for_any(work_dir):
     assert max(ports.values()) < first
 
 
-@pytest.mark.e2e
-def test_the_server_outlives_its_killed_starter_and_is_joined_with_every_acknowledged_object(work_dir):
+def killed_starter(work_dir: Path) -> tuple[int, int]:
+    """Start a server in a process that is killed while it writes; returns the server and how many objects it took."""
     starter = subprocess.Popen(
         [sys.executable, "-c", START_AND_WAIT, str(work_dir), "100000"], stdout=subprocess.PIPE, text=True
     )
@@ -102,11 +104,44 @@ def test_the_server_outlives_its_killed_starter_and_is_joined_with_every_acknowl
     starter.kill()
     acknowledged += starter.stdout.readlines()
     starter.wait()
-    server = EmbeddedS3.start(work_dir, "hrf")
     whole = [line.split() for line in acknowledged if line.endswith("\n")]
-    assert {int(pid) for _, pid in whole} == {server.pid}
-    storage = storage_of(server)
-    assert [storage.read_json(f"{number}.json")[0]["number"] for number, _ in whole] == list(range(len(whole)))
+    (pid,) = {int(pid) for _, pid in whole}
+    return pid, len(whole)
+
+
+@pytest.mark.e2e
+def test_a_server_whose_users_were_all_killed_ends_by_itself_and_has_every_acknowledged_object(work_dir):
+    """Kills: a server, and ten open ports, that stay until the next command there."""
+    pid, count = killed_starter(work_dir)
+    wait_for(lambda: not Path(f"/proc/{pid}").exists() and not list(processes_that_mention(str(work_dir))), seconds=20)
+    assert not list(Path("/tmp").glob(f"seaweedfs-*-{json.loads((work_dir / 's3.json').read_text())['ports']['s3']}.*"))
+    storage = storage_of(EmbeddedS3.start(work_dir, "hrf"))
+    assert [storage.read_json(f"{number}.json")[0]["number"] for number in range(count)] == list(range(count))
+
+
+@pytest.mark.e2e
+def test_a_server_outlives_its_killed_starter_as_long_as_another_uses_it(work_dir):
+    """Kills: the server as a child that the kernel ends with its parent."""
+    starter = subprocess.Popen(
+        [sys.executable, "-c", START_AND_WAIT + "time.sleep(600)", str(work_dir), "1"], stdout=subprocess.PIPE
+    )
+    starter.stdout.readline()
+    server = EmbeddedS3.start(work_dir, "hrf")
+    pid = server.pid
+    starter.kill()
+    starter.wait()
+    time.sleep(3 * embedded_s3._WATCH_SECONDS)
+    assert storage_of(server).read_json("0.json")[0] == {"number": 0}
+    assert server.pid == pid
+    assert server.stop()
+    wait_for(lambda: not list(processes_that_mention(str(work_dir))), seconds=20)
+
+
+@pytest.mark.e2e
+def test_a_stopped_server_leaves_no_process(work_dir):
+    with EmbeddedS3.start(work_dir, "hrf"):
+        assert len(list(processes_that_mention(str(work_dir)))) == 1, "its watcher"
+    assert list(processes_that_mention(str(work_dir))) == []
 
 
 @pytest.mark.e2e
