@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import json
-import ssl
 import time
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from hrf.errors import ClusterError
 from pipelines.cluster import connection
 from tests.kfp_api.server import Trouble, serve
+from tests.kubernetes_api.certificates import make_certificate
 from tests.pipelines.cluster.conftest import words
 
 LOGIN = Trouble(200, "text/html; charset=utf-8", b"<html>Log in</html>")
@@ -151,30 +146,7 @@ def test_a_cluster_of_one_user_is_not_told_a_namespace(hrf, kfp, monkeypatch):
 
 @pytest.fixture
 def tls(tmp_path):
-    """A certificate that no authority has signed, and its file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "kubeflow")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file, secret = tmp_path / "ca.pem", tmp_path / "key.pem"
-    file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
-    secret.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(file, secret)
-    return context, file
+    return make_certificate(tmp_path)
 
 
 def test_a_certificate_is_checked_and_an_authority_can_be_named(hrf, tls, monkeypatch):
