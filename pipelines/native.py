@@ -11,7 +11,7 @@ import json
 import re
 import tempfile
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from kfp.dsl.base_component import BaseComponent
 from hrf.config import resolve
 from hrf.errors import ConfigError
 from pipelines.finetune import build
+from pipelines.menus import finetune_menus
+from pipelines.package import finish
 from pipelines.placement import load_placement
 
 #: What every object of `manifests/` carries.
@@ -32,7 +34,13 @@ _HEADER = "# Written by `make manifests`; don't edit.\n"
 
 
 def kubernetes_manifest(
-    pipeline: BaseComponent, *, name: str, version: str, display_name: str = "", namespace: str = ""
+    pipeline: BaseComponent,
+    *,
+    name: str,
+    version: str,
+    display_name: str = "",
+    namespace: str = "",
+    menus: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Compile a pipeline to a Pipeline and a PipelineVersion object.
 
@@ -47,6 +55,7 @@ def kubernetes_manifest(
             no file can hold the git revision that it is part of.
         display_name: What the UI shows instead of the name.
         namespace: The objects' namespace. Empty: whoever applies them says.
+        menus: See `pipelines.package.finish`.
 
     Returns:
         Two YAML documents, in ASCII.
@@ -68,6 +77,8 @@ def kubernetes_manifest(
             pipeline, str(path), kubernetes_manifest_format=True, kubernetes_manifest_options=options
         )
         kept, kept_version = yaml.safe_load_all(path.read_text(encoding="ascii"))
+    finish(kept_version["spec"]["pipelineSpec"], menus or {})
+    kept["spec"]["description"] = kept_version["spec"]["pipelineSpec"]["pipelineInfo"]["description"]
     shown = f"{version}-{digest(kept_version['spec'])}"
     kept_version["metadata"]["name"] = _checked(f"{name}-{shown}")
     kept_version["spec"]["displayName"] = shown
@@ -95,11 +106,13 @@ def write_finetune(path: Path, preset: str) -> None:
         preset: Its name; every value can be overridden when a run is started, but for the number of epochs.
     """
     config = resolve(preset)
+    placement = load_placement("", config)
     text = kubernetes_manifest(
-        build(config, preset=preset, placement=load_placement("", config)),
+        build(config, preset=preset, placement=placement),
         name="hrf-finetune",
         version=metadata.version("hrf-pipelines"),
         display_name="HRF fine-tuning",
+        menus=finetune_menus(config, placement, preset=preset),
     )
     path.write_text(text, encoding="ascii")
 

@@ -1,29 +1,74 @@
 """Compiled packages: the YAML that a cluster takes, and that this machine runs too."""
 
-import tempfile
-import warnings
-from pathlib import Path
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from kfp import compiler
-from kfp.dsl.base_component import BaseComponent
+from google.protobuf import json_format
+
+if TYPE_CHECKING:
+    from kfp.dsl.base_component import BaseComponent
 
 
-def compile_package(pipeline: BaseComponent) -> str:
+def compile_package(pipeline: BaseComponent, menus: Mapping[str, Sequence[str]] | None = None) -> str:
     """Compile a pipeline to a package.
 
     Args:
         pipeline: What `pipelines.finetune.build` or `pipelines.compare.build` returns.
+        menus: For a package that goes to a cluster: see `finish`.
 
     Returns:
         The package's YAML text, in ASCII: Kubeflow's database can't hold all of Unicode.
     """
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        # Kubeflow warns of its own deprecations, which a user can do nothing about.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        path = Path(folder) / "package.yaml"
-        compiler.Compiler().compile(pipeline, str(path))
-        return path.read_text(encoding="ascii")
+    spec = json_format.MessageToDict(pipeline.pipeline_spec)
+    platforms = json_format.MessageToDict(pipeline.platform_spec)
+    finish(spec, menus or {})
+    return yaml.safe_dump_all([spec, platforms] if platforms else [spec], sort_keys=True)
+
+
+def finish(spec: dict[str, Any], menus: Mapping[str, Sequence[str]]) -> None:
+    """Bring a compiled pipeline into the form that is shipped.
+
+    What describes a component goes: while a run is at work, the cluster holds it in up to six places for each task,
+    in one object that may not grow past a megabyte. What describes the pipeline's own parameters stays, and stands in
+    the description of the pipeline, too: the form in which a run is started shows names and types only.
+
+    Args:
+        spec: The pipeline's specification, which is changed.
+        menus: The values that a parameter can have, by its name. The form shows them as a drop-down menu, and the
+            server refuses others before it starts any pod. Kubeflow's SDK does not write them.
+    """
+    for component in spec["components"].values():
+        for definitions in ("inputDefinitions", "outputDefinitions"):
+            for definition in _definitions(component.get(definitions, {})):
+                definition.pop("description", None)
+    for executor in spec["deploymentSpec"]["executors"].values():
+        command = executor["container"]["command"]
+        command[-1] = without_comments(command[-1])
+    parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
+    for name, values in menus.items():
+        parameters[name]["literals"] = list(values)
+    # In the order of the form.
+    told = {name: entry["description"] for name, entry in sorted(parameters.items()) if "description" in entry}
+    explained = "\n".join(f"* `{name}`: {description}" for name, description in told.items())
+    about = spec["pipelineInfo"]
+    about["description"] = "\n\n".join(filter(None, [about.get("description", ""), explained]))
+
+
+def without_comments(source: str) -> str:
+    """The same Python without its docstrings and comments.
+
+    Args:
+        source: Of a component, as Kubeflow's SDK put it into the command that runs it.
+    """
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def with_caching(package: str) -> str:
@@ -46,3 +91,9 @@ def with_caching(package: str) -> str:
             ends = task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
             task["cachingOptions"] = {} if ends else {"enableCache": True}
     return yaml.safe_dump_all(documents, sort_keys=True)
+
+
+def _definitions(of_kinds: Mapping[str, Mapping[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:
+    """The parameters and artifacts of a component's inputs or outputs."""
+    for named in of_kinds.values():
+        yield from named.values()

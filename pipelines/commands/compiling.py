@@ -71,6 +71,7 @@ def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
         ConfigError: The placement is not valid or does not fit, or the run has too many tasks for a cluster.
     """
     from pipelines.finetune import build
+    from pipelines.menus import finetune_menus
     from pipelines.package import compile_package
     from pipelines.placement import load_placement
     from pipelines.plan import count_tasks, plan_epochs
@@ -78,7 +79,8 @@ def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
     site = load_placement(placement, chosen.config)
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as noted:
         pipeline = build(chosen.config, preset=chosen.preset, overrides=chosen.overrides, placement=site)
-        package = compile_package(pipeline)
+        menus = finetune_menus(chosen.config, site, preset=chosen.preset, overrides=chosen.overrides)
+        package = compile_package(pipeline, menus)
     for warning in noted:
         error_console().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True, highlight=False)
     steps = plan_epochs(chosen.config, num_shards=site.shards)

@@ -1,0 +1,62 @@
+"""What the form in which a run is started offers to choose from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from hrf.config import resolve
+from hrf.config.loading import list_presets
+from hrf.errors import ConfigError
+from hrf.steps.check import check_shape
+from pipelines.placement import Placement, Site, check_accelerators, check_shards
+
+if TYPE_CHECKING:
+    from hrf.config import Config
+
+#: Of the parameter `start_from`, beside its default.
+STARTS = ("promoted", "base")
+
+
+def finetune_menus(
+    config: Config, placement: Placement, *, preset: str, overrides: str = "", start_from: str = ""
+) -> dict[str, list[str]]:
+    """The menus of the fine-tuning pipeline.
+
+    Args:
+        config: What the pipeline is compiled for.
+        placement: Where its tasks run.
+        preset: Default of the parameter of the same name.
+        overrides: Likewise. Without a preset they are a whole configuration, which leaves no choice of another one.
+        start_from: Likewise.
+
+    Returns:
+        The values of each parameter that has a list, the default first.
+    """
+    others = [info.name for info in list_presets()] if preset else []
+    presets = [name for name in others if _fits(name, overrides, config, placement)]
+    return {
+        "preset": list(dict.fromkeys([preset, *presets])),
+        "start_from": list(dict.fromkeys([start_from, *STARTS])),
+    }
+
+
+def _fits(preset: str, overrides: str, config: Config, placement: Placement) -> bool:
+    """Whether a package can run another preset than the one that it was compiled for.
+
+    Its tasks must be the same ones, in the images that the other preset needs, with its devices and what it downloads.
+    """
+    try:
+        other = resolve(preset, overrides)
+        check_shape(
+            other,
+            num_epochs=config.run.epochs,
+            epochs_per_step=config.run.epochs_per_step,
+            evaluate_every=config.evaluation.every,
+            steered=config.diversity_floor is not None,
+        )
+        check_accelerators(placement, other)
+        check_shards(placement, other)
+    except ConfigError:
+        return False
+    own, others = Site.of(config, placement=placement), Site.of(other, placement=placement)
+    return (own.roles, own.num_processes) == (others.roles, others.num_processes) and others.hub_steps <= own.hub_steps

@@ -1,0 +1,137 @@
+"""The form in which packages are shipped: nothing that only describes, and menus for what has a list."""
+
+import ast
+import functools
+import warnings
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp import dsl
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from hrf.config import resolve
+from pipelines import finetune
+from pipelines.menus import finetune_menus
+from pipelines.package import compile_package, without_comments
+from pipelines.placement import load_placement
+
+DEFAULT = "avatars-compressibility"
+
+
+@functools.cache
+def shipped(preset=DEFAULT, overrides=""):
+    """The pipeline of a package for a cluster."""
+    config = resolve(preset, overrides)
+    placement = load_placement("", config)
+    menus = finetune_menus(config, placement, preset=preset, overrides=overrides)
+    with warnings.catch_warnings(action="ignore"):
+        pipeline = finetune.build(config, preset=preset, overrides=overrides, placement=placement)
+        return next(yaml.safe_load_all(compile_package(pipeline, menus)))
+
+
+def parameters(spec):
+    return spec["root"]["inputDefinitions"]["parameters"]
+
+
+def test_only_the_pipeline_s_own_parameters_are_described():
+    spec = shipped()
+    assert "description" not in str(spec["components"])
+    assert all(entry["description"] for entry in parameters(spec).values())
+
+
+def test_the_pipeline_s_description_explains_each_parameter_in_the_order_of_the_form():
+    spec = shipped()
+    about, *explained = spec["pipelineInfo"]["description"].split("* `")
+    assert about.strip() == "Fine-tune a diffusion model on a reward, window by window."
+    named = sorted(parameters(spec))
+    assert [line.split("`: ")[0] for line in explained] == named
+    for name, line in zip(named, explained, strict=True):
+        assert parameters(spec)[name]["description"] in line
+
+
+def test_no_component_brings_a_docstring_or_a_comment_along():
+    for executor in shipped()["deploymentSpec"]["executors"].values():
+        source = executor["container"]["command"][-1]
+        assert "#" not in source
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Module | ast.FunctionDef):
+                assert ast.get_docstring(node) is None
+
+
+def test_what_a_component_does_stays_as_it_is():
+    """Kills the mutants that take out a text which is no docstring, or leave a function without a body."""
+    source = '''
+def step(a: int) -> NamedTuple("Out", [("x", str)]):
+    """Told."""
+    # Why.
+    text = "# no comment"
+    """Not a docstring, and harmless."""
+
+    def inner():
+        """All there is."""
+
+    return (text, inner())
+'''
+    found = {}
+    exec(without_comments("from typing import NamedTuple" + source), found)
+    assert found["step"](1) == ("# no comment", None)
+    assert found["step"].__annotations__["return"]._fields == ("x",)
+    assert found["step"].__doc__ is None
+
+
+def test_the_menu_of_presets_has_those_of_the_package_s_shape_with_its_own_first():
+    literals = parameters(shipped())["preset"]["literals"]
+    own = resolve(DEFAULT)
+    assert literals[0] == DEFAULT
+    assert len(literals) == len(set(literals)) > 1
+    for name in literals:
+        other = resolve(name)
+        assert (other.run.epochs, other.evaluation.every) == (own.run.epochs, own.evaluation.every)
+        assert other.diversity_floor is None
+
+
+@pytest.mark.parametrize("other", ["avatars-smoke", "avatars-floor", "avatars-hrf-d", "sd15-aesthetic"])
+def test_a_preset_that_the_package_could_not_run_is_not_on_the_menu(other):
+    """Fewer epochs; a floor; a sampling step that needs the reward's image; another device."""
+    assert other not in parameters(shipped())["preset"]["literals"]
+
+
+def test_presets_are_judged_with_the_overrides_that_the_form_is_filled_with():
+    two = parameters(shipped(overrides="run: {epochs: 2}"))["preset"]["literals"]
+    assert "avatars-smoke" in two or "avatars-hrf" in two
+    per_run = {resolve(name, "run: {epochs: 2}").run.epochs for name in two}
+    assert per_run == {2}
+
+
+def test_a_whole_configuration_leaves_no_choice_of_a_preset():
+    config = resolve(DEFAULT)
+    assert finetune_menus(config, load_placement("", config), preset="")["preset"] == [""]
+
+
+def test_the_default_is_a_choice_of_every_menu():
+    menus = {name: entry for name, entry in parameters(shipped()).items() if "literals" in entry}
+    assert menus.keys() == {"preset", "start_from"}
+    for entry in menus.values():
+        assert entry["defaultValue"] == entry["literals"][0]
+    assert {"promoted", "base"} < set(menus["start_from"]["literals"])
+
+
+def test_menus_are_part_of_kubeflow_s_own_format():
+    parsed = json_format.ParseDict(shipped(), pipeline_spec_pb2.PipelineSpec())
+    literals = parsed.root.input_definitions.parameters["preset"].literals
+    assert [value.string_value for value in literals] == parameters(shipped())["preset"]["literals"]
+
+
+def test_a_pipeline_without_parameters_or_placement_can_be_shipped():
+    @dsl.component(base_image="hrf-control", install_kfp_package=False)
+    def nothing() -> None:
+        """Does nothing."""
+
+    @dsl.pipeline(name="small")
+    def small() -> None:
+        nothing()
+
+    spec, *others = yaml.safe_load_all(compile_package(small))
+    assert not others
+    assert spec["deploymentSpec"]["executors"]["exec-nothing"]["container"]["command"][-1].endswith("pass")
