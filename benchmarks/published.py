@@ -39,7 +39,6 @@ from torch import Generator, Tensor
 
 from hrf.config import Config, resolve
 from hrf.core.selection import best_pair
-from hrf.images import to_images
 from hrf.policies.components import scheduler_config
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
@@ -213,7 +212,7 @@ class PublishedEpoch:
 
     def score(self, samples: Tensor) -> Tensor:
         """Rewards of finished samples, [B]."""
-        return torch.as_tensor(self.reward(to_images(samples.numpy()), None))
+        return torch.as_tensor(self.reward.of_samples(samples.numpy()))
 
     def select(self, sample: Tensor, epoch: int, root: int) -> int:
         """HRF-D's exhaustive rule: every candidate, all branches, the whole tail without noise."""
@@ -232,7 +231,8 @@ class PublishedEpoch:
         """One optimizer step on one root's branches: backward step by step, clip the sum."""
         settings = self.config.update
         rho = (self.num_steps - tail.first) / self.num_steps if settings.scale_trust_region else 1.0
-        advantages = (rewards - rewards.mean()) / (rewards.std(correction=0) + settings.advantage_delta)
+        correction = 1 if settings.advantage_spread == "sample" else 0
+        advantages = (rewards - rewards.mean()) / (rewards.std(correction=correction) + settings.advantage_delta)
         advantages = advantages.float().clamp(-settings.advantage_clip * rho, settings.advantage_clip * rho)
         clip = settings.clip_range * rho
         self.optimizer.zero_grad()

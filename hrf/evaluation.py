@@ -15,6 +15,7 @@ from hrf.core import diversity
 from hrf.core.statistics import Interval, mean_interval, means_by, paired_difference
 from hrf.errors import NumericalError
 from hrf.features import CLASSIFIER_BATCH, Embedder
+from hrf.images import to_images
 from hrf.measured import Measured, mode_entropy, mode_histogram, prompt_numbers
 from hrf.monitors import MonitorReading, colour_entropy, dark_pixel_fraction, edge_density, read_monitor
 from hrf.rewards import Prompts, Reward
@@ -29,7 +30,7 @@ __all__ = ["Measured", "evaluation_record", "measure"]
 
 
 def measure(
-    images: NDArray[np.float32],
+    samples: NDArray[np.float32],
     *,
     reward: Reward,
     held_out_reward: Reward | None,
@@ -37,21 +38,22 @@ def measure(
     classifier: ImageClassifier | None,
     prompts: Prompts = None,
 ) -> Measured:
-    """Measure images one by one.
+    """Measure finished samples one by one.
 
     Args:
-        images: [n, 3, H, W], float32 in [0, 1], one per evaluation seed.
+        samples: [n, 3, H, W], float32 nominally in [-1, 1], one per evaluation seed.
         reward: What the policy is trained on.
         held_out_reward: What it is never trained on, or None.
         embedder: Images to features; see `hrf.features.build_embedder`.
         classifier: Counts modes; None leaves them out.
         prompts: What each image was made from; None for an unconditional model.
     """
+    images = to_images(samples)
     return Measured(
         images=images,
-        rewards=reward(images, prompts),
+        rewards=reward.of_samples(samples, prompts),
         reward_name=reward.name,
-        held_out_rewards=None if held_out_reward is None else held_out_reward(images, prompts),
+        held_out_rewards=None if held_out_reward is None else held_out_reward.of_samples(samples, prompts),
         held_out_reward_name=None if held_out_reward is None else held_out_reward.name,
         features=embedder(images).numpy(),
         probabilities=None if classifier is None else _probabilities(images, classifier),

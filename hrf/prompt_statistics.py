@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from hrf.core.objective import Spread, standardised
+
 
 class PromptStatistics:
     """Running mean and spread of the reward of each prompt.
 
         A_i = (r_i - m_p) / (s_p + delta),     p the prompt of episode i
 
-    m_p and s_p (with 1/n) are those of the last `buffer` rewards of the prompt, this epoch's included; of a prompt with
+    m_p and s_p are those of the last `buffer` rewards of the prompt, this epoch's included; of a prompt with
     fewer than `min_count` of them, those of the whole epoch. Source: DDPO (arXiv 2305.13301, section 4.2), with the
     buffer and the fallback of its public PyTorch code. Among equal rewards the advantage is exactly 0.
 
@@ -24,15 +26,22 @@ class PromptStatistics:
         buffer: Rewards kept of each prompt.
         min_count: At least 1 and at most `buffer`.
         delta: > 0, keeps a nearly constant prompt from blowing up.
+        spread: Which standard deviation.
         kept: Rewards by prompt, oldest first, as `state` returns them.
     """
 
     def __init__(
-        self, *, buffer: int, min_count: int, delta: float, kept: Mapping[str, Sequence[float]] | None = None
+        self,
+        *,
+        buffer: int,
+        min_count: int,
+        delta: float,
+        spread: Spread = "population",
+        kept: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         if not 1 <= min_count <= buffer or delta <= 0:
             raise ValueError(f"expected 1 <= min_count <= buffer and delta > 0, got {min_count}, {buffer}, {delta}")
-        self._min_count, self._delta, self._buffer = min_count, delta, buffer
+        self._min_count, self._delta, self._buffer, self._spread = min_count, delta, buffer, spread
         self._kept = {prompt: deque(rewards, maxlen=buffer) for prompt, rewards in (kept or {}).items()}
 
     def state(self) -> dict[str, list[float]]:
@@ -60,7 +69,5 @@ class PromptStatistics:
             kept = self._kept.setdefault(prompt, deque(maxlen=self._buffer))
             kept.extend(rewards[members].tolist())
             known = torch.tensor(list(kept), dtype=rewards.dtype) if len(kept) >= self._min_count else rewards
-            # The mean of equal numbers may be off by a rounding, which a small delta would make an advantage of.
-            mean = known[0] if (known == known[0]).all() else known.mean()
-            advantages[members] = (rewards[members] - mean) / (known.std(correction=0) + self._delta)
+            advantages[members] = standardised(rewards[members], known, delta=self._delta, spread=self._spread)
         return advantages

@@ -136,7 +136,10 @@ def advantages_of(
     values = torch.as_tensor(rewards, dtype=torch.float64)
     if statistics is not None and trajectories.prompts is not None:
         return statistics.advantages(values, [texts[prompt] for prompt in trajectories.prompts.tolist()]).float()
-    return group_advantages(values, trajectories.groups, delta=config.update.advantage_delta).float()
+    update = config.update
+    return group_advantages(
+        values, trajectories.groups, delta=update.advantage_delta, spread=update.advantage_spread
+    ).float()
 
 
 def build_statistics(config: Config, kept: Mapping[str, Sequence[float]] | None) -> PromptStatistics | None:
@@ -153,6 +156,7 @@ def build_statistics(config: Config, kept: Mapping[str, Sequence[float]] | None)
         buffer=prompts.statistics_buffer,
         min_count=prompts.statistics_min_count,
         delta=config.update.advantage_delta,
+        spread=config.update.advantage_spread,
         kept=kept,
     )
 
@@ -195,7 +199,7 @@ def build_selection(config: Config, reward: Reward, texts: Sequence[str] = ()) -
     selection = config.starts.selection
     exhaustive = selection.rule == "exhaustive"
     return SelectedSteps(
-        score=lambda samples, prompts: torch.as_tensor(reward(to_images(samples.cpu().numpy()), prompts)),
+        score=lambda samples, prompts: torch.as_tensor(reward.of_samples(samples.cpu().numpy(), prompts)),
         embed=lambda samples: pixel_features(to_images(samples.cpu().numpy())),
         num_branches=selection.branches,
         stride=selection.stride,

@@ -15,7 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from hrf.config import Update
-from hrf.core.objective import approximate_kl, clipped_surrogate, outside_trust_region, tail_fraction
+from hrf.core.objective import (
+    approximate_kl,
+    clipped_surrogate,
+    outside_trust_region,
+    probability_ratio,
+    tail_fraction,
+)
 from hrf.core.schedule import gaussian_kl, gaussian_log_prob
 from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
@@ -46,7 +52,11 @@ class UpdateMetrics:
 
 
 def learning_rate(settings: Update, update: int) -> float:
-    """The rate of an update: constant, or linear warm-up followed by a cosine to zero at `total_updates`."""
+    """The rate of an update: constant, or a linear warm-up followed by a cosine to zero at `total_updates`.
+
+    A warm-up of W updates goes in equal parts: its first update has 1/W of the peak (none is spent on a rate of 0), its
+    last one all of it.
+    """
     peak = settings.learning_rate
     if settings.rate_schedule == "constant":
         return peak
@@ -230,6 +240,7 @@ class Updater:
         """Clip the gathered gradient, step, and move the average."""
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
         loss, kl_to_reference, log_ratio, outside, kl = seen.unbind(1)
+        ratio = probability_ratio(log_ratio)
         if not math.isfinite(grad_norm) or not torch.isfinite(loss).all():
             raise NumericalError(
                 f"loss {float(loss.sum()):g} with gradient norm {grad_norm:g} is not finite",
@@ -249,8 +260,8 @@ class Updater:
             grad_norm=grad_norm,
             clip_fraction=float(outside.mean()),
             approx_kl=float(kl.mean()),
-            ratio_mean=float(log_ratio.exp().mean()),
-            ratio_max=float(log_ratio.exp().max()),
+            ratio_mean=float(ratio.mean()),
+            ratio_max=float(ratio.max()),
             kl_to_reference=float(kl_to_reference.mean()),
         )
         self.num_updates += 1

@@ -165,7 +165,8 @@ class Update(Section):
     beta2: BelowOne = 0.999
     """AdamW's."""
     rate_schedule: Literal["constant", "warmup_cosine"] = "constant"
-    """`warmup_cosine`: linear from 0 over `warmup_updates`, then cosine to 0 at `total_updates`."""
+    """`warmup_cosine`: linear over `warmup_updates`, the first of which has peak / warmup_updates, then cosine to 0 at
+    `total_updates`."""
     warmup_updates: Annotated[int, Field(ge=0)] = 0
     """For `warmup_cosine`."""
     total_updates: Annotated[int, Field(ge=0)] = 0
@@ -195,8 +196,11 @@ class Update(Section):
     """Weight of the KL divergence to the reference; 0 = none."""
     ema_decay: BelowOne = 0.0
     """Decay of the averaged weights; 0 = none."""
+    advantage_spread: Literal["population", "sample"] = "population"
+    """The standard deviation that advantages are divided by: over n (DDPO's code), or over n - 1 (published code)."""
     advantage_delta: Positive = 1e-8
-    """Added to a group's standard deviation before dividing by it; in units of the reward."""
+    """Added to that standard deviation before dividing by it; in units of the reward (DDPO's code 1e-8, published code
+    1e-6)."""
 
 
 class Encoder(Network):

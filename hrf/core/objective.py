@@ -5,17 +5,36 @@ Sources: PPO (Schulman et al. 2017, arXiv 1707.06347), DDPO (arXiv 2305.13301), 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+Spread = Literal["population", "sample"]
+"""A standard deviation over n numbers: the root of the mean of n squares, or of their sum over n - 1."""
+MAX_LOG_RATIO = 20.0
+"""Where a ratio stops to grow: at 5e8, far outside any trust region, yet with room for products and sums in float32."""
 
-def group_advantages(rewards: Tensor, groups: Tensor, *, delta: float) -> Tensor:
-    """Standardise rewards within each group: A = (r - mean_g r) / (std_g r + delta), std with 1/n.
+
+def standardised(values: Tensor, among: Tensor, *, delta: float, spread: Spread) -> Tensor:
+    """(values - mean) / (std + delta), with the mean and the standard deviation of the numbers `among` which they are.
+
+    Exactly 0 where those are all equal: their mean may be off by a rounding, which a small delta would make an
+    advantage of, and a single number has no deviation of a sample. [m], [n] -> [m].
+    """
+    if (among == among[0]).all():
+        return torch.zeros_like(values)
+    return (values - among.mean()) / (among.std(correction=1 if spread == "sample" else 0) + delta)
+
+
+def group_advantages(rewards: Tensor, groups: Tensor, *, delta: float, spread: Spread = "population") -> Tensor:
+    """Standardise rewards within each group: A = (r - mean_g r) / (std_g r + delta).
 
     Args:
         rewards: [B] finite.
         groups: [B] int64, which group each belongs to.
         delta: > 0, keeps a nearly constant group from blowing up.
+        spread: Which standard deviation.
 
     Returns:
         [B], the mean of each group 0; a constant group gives exact zeros.
@@ -31,15 +50,24 @@ def group_advantages(rewards: Tensor, groups: Tensor, *, delta: float) -> Tensor
     for group in groups.unique():
         members = groups == group
         values = rewards[members]
-        if (values == values[0]).all():
-            continue
-        advantages[members] = (values - values.mean()) / (values.std(correction=0) + delta)
+        advantages[members] = standardised(values, values, delta=delta, spread=spread)
     return advantages
 
 
 def tail_fraction(start_steps: Tensor, num_steps: int) -> Tensor:
     """The part of the trajectory an episode goes through: rho = (K - k) / K; HRF. [B] int64 -> [B] in (0, 1]."""
     return (num_steps - start_steps) / num_steps
+
+
+def probability_ratio(log_ratio: Tensor) -> Tensor:
+    """exp(log_ratio) up to exp(MAX_LOG_RATIO), whose gradient it keeps beyond. [P] -> [P].
+
+    In float32 the exponential of 89 is infinite, and where the trust region takes the gradient away, 0 times infinity
+    is not 0 but NaN. Log-probs that are sums over pixels come so far. A bound that also cut the gradient would let go
+    of just those pairs that the trust region lets pull back, a bad action that has become far more likely.
+    """
+    beyond = (log_ratio - MAX_LOG_RATIO).clamp(min=0).detach()
+    return (log_ratio - beyond).exp()
 
 
 def clipped_surrogate(
@@ -57,7 +85,7 @@ def clipped_surrogate(
     Returns:
         [P] loss, to be minimised.
     """
-    ratio = (log_prob - old_log_prob).exp()
+    ratio = probability_ratio(log_prob - old_log_prob)
     bounded = torch.clamp(advantage, -advantage_clip, advantage_clip)
     clipped_ratio = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
     return torch.maximum(-bounded * ratio, -bounded * clipped_ratio)
@@ -66,9 +94,9 @@ def clipped_surrogate(
 def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
     """Schulman's k3 estimate of KL(old || new) per pair: ratio - 1 - log ratio, never negative. [P] -> [P]."""
     log_ratio = log_prob - old_log_prob
-    return log_ratio.exp() - 1 - log_ratio
+    return probability_ratio(log_ratio) - 1 - log_ratio
 
 
 def outside_trust_region(log_prob: Tensor, old_log_prob: Tensor, clip_range: Tensor) -> Tensor:
     """Which ratios left [1-e, 1+e]: [P] bool. Their mean is the clip fraction."""
-    return ((log_prob - old_log_prob).exp() - 1).abs() > clip_range
+    return (probability_ratio(log_prob - old_log_prob) - 1).abs() > clip_range

@@ -39,11 +39,13 @@ def build_reward(
     """
     match settings:
         case JpegReward():
-            from hrf.rewards.jpeg import JpegSize
+            from hrf.rewards.jpeg import JpegSize, LegacyJpegSize
 
-            sign = -1 if settings.name == "jpeg_compressibility" else 1
-            score = JpegSize(sign=sign, quality=settings.quality, legacy_range=settings.legacy_range)
-            return CheckedReward(name=settings.name, score=score, field=field)
+            size = JpegSize(sign=-1 if settings.name == "jpeg_compressibility" else 1, quality=settings.quality)
+            if settings.legacy_range:
+                legacy = LegacyJpegSize(size=size)
+                return CheckedReward(name=settings.name, score=legacy, score_samples=legacy.of_samples, field=field)
+            return CheckedReward(name=settings.name, score=size, field=field)
         case ClassifierReward():
             from hrf.rewards.classifier import load_class_probability
 
@@ -72,9 +74,11 @@ def build_reward(
                 folder = Path(classifier_folder) / str(index) if classifier_folder else None
                 own = build_reward(term.reward, folder, field=f"{field}.terms[{index}].reward", device=device)
                 terms.append(NormalisedTerm(reward=own, weight=term.weight, mean=term.mean, std=term.std))
+            total = WeightedSum(terms=terms)
             return CheckedReward(
                 name=" + ".join(f"{term.weight:g} {term.reward.name}" for term in terms),
-                score=WeightedSum(terms=terms),
+                score=total,
+                score_samples=total.of_samples,
                 needs_prompts=any(term.reward.needs_prompts for term in terms),
                 field=field,
             )

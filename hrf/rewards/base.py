@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hrf.errors import ConfigError, NumericalError
+from hrf.images import to_images
 
 Prompts = Sequence[str] | None
 """What each image was made from, one text per image; None for images of an unconditional model."""
@@ -32,6 +33,9 @@ class Reward(Protocol):
 
     def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score images."""
+
+    def of_samples(self, samples: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+        """Score finished samples, nominally in [-1, 1], by their images: what training and evaluation ask for."""
 
 
 Scorer = Callable[[NDArray[np.float32], Prompts], Any]
@@ -62,6 +66,8 @@ class CheckedReward:
     score: Scorer
     """The scorer itself; whatever it returns must convert to float64 [B]."""
     needs_prompts: bool = False
+    score_samples: Scorer | None = None
+    """Scores finished samples, for which their images, which are rounded, won't do; None: `score` sees their images."""
     field: str = "reward"
     """Which reward of the configuration this is, for messages."""
 
@@ -74,12 +80,27 @@ class CheckedReward:
                 images, or a score is missing or not finite.
         """
         self._check_images(images)
-        self._check_prompts(prompts, len(images))
-        if not len(images):
+        return self._scored(self.score, images, prompts)
+
+    def of_samples(self, samples: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+        """Score finished samples, [B, 3, H, W] float32 nominally in [-1, 1], and their B prompts, to [B] float64.
+
+        Raises:
+            ConfigError, NumericalError: As for images; also if a sample is far outside [-1, 1].
+        """
+        images = to_images(samples)
+        self._check_images(images)
+        if self.score_samples is None:
+            return self._scored(self.score, images, prompts)
+        return self._scored(self.score_samples, samples, prompts)
+
+    def _scored(self, scorer: Scorer, pictures: NDArray[np.float32], prompts: Prompts) -> NDArray[np.float64]:
+        self._check_prompts(prompts, len(pictures))
+        if not len(pictures):
             return np.empty(0)
-        guarded = images.view()
+        guarded = pictures.view()
         guarded.flags.writeable = False
-        return self._checked_scores(self.score(guarded, prompts), len(images))
+        return self._checked_scores(scorer(guarded, prompts), len(pictures))
 
     def _check_prompts(self, prompts: Prompts, count: int) -> None:
         if prompts is None:

@@ -27,15 +27,10 @@ class JpegSize:
     sign: int
     """+1 rewards large files (incompressibility), -1 small ones (compressibility)."""
     quality: int = 95
-    legacy_range: bool = False
-    """Encode as the authors' published code does, which takes samples in [-1, 1] for images in [0, 1]: everything below
-    mid-grey turns black and contrast doubles above. Only for comparing with numbers published from that code."""
 
     def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score images [B, 3, H, W] in [0, 1]: [B], in kB."""
         del prompts
-        if self.legacy_range:
-            images = np.clip(np.float32(2) * images - np.float32(1), 0, 1)
         # Pillow encodes outside the interpreter lock, so threads help; map keeps the order of the images.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
             sizes = list(pool.map(self._size_bytes, to_uint8(images)))
@@ -45,3 +40,22 @@ class JpegSize:
         file = io.BytesIO()
         Image.fromarray(picture).save(file, format="JPEG", quality=self.quality)
         return file.tell()
+
+
+@dataclass(frozen=True, kw_only=True)
+class LegacyJpegSize:
+    """The same as the authors' published code has it, which takes samples in [-1, 1] for images in [0, 1].
+
+    Everything below mid-grey turns black, and contrast doubles above. Only for comparing with numbers published from
+    that code.
+    """
+
+    size: JpegSize
+
+    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+        """Score images [B, 3, H, W] in [0, 1], made from samples: [B], in kB. Their rounding may move a byte by one."""
+        return self.of_samples(np.float32(2) * images - np.float32(1), prompts)
+
+    def of_samples(self, samples: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+        """Score samples [B, 3, H, W] in [-1, 1]: [B], in kB, of the bytes round(255 x) clipped to [0, 255]."""
+        return self.size(np.clip(samples, 0, 1), prompts)

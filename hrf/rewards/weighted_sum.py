@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,14 @@ class WeightedSum:
 
     def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score images [B, 3, H, W] in [0, 1], and their prompts: [B]."""
-        total = np.zeros(len(images))
-        for term in self.terms:
-            total += term.weight * (term.reward(images, prompts) - term.mean) / term.std
+        return self._sum(len(images), (term.reward(images, prompts) for term in self.terms))
+
+    def of_samples(self, samples: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+        """Score finished samples [B, 3, H, W] in [-1, 1], and their prompts: [B]."""
+        return self._sum(len(samples), (term.reward.of_samples(samples, prompts) for term in self.terms))
+
+    def _sum(self, count: int, scores: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+        total = np.zeros(count)
+        for term, own in zip(self.terms, scores, strict=True):
+            total += term.weight * (own - term.mean) / term.std
         return total

@@ -5,7 +5,6 @@ from __future__ import annotations
 from hrf.classifier import ImageClassifier
 from hrf.evaluation import measure
 from hrf.features import build_embedder
-from hrf.images import to_images
 from hrf.measured import Measured
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rewards import build_reward
@@ -28,7 +27,7 @@ def measure_policy(
     samples = evaluation_samples(policy, starts, config, on_advance)
     table, asked = context.prompts, starts.prompts
     return measure(
-        to_images(samples),
+        samples,
         reward=build_reward(config.reward, context.classifier("reward")),
         held_out_reward=build_reward(held_out, context.classifier("held_out")) if held_out else None,
         embedder=build_embedder(config.evaluation, classifier),

@@ -14,7 +14,6 @@ from safetensors.numpy import load_file
 
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.errors import ArtifactError, NumericalError
-from hrf.images import to_images
 from hrf.ranks import ALONE, Ranks, this_rank
 from hrf.rewards import ImageError, Prompts, Reward, build_reward
 from hrf.steps.context import Run, step
@@ -75,7 +74,7 @@ def reward_samples(
     """
     own = ranks.part(len(samples))
     try:
-        rewards = reward(to_images(samples[own]), None if prompts is None else prompts[own])
+        rewards = reward.of_samples(samples[own], None if prompts is None else prompts[own])
     except ImageError as error:
         where = branch_name(groups, own.start + error.image, epoch)
         raise NumericalError(error.problem, where=where, fix=error.fix) from error

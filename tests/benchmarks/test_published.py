@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler, UNet2DModel
 from benchmarks.published import PARTS, PublishedEpoch, measure, print_clocks
 from hrf.config import Config, resolve
 from hrf.core.schedule import build_schedule, renoise
+from hrf.rewards import CheckedReward
 from hrf.rollout import rollout
 from hrf.seeds import Purpose, stream
 from hrf.training import advantages_of
@@ -36,7 +37,8 @@ def test_a_groups_log_probs_and_gradient_are_ours():
     scheduler = DDIMScheduler(set_alpha_to_one=True)
     scheduler.set_timesteps(STEPS)
     optimizer = build_optimizer(policy.denoiser, config.update)
-    theirs = PublishedEpoch(policy, scheduler, config, lambda images, prompts: images.mean((1, 2, 3)), optimizer)
+    brightness = CheckedReward(name="brightness", score=lambda images, prompts: images.mean((1, 2, 3)))
+    theirs = PublishedEpoch(policy, scheduler, config, brightness, optimizer)
 
     def streams() -> list[torch.Generator]:
         return [stream(0, Purpose.BRANCH, 0, 0, branch) for branch in range(BRANCHES)]

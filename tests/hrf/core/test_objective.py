@@ -14,6 +14,7 @@ from hrf.core.objective import (
     clipped_surrogate,
     group_advantages,
     outside_trust_region,
+    probability_ratio,
     tail_fraction,
 )
 
@@ -68,23 +69,81 @@ def test_a_clipped_ratio_has_no_gradient(advantage):
     assert float(log_prob.grad) == 0.0
 
 
+def loss_and_gradient(log_ratio: float, advantage: float, dtype: torch.dtype) -> tuple[float, float]:
+    log_prob = tensor([log_ratio], dtype=dtype, requires_grad=True)
+    one = torch.ones(1, dtype=dtype)
+    loss = clipped_surrogate(log_prob, 0 * one, advantage * one, clip_range=0.2 * one, advantage_clip=10 * one)
+    loss.sum().backward()
+    return float(loss.detach()), float(log_prob.grad)
+
+
+@pytest.mark.parametrize(
+    ("log_ratio", "advantage", "loss", "gradient"),
+    [
+        (90.0, 2.0, -2.4, 0.0),  # a good action that has become far more likely: the trust region holds it
+        (
+            90.0,
+            -2.0,
+            2 * math.exp(20),
+            2 * math.exp(20),
+        ),  # a bad one: it is pulled back, by as much as is representable
+        (-90.0, 2.0, 0.0, 0.0),  # a good one lost: exp(-90) of a gradient
+        (-90.0, -2.0, 1.6, 0.0),
+        (19.0, -2.0, 2 * math.exp(19), 2 * math.exp(19)),  # within the bound, nothing is bounded
+    ],
+)
+def test_far_ratios_have_finite_losses_and_the_gradient_of_their_side(log_ratio, advantage, loss, gradient):
+    """Kills: an unbounded exponential (0 * inf = NaN where the clip takes the gradient away), a bound that takes the
+    gradient of a bad action away, and one that lies within reach."""
+    found = loss_and_gradient(log_ratio, advantage, torch.float32)
+
+    assert found == pytest.approx((loss, gradient), rel=1e-5, abs=1e-30)
+
+
+@given(log_ratio=st.floats(-19.9, 19.9), advantage=st.floats(-5, 5).filter(lambda value: abs(value) > 1e-3))
+def test_within_its_bound_a_ratio_is_the_plain_one(log_ratio, advantage):
+    """In double precision by hand: the gradient is that of -A exp(x), or nothing where the trust region has clipped."""
+    clipped = (advantage > 0 and log_ratio > math.log(1.2)) or (advantage < 0 and log_ratio < math.log(0.8))
+    gradient = 0.0 if clipped else -advantage * math.exp(log_ratio)
+
+    assert loss_and_gradient(log_ratio, advantage, torch.float64)[1] == pytest.approx(gradient, rel=1e-9, abs=1e-12)
+
+
+def test_what_is_told_of_far_ratios_is_finite():
+    log_prob, old = tensor([90.0, -90.0, 0.5]), torch.zeros(3)
+
+    assert approximate_kl(log_prob, old).tolist() == pytest.approx([math.exp(20) - 91, 89.0, math.exp(0.5) - 1.5])
+    assert probability_ratio(log_prob).isfinite().all()
+    assert outside_trust_region(log_prob, old, torch.full((3,), 1.0)).tolist() == [True, False, False]
+
+
+def test_what_is_not_a_number_stays_none():
+    """Kills: a bound that makes a number of infinity, and so hides that the policy has diverged."""
+    for value in (float("inf"), float("nan")):
+        assert probability_ratio(tensor([value])).isnan().all()
+
+
 def test_advantages_are_standardised_within_each_group():
-    """Kills: standardising over all groups, and Bessel's correction."""
+    """Kills: standardising over all groups, and n taken for n - 1."""
     rewards = tensor([1.0, 2.0, 6.0, 10.0, 10.0, 40.0], dtype=torch.float64)
     groups = tensor([0, 0, 0, 7, 7, 7])
 
-    advantages = group_advantages(rewards, groups, delta=1e-12).numpy()
+    for spread, ddof in (("population", 0), ("sample", 1)):
+        advantages = group_advantages(rewards, groups, delta=1e-12, spread=spread).numpy()
 
-    for members in (slice(0, 3), slice(3, 6)):
-        values = rewards.numpy()[members]
-        np.testing.assert_allclose(advantages[members], (values - values.mean()) / values.std())
+        for members in (slice(0, 3), slice(3, 6)):
+            values = rewards.numpy()[members]
+            np.testing.assert_allclose(advantages[members], (values - values.mean()) / values.std(ddof=ddof))
 
 
 def test_a_constant_group_gives_exact_zeros_and_leaves_the_others_alone():
-    advantages = group_advantages(tensor([0.1, 0.1, 0.1, 0.0, 1.0]), tensor([0, 0, 0, 1, 1]), delta=1e-8)
+    """A group of one, too: the deviation of a sample of one is none."""
+    rewards, groups = tensor([0.1, 0.1, 0.1, 0.0, 1.0, 7.0]), tensor([0, 0, 0, 1, 1, 2])
+    for spread, size in (("population", 1.0), ("sample", 0.5**0.5)):
+        advantages = group_advantages(rewards, groups, delta=1e-8, spread=spread)
 
-    assert advantages[:3].tolist() == [0.0, 0.0, 0.0]
-    assert advantages[3:].tolist() == pytest.approx([-1.0, 1.0])
+        assert advantages[:3].tolist() == [0.0, 0.0, 0.0]
+        assert advantages[3:].tolist() == pytest.approx([-size, size, 0.0])
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-100, 100)), min_size=1, max_size=30))

@@ -7,11 +7,14 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from hrf.config import JpegReward
+from hrf.config.rewards import Term, WeightedSumReward
+from hrf.images import to_images
 from hrf.rewards import build_reward
 
 
@@ -87,6 +90,31 @@ def test_the_legacy_switch_turns_everything_below_mid_grey_black():
     assert (pixels[0] == 0).all()
     assert legacy(images)[0] == file_size_kb(np.zeros((32, 32, 3), dtype=np.uint8))
     assert EXPAND(images)[0] > legacy(images)[0]
+
+
+def near_ties(count: int = 200, size: int = 32) -> np.ndarray:
+    """Samples in [-1, 1] whose bytes stand or fall with the last bits of the numbers."""
+    generator = np.random.default_rng(2)
+    bytes_ = generator.integers(0, 255, (count, 3, size, size)) + 0.5
+    samples = (bytes_ / 255).astype(np.float32)
+    samples = np.nextafter(samples, generator.choice(np.float32([-2, 2]), samples.shape))
+    return np.where(generator.random(samples.shape) < 0.3, -samples, samples)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_legacy_switch_gives_the_published_bytes_of_every_sample(weighted):
+    """The published code's own arithmetic: (x * 255).round().clamp(0, 255) of float32 samples. Kills: the way through
+    images in [0, 1], which rounds away what decides on a byte."""
+    settings = JpegReward(name="jpeg_incompressibility", legacy_range=True)
+    if weighted:
+        settings = WeightedSumReward(terms=(Term(reward=settings),))
+    samples = near_ties()
+    published = (torch.from_numpy(samples) * 255).round().clamp(0, 255).to(torch.uint8).numpy()
+    expected = [file_size_kb(np.moveaxis(picture, 0, -1)) for picture in published]
+    legacy = build_reward(settings)
+
+    assert legacy.of_samples(samples).tolist() == expected
+    assert legacy(to_images(samples)).tolist() != expected
 
 
 def test_the_reward_is_named_after_the_configuration_and_can_be_sent_to_another_process():
