@@ -2,7 +2,8 @@
 
 `writing_folder` builds a folder under a temporary name and renames it when it is complete, so a step killed at any
 moment leaves either nothing or everything. `read_folder` refuses a folder that is not what its producer wrote. The
-manifest holds no time and no host name: the same inputs give the same bytes.
+manifest holds no time and no host name: the same inputs give the same bytes. It is sealed, as the records in object
+storage are: it holds the digest of the rest of itself, as nothing else would tell that a byte of it has changed.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from typing import Any
 from hrf.errors import ArtifactError, StorageError
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+SEAL = "sha256"
+"""Field of a sealed JSON object: the digest of the others."""
 STOPPED = "stopped"
 """Producer field of a folder that was written when its run had stopped (see `hrf.floor`)."""
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -59,6 +62,49 @@ def canonical_json(value: object) -> bytes:
         ValueError: If the value holds NaN or infinity.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A JSON object with the digest of itself, by which `unseal` knows it again.
+
+    Raises:
+        ValueError: If it holds NaN or infinity, or a field of the seal's name.
+    """
+    if SEAL in value:
+        raise ValueError(f"the field {SEAL} is the seal's own")
+    return {SEAL: hashlib.sha256(canonical_json(value)).hexdigest(), **value}
+
+
+def unseal(text: bytes, origin: object, *, fix: str) -> dict[str, Any]:
+    """Read a sealed JSON object, and return it without its seal.
+
+    One without a seal is refused, too: it can't be told from one whose seal is what was damaged.
+
+    Args:
+        text: Its bytes.
+        origin: What messages call it.
+        fix: What to do where it is damaged.
+
+    Raises:
+        ArtifactError: If it is not, value for value, what was sealed.
+    """
+    try:
+        value = json.loads(text.decode())
+        if not isinstance(value, dict) or not isinstance(value.get(SEAL), str):
+            raise ArtifactError(
+                origin,
+                problem=f"it has no {SEAL} of its own: it is damaged, or was not written by this version of hrf",
+                fix=fix,
+            )
+        given = value.pop(SEAL)
+        found = hashlib.sha256(canonical_json(value)).hexdigest()
+    except (ValueError, RecursionError) as error:
+        raise ArtifactError(origin, problem=f"no valid JSON: {error}", fix=fix) from error
+    if found != given:
+        raise ArtifactError(
+            origin, problem=f"it was changed or damaged: its {SEAL} is {given}, its contents give {found}", fix=fix
+        )
+    return value
 
 
 def file_sha256(path: str | Path) -> str:
@@ -157,47 +203,54 @@ def read_manifest(path: str | Path) -> Manifest:
     folder = Path(path)
     file = folder / MANIFEST
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             folder,
             problem="no complete folder: it has no manifest.json" if folder.exists() else "no such folder",
             fix="run the step that writes it; an unfinished one leaves nothing under this name",
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ArtifactError(
             file, problem=f"cannot be read: {error}", fix="run the step that writes it again"
         ) from error
     return parse_manifest(text, file)
 
 
-def parse_manifest(text: str, origin: object) -> Manifest:
-    """Parse a manifest and check its shape and version; `origin` is what messages call it.
+def parse_manifest(text: bytes, origin: object) -> Manifest:
+    """Parse a manifest and check its seal, version and shape; `origin` is what messages call it.
 
     Raises:
-        ArtifactError: If it is no manifest of this format version.
+        ArtifactError: If it is no manifest of this format version, or not what was written.
     """
     fix = "run the step that writes it again"
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ArtifactError(origin, problem=f"no valid JSON: {error}", fix=fix) from error
-    if not isinstance(value, dict) or not isinstance(value.get("producer"), dict):
+    _check_version(text, origin)
+    value = unseal(text, origin, fix=fix)
+    producer, files = value.get("producer"), value.get("files")
+    if not isinstance(producer, dict):
         raise ArtifactError(origin, problem="no manifest: it has no producer", fix=fix)
-    producer = value["producer"]
-    if value.get("format_version") != FORMAT_VERSION:
-        raise ArtifactError(
-            origin,
-            problem=f"format version {value.get('format_version')!r}, this program reads {FORMAT_VERSION}",
-            producer=describe_producer(producer),
-            fix="use the hrf version that wrote it, or run the step that writes it again with this one",
-        )
-    files = value.get("files")
     if not isinstance(files, dict) or not all(_is_file_entry(name, entry) for name, entry in files.items()):
         raise ArtifactError(
             origin, problem="its list of files is damaged", producer=describe_producer(producer), fix=fix
         )
     return Manifest(producer=producer, files=files)
+
+
+def _check_version(text: bytes, origin: object) -> None:
+    """Tell a manifest of another version as such: it may be sealed in another way, or not at all."""
+    try:
+        value = json.loads(text.decode())
+    except (ValueError, RecursionError):
+        return
+    if not isinstance(value, dict) or value.get("format_version", FORMAT_VERSION) == FORMAT_VERSION:
+        return
+    producer = value.get("producer")
+    raise ArtifactError(
+        origin,
+        problem=f"format version {value['format_version']!r}, this program reads {FORMAT_VERSION}",
+        producer=describe_producer(producer if isinstance(producer, dict) else {}),
+        fix="use the hrf version that wrote it, or run the step that writes it again with this one",
+    )
 
 
 def verify_file(path: Path, entry: Mapping[str, Any], producer: str) -> None:
@@ -251,7 +304,7 @@ def write_manifest(folder: Path, producer: Mapping[str, Any]) -> None:
         path.chmod(0o644)  # safetensors writes 0600, which would shut out a later step that runs as another user.
         _sync(path)
         files[name] = {"sha256": file_sha256(path), "bytes": path.stat().st_size}
-    value = {"format_version": FORMAT_VERSION, "producer": dict(producer), "files": files}
+    value = seal({"format_version": FORMAT_VERSION, "producer": dict(producer), "files": files})
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     _sync(manifest)

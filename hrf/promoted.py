@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from hrf.checkpoint import read_manifest
 from hrf.errors import ArtifactError, ConfigError
+from hrf.records import DecisionRecord, Promotion, read_record
 from hrf.storage import Storage
 
 
@@ -31,16 +32,33 @@ def check_name(name: str, field: str) -> None:
         )
 
 
-def read_pointer(storage: Storage, experiment: str) -> dict[str, Any] | None:
-    """The record of the last promotion, or None where nothing was promoted yet."""
-    found = storage.read_json(f"{experiment}/promoted.json")
-    return None if found is None else dict(found[0])
+def read_pointer(storage: Storage, experiment: str) -> Promotion | None:
+    """The record of the last promotion, or None where nothing was promoted yet; errors as of `versioned_pointer`."""
+    found = versioned_pointer(storage, experiment)
+    return None if found is None else found[0]
+
+
+def versioned_pointer(storage: Storage, experiment: str) -> tuple[Promotion, str] | None:
+    """The record of the last promotion and its ETag, or None where nothing was promoted yet.
+
+    Raises:
+        ArtifactError: If the record is damaged, or of another version.
+        StorageError: If the storage fails.
+    """
+    try:
+        return read_record(storage, f"{experiment}/promoted.json", Promotion)
+    except ArtifactError as error:
+        raise ArtifactError(
+            error.path,
+            problem=error.problem,
+            fix=f"copy the last record below {storage.url(f'{experiment}/history/')} to promoted.json; or {error.fix}",
+        ) from error
 
 
 def fetch_candidate(storage: Storage, experiment: str, candidate_id: str, target: str | Path) -> Path:
     """Download a candidate's folder, promoted or not; arguments and errors as of `fetch_incumbent`."""
     key = f"{experiment}/decisions/{candidate_id}.json"
-    if (found := storage.read_json(key)) is None:
+    if (found := read_record(storage, key, DecisionRecord)) is None:
         raise ArtifactError(
             storage.url(key),
             problem="the decision on the candidate is gone",
@@ -50,24 +68,23 @@ def fetch_candidate(storage: Storage, experiment: str, candidate_id: str, target
     return fetch_incumbent(storage, found[0], target)
 
 
-def fetch_incumbent(storage: Storage, pointer: Mapping[str, Any], target: str | Path) -> Path:
+def fetch_incumbent(storage: Storage, record: Promotion | DecisionRecord, target: str | Path) -> Path:
     """Download the promoted candidate's folder: the policy with its `evaluation.json`.
 
     Args:
         storage: Where the experiment lives.
-        pointer: What `read_pointer` returned, or a decision record.
+        record: What `read_pointer` returned, or a decision.
         target: Where the folder will stand.
 
     Raises:
         ArtifactError: If it is gone or damaged, or is not the policy that was decided on.
         StorageError: If the storage fails.
     """
-    key = str(pointer["candidate_key"])
-    folder = storage.download_folder(key, target)
+    folder = storage.download_folder(record.candidate_key, target)
     manifest = read_manifest(folder)
-    if manifest.content_digest() != pointer["candidate_digest"]:
+    if manifest.content_digest() != record.candidate_digest:
         raise ArtifactError(
-            storage.url(key),
+            storage.url(record.candidate_key),
             problem="not what was decided on: its digest differs from the record's",
             producer=manifest.describe_producer(),
             fix="restore the folder, or promote another candidate",
@@ -75,28 +92,39 @@ def fetch_incumbent(storage: Storage, pointer: Mapping[str, Any], target: str | 
     return folder
 
 
-def history(storage: Storage, experiment: str) -> list[dict[str, Any]]:
+def read_candidate_json(storage: Storage, promotion: Promotion, name: str) -> dict[str, Any]:
+    """A JSON file of a promoted candidate's folder, without the rest of it.
+
+    Raises:
+        ArtifactError: If it is gone or damaged, or the folder is not the one that was promoted.
+        StorageError: If the storage fails.
+    """
+    text = storage.read_file(promotion.candidate_key, name, content_digest=promotion.candidate_digest)
+    return dict(json.loads(text))
+
+
+def history(storage: Storage, experiment: str) -> list[Promotion]:
     """All promotions, oldest first.
 
     Raises:
-        ArtifactError: If the records are not one unbroken chain.
+        ArtifactError: If the records are not one unbroken chain, or one is damaged.
         StorageError: If the storage fails.
     """
     # The pointer first: a promotion that happens meanwhile then only adds to the end.
     pointer = read_pointer(storage, experiment)
     keys = storage.list(f"{experiment}/history/")
-    records = [found[0] for key in keys if (found := storage.read_json(key)) is not None]
+    records = [found[0] for key in keys if (found := read_record(storage, key, Promotion)) is not None]
     # Its promoter may have died before writing the history record.
-    if pointer is not None and all(record["sequence"] != pointer["sequence"] for record in records):
+    if pointer is not None and all(record.sequence != pointer.sequence for record in records):
         records.append(pointer)
     previous = None
     for sequence, record in enumerate(records, start=1):
-        if record["sequence"] != sequence or record["previous"] != previous:
+        if record.sequence != sequence or record.previous != previous:
             raise ArtifactError(
                 storage.url(f"{experiment}/history/{sequence:06d}.json"),
                 problem="the history is no unbroken chain here",
-                producer=f"run {record['run_id']}",
+                producer=f"run {record.run_id}",
                 fix="restore the missing record",
             )
-        previous = record["candidate_id"]
+        previous = record.candidate_id
     return records

@@ -8,8 +8,9 @@ Below the experiment's name:
     attempts/RUN/epoch-0000/001.json      the verdict against one incumbent, with the pointer version it is about
     candidates/RUN/epoch-0000/            the policy folder, with its evaluation.json and its manifest
 
-Only the pointer is ever replaced, and only by compare-and-swap; everything else is created once. The protocol, safe for
-any number of promoters, each of which may die between any two calls and be run again:
+`hrf.records` has the schemas. Only the pointer is ever replaced, and only by compare-and-swap; everything else is
+created once. The protocol, safe for any number of promoters, each of which may die between any two calls and be run
+again:
 
 1. Read the pointer. If it is set, complete its history and decision records first: its own promoter may have died.
 2. If this candidate has a final decision, that is the outcome. (It is read after the pointer, and nobody replaces a
@@ -25,12 +26,13 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from hrf.checkpoint import read_manifest
 from hrf.errors import ArtifactError, StorageError
 from hrf.gate import Decision, decide
-from hrf.promoted import fetch_incumbent, history, read_pointer
+from hrf.promoted import fetch_incumbent, history, read_candidate_json, read_pointer, versioned_pointer
+from hrf.records import Attempt, DecisionRecord, Promotion, read_record
 from hrf.storage import Conflict, Storage
 
 __all__ = ["Candidate", "Decision", "decide", "fetch_incumbent", "history", "promote", "read_pointer"]
@@ -71,7 +73,7 @@ def promote(
     known_incumbents: Mapping[str, Sequence[float]],
     diversity_floor: float,
     confidence: float,
-) -> dict[str, Any]:
+) -> DecisionRecord:
     """Store a candidate, decide on it and, if it passes the gate, move the promoted pointer to it.
 
     Run again after any interruption it gives the same record.
@@ -87,12 +89,12 @@ def promote(
         confidence: Of the reward's interval, in (0, 1).
 
     Returns:
-        The decision record. `outcome` is "promoted", "rejected" (the gate says no) or "lost" (another candidate stands
+        The decision. `outcome` is "promoted", "rejected" (the gate says no) or "lost" (another candidate stands
         promoted whose evaluation cannot be compared with this one's).
 
     Raises:
         ArtifactError: If the policy folder is damaged, the run id was used before for another policy, or records are
-            missing.
+            missing or damaged.
         NumericalError: If a number that decides is not finite.
         StorageError: If the storage fails; run it again then.
     """
@@ -100,10 +102,10 @@ def promote(
     # Also where the decision is known: another policy under this name is not the one that was decided on.
     candidate_digest = case.store_candidate()
 
-    def judge(pointer: dict[str, Any] | None) -> dict[str, Any]:
+    def judge(pointer: Promotion | None) -> _Verdict:
         rewards = case.incumbent_rewards(pointer, base_evaluation["rewards"], known_incumbents)
         if rewards is None:
-            return {"outcome": "lost", **_INCOMPARABLE}
+            return _INCOMPARABLE
         decision = decide(
             candidate.evaluation,
             incumbent_rewards=rewards,
@@ -122,7 +124,10 @@ def promote(
     )
 
 
-_INCOMPARABLE: dict[str, Any] = {
+_Verdict: TypeAlias = dict[str, Any]
+"""What the gate says: the fields of a `DecisionRecord` that it decides on."""
+_INCOMPARABLE: _Verdict = {
+    "outcome": "lost",
     "reward_vs_incumbent": None,
     "diversity_ratio": None,
     "diversity_floor": None,
@@ -162,89 +167,72 @@ class _Case:
             )
         return self._storage.upload_folder(self._candidate.folder, self._candidate_key).content_digest()
 
-    def read_final(self) -> dict[str, Any] | None:
-        """The final decision on the candidate, if there is one."""
-        return self._read(_decision_key(self._experiment, self._candidate.candidate_id))
-
     def attempt(
-        self, number: int, judge: Callable[[dict[str, Any] | None], dict[str, Any]], candidate_digest: str
-    ) -> dict[str, Any] | None:
+        self, number: int, judge: Callable[[Promotion | None], _Verdict], candidate_digest: str
+    ) -> DecisionRecord | None:
         """Steps 1 to 4 once; returns the final decision, or None if the pointer has moved on."""
-        found = self._storage.read_json(self._pointer_key)
-        pointer, etag = found or (None, None)
+        pointer, etag = versioned_pointer(self._storage, self._experiment) or (None, None)
         if pointer is not None:
             self._complete(pointer)
-        if (final := self.read_final()) is not None:
-            return final
+        final_key = _decision_key(self._experiment, self._candidate.candidate_id)
+        if (final := read_record(self._storage, final_key, DecisionRecord)) is not None:
+            return final[0]
         if pointer is None:
             self._check_never_promoted()
-        key = f"{self._experiment}/attempts/{self._candidate.candidate_id}/{number:03d}.json"
-        if (bound := self._read(key)) is None:
-            own = {"pointer_etag": etag, "record": self._record(number, judge(pointer), pointer, candidate_digest)}
-            bound = self._create_or_read(key, own)
-        if bound["record"]["decision"]["outcome"] != "promoted":
-            return self._create_final(bound["record"]["decision"])
-        if not self._swap_pointer(bound["record"], bound["pointer_etag"]):
+        bound = self._bind(number, lambda: self._verdict(number, judge(pointer), pointer, etag, candidate_digest))
+        if bound.record.decision.outcome != "promoted":
+            return self._create_final(bound.record.decision)
+        if not self._swap_pointer(bound.record, bound.pointer_etag):
             return None
-        return self._complete(bound["record"])
+        return self._complete(bound.record)
 
-    def _create_or_read(self, key: str, value: dict[str, Any]) -> dict[str, Any]:
-        """Create a record, or return the one that is there: the first to create it binds everyone."""
+    def _bind(self, number: int, judge: Callable[[], Attempt]) -> Attempt:
+        """The attempt that is on record, or else a new one: the first to create it binds everyone."""
+        key = f"{self._experiment}/attempts/{self._candidate.candidate_id}/{number:03d}.json"
+        if (found := read_record(self._storage, key, Attempt)) is not None:
+            return found[0]
+        own = judge()
         try:
-            self._storage.create_json(key, value)
+            self._storage.create_json(key, own.as_json())
         except Conflict:
-            found = self._read(key)
-            if found is None:
+            if (found := read_record(self._storage, key, Attempt)) is None:
                 raise
-            return found
-        return value
+            return found[0]
+        return own
 
-    def _swap_pointer(self, record: dict[str, Any], etag: str | None) -> bool:
+    def _swap_pointer(self, record: Promotion, etag: str | None) -> bool:
         """Move the pointer from version `etag` (None: no pointer) to a record; False if it is another by now."""
         try:
             if etag is None:
-                self._storage.create_json(self._pointer_key, record)
+                self._storage.create_json(self._pointer_key, record.as_json())
             else:
-                self._storage.replace_json(self._pointer_key, record, etag)
+                self._storage.replace_json(self._pointer_key, record.as_json(), etag)
         except Conflict:
             return False
         return True
 
-    def _read(self, key: str) -> dict[str, Any] | None:
-        found = self._storage.read_json(key)
-        return None if found is None else dict(found[0])
-
     def incumbent_rewards(
         self,
-        pointer: dict[str, Any] | None,
+        pointer: Promotion | None,
         base_rewards: Sequence[float],
         known_incumbents: Mapping[str, Sequence[float]],
     ) -> Sequence[float] | None:
         """The rewards to beat, seed by seed; None if the incumbent's cannot be compared."""
         if pointer is None:
             return base_rewards
-        if pointer["candidate_id"] in known_incumbents:
-            return known_incumbents[pointer["candidate_id"]]
-        if pointer["evaluation_digest"] != self._candidate.evaluation_digest:
+        if pointer.candidate_id in known_incumbents:
+            return known_incumbents[pointer.candidate_id]
+        if pointer.evaluation_digest != self._candidate.evaluation_digest:
             return None
-        key = f"{pointer['candidate_key']}/{_EVALUATION}"
-        if (evaluation := self._read(key)) is None:
-            raise ArtifactError(
-                self._storage.url(key),
-                problem="the incumbent's evaluation is gone",
-                producer=f"run {pointer['run_id']}",
-                fix="restore the object",
-            )
-        return list(evaluation["rewards"])
+        return list(read_candidate_json(self._storage, pointer, _EVALUATION)["rewards"])
 
-    def _record(
-        self, number: int, verdict: dict[str, Any], pointer: dict[str, Any] | None, candidate_digest: str
-    ) -> dict[str, Any]:
-        """The promotion record that a verdict stands for; its `decision` may become the candidate's decision record."""
+    def _verdict(
+        self, number: int, verdict: _Verdict, pointer: Promotion | None, etag: str | None, candidate_digest: str
+    ) -> Attempt:
+        """What a verdict stands for: a promotion, whose `decision` may become the candidate's decision record."""
         candidate = self._candidate
-        incumbent_id = pointer["candidate_id"] if pointer else None
-        sequence = (pointer["sequence"] if pointer else 0) + 1
-        time = self._now().isoformat(timespec="milliseconds")
+        incumbent_id = pointer.candidate_id if pointer else None
+        sequence = (pointer.sequence if pointer else 0) + 1
         about = {
             "candidate_id": candidate.candidate_id,
             "run_id": candidate.run_id,
@@ -252,7 +240,7 @@ class _Case:
             "candidate_key": self._candidate_key,
             "candidate_digest": candidate_digest,
             "evaluation_digest": candidate.evaluation_digest,
-            "time": time,
+            "time": self._now().isoformat(timespec="milliseconds"),
         }
         decision = {
             **about,
@@ -261,31 +249,32 @@ class _Case:
             "attempts": number,
             "sequence": sequence if verdict["outcome"] == "promoted" else None,
         }
-        return {**about, "sequence": sequence, "previous": incumbent_id, "decision": decision}
+        record = {**about, "sequence": sequence, "previous": incumbent_id, "decision": decision}
+        return Attempt.model_validate({"pointer_etag": etag, "record": record})
 
-    def _complete(self, pointer: dict[str, Any]) -> dict[str, Any]:
+    def _complete(self, pointer: Promotion) -> DecisionRecord:
         """Write the history and decision records of a promotion, unless they are there; returns the decision."""
-        key = f"{self._experiment}/history/{pointer['sequence']:06d}.json"
+        key = f"{self._experiment}/history/{pointer.sequence:06d}.json"
         try:
-            self._storage.create_json(key, pointer)
+            self._storage.create_json(key, pointer.as_json())
         except Conflict as conflict:
             raise ArtifactError(
                 conflict.uri,
                 problem="it tells of another promotion than promoted.json does",
-                producer=f"run {pointer['run_id']}",
+                producer=f"run {pointer.run_id}",
                 fix="restore promoted.json to the record of the last promotion in history/",
             ) from conflict
-        return self._create_final(pointer["decision"])
+        return self._create_final(pointer.decision)
 
-    def _create_final(self, decision: dict[str, Any]) -> dict[str, Any]:
-        key = _decision_key(self._experiment, decision["candidate_id"])
+    def _create_final(self, decision: DecisionRecord) -> DecisionRecord:
+        key = _decision_key(self._experiment, decision.candidate_id)
         try:
-            self._storage.create_json(key, decision)
+            self._storage.create_json(key, decision.as_json())
         except Conflict as conflict:
             raise ArtifactError(
                 conflict.uri,
                 problem="another final decision on this candidate is there already",
-                producer=f"run {decision['run_id']}",
+                producer=f"run {decision.run_id}",
                 fix="run ids must not be used twice: start again under a new one (hrf run --fresh)",
             ) from conflict
         return decision
@@ -293,7 +282,7 @@ class _Case:
     def _check_never_promoted(self) -> None:
         """An absent pointer beside a history was deleted: going on would number promotions twice."""
         records = self._storage.list(f"{self._experiment}/history/")
-        if records and self._storage.read_json(self._pointer_key) is None:
+        if records and read_pointer(self._storage, self._experiment) is None:
             raise ArtifactError(
                 self._storage.url(self._pointer_key),
                 problem=f"it is gone, though {len(records)} promotions are on record",

@@ -5,27 +5,27 @@ Below `EXPERIMENT/runs/RUN/`:
     run.json                     what was started, from which candidate, and when; created once
     failures/STEP-epoch-0000.json  how a step failed, the last time that it did
     status.json                  how the run ended, with the failures; written at its end, and again after a retry
-    config.yaml, report.html, summary.json    what `summarize` makes of a finished run
+    summary.json                 the finished run as a whole; where it is, the run is complete
+    config.yaml, report.html     what else `summarize` makes of a finished run
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from hrf.errors import ArtifactError
+from hrf.records import Failure, Kind, RunStart, RunStatus, RunSummary, read_record
 from hrf.secrets import without_secrets
 from hrf.storage import Conflict, Storage
 
-STARTED, STATUS, FAILURES = "run.json", "status.json", "failures"
+STARTED, STATUS, FAILURES, SUMMARY = "run.json", "status.json", "failures", "summary.json"
 #: What two starts of one run have to agree on: everything else is settled by whoever was first.
 _SAME = ("run_id", "experiment", "config_digest", "noise_tag")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecords:
-    """The records of one run."""
+    """The records of one run. What reads them raises an ArtifactError where one is damaged or of another version."""
 
     storage: Storage
     experiment: str
@@ -36,13 +36,10 @@ class RunRecords:
         """Where they lie."""
         return f"{self.experiment}/runs/{self.run_id}"
 
-    def start(self, record: Mapping[str, Any]) -> dict[str, Any]:
+    def begin(self, start: RunStart) -> RunStart:
         """Write down that a run begins, or read what its first beginning was.
 
         A first step that is run again must not start from another candidate because one was promoted meanwhile.
-
-        Args:
-            record: `run_id`, `experiment`, `config_digest`, `noise_tag`, and what else belongs to the start.
 
         Returns:
             The record that holds.
@@ -53,40 +50,59 @@ class RunRecords:
         """
         key = f"{self.prefix}/{STARTED}"
         try:
-            self.storage.create_json(key, record)
+            self.storage.create_json(key, start.as_json())
         except Conflict:
-            found = self.storage.read_json(key)
-            if found is None:
+            first = self.started()
+            if first is None:
                 raise
-            first: dict[str, Any] = found[0]
-            if any(first.get(field) != record[field] for field in _SAME):
+            if any(getattr(first, field) != getattr(start, field) for field in _SAME):
                 raise ArtifactError(
                     self.storage.url(key),
                     problem=f"a run with another configuration has the id {self.run_id}",
-                    producer=f"run {self.run_id}, started {first.get('created', 'before')}",
+                    producer=f"run {self.run_id}, started {first.created}",
                     fix="give each run an id (run_tag) of its own; a schedule adds its time to it",
                 ) from None
             return first
-        return dict(record)
+        return start
 
-    def add_failure(self, failure: Mapping[str, Any]) -> None:
+    def started(self) -> RunStart | None:
+        """What the run began with; None if it is not on record."""
+        return self._read(STARTED, RunStart)
+
+    def add_failure(self, failure: Failure) -> None:
         """Keep how a step failed, without the values of secret variables.
-
-        Args:
-            failure: `step`, `epoch` (or None), `error_type`, `message`, `exit_code`, `traceback`, `time`.
 
         Raises:
             StorageError: If the storage fails.
         """
-        epoch = "" if failure["epoch"] is None else f"-epoch-{failure['epoch']:04d}"
-        told = {name: without_secrets(value) if isinstance(value, str) else value for name, value in failure.items()}
-        self.storage.write_json(f"{self.prefix}/{FAILURES}/{failure['step']}{epoch}.json", told)
+        epoch = "" if failure.epoch is None else f"-epoch-{failure.epoch:04d}"
+        told = {
+            name: without_secrets(value) if isinstance(value, str) else value
+            for name, value in failure.as_json().items()
+        }
+        self.storage.write_json(f"{self.prefix}/{FAILURES}/{failure.step}{epoch}.json", told)
 
-    def failures(self) -> list[dict[str, Any]]:
+    def failures(self) -> list[Failure]:
         """How each step that ever failed did so the last time."""
         keys = self.storage.list(f"{self.prefix}/{FAILURES}/")
-        return [record[0] for key in keys if (record := self.storage.read_json(key)) is not None]
+        return [found[0] for key in keys if (found := read_record(self.storage, key, Failure)) is not None]
 
-    def write_status(self, status: Mapping[str, Any]) -> None:
+    def write_status(self, status: RunStatus) -> None:
         """Write how the run ended, over what was written at an earlier end."""
-        self.storage.write_json(f"{self.prefix}/{STATUS}", status)
+        self.storage.write_json(f"{self.prefix}/{STATUS}", status.as_json())
+
+    def status(self) -> RunStatus | None:
+        """How the run ended; None while it has not, or where nobody could write it down."""
+        return self._read(STATUS, RunStatus)
+
+    def write_summary(self, summary: RunSummary) -> None:
+        """Write the finished run as a whole. It comes last of all that a run stores."""
+        self.storage.write_json(f"{self.prefix}/{SUMMARY}", summary.as_json())
+
+    def summary(self) -> RunSummary | None:
+        """The finished run as a whole; None if it is not finished."""
+        return self._read(SUMMARY, RunSummary)
+
+    def _read(self, name: str, kind: type[Kind]) -> Kind | None:
+        found = read_record(self.storage, f"{self.prefix}/{name}", kind)
+        return None if found is None else found[0]

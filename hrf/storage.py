@@ -1,25 +1,48 @@
-"""Object storage (S3): JSON records with conditional writes, and folders with manifests.
+"""Object storage (S3): sealed JSON records with conditional writes, and folders with manifests.
 
 Access comes from the usual variables (`AWS_ENDPOINT_URL_S3`, `AWS_ACCESS_KEY_ID`, ...) or whatever else boto3 finds.
-No message holds a secret.
+No message holds a secret. Whatever fails on the way is tried again; then it is a StorageError.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, Self, TypeAlias
+from pathlib import Path, PurePosixPath
+from typing import Any, Self, TypeAlias, TypeVar
 
-from hrf.checkpoint import MANIFEST, Manifest, file_sha256, parse_manifest, read_folder, verify_file, writing_folder
-from hrf.errors import ArtifactError, StorageError
-from hrf.s3_client import ATTEMPTS, connect, error_code, explain_refusal, explain_silence
+from hrf.checkpoint import (
+    MANIFEST,
+    Manifest,
+    file_sha256,
+    parse_manifest,
+    read_folder,
+    seal,
+    unseal,
+    verify_file,
+    writing_folder,
+)
+from hrf.errors import ArtifactError, HrfError, StorageError
+from hrf.s3_client import (
+    ATTEMPTS,
+    BUSY,
+    BrokenAnswer,
+    broken_answers,
+    connect,
+    error_code,
+    explain_refusal,
+    explain_silence,
+)
 
 # Named, as within the class `list` is a method.
 Keys: TypeAlias = list[str]
+Entries: TypeAlias = list[Mapping[str, Any]]
+Answer = TypeVar("Answer")
 
 _URI = re.compile(r"s3://(?P<bucket>[a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(?P<prefix>[^?#]*))?")
 _ABSENT = frozenset({"NoSuchKey", "404", "NotFound"})
@@ -27,6 +50,8 @@ _PRECONDITION = frozenset({"PreconditionFailed", "412", "ConditionalRequestConfl
 _CHECK_KEY = ".write-check.json"
 _MOST_DELETED = 1000
 """In one request (S3)."""
+_PAUSE_SECONDS = 0.2
+_RESTORE = "restore it, from the bucket's own versions or a copy"
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -53,8 +78,8 @@ class Storage:
         uri: `s3://bucket/prefix`.
     """
 
-    def __init__(self, bucket: str, prefix: str, client: Any) -> None:
-        self._bucket, self._prefix, self._client = bucket, prefix.strip("/"), client
+    def __init__(self, bucket: str, prefix: str, client: Any, attempts: int = ATTEMPTS) -> None:
+        self._bucket, self._prefix, self._client, self._attempts = bucket, prefix.strip("/"), client, attempts
         self.uri = f"s3://{bucket}/{self._prefix}".rstrip("/")
 
     @classmethod
@@ -67,10 +92,10 @@ class Storage:
             attempts: How often a request is sent at most.
 
         Raises:
-            StorageError: If the URI or the endpoint is malformed.
+            StorageError: If the URI, the endpoint or a file of AWS settings is malformed.
         """
         bucket, prefix = split_uri(uri)
-        return cls(bucket, prefix, connect(uri, environment, attempts=attempts))
+        return cls(bucket, prefix, connect(uri, environment, attempts=attempts), attempts)
 
     def url(self, key: str) -> str:
         """The full `s3://` address of a key."""
@@ -82,13 +107,16 @@ class Storage:
         Raises:
             StorageError: If the server refuses or does not answer.
         """
-        with self._translated(""):
+
+        def create() -> None:
             try:
                 self._client.head_bucket(Bucket=self._bucket)
             except self._client.exceptions.ClientError as error:
                 if error_code(error) not in _ABSENT:
                     raise
                 self._client.create_bucket(Bucket=self._bucket)
+
+        self._ask("", create)
 
     def check(self) -> None:
         """Prove that the bucket can be listed, written and read, and that the server honours conditional writes.
@@ -100,14 +128,11 @@ class Storage:
             StorageError: Saying which of server, credentials, bucket, permission and conditional writes is missing, and
                 the fix.
         """
-        with self._translated(""):
-            self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._full(""), MaxKeys=1)
+        self._ask("", lambda: self._client.list_objects_v2(Bucket=self._bucket, Prefix=self._full(""), MaxKeys=1))
         body = b'{"purpose": "shows that this server honours conditional writes"}\n'
-        with self._translated(_CHECK_KEY), _suppressed_precondition():
-            self._put(_CHECK_KEY, body, IfNoneMatch="*")
+        self._put_if(_CHECK_KEY, body, IfNoneMatch="*")
         for condition in ({"IfNoneMatch": "*"}, {"IfMatch": '"00000000000000000000000000000000"'}):
-            with self._translated(_CHECK_KEY), _suppressed_precondition():
-                self._put(_CHECK_KEY, body, **condition)
+            if self._put_if(_CHECK_KEY, body, **condition) is not None:
                 raise StorageError(
                     self.url(_CHECK_KEY),
                     problem=f"the server ignores conditional writes ({next(iter(condition))})",
@@ -128,32 +153,31 @@ class Storage:
         Raises:
             StorageError: If the server cannot be asked.
         """
-        with self._translated(key):
+
+        def read() -> tuple[bytes, str] | None:
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._full(key))
-                return answer["Body"].read(), answer["ETag"]
             except self._client.exceptions.ClientError as error:
                 if error_code(error) in _ABSENT:
                     return None
                 raise
+            with broken_answers(while_reading=True):
+                return answer["Body"].read(), self._etag(answer)
 
-    def read_json(self, key: str) -> tuple[Any, str] | None:
-        """An object parsed as JSON and its ETag, or None where there is none.
+        return self._ask(key, read)
+
+    def read_json(self, key: str) -> tuple[dict[str, Any], str] | None:
+        """A sealed JSON object and its ETag, or None where there is none.
 
         Raises:
-            ArtifactError: If it is no JSON.
+            ArtifactError: If it is not what was written.
             StorageError: If the server cannot be asked.
         """
         found = self.read_bytes(key)
-        if found is None:
-            return None
-        try:
-            return json.loads(found[0]), found[1]
-        except ValueError as error:
-            raise ArtifactError(self.url(key), problem=f"no valid JSON: {error}", fix="restore the object") from error
+        return None if found is None else (unseal(found[0], self.url(key), fix=_RESTORE), found[1])
 
-    def create_json(self, key: str, value: object) -> str:
-        """Write a new object and return its ETag; nothing is ever overwritten.
+    def create_json(self, key: str, value: Mapping[str, Any]) -> str:
+        """Write a new object, sealed, and return its ETag; nothing is ever overwritten.
 
         An object that already holds exactly this value counts as written: it cannot be told from one's own write whose
         answer got lost on the way. Values of racing writers must therefore differ, if only one of them may win.
@@ -164,7 +188,7 @@ class Storage:
         """
         return self._write_json(key, value, IfNoneMatch="*")
 
-    def replace_json(self, key: str, value: object, etag: str) -> str:
+    def replace_json(self, key: str, value: Mapping[str, Any], etag: str) -> str:
         """Replace exactly the version `etag` of an object and return the new ETag (compare-and-swap).
 
         As in `create_json`, finding one's own value there is success.
@@ -175,54 +199,45 @@ class Storage:
         """
         return self._write_json(key, value, IfMatch=etag)
 
-    def write_json(self, key: str, value: object) -> None:
-        """Write an object, over whatever is there: for records of which the latest is the right one.
+    def write_json(self, key: str, value: Mapping[str, Any]) -> None:
+        """Write an object, sealed, over whatever is there: for records of which the latest is the right one.
 
         Raises:
             StorageError: If the server cannot be asked.
         """
-        with self._translated(key):
-            self._put(key, _json_bytes(value))
+        body = _json_bytes(value)
+        self._ask(key, lambda: self._put(key, body))
 
     def contents_digest(self) -> str:
-        """A digest of what lies below this place: of keys, sizes and ETags, without reading any object.
+        """A digest of what `download_all` brings: of keys, sizes and ETags, without reading any object.
 
         Raises:
-            StorageError: If nothing is there, or the server cannot be asked.
+            StorageError: If nothing is there, it can't be a folder, or the server cannot be asked.
         """
         digest = hashlib.sha256()
-        strip, empty = len(self._full("")), True
-        with self._translated(""):
-            pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._full("")):
-                for entry in page.get("Contents", []):
-                    digest.update(f"{entry['Key'][strip:]} {entry['Size']} {entry['ETag']}\n".encode())
-                    empty = False
-        if empty:
-            raise StorageError(self.uri, problem="nothing is there", fix="check the bucket and the prefix")
+        for key, entry in self._files().items():
+            digest.update(f"{key} {entry['Size']} {entry['ETag']}\n".encode())
         return digest.hexdigest()
 
     def list(self, prefix: str = "") -> Keys:
         """All keys that start with `prefix`, sorted."""
-        return self._list(prefix, "Contents", "Key")
+        return sorted(entry["Key"] for entry in self._listed(prefix, "Contents"))
 
     def list_folders(self, prefix: str) -> Keys:
         """The names directly below the folder `prefix` that hold keys themselves, sorted."""
         start = prefix.rstrip("/") + "/" if prefix else ""
-        found = self._list(start, "CommonPrefixes", "Prefix", Delimiter="/")
-        return [name.removeprefix(start).rstrip("/") for name in found]
+        found = self._listed(start, "CommonPrefixes", Delimiter="/")
+        return sorted(entry["Prefix"].removeprefix(start).rstrip("/") for entry in found)
 
     def delete(self, prefix: str) -> None:
         """Delete all keys that start with `prefix`; what is gone already is no error.
 
         Raises:
-            StorageError: If the server refuses or does not answer.
+            StorageError: If the server refuses, also for single keys, or does not answer.
         """
         keys = self.list(prefix)
-        with self._translated(prefix):
-            for first in range(0, len(keys), _MOST_DELETED):
-                objects = [{"Key": self._full(key)} for key in keys[first : first + _MOST_DELETED]]
-                self._client.delete_objects(Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True})
+        for first in range(0, len(keys), _MOST_DELETED):
+            self._delete_keys(keys[first : first + _MOST_DELETED])
 
     def upload_file(self, path: str | Path, key: str) -> None:
         """Upload a file, in parts where it is large, unless the same bytes are already there.
@@ -248,7 +263,7 @@ class Storage:
             StorageError: If the server refuses or does not answer.
         """
         folder = read_folder(folder)
-        text = (folder / MANIFEST).read_text(encoding="utf-8")
+        text = (folder / MANIFEST).read_bytes()
         manifest = parse_manifest(text, folder / MANIFEST)
         there = self.read_manifest(key)
         if there is not None and there.files == manifest.files:
@@ -262,8 +277,7 @@ class Storage:
             )
         for name, entry in manifest.files.items():
             self._upload(folder / name, f"{key}/{name}", entry["sha256"])
-        with self._translated(f"{key}/{MANIFEST}"):
-            self._put(f"{key}/{MANIFEST}", text.encode())
+        self._ask(f"{key}/{MANIFEST}", lambda: self._put(f"{key}/{MANIFEST}", text))
         return manifest
 
     def read_manifest(self, key: str) -> Manifest | None:
@@ -275,7 +289,7 @@ class Storage:
         found = self.read_bytes(f"{key}/{MANIFEST}")
         if found is None:
             return None
-        return parse_manifest(found[0].decode(errors="replace"), self.url(f"{key}/{MANIFEST}"))
+        return parse_manifest(found[0], self.url(f"{key}/{MANIFEST}"))
 
     def download_folder(self, key: str, target: str | Path) -> Path:
         """Download a folder and verify it; it appears at `target` whole or not at all.
@@ -284,30 +298,96 @@ class Storage:
             ArtifactError: If no complete folder is there, or a file is not what its producer wrote.
             StorageError: If the server refuses or does not answer, or the disk is full.
         """
-        manifest = self.read_manifest(key)
-        if manifest is None:
-            raise ArtifactError(
-                self.url(key), problem="no complete folder is there", fix="check the key; run the step that uploads it"
-            )
+        manifest = self._whole_manifest(key)
         target = Path(target)
         with writing_folder(target, producer=manifest.producer) as partial:
             for name, entry in manifest.files.items():
-                self._download(f"{key}/{name}", partial / name, manifest.describe_producer())
+                gone = ArtifactError(
+                    self.url(f"{key}/{name}"),
+                    problem="the manifest lists it, but it is gone",
+                    producer=manifest.describe_producer(),
+                    fix="upload it again",
+                )
+                self._download(f"{key}/{name}", partial / name, gone)
                 verify_file(partial / name, entry, f"{manifest.describe_producer()}; from {self.url(key)}")
         return target
+
+    def read_file(self, key: str, name: str, *, content_digest: str) -> bytes:
+        """One file of a folder, verified without the others.
+
+        Args:
+            key: The folder's place.
+            name: The file's, within the folder.
+            content_digest: Of the folder's contents.
+
+        Raises:
+            ArtifactError: If no complete folder is there, it is another one, or the file is not as it was written.
+            StorageError: If the server refuses or does not answer.
+        """
+        manifest = self._whole_manifest(key)
+        file, producer = self.url(f"{key}/{name}"), manifest.describe_producer()
+        if manifest.content_digest() != content_digest:
+            raise ArtifactError(
+                self.url(key), problem=f"its digest is not {content_digest}", producer=producer, fix=_RESTORE
+            )
+        found = self.read_bytes(f"{key}/{name}")
+        if found is None or name not in manifest.files:
+            raise ArtifactError(file, problem="it is gone", producer=producer, fix=_RESTORE)
+        if hashlib.sha256(found[0]).hexdigest() != manifest.files[name]["sha256"]:
+            raise ArtifactError(file, problem="its sha256 is not the manifest's", producer=producer, fix=_RESTORE)
+        return found[0]
 
     def download_all(self, target: str | Path) -> Path:
         """Download everything below this place, such as a model that another tool has put there.
 
         Raises:
-            StorageError: If nothing is there, the server refuses or does not answer, or the disk is full.
+            StorageError: If nothing is there, it can't be a folder, the server refuses or does not answer, or the disk
+                is full.
         """
-        keys = self.list()
-        if not keys:
-            raise StorageError(self.uri, problem="nothing is there", fix="check the bucket and the prefix")
-        for key in keys:
-            self._download(key.removeprefix("/"), Path(target) / key.removeprefix("/"), producer="another tool")
+        for key in self._files():
+            gone = StorageError(
+                self.url(key), problem="it went away meanwhile", fix="see who else changes it; run again"
+            )
+            self._download(key, Path(target) / key, gone)
         return Path(target)
+
+    def download_file(self, key: str, target: Path) -> None:
+        """Download one object to a file, a piece at a time.
+
+        Raises:
+            StorageError: If there is none, the server refuses or does not answer.
+        """
+        gone = StorageError(self.url(key), problem="nothing is there", fix="check the bucket and the key")
+        self._download(key, target, gone)
+
+    def _whole_manifest(self, key: str) -> Manifest:
+        manifest = self.read_manifest(key)
+        if manifest is None:
+            raise ArtifactError(
+                self.url(key), problem="no complete folder is there", fix="check the key; run the step that uploads it"
+            )
+        return manifest
+
+    def _files(self) -> dict[str, Mapping[str, Any]]:
+        """What lies below this place, by keys that can be names of files in one folder.
+
+        Consoles and synchronising tools leave an empty object for a folder, `unet/`, the place itself among them: they
+        are no files.
+        """
+        listed = {entry["Key"]: entry for entry in self._listed("", "Contents")}
+        files = {key: entry for key, entry in sorted(listed.items()) if not _is_folder(key, entry)}
+        if not files:
+            raise StorageError(self.uri, problem="nothing is there", fix="check the bucket and the prefix")
+        for key in files:
+            self._full(key)
+            above = next((str(path) for path in PurePosixPath(key).parents if str(path) in files), None)
+            if above is not None:
+                raise StorageError(
+                    self.url(key),
+                    problem=f"there is an object {above}, too, and no file can lie in another",
+                    fix="remove one of them",
+                )
+        return files
 
     def _full(self, key: str) -> str:
         if key and not _is_key(key.removesuffix("/")):
@@ -321,35 +401,78 @@ class Storage:
     def _put(self, key: str, body: bytes, **conditions: str) -> str:
         kind = {"ContentType": "application/json"} if key.endswith(".json") else {}
         answer = self._client.put_object(Bucket=self._bucket, Key=self._full(key), Body=body, **kind, **conditions)
+        return self._etag(answer)
+
+    def _etag(self, answer: Mapping[str, Any]) -> str:
+        if "ETag" not in answer:
+            raise StorageError(
+                self.uri,
+                problem="the server sends no ETag, by which a version of an object is known",
+                fix="use a store that does, such as AWS S3 or SeaweedFS; a proxy must let the header through",
+            )
         return str(answer["ETag"])
 
-    def _write_json(self, key: str, value: object, **condition: str) -> str:
-        body = _json_bytes(value)
-        with self._translated(key):
+    def _put_if(self, key: str, body: bytes, **condition: str) -> str | None:
+        """Write an object if a condition holds; None if it does not."""
+
+        def put() -> str | None:
             try:
                 return self._put(key, body, **condition)
             except self._client.exceptions.ClientError as error:
                 if error_code(error) not in _PRECONDITION | _ABSENT:
                     raise
+                return None
+
+        return self._ask(key, put, conditional=True)
+
+    def _write_json(self, key: str, value: Mapping[str, Any], **condition: str) -> str:
+        body = _json_bytes(value)
+        if (etag := self._put_if(key, body, **condition)) is not None:
+            return etag
         found = self.read_bytes(key)
         if found is not None and found[0] == body:
             return found[1]
         raise Conflict(self.url(key), problem="another writer was faster", fix="read it again and decide anew")
 
-    def _list(self, prefix: str, group: str, field: str, **options: str) -> Keys:
+    def _listed(self, prefix: str, group: str, **options: str) -> Entries:
+        """A listing's entries, with keys as this class has them."""
         strip = len(self._full(""))
-        found: Keys = []
-        with self._translated(prefix):
-            pages = self._client.get_paginator("list_objects_v2")
-            for page in pages.paginate(Bucket=self._bucket, Prefix=self._full(prefix), **options):
-                found += [entry[field][strip:] for entry in page.get(group, [])]
-        return sorted(found)
+
+        def pages() -> Entries:
+            paginator = self._client.get_paginator("list_objects_v2")
+            found = paginator.paginate(Bucket=self._bucket, Prefix=self._full(prefix), **options)
+            return [entry for page in found for entry in page.get(group, [])]
+
+        entries = self._ask(prefix, pages)
+        return [
+            {name: value[strip:] if name in ("Key", "Prefix") else value for name, value in entry.items()}
+            for entry in entries
+        ]
+
+    def _delete_keys(self, keys: Keys) -> None:
+        for attempt in range(1, self._attempts + 1):
+            objects = {"Objects": [{"Key": self._full(key)} for key in keys], "Quiet": True}
+            request = functools.partial(self._client.delete_objects, Bucket=self._bucket, Delete=objects)
+            answer = self._ask(keys[0], request)
+            failed = {entry["Key"][len(self._full("")) :]: str(entry.get("Code")) for entry in answer.get("Errors", [])}
+            if not failed:
+                return
+            keys = sorted(failed)
+            if attempt == self._attempts or not BUSY.issuperset(failed.values()):
+                break
+            time.sleep(_PAUSE_SECONDS * attempt)
+        others = f", and {len(keys) - 1} more objects" if len(keys) > 1 else ""
+        raise StorageError(
+            self.url(keys[0]),
+            problem=f"the server does not delete it ({failed[keys[0]]}){others}",
+            fix="give these credentials the right to delete here, and end what locks or retains the objects",
+        )
 
     def _upload(self, path: Path, key: str, digest: str) -> None:
-        with self._translated(key):
+        def upload() -> None:
             try:
                 head = self._client.head_object(Bucket=self._bucket, Key=self._full(key))
-                if head["ContentLength"] == path.stat().st_size and head["Metadata"].get("sha256") == digest:
+                if head.get("ContentLength") == path.stat().st_size and head["Metadata"].get("sha256") == digest:
                     return
             except self._client.exceptions.ClientError as error:
                 if error_code(error) not in _ABSENT:
@@ -357,54 +480,67 @@ class Storage:
             extra = {"Metadata": {"sha256": digest}}
             self._client.upload_file(str(path), self._bucket, self._full(key), ExtraArgs=extra)
 
-    def _download(self, key: str, path: Path, producer: str) -> None:
+        self._ask(key, upload)
+
+    def _download(self, key: str, path: Path, gone: HrfError) -> None:
+        place = self._full(key)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with self._translated(key):
+
+        def download() -> None:
             try:
-                self._client.download_file(self._bucket, self._full(key), str(path))
+                self._client.download_file(self._bucket, place, str(path))
             except self._client.exceptions.ClientError as error:
                 if error_code(error) not in _ABSENT:
                     raise
-                raise ArtifactError(
-                    self.url(key),
-                    problem="the manifest lists it, but it is gone",
-                    producer=producer,
-                    fix="upload it again",
-                ) from error
+                raise gone from error
+
+        self._ask(key, download)
+
+    def _ask(self, key: str, request: Callable[[], Answer], *, conditional: bool = False) -> Answer:
+        """Send requests, and once more where an answer did not arrive whole: boto only does so for short ones.
+
+        Raises:
+            StorageError: The server refuses or does not answer. It says what is wrong and how to put it right.
+        """
+        for attempt in range(1, self._attempts + 1):
+            try:
+                with self._translated(key, conditional=conditional), broken_answers():
+                    return request()
+            except BrokenAnswer as error:
+                if attempt == self._attempts:
+                    raise StorageError(
+                        self.url(key),
+                        problem=f"no answer arrives whole ({error}), also after {attempt} attempts",
+                        fix="look at the network between here and the server, and at proxies; run again",
+                    ) from error
+                time.sleep(_PAUSE_SECONDS * attempt)
+        raise AssertionError("there is at least one attempt")
 
     @contextmanager
-    def _translated(self, key: str) -> Iterator[None]:
+    def _translated(self, key: str, *, conditional: bool) -> Iterator[None]:
         """Turn boto's errors into a StorageError that says what is wrong and how to put it right."""
         from boto3.exceptions import Boto3Error
         from botocore.exceptions import BotoCoreError, ClientError
 
         try:
             yield
-        except ClientError as error:
-            problem, fix = explain_refusal(error, self._bucket)
-            raise StorageError(self.url(key), problem=problem, fix=fix) from error
-        except (BotoCoreError, Boto3Error) as error:
-            cause = error.__context__ if isinstance(error, Boto3Error) else error
+        except (ClientError, BotoCoreError, Boto3Error) as error:
+            cause: BaseException = error
+            if isinstance(error, Boto3Error):
+                cause = getattr(error, "last_exception", None) or error.__context__ or error
             if isinstance(cause, ClientError):
-                problem, fix = explain_refusal(cause, self._bucket)
+                problem, fix = explain_refusal(cause, self._bucket, conditional=conditional)
             else:
-                problem, fix = explain_silence(cause or error, str(self._client.meta.endpoint_url))
+                problem, fix = explain_silence(cause, str(self._client.meta.endpoint_url))
             raise StorageError(self.url(key), problem=problem, fix=fix) from error
 
 
-@contextmanager
-def _suppressed_precondition() -> Iterator[None]:
-    from botocore.exceptions import ClientError
-
-    try:
-        yield
-    except ClientError as error:
-        if error_code(error) not in _PRECONDITION:
-            raise
+def _is_folder(key: str, entry: Mapping[str, Any]) -> bool:
+    return not key or (key.endswith("/") and entry["Size"] == 0)
 
 
-def _json_bytes(value: object) -> bytes:
-    return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
+def _json_bytes(value: Mapping[str, Any]) -> bytes:
+    return (json.dumps(seal(value), indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def _is_key(key: str) -> bool:

@@ -143,7 +143,8 @@ def _fetch_from_s3(weights: Weights, field: str) -> Path:
         with tempfile.TemporaryDirectory(dir=place) as scratch:
             arrived = Path(scratch) / name
             if name.endswith(_FILE_ENDINGS):
-                _download_file(weights.source, arrived)
+                parent, key = weights.source.rsplit("/", 1)
+                Storage.open(parent).download_file(key, arrived)
             else:
                 Storage.open(weights.source.rstrip("/")).download_all(arrived)
             _verify(arrived, weights, field)
@@ -156,14 +157,6 @@ def _fetch_from_s3(weights: Weights, field: str) -> Path:
             str(place), problem=f"weights can't be kept here: {error}", fix=f"set {CACHE_DIR} to a folder with room"
         ) from error
     return kept
-
-
-def _download_file(source: str, target: Path) -> None:
-    parent, name = source.rsplit("/", 1)
-    found = Storage.open(parent).read_bytes(name)
-    if found is None:
-        raise StorageError(source, problem="nothing is there", fix="check the bucket and the key")
-    target.write_bytes(found[0])
 
 
 def cache_folder() -> Path:

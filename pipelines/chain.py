@@ -1,7 +1,7 @@
 """The runs of one experiment and the chain of their promotions, from the bucket alone.
 
 So runs on a cluster, on this machine and on other machines are shown alike. `hrf.run_records` and `hrf.promotion` say
-what a run leaves there. Runs of earlier versions left no run.json: their start is in their summary, if they have one.
+what a run leaves there.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hrf.errors import ArtifactError
-from hrf.promoted import history
-from hrf.run_records import STATUS, RunRecords
-from pipelines.lineage import read_start
+from hrf.promoted import history, read_candidate_json
+from hrf.records import Attempt, DecisionRecord, Kind, Promotion, read_record
+from hrf.run_records import SUMMARY, RunRecords
+from hrf.steps.policy_folder import POLICY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -58,11 +59,11 @@ def read_chain(storage: Storage, experiment: str) -> dict[str, Any]:
     promotions = history(storage, experiment)
     for promotion in promotions:
         # Its promoter may have died before writing the decision.
-        found = candidates.setdefault(promotion["candidate_id"], _candidate(promotion))
-        found.update(_of_decision(promotion["decision"]))
+        found = candidates.setdefault(promotion.candidate_id, _candidate(promotion.as_json()))
+        found.update(_of_decision(promotion.decision))
     _check_on_chain(storage, experiment, candidates.values(), promotions)
     runs = sorted({*names, *(candidate["run_id"] for candidate in candidates.values())})
-    numbers = {promotion["candidate_id"]: promotion["sequence"] for promotion in promotions}
+    numbers = {promotion.candidate_id: promotion.sequence for promotion in promotions}
     read = _at_once(lambda name: _read_run(storage, experiment, name), runs)
     for run in read:
         own = [candidate for candidate in candidates.values() if candidate["run_id"] == run["run_id"]]
@@ -73,7 +74,7 @@ def read_chain(storage: Storage, experiment: str) -> dict[str, Any]:
         "experiment": experiment,
         "storage": storage.uri,
         "runs": sorted(read, key=_order),
-        "promotions": [{name: value for name, value in link.items() if name != "decision"} for link in promotions],
+        "promotions": [link.model_dump(mode="json", exclude={"decision"}) for link in promotions],
         "base": _read_base(storage, promotions),
     }
 
@@ -95,14 +96,14 @@ def _read_candidates(storage: Storage, experiment: str) -> dict[str, dict[str, A
             keys[match["kind"]].setdefault(match["id"], []).append(key)
             about = {"candidate_id": match["id"], "run_id": match["run"], "epoch": int(match["epoch"])}
             found.setdefault(match["id"], _candidate(about))
-    decided = _read_all(storage, [key for group in keys["decisions"].values() for key in group])
+    decided = _read_all(storage, [key for group in keys["decisions"].values() for key in group], DecisionRecord)
     for decision in decided.values():
-        found[decision["candidate_id"]].update(_of_decision(decision))
+        found[decision.candidate_id].update(_of_decision(decision))
     # One verdict of a decided candidate is its decision; only those of others tell more.
     wanted = [name for name, candidate in found.items() if candidate["attempts"] != 1]
-    verdicts = _read_all(storage, [key for name in wanted for key in keys["attempts"].get(name, [])])
+    verdicts = _read_all(storage, [key for name in wanted for key in keys["attempts"].get(name, [])], Attempt)
     for name in wanted:
-        records = [verdicts[key]["record"]["decision"] for key in keys["attempts"].get(name, []) if key in verdicts]
+        records = [verdicts[key].record.decision for key in keys["attempts"].get(name, []) if key in verdicts]
         found[name]["verdicts"] = [_verdict(record) for record in records]
         found[name]["attempts"] = found[name]["attempts"] or len(records)
     return found
@@ -115,22 +116,22 @@ def _candidate(about: Mapping[str, Any]) -> dict[str, Any]:
     return {**known, **dict.fromkeys(_COPIED), **no_verdict}
 
 
-def _of_decision(decision: Mapping[str, Any]) -> dict[str, Any]:
-    record = {name: decision[name] for name in _COPIED}
-    record["failed_checks"] = [check["name"] for check in decision["checks"] if not check["passed"]]
-    return {**record, "verdicts": [_verdict(decision)]} if decision["attempts"] == 1 else record
+def _of_decision(decision: DecisionRecord) -> dict[str, Any]:
+    record = decision.model_dump(mode="json", include=set(_COPIED))
+    record["failed_checks"] = [check.name for check in decision.checks if not check.passed]
+    return {**record, "verdicts": [_verdict(decision)]} if decision.attempts == 1 else record
 
 
-def _verdict(decision: Mapping[str, Any]) -> dict[str, Any]:
+def _verdict(decision: DecisionRecord) -> dict[str, Any]:
     """One attempt: what the gate said, and against whom. All but the last lost the race for the pointer."""
-    return {name: decision[name] for name in ("outcome", "incumbent_id", "time")}
+    return decision.model_dump(mode="json", include={"outcome", "incumbent_id", "time"})
 
 
 def _check_on_chain(
-    storage: Storage, experiment: str, candidates: Iterable[Mapping[str, Any]], promotions: list[dict[str, Any]]
+    storage: Storage, experiment: str, candidates: Iterable[Mapping[str, Any]], promotions: list[Promotion]
 ) -> None:
     """Refuse to show a chain that leaves out a promotion."""
-    links = {promotion["candidate_id"]: promotion["sequence"] for promotion in promotions}
+    links = {promotion.candidate_id: promotion.sequence for promotion in promotions}
     for candidate in candidates:
         if candidate["outcome"] == "promoted" and links.get(candidate["candidate_id"]) != candidate["sequence"]:
             raise ArtifactError(
@@ -144,49 +145,52 @@ def _check_on_chain(
 def _read_run(storage: Storage, experiment: str, run_id: str) -> dict[str, Any]:
     """What the bucket knows of a run, without its candidates."""
     records = RunRecords(storage=storage, experiment=experiment, run_id=run_id)
-    start = read_start(storage, experiment, run_id)
+    begun = records.started()
+    start = begun.as_json() if begun else {}
     state: State = "unfinished"
     error = None
-    if storage.list(f"{records.prefix}/summary.json"):
+    if storage.list(f"{records.prefix}/{SUMMARY}"):
         state = "finished"
-    elif (found := storage.read_json(f"{records.prefix}/{STATUS}")) is not None:
-        state = _STATES.get(found[0].get("state"), "unfinished")
-        error = (found[0].get("error") or {}).get("message") or None
+    elif (status := records.status()) is not None:
+        state = _STATES.get(status.state, "unfinished")
+        error = status.error.message or None
     failures = _failures(records) if state in ("failed", "unfinished") else []
     return {
         "run_id": run_id,
         "state": state,
         "error": error,
         "failures": failures,
-        "start_known": start is not None,
-        **{name: (start or {}).get(name) for name in ("started_from", "started_from_sequence", "created")},
-        **{name: (start or {}).get(name) for name in ("preset", "config_digest")},
+        "start_known": begun is not None,
+        **{name: start.get(name) for name in ("started_from", "started_from_sequence", "created")},
+        **{name: start.get(name) for name in ("preset", "config_digest")},
     }
 
 
 def _failures(records: RunRecords) -> list[dict[str, Any]]:
     """What failing steps said, oldest first. A run that went on afterwards keeps them."""
-    names = ("step", "epoch", "error_type", "message", "time")
-    kept = [{name: failure[name] for name in names} for failure in records.failures()]
-    return sorted(kept, key=lambda failure: float(failure["time"]))
+    told = sorted(records.failures(), key=lambda failure: failure.time)
+    names = {"step", "epoch", "error_type", "message", "time"}
+    return [failure.model_dump(mode="json", include=names) for failure in told]
 
 
-def _read_base(storage: Storage, promotions: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The base model that the first promoted policy names."""
-    found = storage.read_json(f"{promotions[0]['candidate_key']}/policy.json") if promotions else None
-    return dict(found[0]["base"]) if found else None
+def _read_base(storage: Storage, promotions: list[Promotion]) -> dict[str, Any] | None:
+    """The base model that the first promoted policy names; None where its folder was cleared away."""
+    manifest = storage.read_manifest(promotions[0].candidate_key) if promotions else None
+    if manifest is None or POLICY_FILE not in manifest.files:
+        return None
+    return dict(read_candidate_json(storage, promotions[0], POLICY_FILE)["base"])
 
 
 def _order(run: Mapping[str, Any]) -> tuple[datetime, str]:
-    """By start; where that isn't on record by the first verdict; runs of earlier versions without either come first."""
+    """By start; where that isn't on record by the first verdict; runs without either come first."""
     times = [parse_time(candidate["time"]) for candidate in run["candidates"] if candidate["time"]]
     begin = parse_time(run["created"]) if run["created"] else min(times, default=datetime.min.replace(tzinfo=UTC))
     return begin, run["run_id"]
 
 
-def _read_all(storage: Storage, keys: list[str]) -> dict[str, Any]:
-    """Objects by key, without those that have gone meanwhile."""
-    read = zip(keys, _at_once(storage.read_json, keys), strict=True)
+def _read_all(storage: Storage, keys: list[str], kind: type[Kind]) -> dict[str, Kind]:
+    """Records by key, without those that have gone meanwhile."""
+    read = zip(keys, _at_once(lambda key: read_record(storage, key, kind), keys), strict=True)
     return {key: found[0] for key, found in read if found is not None}
 
 

@@ -9,8 +9,6 @@ from pipelines.object_storage import has_embedded_data, is_configured, object_st
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from hrf.storage import Storage
-
 
 def trace(summary: dict[str, Any], work_dir: Path, bucket: str) -> list[dict[str, Any]]:
     """The candidates that a run's model descends from, newest first, ending with the base.
@@ -65,32 +63,20 @@ def _own_promotions(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _promotions(experiment: str, work_dir: Path, bucket: str) -> dict[str, dict[str, Any]]:
-    """All promotions of an experiment, by candidate. What each run started from stands in its summary."""
+    """All promotions of an experiment, by candidate. What each run started from stands in its run.json."""
     from hrf.promotion import history
+    from hrf.run_records import RunRecords
 
     with object_storage(work_dir, bucket) as location:
         storage = location.open()
         records = {}
         for promotion in history(storage, experiment):
             # A promotion of a run whose start is not on record: nobody knows what it came from.
-            run = read_start(storage, experiment, promotion["run_id"])
-            candidate = promotion["candidate_id"]
+            run = RunRecords(storage=storage, experiment=experiment, run_id=promotion.run_id).started()
             if run:
-                records[candidate] = _record(candidate, promotion["run_id"], promotion["epoch"], run)
+                candidate = promotion.candidate_id
+                records[candidate] = _record(candidate, promotion.run_id, promotion.epoch, run.as_json())
         return records
-
-
-def read_start(storage: Storage, experiment: str, run_id: str) -> dict[str, Any] | None:
-    """What a run said of itself at its start: run_id, experiment, started_from, and more.
-
-    Runs of earlier versions said so at their end only, in their summary; of those that broke off nothing is known.
-    """
-    from hrf.run_records import STARTED
-
-    for key, part in ((STARTED, None), ("summary.json", "run")):
-        if (found := storage.read_json(f"{experiment}/runs/{run_id}/{key}")) is not None:
-            return dict(found[0][part] if part else found[0])
-    return None
 
 
 def _record(candidate: str, run_id: str, epoch: int, run: dict[str, Any]) -> dict[str, Any]:

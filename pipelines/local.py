@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hrf.errors import ConfigError, HrfError, StorageError
 from hrf.progress import PROGRESS_FILE
+from hrf.s3_client import process_variables
 from hrf.steps.context import RUNNER_PID
 from pipelines.archive import archive_run
 from pipelines.failures import explain
@@ -211,8 +212,7 @@ def _note_work(at_work: list[dict[str, Any]], event: dict[str, Any]) -> None:
 def _worker(folder: RunFolder, location: Location) -> Iterator[subprocess.Popen[bytes]]:
     """The worker, in a process group of its own, none of which outlives the block."""
     environment = {
-        **os.environ,
-        **location.environment,
+        **process_variables(location.environment),
         PROGRESS_FILE: str(folder.path / PROGRESS),
         RUNNER_PID: str(os.getpid()),
         "PYTHONUNBUFFERED": "1",

@@ -12,6 +12,7 @@ from hrf.config import Config, resolve
 from hrf.errors import ConfigError
 from hrf.promoted import check_name, read_pointer
 from hrf.prompts import resolve_prompts
+from hrf.records import RunStart
 from hrf.run_records import RunRecords
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
 from hrf.storage import Storage
@@ -74,26 +75,26 @@ def check(
     from_promoted = (start_from or config.run.start_from) == "promoted"
     pointer = read_pointer(store, experiment) if from_promoted else None
     records = RunRecords(storage=store, experiment=experiment, run_id=run_id)
-    started = records.start(
-        {
-            "run_id": run_id,
-            "experiment": experiment,
-            "config_digest": config.digest(),
-            "preset": preset,
-            "started_from": pointer["candidate_id"] if pointer else None,
-            "started_from_sequence": pointer["sequence"] if pointer else None,
-            "incumbent": pointer,
-            "noise_tag": noise_tag,
-            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        }
+    started = records.begin(
+        RunStart(
+            run_id=run_id,
+            experiment=experiment,
+            config_digest=config.digest(),
+            preset=preset,
+            started_from=pointer.candidate_id if pointer else None,
+            started_from_sequence=pointer.sequence if pointer else None,
+            incumbent=pointer,
+            noise_tag=noise_tag,
+            created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        )
     )
     about = {
         "run_id": run_id,
         "experiment": experiment,
         "storage": storage,
         "preset": preset,
-        "started_from": started["started_from"],
-        "incumbent": started["incumbent"],
+        "started_from": started.started_from,
+        "incumbent": started.incumbent.as_json() if started.incumbent else None,
         "noise_tag": noise_tag,
     }
     producer = {"step": "check", "run": run_id, "hrf": __version__, "config": config.digest()}
@@ -102,7 +103,7 @@ def check(
         (folder / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return {
         "run_id": run_id,
-        "started_from": started["started_from"] or "base",
+        "started_from": started.started_from or "base",
         "epochs": config.run.epochs,
         "source": config.model.source,
         "revision": config.model.revision,

@@ -21,6 +21,7 @@ from hrf.config import Config
 from hrf.errors import ConfigError, HrfError
 from hrf.progress import emit
 from hrf.prompts import PromptTable
+from hrf.records import Failure
 from hrf.run_records import RunRecords
 from hrf.storage import Storage
 
@@ -125,9 +126,9 @@ def step(
                     "step": name,
                     "epoch": epoch,
                     "error_type": type(error).__name__,
-                    "message": str(error),
+                    "message": _as_utf8(str(error)),
                     "exit_code": error.exit_code if isinstance(error, HrfError) else 1,
-                    "traceback": traceback.format_exc(),
+                    "traceback": _as_utf8(traceback.format_exc()),
                 }
                 emit("step-failed", **failure)
                 _store_failure(kwargs, {**failure, "time": time.time()})
@@ -164,7 +165,7 @@ def _pass_on(name: str, arguments: Mapping[str, Any], outputs: Mapping[str, str]
     return {STOPPED: 1}
 
 
-def _store_failure(arguments: Mapping[str, Any], failure: dict[str, Any]) -> None:
+def _store_failure(arguments: Mapping[str, Any], failure: Mapping[str, Any]) -> None:
     """Keep a failure with the run's records: on a cluster, a step's log goes with its pod.
 
     A step that knows no run (`fetch`, `compare`) has none, and of a storage that fails itself only the log tells.
@@ -176,10 +177,16 @@ def _store_failure(arguments: Mapping[str, Any], failure: dict[str, Any]) -> Non
             file = Path(str(arguments.get(name, ""))) / RUN_FILE
             about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else about
         storage = Storage.open(about["storage"])
-        RunRecords(storage=storage, experiment=about["experiment"], run_id=about["run_id"]).add_failure(failure)
+        records = RunRecords(storage=storage, experiment=about["experiment"], run_id=about["run_id"])
+        records.add_failure(Failure.model_validate(failure))
     except (HrfError, OSError, ValueError, KeyError, TypeError) as problem:
         # The failure itself is what the user must hear of.
         sys.stderr.write(f"the failure could not be stored with the run: {problem}\n")
+
+
+def _as_utf8(text: str) -> str:
+    """A text without lone surrogates, which the names of files can bring into a message."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def advance_reporter(step_name: str, epoch: int | None, total: int | None) -> Callable[[int], None]:

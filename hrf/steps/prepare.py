@@ -24,6 +24,7 @@ from hrf.policies.sources import classifier_folder
 from hrf.policies.text import embed_prompts
 from hrf.promoted import fetch_incumbent
 from hrf.prompts import PromptTable, resolve_prompts
+from hrf.records import Promotion
 from hrf.rewards import build_reward, missing_prompts
 from hrf.seeds import derive_seed
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, Run, step
@@ -78,7 +79,8 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     with writing_folder(policy, producer=producer) as folder:
         if pointer:
             with tempfile.TemporaryDirectory() as scratch:
-                incumbent = fetch_incumbent(Storage.open(about["storage"]), pointer, Path(scratch) / "incumbent")
+                promotion = Promotion.parse(pointer, str(asked.folder / RUN_FILE))
+                incumbent = fetch_incumbent(Storage.open(about["storage"]), promotion, Path(scratch) / "incumbent")
                 _check_incumbent(incumbent, identity, parent, config)
                 copy_policy(incumbent, folder)
         else:

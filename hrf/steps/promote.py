@@ -54,7 +54,7 @@ def promote(
         weights = Path(scratch) / "candidate"
         with writing_folder(weights, producer=context.producer("promote", epoch)) as folder:
             _write_candidate(read_folder(policy), context, record, folder)
-        outcome = promote_candidate(
+        decided = promote_candidate(
             Storage.open(about["storage"]),
             about["experiment"],
             Candidate(
@@ -69,6 +69,7 @@ def promote(
             diversity_floor=config.gate_floor,
             confidence=config.evaluation.confidence,
         )
+    outcome = decided.as_json()
     producer = context.producer("promote", epoch)
     with writing_folder(decision, producer=producer) as folder:
         (folder / "decision.json").write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
@@ -76,15 +77,15 @@ def promote(
         records = {"evaluation.json": record, "decision.json": outcome}
         target = extend_history(history, folder, epoch, records)
         shutil.copyfile(evaluation_folder / "grid.png", target / "grid.png")
-    emit("epoch-decided", epoch=epoch, outcome=outcome["outcome"])
-    metrics = {
-        "outcome": outcome["outcome"],
-        "promoted": int(outcome["outcome"] == "promoted"),
-        "candidate_id": outcome["candidate_id"],
+    emit("epoch-decided", epoch=epoch, outcome=decided.outcome)
+    metrics: dict[str, Any] = {
+        "outcome": decided.outcome,
+        "promoted": int(decided.outcome == "promoted"),
+        "candidate_id": decided.candidate_id,
     }
-    if outcome["reward_vs_incumbent"]:
-        metrics["reward_vs_incumbent"] = outcome["reward_vs_incumbent"]["value"]
-        metrics["reward_vs_incumbent_low"] = outcome["reward_vs_incumbent"]["low"]
+    if decided.reward_vs_incumbent:
+        metrics["reward_vs_incumbent"] = decided.reward_vs_incumbent.value
+        metrics["reward_vs_incumbent_low"] = decided.reward_vs_incumbent.low
     return metrics
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hrf.errors import HrfError
+from hrf.records import RunError, RunStatus
 from hrf.report import render_status
 from hrf.run_records import RunRecords
 from hrf.steps.context import step
@@ -42,13 +43,13 @@ def report_status(
     Returns:
         The number of failures, and the state.
     """
-    record: dict[str, Any] = {
-        "run_id": run_id,
-        "state": state,
-        "error": {"code": error_code or None, "message": error_message},
-        "kubeflow_run": kubeflow_run,
-        "failures": [],
-    }
+    status = RunStatus(
+        run_id=run_id,
+        state=state,
+        error=RunError(code=error_code or None, message=error_message),
+        kubeflow_run=kubeflow_run,
+        failures=[],
+    )
     problem = ""
     try:
         store = Storage.open(storage)
@@ -56,11 +57,12 @@ def report_status(
             RunRecords(storage=store, experiment=experiment, run_id=run_id) for experiment in experiments.split(",")
         )
         failures = [failure for records in (own, *others) for failure in records.failures()]
-        record["failures"] = sorted(failures, key=lambda failure: float(failure["time"]))
-        own.write_status(record)
+        failures.sort(key=lambda failure: failure.time)
+        status = status.model_copy(update={"failures": failures})
+        own.write_status(status)
     except HrfError as error:
         problem = str(error)
         sys.stderr.write(f"the run's status could not be stored: {problem}\n")
     Path(page).parent.mkdir(parents=True, exist_ok=True)
-    Path(page).write_text(render_status(record, problem=problem), encoding="utf-8")
-    return {"failures": len(record["failures"]), "state": state}
+    Path(page).write_text(render_status(status.as_json(), problem=problem), encoding="utf-8")
+    return {"failures": len(status.failures), "state": state}

@@ -10,6 +10,7 @@ from typing import Any
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.progress import emit
 from hrf.promotion import read_pointer
+from hrf.records import RunSummary
 from hrf.report import render_run
 from hrf.run_records import RunRecords
 from hrf.steps.context import CONFIG_FILE, Run, step
@@ -36,15 +37,16 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
     experiment, run_id = context.about["experiment"], context.about["run_id"]
     epochs = [_epoch_record(folder) for folder in sorted((history_folder / "epochs").iterdir())]
     pointer = read_pointer(store, experiment)
-    record = {
-        "run": context.about,
-        "config": context.config.to_mapping(),
-        "base": json.loads((baseline_folder / "baseline.json").read_text(encoding="utf-8")),
-        "epochs": epochs,
-        "promoted": pointer,
-        "versions": context.about["versions"],
-        "totals": _totals(epochs),
-    }
+    closing = RunSummary(
+        run=context.about,
+        config=context.config.to_mapping(),
+        base=json.loads((baseline_folder / "baseline.json").read_text(encoding="utf-8")),
+        epochs=epochs,
+        promoted=pointer.as_json() if pointer else None,
+        versions=context.about["versions"],
+        totals=_totals(epochs),
+    )
+    record = closing.as_json()
     with writing_folder(summary, producer=context.producer("summarize")) as folder:
         (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         shutil.copyfile(baseline_folder / "base_grid.png", folder / "base_grid.png")
@@ -55,11 +57,11 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
     page = render_run(Path(summary))
     Path(report).parent.mkdir(parents=True, exist_ok=True)
     Path(report).write_text(page, encoding="utf-8")
-    prefix = RunRecords(storage=store, experiment=experiment, run_id=run_id).prefix
-    store.upload_file(Path(report), f"{prefix}/report.html")
-    store.upload_file(context.folder / CONFIG_FILE, f"{prefix}/{CONFIG_FILE}")
+    records = RunRecords(storage=store, experiment=experiment, run_id=run_id)
+    store.upload_file(Path(report), f"{records.prefix}/report.html")
+    store.upload_file(context.folder / CONFIG_FILE, f"{records.prefix}/{CONFIG_FILE}")
     # The summary comes last: where it is, the run is complete.
-    store.upload_file(Path(summary) / "summary.json", f"{prefix}/summary.json")
+    records.write_summary(closing)
     emit("reported", report=report, summary=summary)
     return closing_metrics(record)
 

@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from hrf.errors import HrfError
+from hrf.s3_client import adopt
 from hrf.steps.context import RUNNER_PID
 from hrf.study.execute import PROGRESS, Places, execute
 from hrf.study.plan import StudyRun
@@ -185,7 +186,7 @@ def _pool(machine: Machine, environment: Mapping[str, str]) -> Iterator[ProcessP
 
 def _begin_worker(machine: Machine, environment: Mapping[str, str], gpus: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The study's own process hears of it and ends its workers.
-    os.environ.update(environment)
+    adopt(environment)
     if machine.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     import torch

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ArtifactError, HrfError
-from hrf.run_records import STATUS, RunRecords
+from hrf.run_records import RunRecords
 from hrf.storage import Storage
 from pipelines.cluster.runs import names_in_bucket, parameters_of
 
@@ -73,11 +73,10 @@ def failure_line(failure: Mapping[str, Any]) -> str:
 
 
 def _read(records: RunRecords) -> Records:
-    store = records.storage
-    summary, status = (store.read_json(f"{records.prefix}/{name}") for name in ("summary.json", STATUS))
+    summary, status = records.summary(), records.status()
     return Records(
-        where=store.url(records.prefix),
-        summary=dict(summary[0]) if summary else None,
-        status=dict(status[0]) if status else None,
-        failures=records.failures(),
+        where=records.storage.url(records.prefix),
+        summary=summary.as_json() if summary else None,
+        status=status.as_json() if status else None,
+        failures=[failure.as_json() for failure in records.failures()],
     )

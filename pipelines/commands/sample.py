@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -37,11 +36,12 @@ def sample(
 ) -> None:
     """Draw images from the promoted model, or from the base, into one picture."""
     _check_output(output)
+    from hrf.s3_client import adopt
     from hrf.sampling import draw_samples
     from pipelines.object_storage import object_storage
 
     with object_storage(work_dir, bucket) as location:
-        os.environ.update(location.environment)
+        adopt(location.environment)
         draw_samples(
             storage=location.uri,
             experiment=experiment,

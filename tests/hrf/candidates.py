@@ -11,6 +11,7 @@ from typing import Any
 
 from hrf.checkpoint import writing_folder
 from hrf.promotion import Candidate, promote
+from hrf.records import DecisionRecord
 from hrf.storage import Storage
 
 EXPERIMENT = "avatars"
@@ -43,12 +44,16 @@ def candidate_of(folder: Path, run_id: str, gain: float, *, digest: str = "e1", 
 
 
 def put_forward(
-    storage: Storage, candidate: Candidate, known: Mapping[str, Sequence[float]] | None = None
-) -> dict[str, Any]:
+    storage: Storage,
+    candidate: Candidate,
+    known: Mapping[str, Sequence[float]] | None = None,
+    *,
+    experiment: str = EXPERIMENT,
+) -> DecisionRecord:
     """Promote under the default gate."""
     return promote(
         storage,
-        EXPERIMENT,
+        experiment,
         candidate,
         base_evaluation={"rewards": BASE_REWARDS},
         known_incumbents=known or {},
@@ -69,7 +74,7 @@ def race(uri: str, folder: str, number: str) -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     sys.stdin.readline()
-    sys.stdout.write(put_forward(storage, candidate)["outcome"])
+    sys.stdout.write(put_forward(storage, candidate).outcome)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hrf.checkpoint import MANIFEST, canonical_json, read_folder, read_manifest, writing_folder
+from hrf.checkpoint import MANIFEST, SEAL, canonical_json, read_folder, read_manifest, seal, unseal, writing_folder
 from hrf.errors import ArtifactError, StorageError
 
 PRODUCER = {"step": "update", "run": "r1", "epoch": 3, "hrf": "0.1.0"}
@@ -148,12 +148,27 @@ def garble_the_manifest(folder: Path) -> None:
 
 
 def edit_manifest(folder: Path, **changes: object) -> None:
+    """By somebody who seals it again."""
     manifest = json.loads((folder / MANIFEST).read_text())
-    (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+    del manifest[SEAL]
+    (folder / MANIFEST).write_text(json.dumps(seal(manifest | changes)))
 
 
 def raise_the_version(folder: Path) -> None:
-    edit_manifest(folder, format_version=2)
+    edit_manifest(folder, format_version=3)
+
+
+def write_as_an_earlier_version(folder: Path) -> None:
+    edit_manifest(folder, format_version=1)
+    (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace(SEAL, "x", 1))
+
+
+def rename_its_seal(folder: Path) -> None:
+    (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace(SEAL, "sha255", 1))
+
+
+def change_its_producer(folder: Path) -> None:
+    (folder / MANIFEST).write_text((folder / MANIFEST).read_text().replace('"r1"', '"r2"'))
 
 
 def point_outside(folder: Path) -> None:
@@ -169,7 +184,10 @@ def point_outside(folder: Path) -> None:
         (add_a_file, "unet/other.bin: it is not in the folder's manifest", True),
         (remove_the_manifest, "it has no manifest.json", False),
         (garble_the_manifest, MANIFEST, False),
-        (raise_the_version, "format version 2, this program reads 1", True),
+        (raise_the_version, "format version 3, this program reads 2", True),
+        (write_as_an_earlier_version, "format version 1, this program reads 2", True),
+        (rename_its_seal, "it has no sha256 of its own", False),
+        (change_its_producer, "it was changed or damaged", False),
         (point_outside, "its list of files is damaged", True),
     ],
 )
@@ -205,6 +223,23 @@ def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path):
     with pytest.raises(StorageError, match="no space left"):
         fill()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sealed_object_comes_back_and_not_with_any_other_value():
+    """Kills: the seal left out of the check, one that does not see names, order of nesting or kinds of numbers."""
+    sealed = seal({"a": [1, {"b": None}], "c": "é"})
+    assert unseal(json.dumps(sealed).encode(), "x", fix="") == {"a": [1, {"b": None}], "c": "é"}
+    for other in ({"a": [1, {"b": 0}]}, {"a": [{"b": None}, 1]}, {"a": [1.0, {"b": None}]}, {"d": 1}, {"c": "e"}):
+        with pytest.raises(ArtifactError, match="it was changed or damaged"):
+            unseal(json.dumps({**sealed, **other}).encode(), "x", fix="")
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"\xff", b"[]", b"1", b"{}", b'{"sha256": 1}', b"[" * 100_000, b'{"sha256": "x", "a": NaN}']
+)
+def test_what_is_no_sealed_object_is_refused(text):
+    with pytest.raises(ArtifactError, match=r"no valid JSON|no sha256 of its own"):
+        unseal(text, "x", fix="")
 
 
 def test_canonical_json_has_one_spelling_and_refuses_nan():

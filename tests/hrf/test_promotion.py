@@ -19,6 +19,7 @@ from scipy import stats
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.errors import ArtifactError, NumericalError
 from hrf.promotion import Candidate, decide, fetch_incumbent, history, read_pointer
+from hrf.records import DecisionRecord, read_record
 from hrf.storage import Storage
 from tests.hrf.candidates import (
     BASE_REWARDS,
@@ -37,21 +38,21 @@ from tests.interrupted import Killed, before_request, dying_before, losing_the_a
 def assert_sound(storage: Storage, candidates: list[Candidate]) -> None:
     """One unbroken history that ends at the pointer; one final decision per candidate, which agrees with it."""
     records = history(storage, EXPERIMENT)
-    promoted = [record["candidate_id"] for record in records]
+    promoted = [record.candidate_id for record in records]
     assert len(set(promoted)) == len(promoted), "a candidate was promoted twice"
     assert read_pointer(storage, EXPERIMENT) == (records[-1] if records else None)
     assert storage.list(f"{EXPERIMENT}/history/") == [
         f"{EXPERIMENT}/history/{number:06d}.json" for number in range(1, len(records) + 1)
     ]
     for candidate in candidates:
-        decision = storage.read_json(f"{EXPERIMENT}/decisions/{candidate.candidate_id}.json")[0]
-        assert (decision["outcome"] == "promoted") == (candidate.candidate_id in promoted)
+        decision, _ = read_record(storage, f"{EXPERIMENT}/decisions/{candidate.candidate_id}.json", DecisionRecord)
+        assert (decision.outcome == "promoted") == (candidate.candidate_id in promoted)
     rewards = {candidate.candidate_id: candidate.evaluation["rewards"] for candidate in candidates}
     bars = [BASE_REWARDS, *(rewards[candidate_id] for candidate_id in promoted)]
     for record, bar in zip(records, bars, strict=False):
-        gains = np.subtract(rewards[record["candidate_id"]], bar)
-        assert record["decision"]["reward_vs_incumbent"]["value"] == pytest.approx(gains.mean())
-        assert record["decision"]["reward_vs_incumbent"]["low"] > 0
+        gains = np.subtract(rewards[record.candidate_id], bar)
+        assert record.decision.reward_vs_incumbent.value == pytest.approx(gains.mean())
+        assert record.decision.reward_vs_incumbent.low > 0
 
 
 class TestGate:
@@ -117,10 +118,10 @@ def test_the_first_good_candidate_becomes_the_incumbent_and_can_be_fetched(stora
     candidate = candidate_of(tmp_path, "r1", 0.1)
     assert read_pointer(storage, EXPERIMENT) is None
     decision = put_forward(storage, candidate)
-    assert (decision["outcome"], decision["sequence"], decision["attempts"]) == ("promoted", 1, 1)
-    assert decision["incumbent_id"] is None
+    assert (decision.outcome, decision.sequence, decision.attempts) == ("promoted", 1, 1)
+    assert decision.incumbent_id is None
     pointer = read_pointer(storage, EXPERIMENT)
-    assert pointer["decision"] == decision
+    assert pointer.decision == decision
     folder = read_folder(fetch_incumbent(storage, pointer, tmp_path / "incumbent"))
     assert (folder / "weights.bin").read_text() == "r1 0.1"
     assert_sound(storage, [candidate])
@@ -128,7 +129,7 @@ def test_the_first_good_candidate_becomes_the_incumbent_and_can_be_fetched(stora
 
 def test_a_rejected_candidate_is_recorded_and_kept_and_moves_nothing(storage, tmp_path):
     candidate = candidate_of(tmp_path, "r1", -0.1)
-    assert put_forward(storage, candidate)["outcome"] == "rejected"
+    assert put_forward(storage, candidate).outcome == "rejected"
     assert storage.read_manifest(f"{EXPERIMENT}/candidates/{candidate.candidate_id}") is not None
     assert_sound(storage, [candidate])
 
@@ -138,9 +139,9 @@ def test_a_later_candidate_has_to_beat_the_incumbent_and_not_the_base(storage, t
         candidate_of(tmp_path, name, gain, epoch=epoch)
         for epoch, (name, gain) in enumerate([("r1", 0.1), ("r2", 0.05), ("r3", 0.15)])
     )
-    outcomes = [put_forward(storage, candidate)["outcome"] for candidate in (first, worse, better)]
+    outcomes = [put_forward(storage, candidate).outcome for candidate in (first, worse, better)]
     assert outcomes == ["promoted", "rejected", "promoted"]
-    assert [record["previous"] for record in history(storage, EXPERIMENT)] == [None, first.candidate_id]
+    assert [record.previous for record in history(storage, EXPERIMENT)] == [None, first.candidate_id]
     assert_sound(storage, [first, worse, better])
 
 
@@ -155,10 +156,10 @@ def test_an_incumbent_evaluated_otherwise_is_compared_only_by_rewards_measured_a
     incumbent = candidate_of(tmp_path, "r1", 0.1, digest="other settings")
     put_forward(storage, incumbent)
     lost = put_forward(storage, candidate_of(tmp_path, "r2", 0.2))
-    assert (lost["outcome"], lost["reward_vs_incumbent"], lost["sequence"]) == ("lost", None, None)
-    assert "other settings" in lost["reasons"][0]
+    assert (lost.outcome, lost.reward_vs_incumbent, lost.sequence) == ("lost", None, None)
+    assert "other settings" in lost.reasons[0]
     known = {incumbent.candidate_id: [reward + 0.1 for reward in BASE_REWARDS]}
-    assert put_forward(storage, candidate_of(tmp_path, "r3", 0.2), known)["outcome"] == "promoted"
+    assert put_forward(storage, candidate_of(tmp_path, "r3", 0.2), known).outcome == "promoted"
 
 
 def test_a_run_id_used_twice_is_refused_and_overwrites_nothing(storage, tmp_path):
@@ -167,7 +168,7 @@ def test_a_run_id_used_twice_is_refused_and_overwrites_nothing(storage, tmp_path
         put_forward(storage, candidate)
     with pytest.raises(ArtifactError, match="run ids must not be used twice"):
         put_forward(storage, candidate_of(tmp_path / "b", "r1", 0.2))
-    assert put_forward(storage, candidate)["outcome"] == "promoted"
+    assert put_forward(storage, candidate).outcome == "promoted"
     with pytest.raises(ArtifactError, match="run ids must not be used twice"):
         put_forward(storage, candidate_of(tmp_path / "b", "r1", 0.2))
 
@@ -254,11 +255,11 @@ def test_killed_before_any_request_and_run_again_it_ends_the_same(set_scene, gai
             died = False
         except Killed:
             pass
-        took_effect = read_pointer(storage, EXPERIMENT)["candidate_id"] == scene.challenger.candidate_id
+        took_effect = read_pointer(storage, EXPERIMENT).candidate_id == scene.challenger.candidate_id
         if with_rival:
             put_forward(storage, scene.rival)
         decision = put_forward(storage, scene.challenger)
-        assert (decision["outcome"] == "promoted") == (gain > 0 and (took_effect or not with_rival))
+        assert (decision.outcome == "promoted") == (gain > 0 and (took_effect or not with_rival))
         assert put_forward(storage, scene.challenger) == decision
         assert_sound(storage, [scene.first, scene.challenger] + [scene.rival] * with_rival)
     assert number > 10
@@ -276,12 +277,12 @@ def test_a_rival_promoted_before_any_request_is_reckoned_with(set_scene, rival_g
         storage, rival_outcomes = scene.fresh(number), []
 
         def let_rival_pass(request: object, storage: Storage = storage, into: list[str] = rival_outcomes) -> None:
-            into.append(put_forward(storage, scene.rival)["outcome"])
+            into.append(put_forward(storage, scene.rival).outcome)
 
         with before_request(storage, number, let_rival_pass):
             decision = put_forward(storage, scene.challenger)
         assert_sound(storage, [scene.first, scene.challenger] + [scene.rival] * bool(rival_outcomes))
-        outcomes.add((decision["outcome"], decision["attempts"], *rival_outcomes))
+        outcomes.add((decision.outcome, decision.attempts, *rival_outcomes))
     assert (("promoted" if rival_gain < 0.2 else "rejected"), 2, "promoted") in outcomes
     assert ("promoted", 1) in outcomes
 
@@ -327,9 +328,9 @@ def test_two_that_judge_one_candidate_against_different_incumbents_agree(set_sce
             decision = put_forward(storage, scene.challenger, known)
         assert all(other == decision for other in others)
         assert storage.read_json(f"{EXPERIMENT}/decisions/{scene.challenger.candidate_id}.json")[0] == decision
-        promoted = [record["candidate_id"] for record in history(storage, EXPERIMENT)]
-        assert (scene.challenger.candidate_id in promoted) == (decision["outcome"] == "promoted")
-        outcomes.add((decision["outcome"], decision["incumbent_id"]))
+        promoted = [record.candidate_id for record in history(storage, EXPERIMENT)]
+        assert (scene.challenger.candidate_id in promoted) == (decision.outcome == "promoted")
+        outcomes.add((decision.outcome, decision.incumbent_id))
     assert outcomes == {("rejected", scene.first.candidate_id), ("promoted", scene.rival.candidate_id)}
 
 
@@ -342,7 +343,7 @@ def test_any_lost_answer_changes_nothing(set_scene):
         storage, lost = scene.fresh(number), []
         with losing_the_answer_of(storage, number), before_request(storage, number, lost.append):
             decision = put_forward(storage, scene.challenger)
-        assert (decision["outcome"], decision["attempts"]) == ("promoted", 1)
+        assert (decision.outcome, decision.attempts) == ("promoted", 1)
         assert_sound(storage, [scene.first, scene.challenger])
 
 
@@ -374,4 +375,4 @@ def test_16_processes_promoting_at_once_give_one_linear_history(storage, tmp_pat
     assert gains == sorted(gains)
     passing = [candidate for number, candidate in enumerate(candidates) if number not in TRIPPED_RACERS]
     best = max(passing, key=lambda candidate: np.mean(candidate.evaluation["rewards"]))
-    assert records[-1]["candidate_id"] == best.candidate_id
+    assert records[-1].candidate_id == best.candidate_id

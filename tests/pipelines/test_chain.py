@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from hrf.errors import ArtifactError
 from hrf.promotion import Candidate, history
+from hrf.records import Failure, Promotion, RunError, RunStart, RunStatus, RunSummary
 from hrf.run_records import RunRecords
 from hrf.s3_client import connect
 from hrf.storage import Storage
@@ -49,16 +50,23 @@ def begin(storage: Storage, run_id: str, minute: int = 0, *, started_from: str |
         "experiment": EXPERIMENT,
         "started_from": started_from,
         "started_from_sequence": None,
+        "incumbent": None,
+        "noise_tag": "",
         "created": f"2026-01-01T03:{minute:02d}:00Z",
         "config_digest": "c1",
         "preset": "avatars-smoke",
     }
-    records(storage, run_id).start({**about, **changes})
+    records(storage, run_id).begin(RunStart(**{**about, **changes}))
 
 
-def finish(storage: Storage, run_id: str, **about: Any) -> None:
+def finish(storage: Storage, run_id: str) -> None:
     """What a run's last step but one leaves: its summary."""
-    storage.create_json(f"{EXPERIMENT}/runs/{run_id}/summary.json", {"run": {"run_id": run_id, **about}})
+    parts = {name: {} for name in ("config", "base", "versions", "totals")}
+    records(storage, run_id).write_summary(RunSummary(run={"run_id": run_id}, epochs=[], promoted=None, **parts))
+
+
+def status_of(run_id: str, state: str, error: dict[str, Any]) -> RunStatus:
+    return RunStatus(run_id=run_id, state=state, error=RunError(**error), kubeflow_run="k", failures=[])
 
 
 def runs_of(chain: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -104,9 +112,8 @@ class TestRuns:
     def test_how_it_ended(self, storage, status, has_summary, state):
         begin(storage, "r1")
         if status:
-            error = {"code": 5, "message": "a score is nan"} if status == "FAILED" else None
-            told = {"run_id": "r1", "state": status, "error": error, "kubeflow_run": "k", "failures": []}
-            records(storage, "r1").write_status(told)
+            error = {"code": 5, "message": "a score is nan"} if status == "FAILED" else {"code": None, "message": ""}
+            records(storage, "r1").write_status(status_of("r1", status, error))
         if has_summary:
             finish(storage, "r1")
         (run,) = read_chain(storage, EXPERIMENT)["runs"]
@@ -117,24 +124,20 @@ class TestRuns:
         begin(storage, "r1")
         for step, epoch, minute in (("score", 0, 10), ("evaluate", 1, 20)):
             told = {"step": step, "epoch": epoch, "error_type": "NumericalError", "message": "a score is nan"}
-            records(storage, "r1").add_failure({**told, "exit_code": 5, "traceback": "long", "time": 1.8e9 + minute})
-        records(storage, "r1").write_status({"state": "FAILED", "error": {"message": "task failed"}})
+            failure = Failure(**told, exit_code=5, traceback="long", time=1.8e9 + minute)
+            records(storage, "r1").add_failure(failure)
+        records(storage, "r1").write_status(status_of("r1", "FAILED", {"code": 1, "message": "task failed"}))
         chain = read_chain(storage, EXPERIMENT)
         assert [failure["epoch"] for failure in chain["runs"][0]["failures"]] == [0, 1]
         assert "└── NumericalError in evaluate, epoch 1: a score is nan" in lines_of(chain)
 
-    def test_those_of_earlier_versions_have_their_start_in_the_summary_or_nowhere(self, storage, tmp_path):
-        put_forward(storage, candidate_of(tmp_path, "old1", 0.1))
-        finish(storage, "old1", started_from=None)
-        put_forward(storage, candidate_of(tmp_path, "old2", 0.2))
-        finish(storage, "old2", started_from="old1/epoch-0000")
-        put_forward(storage, candidate_of(tmp_path, "broken-off", 0.3))
+    def test_those_whose_start_is_gone_come_in_order_of_their_verdicts(self, storage, tmp_path):
+        put_forward(storage, candidate_of(tmp_path, "b", 0.1))
+        put_forward(storage, candidate_of(tmp_path, "a", 0.2))
         chain = read_chain(storage, EXPERIMENT)
-        assert [run["run_id"] for run in chain["runs"]] == ["old1", "old2", "broken-off"], "in order of their verdicts"
-        runs = runs_of(chain)
-        assert runs["old2"]["started_from_sequence"] == 1
-        assert [runs[name]["start_known"] for name in ("old1", "old2", "broken-off")] == [True, True, False]
-        assert "broken-off  unfinished  start not on record" in lines_of(chain)
+        assert [run["run_id"] for run in chain["runs"]] == ["b", "a"]
+        assert [run["start_known"] for run in chain["runs"]] == [False, False]
+        assert "b  unfinished  start not on record" in lines_of(chain)
 
     def test_an_experiment_without_runs_is_an_empty_chain(self, storage):
         chain = read_chain(storage, EXPERIMENT)
@@ -211,7 +214,7 @@ class TestCandidates:
             outcomes = []
 
             def let_pass(_: object, storage: Storage = fresh, into: list[str] = outcomes) -> None:
-                into.append(put_forward(storage, second)["outcome"])
+                into.append(put_forward(storage, second).outcome)
 
             with before_request(reader, number, let_pass):
                 chain = read_chain(reader, EXPERIMENT)
@@ -236,7 +239,7 @@ def race(storage: Storage, challenger: Candidate, rival: Candidate) -> dict[str,
 
     def overtake(_: object) -> None:
         if not outcomes and other.read_json(judged) is not None:
-            outcomes.append(put_forward(other, rival)["outcome"])
+            outcomes.append(put_forward(other, rival).outcome)
 
     with before_every_request(storage, overtake):
         put_forward(storage, challenger)
@@ -257,7 +260,7 @@ class Promoter(threading.Thread):
     def run(self) -> None:
         try:
             with before_every_request(self._storage, self._wait):
-                self.outcome = put_forward(self._storage, self.candidate)["outcome"]
+                self.outcome = put_forward(self._storage, self.candidate).outcome
         except Killed:
             self.outcome = "died"
         finally:
@@ -331,15 +334,15 @@ class Interleaving:
                 self.turns(who)
 
 
-def check_chain(chain: dict[str, Any], promotions: list[dict[str, Any]]) -> None:
+def check_chain(chain: dict[str, Any], promotions: list[Promotion]) -> None:
     """It is the history, and its runs tell the same."""
     assert chain["promotions"] == [
-        {name: value for name, value in record.items() if name != "decision"} for record in promotions
+        {name: value for name, value in record.as_json().items() if name != "decision"} for record in promotions
     ]
     candidates = [candidate for run in chain["runs"] for candidate in run["candidates"]]
     promoted = sorted((each for each in candidates if each["outcome"] == "promoted"), key=lambda each: each["sequence"])
-    assert [each["candidate_id"] for each in promoted] == [record["candidate_id"] for record in promotions]
-    ids = [record["candidate_id"] for record in promotions]
+    assert [each["candidate_id"] for each in promoted] == [record.candidate_id for record in promotions]
+    ids = [record.candidate_id for record in promotions]
     assert [each["incumbent_id"] for each in promoted] == [None, *ids][: len(promoted)]
     for each in candidates:
         if each["outcome"] != "undecided" and each["verdicts"]:
@@ -412,7 +415,7 @@ class TestCommand:
         begin(storage, name, preset="avatars-compressibility")
         begin(storage, "r2", 1, preset="avatars-incompressibility")
         error = {"code": 6, "message": "s3://bucket/" + "long/" * 40 + "[/] is gone. Fix: restore it"}
-        records(storage, name).write_status({"state": "FAILED", "error": error})
+        records(storage, name).write_status(status_of(name, "FAILED", error))
         shown = lines_of(read_chain(storage, EXPERIMENT))
         assert max(map(len, shown)) <= WIDTH
         assert "[/] is gone" in " ".join(shown)

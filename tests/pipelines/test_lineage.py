@@ -1,5 +1,7 @@
 """Where a model comes from, in a chain back to the base."""
 
+from hrf.records import DecisionRecord, Promotion, RunStart
+from hrf.run_records import RunRecords
 from pipelines.lineage import lineage_lines, trace
 
 CONFIG = {"model": {"source": "shipped:avatars-32", "revision": ""}}
@@ -24,9 +26,32 @@ def _store(storage, summary, sequence):
     run_id = summary["run"]["run_id"]
     epoch = max(entry["epoch"] for entry in summary["epochs"] if (entry["decision"] or {}).get("outcome") == "promoted")
     candidate = f"{run_id}/epoch-{epoch:04d}"
-    record = {"sequence": sequence, "candidate_id": candidate, "run_id": run_id, "epoch": epoch}
-    storage.create_json(f"e/history/{sequence:06d}.json", {**record, "previous": summary["run"]["started_from"]})
-    storage.create_json(f"e/runs/{run_id}/summary.json", summary)
+    about = {
+        "candidate_id": candidate,
+        "run_id": run_id,
+        "epoch": epoch,
+        "candidate_key": f"e/candidates/{candidate}",
+        **dict.fromkeys(("candidate_digest", "evaluation_digest", "time"), ""),
+    }
+    numbers = dict.fromkeys(("reward_vs_incumbent", "diversity_ratio", "diversity_floor", "confidence"))
+    lists = {name: [] for name in ("monitors_tripped", "checks", "reasons")}
+    parent = summary["run"]["started_from"]
+    ends = {"outcome": "promoted", "incumbent_id": parent, "attempts": 1, "sequence": sequence}
+    decision = DecisionRecord(**about, **numbers, **lists, **ends)
+    promotion = Promotion(**about, sequence=sequence, previous=parent, decision=decision)
+    storage.create_json(f"e/history/{sequence:06d}.json", promotion.as_json())
+    start = RunStart(
+        run_id=run_id,
+        experiment="e",
+        config_digest="",
+        preset="",
+        started_from=parent,
+        started_from_sequence=None,
+        incumbent=None,
+        noise_tag="",
+        created="2026-01-01T00:00:00+00:00",
+    )
+    RunRecords(storage=storage, experiment="e", run_id=run_id).begin(start)
 
 
 def test_the_last_promotion_of_a_run_from_the_base(tmp_path):

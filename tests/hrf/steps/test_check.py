@@ -6,11 +6,13 @@ import pytest
 
 from hrf.checkpoint import read_manifest
 from hrf.errors import ArtifactError, ConfigError, HrfError, StorageError
+from hrf.records import Failure
 from hrf.run_records import RunRecords
 from hrf.steps.check import check, model_version
 from hrf.steps.prepare import run_seed
 from hrf.steps.report_status import report_status
 from hrf.storage import Storage
+from tests.hrf.candidates import candidate_of, put_forward
 
 
 def records(run, run_id="run"):
@@ -63,12 +65,12 @@ def test_the_start_of_a_run_is_on_record_from_its_first_second(steps):
     }
 
 
-def test_a_check_that_runs_again_starts_from_the_same_candidate_whatever_was_promoted_since(steps):
+def test_a_check_that_runs_again_starts_from_the_same_candidate_whatever_was_promoted_since(steps, tmp_path):
     """Kills: the pointer read anew by a retry."""
     run, later = steps("first"), steps("later")
     run.check("first")
     before = read_manifest(run.at("request")).files
-    Storage.open(run.storage).create_json("tiny/promoted.json", {"candidate_id": "other/epoch-0003", "sequence": 1})
+    put_forward(Storage.open(run.storage), candidate_of(tmp_path, "other", 0.1, epoch=3), experiment="tiny")
 
     assert run.check("first")["started_from"] == "base"
     assert read_manifest(run.at("request")).files == before
@@ -180,7 +182,7 @@ def test_a_failure_of_the_first_step_is_kept_too(steps):
     with pytest.raises(ConfigError):
         ask(run, num_epochs=7)
     (failure,) = records(run).failures()
-    assert (failure["step"], failure["error_type"], failure["exit_code"]) == ("check", "ConfigError", 3)
+    assert (failure.step, failure.error_type, failure.exit_code) == ("check", "ConfigError", 3)
 
 
 def test_a_status_is_written_over_when_a_run_was_retried(steps):
@@ -204,7 +206,7 @@ def test_failures_of_all_arms_are_told_in_one_status_in_the_order_of_time(steps)
     store = Storage.open(run.storage)
     for arm, time in (("tiny-b", 2.0), ("tiny-a", 1.0)):
         failure = {"step": "update", "epoch": 3, "error_type": "E", "message": arm, "exit_code": 1, "traceback": ""}
-        RunRecords(storage=store, experiment=arm, run_id="run").add_failure({**failure, "time": time})
+        RunRecords(storage=store, experiment=arm, run_id="run").add_failure(Failure(**failure, time=time))
     report(run, experiments="tiny,tiny-b,tiny-a")
     status = store.read_json("tiny/runs/run/status.json")[0]
     assert [failure["message"] for failure in status["failures"]] == ["tiny-a", "tiny-b"]

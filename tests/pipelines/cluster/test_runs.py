@@ -121,7 +121,8 @@ def test_a_run_whose_version_was_deleted_is_shown_all_the_same(hrf, kfp, two_run
 
 def test_a_run_is_shown_with_what_it_left_in_its_bucket(hrf, kfp, start, storage, storage_uri, summary):
     storage.create_json("default/runs/mine/summary.json", summary)
-    storage.create_json("default/runs/mine/status.json", {"state": "SUCCEEDED", "failures": []})
+    status = {"run_id": "mine", "state": "SUCCEEDED", "error": {"code": None, "message": ""}, "kubeflow_run": "k"}
+    storage.create_json("default/runs/mine/status.json", {**status, "failures": []})
     kfp.state.plays = plays.run_to_end
     run = start("mine", storage=storage_uri)
     while kfp.state.get_run(run.run_id)["state"] != "SUCCEEDED":

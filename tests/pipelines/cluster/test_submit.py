@@ -234,7 +234,9 @@ def test_a_failure_is_told_as_kubeflow_tells_it_where_nothing_else_is_known(hrf,
 
 def test_a_failure_is_told_in_the_failing_steps_own_words_where_the_bucket_has_them(hrf, kfp, storage, storage_uri):
     failure = {"step": "update", "epoch": 2, "error_type": "NumericalError", "message": "the loss is nan. Fix: x"}
-    status = {"run_id": "my-run", "state": "FAILED", "error": {"code": 5, "message": "m"}, "failures": [failure]}
+    failure |= {"exit_code": 5, "traceback": "", "time": 1.0}
+    status = {"run_id": "my-run", "state": "FAILED", "error": {"code": 5, "message": "m"}, "kubeflow_run": "k"}
+    status |= {"failures": [failure]}
     storage.create_json("default/runs/my-run/status.json", status)
     kfp.state.plays = plays.failing("update", "exit code 1")
     result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
@@ -244,6 +246,7 @@ def test_a_failure_is_told_in_the_failing_steps_own_words_where_the_bucket_has_t
 
 def test_failures_are_found_where_the_exit_handler_did_not_run(hrf, kfp, storage, storage_uri):
     failure = {"step": "prepare", "epoch": None, "error_type": "ConfigError", "message": "no such reward"}
+    failure |= {"exit_code": 3, "traceback": "", "time": 1.0}
     storage.create_json("default/runs/my-run/failures/prepare-.json", failure)
     kfp.state.plays = plays.failing("prepare", "exit code 1")
     result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
