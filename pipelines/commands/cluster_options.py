@@ -82,6 +82,8 @@ def pack(
     chosen = choose(preset, settings, changes)
     uri = checked_storage(storage)
     compiled = compile_chosen(chosen, placement)
+    if not compiled.size.is_shown:
+        _note(f"The run's Workflow: {compiled.size.in_words()}.")
     images = Images.from_environment()
     if images == Images():
         _note(

@@ -16,6 +16,7 @@ from pipelines.commands.console import Traceback, console, error_console
 if TYPE_CHECKING:
     from pipelines import placement as placements
     from pipelines.commands.configuring import Chosen
+    from pipelines.workflow_size import WorkflowSize
 
 
 Placement = Annotated[
@@ -48,7 +49,9 @@ def compile_(
     except OSError as error:
         raise ConfigError("--output", expected="a file to write", got=str(output), fix=str(error.strerror)) from error
     epochs = chosen.config.run.epochs
-    console().print(f"{output}: {epochs} epochs, {compiled.num_tasks} tasks", soft_wrap=True, highlight=False)
+    screen = console()
+    screen.print(f"{output}: {epochs} epochs, {compiled.num_tasks} tasks", soft_wrap=True, highlight=False)
+    screen.print(f"Workflow: {compiled.size.in_words()}", soft_wrap=True, highlight=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +60,12 @@ class Compiled:
 
     package: str
     num_tasks: int
+    size: WorkflowSize
     placement: placements.Placement
 
 
 def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
-    """Compile the fine-tuning pipeline of a configuration, and note if it is a long one.
+    """Compile the fine-tuning pipeline of a configuration.
 
     Args:
         chosen: What a user named.
@@ -75,6 +79,7 @@ def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
     from pipelines.package import compile_package
     from pipelines.placement import load_placement
     from pipelines.plan import count_tasks, plan_epochs
+    from pipelines.workflow_size import check_size, estimate
 
     site = load_placement(placement, chosen.config)
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as noted:
@@ -84,4 +89,6 @@ def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
     for warning in noted:
         error_console().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True, highlight=False)
     steps = plan_epochs(chosen.config, num_shards=site.shards)
-    return Compiled(package=package, num_tasks=count_tasks(steps), placement=site)
+    size = estimate(package)
+    check_size(size)
+    return Compiled(package=package, num_tasks=count_tasks(steps), size=size, placement=site)
