@@ -7,18 +7,17 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hrf.checkpoint import MANIFEST
 from hrf.secrets import without_secrets
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from hrf.storage import Storage
     from pipelines.run_state import RunFolder
 
 
 def archive_run(folder: RunFolder, storage: Storage, experiment: str, environment: Mapping[str, str]) -> None:
-    """Upload a run's artifacts and log; what is there already is left alone.
+    """Upload a run's artifacts and log; what is there already is left alone, and what an earlier attempt left replaced.
 
     Args:
         folder: The run.
@@ -31,10 +30,10 @@ def archive_run(folder: RunFolder, storage: Storage, experiment: str, environmen
     """
     key = f"{experiment}/runs/{folder.path.name}"
     artifacts = folder.path / "artifacts"
-    for path in _whole_outputs(artifacts):
+    for path in folder.outputs():
         place = f"{key}/artifacts/{path.relative_to(artifacts).as_posix()}"
         if path.is_dir():
-            storage.upload_folder(path, place)
+            storage.upload_folder(path, place, replace=True)
         else:
             storage.upload_file(path, place)
     log = folder.path / "kfp.log"
@@ -44,14 +43,3 @@ def archive_run(folder: RunFolder, storage: Storage, experiment: str, environmen
             text = log.read_text(encoding="utf-8", errors="replace")
             clean.write_text(without_secrets(text, {**os.environ, **environment}), encoding="utf-8")
             storage.upload_file(clean, f"{key}/kfp.log")
-
-
-def _whole_outputs(folder: Path) -> Iterator[Path]:
-    """Folders that a step finished, and single files; not what a killed step left half-written."""
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name.startswith("."):
-            continue
-        if path.is_file() or (path / MANIFEST).is_file():
-            yield path
-        elif path.is_dir():
-            yield from _whole_outputs(path)

@@ -27,11 +27,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
 from hrf.errors import StorageError
+from pipelines.file_locks import exclusive, lock_file, private
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 40.0
@@ -79,8 +80,8 @@ class EmbeddedS3:
         """
         work_dir = Path(work_dir).resolve()
         work_dir.mkdir(parents=True, exist_ok=True)
-        with _exclusive(work_dir / "s3.start.lock"):
-            users = _lock_file(work_dir / "s3.users.lock")
+        with exclusive(work_dir / "s3.start.lock"):
+            users = lock_file(work_dir / "s3.users.lock")
             try:
                 fcntl.flock(users, fcntl.LOCK_SH)
                 settings, children = _running_server(work_dir, bucket)
@@ -110,7 +111,7 @@ class EmbeddedS3:
         Returns:
             Whether the server is down; False where another process still uses it.
         """
-        with _exclusive(self._work_dir / "s3.start.lock"):
+        with exclusive(self._work_dir / "s3.start.lock"):
             if self._users.closed:
                 return not _is_alive(self._work_dir)
             try:
@@ -264,7 +265,7 @@ def _spawn(work_dir: Path, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
         "-s3.autoCreateBucket=false",
         *options,
     ]
-    with _lock_file(work_dir / "s3.alive.lock") as alive, _private(work_dir / "s3.log", "wb") as log:
+    with lock_file(work_dir / "s3.alive.lock") as alive, private(work_dir / "s3.log", "wb") as log:
         fcntl.flock(alive, fcntl.LOCK_EX)
         return subprocess.Popen(
             # The shell notes its process id, then becomes the server: no server is nameless, whenever its starter dies.
@@ -282,7 +283,7 @@ def _spawn(work_dir: Path, settings: dict[str, Any]) -> subprocess.Popen[bytes]:
 
 def _spawn_watcher(work_dir: Path) -> subprocess.Popen[bytes]:
     """Start the process that ends the server when all its users were killed."""
-    with _private(work_dir / "s3.log", "ab") as log:
+    with private(work_dir / "s3.log", "ab") as log:
         return subprocess.Popen(
             [sys.executable, "-m", "pipelines.embedded_s3", str(work_dir)],
             stdin=subprocess.DEVNULL,
@@ -297,7 +298,7 @@ def watch(work_dir: Path) -> None:
     while True:
         time.sleep(_WATCH_SECONDS)
         # As in `stop`: whoever joins holds the first lock until it has its share of the second.
-        with _exclusive(work_dir / "s3.start.lock"), _lock_file(work_dir / "s3.users.lock") as users:
+        with exclusive(work_dir / "s3.start.lock"), lock_file(work_dir / "s3.users.lock") as users:
             if not _is_alive(work_dir):
                 return
             try:
@@ -346,7 +347,7 @@ def _answers(port: int) -> bool:
 
 def _is_alive(work_dir: Path) -> bool:
     """Whether the folder's server lives, that is, holds its lock."""
-    with _lock_file(work_dir / "s3.alive.lock") as alive:
+    with lock_file(work_dir / "s3.alive.lock") as alive:
         try:
             fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -386,22 +387,6 @@ def _remove_sockets(ports: dict[str, int]) -> None:
     """Clear away the sockets, named after its ports, that a killed server leaves in /tmp."""
     for name, port in ports.items():
         Path(f"/tmp/seaweedfs-{name.replace('.', '-')}-{port}.sock").unlink(missing_ok=True)
-
-
-def _lock_file(path: Path) -> IO[str]:
-    return _private(path, "a+")
-
-
-def _private(path: Path, mode: str) -> IO[Any]:
-    """Open a file that, where it is made, only its owner may read: the server's log names its keys."""
-    return open(path, mode, opener=lambda name, flags: os.open(name, flags, 0o600))
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    with _lock_file(path) as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ from hrf.s3_client import process_variables
 from hrf.steps.context import RUNNER_PID
 from pipelines.archive import archive_run
 from pipelines.failures import explain
-from pipelines.run_state import RunFolder, RunState, find_unfinished, fingerprint
+from pipelines.file_locks import exclusive
+from pipelines.finished_steps import forget_damaged
+from pipelines.run_state import PACKAGE_FILE, RunFolder, RunState, find_unfinished, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -97,14 +99,20 @@ def check_devices(configs: Iterable[Config]) -> None:
             )
 
 
-def open_run(request: Request, runs: Path, location: Location, *, fresh: bool) -> tuple[RunFolder, bool]:
+def open_run(
+    request: Request, runs: Path, location: Location, *, fresh: bool, tell: Callable[[str], None]
+) -> tuple[RunFolder, bool]:
     """Find the unfinished run that the same command started before, or make a new one; and lock it.
+
+    What was damaged since the last attempt is put right: the package is compiled again, and of the steps whose outputs
+    are no longer what they wrote, the notes that they are finished are taken away.
 
     Args:
         request: What is asked for.
         runs: The folder of all runs.
         location: The object storage.
         fresh: Whether to start anew whatever there is.
+        tell: Is told of what was damaged.
 
     Returns:
         The locked run, and whether it goes on from an earlier attempt.
@@ -113,11 +121,22 @@ def open_run(request: Request, runs: Path, location: Location, *, fresh: bool) -
         RunBusyError: Another process works on it.
     """
     asked = request.fingerprint(location)
-    found = None if fresh else find_unfinished(runs, asked)
-    if found:
-        found.lock()
-        return found, True
-    configs = {name: config.to_mapping() for name, config in request.configs.items()}
+    # One command at a time looks and makes: of two equal ones at once, the second finds the run of the first.
+    with exclusive(runs.with_suffix(".lock")):
+        found = None if fresh else find_unfinished(runs, asked, lambda error: tell(f"Passed over: {error}"))
+        if not found:
+            return _create_run(request, runs, location, asked), False
+    found.lock()
+    if not found.holds_its_package():
+        found.write_package(request.build())
+        tell(f"{found.path / PACKAGE_FILE} was changed or damaged, and is compiled again.")
+    for damage in forget_damaged(found.path / "cache"):
+        tell(f"A finished step is done again: {damage}")
+    return found, True
+
+
+def _create_run(request: Request, runs: Path, location: Location, asked: str) -> RunFolder:
+    """Make a new run, and lock it."""
     created = RunFolder.create(
         runs,
         package=request.build(),
@@ -127,10 +146,10 @@ def open_run(request: Request, runs: Path, location: Location, *, fresh: bool) -
         fingerprint=asked,
         arguments={**request.arguments, "experiment": request.experiment, "storage": location.uri},
         epochs=sum(config.run.epochs for config in request.configs.values()),
-        config=configs,
+        config={name: config.to_mapping() for name, config in request.configs.items()},
     )
     created.lock()
-    return created, False
+    return created
 
 
 def execute(folder: RunFolder, location: Location, on_event: Callable[[dict[str, Any]], None]) -> RunState:

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 from pipelines.package import with_caching
-from pipelines.run_state import RunFolder
+from pipelines.run_state import PACKAGE_FILE, RunFolder
 
 WATCH_SECONDS = 0.5
 
@@ -24,7 +24,7 @@ def main() -> int:
     folder = RunFolder(Path(sys.argv[1]))
     _end_with_parent(os.getppid())
     finished = run_package(
-        (folder.path / "package.yaml").read_text(encoding="ascii"),
+        (folder.path / PACKAGE_FILE).read_text(encoding="ascii"),
         arguments=folder.read().arguments,
         artifacts=folder.path / "artifacts",
         cache=folder.path / "cache",
@@ -45,6 +45,7 @@ def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cac
         Whether it finished. A step that failed has reported its error.
     """
     from kfp import components, local
+    from kfp.local import executor_input_utils
 
     from pipelines.forked_steps import fork_steps
 
@@ -52,6 +53,9 @@ def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cac
     warnings.filterwarnings("ignore", module=r"kfp\.")
     warnings.filterwarnings("ignore", message=r"Task .* have no effect in the current local runner")
     warnings.filterwarnings("ignore", message=r"You may be attemping to run a task that uses custom or non-Python")
+    # Not a folder for each attempt: a step that is done again writes where it wrote before, and as the same bytes come
+    # out of it, the steps after it, which know their inputs by place and digest, stay finished.
+    executor_input_utils.get_local_pipeline_resource_name = lambda pipeline_name: pipeline_name
     fork_steps()
     local.init(
         local.SubprocessRunner(use_venv=False),

@@ -18,17 +18,20 @@ import json
 import os
 import shutil
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
+from pydantic import TypeAdapter, ValidationError
+
+from hrf.checkpoint import MANIFEST, file_sha256
 from hrf.errors import ArtifactError, HrfError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 Status = Literal["running", "finished", "failed", "interrupted"]
-STATE_FILE, LOCK_FILE, SCRATCH = "state.json", "lock", "scratch"
+STATE_FILE, PACKAGE_FILE, LOCK_FILE, SCRATCH = "state.json", "package.yaml", "lock", "scratch"
 #: After a kill, the old worker needs a moment to notice, and holds the lock until then.
 LOCK_SECONDS = 5.0
 
@@ -63,6 +66,8 @@ class RunState:
     hrf_version: str
     created: float
     """Seconds since the epoch."""
+    package_sha256: str = ""
+    """Of the compiled pipeline, which is code: what is run is what was compiled."""
     status: Status = "running"
     attempts: int = 0
     finished: float | None = None
@@ -71,6 +76,9 @@ class RunState:
     epochs: int = 0
     config: dict[str, Any] = field(default_factory=dict)
     """The resolved configuration, or those of all arms by name."""
+
+
+_STATE = TypeAdapter(RunState)
 
 
 def fingerprint(asked: Mapping[str, Any]) -> str:
@@ -107,8 +115,8 @@ class RunFolder:
         partial = cls(runs / f".{run_id}.partial")
         partial.path.mkdir(parents=True)
         try:
-            (partial.path / "package.yaml").write_text(package, encoding="ascii")
             partial.write(RunState(run_id=run_id, created=now, hrf_version=__version__, arguments=arguments, **asked))
+            partial.write_package(package)
             partial.path.rename(runs / run_id)
         except BaseException:
             shutil.rmtree(partial.path, ignore_errors=True)
@@ -123,21 +131,37 @@ class RunFolder:
         """
         file = self.path / STATE_FILE
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            known = {entry.name for entry in fields(RunState)}
-            return RunState(**{name: value for name, value in content.items() if name in known})
-        except (OSError, ValueError, TypeError) as error:
+            return _STATE.validate_json(file.read_bytes(), strict=True)
+        except (OSError, ValidationError) as error:
+            problem = error.strerror if isinstance(error, OSError) else f"{error.errors()[0]['msg']}"
             raise ArtifactError(
-                file, problem=f"not a run's state ({error})", fix="name a run that `hrf runs list` shows"
+                file,
+                problem=f"not a run's state ({problem})",
+                fix="restore the file, or move the run's folder away; `hrf runs list` shows the others",
             ) from error
 
     def write(self, state: RunState) -> None:
         """Replace the state, whole or not at all."""
-        file = self.path / STATE_FILE
-        partial = file.with_suffix(f".{os.getpid()}.partial")
+        self._replace(STATE_FILE, json.dumps(asdict(state), indent=1) + "\n")
+
+    def write_package(self, package: str) -> None:
+        """Keep the compiled pipeline, and its digest in the state."""
+        self._replace(PACKAGE_FILE, package)
+        self.change(package_sha256=file_sha256(self.path / PACKAGE_FILE))
+
+    def holds_its_package(self) -> bool:
+        """Whether the compiled pipeline is the one that was kept."""
         try:
-            partial.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
-            os.replace(partial, file)
+            return file_sha256(self.path / PACKAGE_FILE) == self.read().package_sha256
+        except OSError:
+            return False
+
+    def _replace(self, name: str, text: str) -> None:
+        """Replace a file, whole or not at all."""
+        partial = self.path / f"{name}.{os.getpid()}.partial"
+        try:
+            partial.write_text(text, encoding="utf-8")
+            partial.replace(self.path / name)
         except BaseException:
             partial.unlink(missing_ok=True)
             raise
@@ -161,6 +185,10 @@ class RunFolder:
             partial.unlink()
         for partial in sorted((self.path / "artifacts").rglob(".*.partial-*")):
             shutil.rmtree(partial, ignore_errors=True)
+
+    def outputs(self) -> Iterator[Path]:
+        """What finished steps wrote, folders and single files; not what a killed step left half-written."""
+        yield from _whole_outputs(self.path / "artifacts")
 
     def lock(self, wait_seconds: float = LOCK_SECONDS) -> None:
         """Take the run's lock for this process, until it ends.
@@ -220,20 +248,31 @@ class RunFolder:
         return self.path / "report.html"
 
 
-def all_runs(runs: Path) -> list[RunFolder]:
-    """All runs below a folder, oldest first."""
-    return [RunFolder(file.parent) for file in sorted(runs.glob(f"[!.]*/{STATE_FILE}"))]
+def all_runs(runs: Path, tell: Callable[[ArtifactError], None]) -> list[tuple[RunFolder, RunState]]:
+    """All runs below a folder, oldest first.
+
+    Args:
+        runs: The folder of all runs.
+        tell: Is told of every run whose state can't be read; the others don't depend on it.
+    """
+    found = []
+    for folder in _run_folders(runs):
+        try:
+            found.append((folder, folder.read()))
+        except ArtifactError as error:
+            tell(error)
+    return found
 
 
-def find_unfinished(runs: Path, asked: str) -> RunFolder | None:
+def find_unfinished(runs: Path, asked: str, tell: Callable[[ArtifactError], None]) -> RunFolder | None:
     """The newest unfinished run that was asked for in the same way.
 
     Args:
         runs: The folder of all runs.
         asked: A fingerprint.
+        tell: As of `all_runs`.
     """
-    for folder in reversed(all_runs(runs)):
-        state = folder.read()
+    for folder, state in reversed(all_runs(runs, tell)):
         if state.fingerprint == asked and state.status != "finished":
             return folder
     return None
@@ -245,7 +284,10 @@ def find_run(runs: Path, name: str) -> RunFolder:
     Raises:
         ArtifactError: There is none, or several begin like that.
     """
-    found = [folder for folder in all_runs(runs) if folder.path.name.startswith(name)]
+    if name:
+        found = [folder for folder in _run_folders(runs) if folder.path.name.startswith(name)]
+    else:
+        found = [folder for folder, _ in all_runs(runs, tell=lambda _: None)]
     exact = [folder for folder in found if folder.path.name == name]
     if exact or (found and not name):
         return (exact or found)[-1]
@@ -253,3 +295,17 @@ def find_run(runs: Path, name: str) -> RunFolder:
         problem = f"{len(found)} runs begin with {name!r}" if found else f"no run {name!r} is here"
         raise ArtifactError(runs, problem=problem, fix="see `hrf runs list`, and give --work-dir if it lies elsewhere")
     return found[0]
+
+
+def _run_folders(runs: Path) -> list[RunFolder]:
+    return [RunFolder(folder) for folder in sorted(runs.glob("[!.]*/"))]
+
+
+def _whole_outputs(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        if path.is_file() or (path / MANIFEST).is_file():
+            yield path
+        elif path.is_dir():
+            yield from _whole_outputs(path)

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from pipelines.commands.compiling import compile_chosen
 from pipelines.commands.configuring import choose
-from pipelines.commands.console import error_console
+from pipelines.commands.console import note
 
 if TYPE_CHECKING:
     from pipelines.commands.configuring import Chosen
@@ -86,7 +85,7 @@ def pack(
         _note(f"The run's Workflow: {compiled.size.in_words()}.")
     images = Images.from_environment()
     if images == Images():
-        _note(
+        note(
             f"The images are {images.control}, {images.worker} and {images.reward}, which only a cluster has that they"
             " were loaded into. HRF_IMAGE_CONTROL, HRF_IMAGE_WORKER and HRF_IMAGE_REWARD name those of a registry."
         )
@@ -99,10 +98,6 @@ def pack(
     }
     account = compiled.placement.service_account
     return Packed(chosen=chosen, package=compiled.package, parameters=parameters, service_account=account)
-
-
-def _note(text: str) -> None:
-    error_console().print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True, highlight=False)
 
 
 def checked_storage(given: str) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from pipelines.commands.configuring import Settings, choose
-from pipelines.commands.console import Traceback, console, error_console
+from pipelines.commands.console import Traceback, console, note
 
 if TYPE_CHECKING:
     from pipelines import placement as placements
@@ -87,7 +86,7 @@ def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
         menus = finetune_menus(chosen.config, site, preset=chosen.preset, overrides=chosen.overrides)
         package = compile_package(pipeline, menus)
     for warning in noted:
-        error_console().print(f"[yellow]Note:[/] {escape(str(warning.message))}", soft_wrap=True, highlight=False)
+        note(str(warning.message))
     steps = plan_epochs(chosen.config, num_shards=site.shards)
     size = estimate(package)
     check_size(size)

@@ -47,6 +47,11 @@ def error_console() -> Console:
     return Console(stderr=True)
 
 
+def note(text: str) -> None:
+    """Tell what a user should know and need not act on, on standard error."""
+    error_console().print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True, highlight=False)
+
+
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output, unstyled."""
     typer.echo(json.dumps(value, indent=2))

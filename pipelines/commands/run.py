@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from pipelines.commands.configuring import Settings, choose
-from pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console, error_console
+from pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console, error_console, note
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -77,7 +77,7 @@ def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> R
     with object_storage(work_dir, bucket) as location:
         location.open().check()
         with without_budget_warnings():
-            folder, resumed = open_run(request, work_dir / "runs", location, fresh=fresh)
+            folder, resumed = open_run(request, work_dir / "runs", location, fresh=fresh, tell=note)
         word = "Resuming" if resumed else "Starting"
         screen.print(
             f"{word} run [bold]{folder.path.name}[/] of {escape(request.title)} ({location.uri})", highlight=False

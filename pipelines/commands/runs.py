@@ -10,12 +10,12 @@ import typer
 from rich.markup import escape
 
 from pipelines.commands.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster
-from pipelines.commands.console import DEFAULT_WORK_DIR, AsJson, Bucket, Traceback, WorkDir, console, print_json
+from pipelines.commands.console import DEFAULT_WORK_DIR, AsJson, Bucket, Traceback, WorkDir, console, note, print_json
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipelines.run_state import RunFolder
+    from pipelines.run_state import RunFolder, RunState
 
 app = typer.Typer(
     help="Look at the runs of this work directory, or of a cluster.", no_args_is_help=True, invoke_without_command=True
@@ -64,7 +64,8 @@ def list_(
     from pipelines.run_state import all_runs
     from pipelines.tables import runs_table
 
-    found = [(folder, folder.read(), folder.status()) for folder in all_runs(work_dir / "runs")]
+    known = all_runs(work_dir / "runs", lambda error: note(f"Passed over: {error}"))
+    found: list[tuple[RunFolder, RunState, str]] = [(folder, state, folder.status()) for folder, state in known]
     if as_json:
         print_json([{**_plain(folder), "status": status} for folder, _, status in found])
     elif found:

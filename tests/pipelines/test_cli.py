@@ -168,6 +168,17 @@ def test_runs_as_json(hrf, two_runs, tmp_path):
     ]
 
 
+def test_a_run_with_an_unreadable_state_is_named_beside_the_list_of_the_others(hrf, two_runs, tmp_path):
+    (two_runs[0].path / "state.json").write_text("{")
+    result = hrf("runs", "list", "--work-dir", str(tmp_path))
+    assert result.exit_code == 0
+    assert "avatars-ddpo" in result.output
+    assert f"Passed over: {two_runs[0].path / 'state.json'}" in _words(result)
+    shown = hrf("runs", "show", two_runs[0].path.name, "--work-dir", str(tmp_path))
+    assert shown.exit_code == 4
+    assert "not a run's state" in _words(shown)
+
+
 def test_a_failed_run_shows_its_error(hrf, two_runs, tmp_path):
     result = hrf("runs", "show", two_runs[0].path.name, "--work-dir", str(tmp_path))
     assert result.exit_code == 0

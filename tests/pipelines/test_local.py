@@ -2,19 +2,23 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hrf.checkpoint import read_folder, read_manifest
 from hrf.config import resolve
+from hrf.errors import ArtifactError
 from pipelines.local import EventReader, Request, StepFailedError, execute, open_run
 from pipelines.object_storage import Location
-from pipelines.run_state import RunBusyError, RunFolder
+from pipelines.run_state import RunBusyError, RunFolder, find_run
 from tests.pipelines import tiny
 
 pytestmark = pytest.mark.e2e
@@ -31,6 +35,7 @@ class Asked:
 
     def __init__(self, folder: Path) -> None:
         self.runs, self.notes, self.gate = folder / "runs", folder / "notes", folder / "gate"
+        self.told: list[str] = []
         self.request = Request(
             kind="run",
             title="tiny",
@@ -46,7 +51,7 @@ class Asked:
     def run(self, location, order, on_event=lambda event: None, fresh=False):
         """Open and execute; returns the folder, whether it was resumed, and its last state or error."""
         self.gate.write_text(order)
-        folder, resumed = open_run(self.request, self.runs, location, fresh=fresh)
+        folder, resumed = open_run(self.request, self.runs, location, fresh=fresh, tell=self.told.append)
         try:
             outcome = execute(folder, location, on_event)
         except StepFailedError as error:
@@ -163,8 +168,112 @@ def test_another_request_does_not_resume_it(asked, location, tmp_path):
     assert not resumed
 
 
+def made(folder):
+    """What the first step wrote, in every attempt so far."""
+    return list((folder.path / "artifacts").glob("*/first/made"))
+
+
+def flip_a_bit(file):
+    damaged = bytearray(file.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    file.write_bytes(damaged)
+
+
+def test_a_damaged_output_of_a_finished_step_is_made_again_in_its_place(asked, location):
+    """Kills: a resume that ends at the damaged folder, however often the command is given; and a folder for each
+    attempt, where one flipped bit costs all that came after it."""
+    folder, _, _ = asked.run(location, "finish")
+    (output,) = made(folder)
+    before = read_manifest(output)
+    folder.change(status="failed")
+    flip_a_bit(output / "value")
+    _, resumed, state = asked.run(location, "finish")
+    assert (resumed, state.status) == (True, "finished")
+    assert [line.split()[0] for line in asked.lines()] == ["first", "second", "first"]
+    assert made(folder) == [output]
+    assert read_manifest(read_folder(output)) == before
+    (told,) = asked.told
+    assert told.startswith("A finished step is done again: ")
+    assert "first/made/value" in told
+
+
+def opened(asked, location):
+    """The run that the command makes or finds, unlocked, and what was told."""
+    told = []
+    folder, resumed = open_run(asked.request, asked.runs, location, fresh=False, tell=told.append)
+    folder.unlock()
+    return folder, resumed, told
+
+
+@pytest.mark.parametrize("damage", [lambda file: file.write_text("pipelineInfo: {}"), Path.unlink])
+def test_a_changed_package_is_compiled_again_and_not_run(asked, location, damage):
+    """Kills: code in package.yaml that is run whoever wrote it."""
+    folder, _, told = opened(asked, location)
+    assert told == []
+    damage(folder.path / "package.yaml")
+    again, resumed, told = opened(asked, location)
+    assert (again.path, resumed) == (folder.path, True)
+    assert (folder.path / "package.yaml").read_text() == PACKAGE
+    assert told == [f"{folder.path / 'package.yaml'} was changed or damaged, and is compiled again."]
+    assert opened(asked, location)[2] == []
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"run_id": 5}', "\0", None])
+def test_an_unreadable_state_is_passed_over_and_named(asked, location, content):
+    """Kills: one damaged file that no command in the work directory gets past."""
+    folder, _, _ = opened(asked, location)
+    other = asked.runs / "20990101-000000-abcdef"
+    shutil.copytree(folder.path, other)
+    if content is None:
+        (other / "state.json").unlink()
+    else:
+        (other / "state.json").write_text(content)
+    again, resumed, (told,) = opened(asked, location)
+    assert (again.path, resumed) == (folder.path, True)
+    assert told.startswith(f"Passed over: {other / 'state.json'}: not a run's state")
+    assert find_run(asked.runs, "").path == folder.path
+
+
+def test_a_state_of_another_type_than_a_run_has_is_unreadable(asked, location):
+    """Kills: a damaged state that is noticed as a KeyError, an hour later."""
+    folder, _, _ = opened(asked, location)
+    whole = json.loads((folder.path / "state.json").read_text())
+    for name, value in {"status": "finishe", "arguments": ["storage"], "attempts": "1", "created": None}.items():
+        (folder.path / "state.json").write_text(json.dumps({**whole, name: value}))
+        with pytest.raises(ArtifactError, match="not a run's state"):
+            folder.read()
+
+
+def test_of_two_equal_commands_at_once_one_makes_the_run_and_the_other_finds_it(asked, location):
+    """Kills: two runs of one command, each of which trains and promotes."""
+
+    def build():
+        time.sleep(0.5)
+        return PACKAGE
+
+    request, both = replace(asked.request, build=build), threading.Barrier(2, timeout=60)
+    made, refused = [], []
+
+    def give():
+        both.wait()
+        try:
+            made.append(open_run(request, asked.runs, location, fresh=False, tell=print)[0])
+        except RunBusyError as error:
+            refused.append(error.run_id)
+
+    commands = [threading.Thread(target=give) for _ in range(2)]
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join()
+    (folder,) = made
+    folder.unlock()
+    assert list(asked.runs.iterdir()) == [folder.path]
+    assert refused == [folder.path.name]
+
+
 def test_a_run_that_is_worked_on_cannot_be_worked_on_twice(asked, location):
-    folder, _ = open_run(asked.request, asked.runs, location, fresh=False)
+    folder, _ = open_run(asked.request, asked.runs, location, fresh=False, tell=print)
     try:
         with pytest.raises(RunBusyError, match=folder.path.name):
             RunFolder(folder.path).lock(wait_seconds=0.2)
@@ -185,7 +294,7 @@ def interruptible():
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_all_processes_and_the_run_can_go_on(asked, location):
     asked.gate.write_text("hang")
-    folder, _ = open_run(asked.request, asked.runs, location, fresh=False)
+    folder, _ = open_run(asked.request, asked.runs, location, fresh=False, tell=print)
 
     def interrupt():
         _wait_for(lambda: any(line.startswith("second") for line in asked.lines()))
@@ -217,7 +326,7 @@ execute(folder, Location(uri=sys.argv[2], environment={}, embedded=True), lambda
 
 def test_a_killed_command_leaves_no_process_behind_and_the_run_can_go_on(asked, location):
     asked.gate.write_text("hang")
-    folder, _ = open_run(asked.request, asked.runs, location, fresh=False)
+    folder, _ = open_run(asked.request, asked.runs, location, fresh=False, tell=print)
     folder.unlock()
     command = subprocess.Popen([sys.executable, "-c", PROGRAM, str(folder.path), location.uri])
     _wait_for(lambda: any(line.startswith("second") for line in asked.lines()))
@@ -248,7 +357,7 @@ def test_events_are_read_once_and_only_in_whole_lines(tmp_path):
 
 
 def test_the_state_survives_a_write_and_names_what_was_asked(asked, location):
-    folder, _ = open_run(asked.request, asked.runs, location, fresh=False)
+    folder, _ = open_run(asked.request, asked.runs, location, fresh=False, tell=print)
     folder.unlock()
     state = json.loads((folder.path / "state.json").read_text())
     assert state["arguments"]["storage"] == location.uri
