@@ -14,6 +14,11 @@ from pydantic import Field
 from hrf.config.base import BelowOne, Count, Fraction, NonNegative, Positive, Section, Seed
 from hrf.config.rewards import Network, Reward, Weights
 
+StartFrom = Literal["promoted", "base"]
+"""The policy that a run starts from."""
+StartChoice = Literal["as configured", StartFrom]
+"""What a run's parameter of that name may say: the configuration's word, or another one over it."""
+
 
 class Model(Section):
     """The pretrained diffusion model, and how it is run."""
@@ -265,5 +270,5 @@ class Run(Section):
     """Epochs that one pipeline step trains; it divides `epochs`."""
     seed: Seed = 0
     """Seed of all training noise."""
-    start_from: Literal["promoted", "base"] = "promoted"
+    start_from: StartFrom = "promoted"
     """The policy to start from: the promoted one where there is one, or always the base model."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import datetime
 import json
-from typing import Any
+from typing import Any, get_args
 
 from hrf import __version__
 from hrf.checkpoint import writing_folder
-from hrf.config import Config, resolve
+from hrf.config import Config, StartChoice, resolve
+from hrf.config.messages import suggest
 from hrf.errors import ConfigError
 from hrf.promoted import check_name, read_pointer
 from hrf.prompts import resolve_prompts
@@ -45,7 +46,7 @@ def check(
         steered: Whether it holds the run above a diversity floor; likewise.
         experiment: Whose promoted pointer the run starts from and moves.
         run_id: Name of the run in the storage.
-        start_from: `promoted`, `base`, or empty for what the configuration says.
+        start_from: `promoted`, `base`, or `as configured`, which empty means, too.
         noise_tag: Makes the training noise another one than that of runs with the same seed and start; may be empty.
         storage: `s3://bucket/prefix`.
         request: Output folder: the resolved configuration, and where the run starts.
@@ -69,11 +70,11 @@ def check(
         evaluate_every=evaluate_every,
         steered=steered,
     )
+    start = settle_start(start_from, config)
     store = Storage.open(storage)
     store.check()
     version = model_version(config, run_id)
-    from_promoted = (start_from or config.run.start_from) == "promoted"
-    pointer = read_pointer(store, experiment) if from_promoted else None
+    pointer = read_pointer(store, experiment) if start == "promoted" else None
     records = RunRecords(storage=store, experiment=experiment, run_id=run_id)
     started = records.begin(
         RunStart(
@@ -109,6 +110,23 @@ def check(
         "revision": config.model.revision,
         "version": version,
     }
+
+
+def settle_start(start_from: str, config: Config) -> str:
+    """The policy that a run starts from, `promoted` or `base`: its parameter's word, or else its configuration's.
+
+    Raises:
+        ConfigError: If the parameter is neither empty nor one of `StartChoice`.
+    """
+    choices = get_args(StartChoice)
+    if start_from and start_from not in choices:
+        raise ConfigError(
+            "start_from",
+            expected=f"one of {', '.join(choices)}",
+            got=start_from,
+            fix=f"choose one of them{suggest(start_from.strip().lower(), choices)}",
+        )
+    return config.run.start_from if start_from in ("", "as configured") else start_from
 
 
 def check_prompts(config: Config) -> None:

@@ -1,10 +1,12 @@
 """The first step and the last: what is refused in seconds, what is settled once, and what a failed run leaves."""
 
 import json
+from typing import get_args
 
 import pytest
 
 from hrf.checkpoint import read_manifest
+from hrf.config import StartChoice, StartFrom
 from hrf.errors import ArtifactError, ConfigError, HrfError, StorageError
 from hrf.records import Failure
 from hrf.run_records import RunRecords
@@ -77,6 +79,16 @@ def test_a_check_that_runs_again_starts_from_the_same_candidate_whatever_was_pro
     assert later.check("later")["started_from"] == "other/epoch-0003"
 
 
+@pytest.mark.parametrize("configured", get_args(StartFrom))
+@pytest.mark.parametrize("asked", ["", *get_args(StartChoice)])
+def test_a_run_starts_from_what_its_parameter_says_and_else_from_what_is_configured(steps, asked, configured):
+    run = steps(changes={"run": {"start_from": configured}})
+    Storage.open(run.storage).create_json("tiny/promoted.json", {"candidate_id": "other/epoch-0003", "sequence": 1})
+    start = asked if asked in get_args(StartFrom) else configured
+    facts = ask(run, start_from=asked)
+    assert facts["started_from"] == {"promoted": "other/epoch-0003", "base": "base"}[start]
+
+
 @pytest.mark.parametrize(
     ("one", "other", "same"),
     [
@@ -111,6 +123,10 @@ def test_a_run_id_that_was_used_for_another_configuration_is_refused(steps):
         ({"noise_tag": "a/b"}, ConfigError, "noise_tag"),
         ({"experiment": "../x"}, ConfigError, "experiment"),
         ({"num_epochs": 5}, ConfigError, r"run\.epochs"),
+        ({"start_from": "Promoted"}, ConfigError, r"start_from: expected one of .*did you mean 'promoted'"),
+        ({"start_from": "latest"}, ConfigError, "start_from: expected one of as configured, promoted, base"),
+        ({"start_from": " base"}, ConfigError, r"start_from: .*did you mean 'base'"),
+        ({"preset": "Avatars-HRF", "overrides": ""}, ConfigError, r"preset: .*did you mean 'avatars-hrf'"),
         ({"overrides": "sampler: {stepz: 3}"}, ConfigError, r"did you mean sampler\.steps"),
         ({"storage": "s3://no-such-bucket-here/x"}, StorageError, "bucket"),
     ],
