@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
-from hrf.config import resolve
+from hrf.config import StartFrom, resolve
 from hrf.config.loading import list_presets
 from hrf.errors import ConfigError
 from hrf.steps.check import check_shape
@@ -12,9 +12,6 @@ from pipelines.placement import Placement, Site, check_accelerators, check_shard
 
 if TYPE_CHECKING:
     from hrf.config import Config
-
-#: Of the parameter `start_from`, beside its default.
-STARTS = ("promoted", "base")
 
 
 def finetune_menus(
@@ -36,7 +33,7 @@ def finetune_menus(
     presets = [name for name in others if _fits(name, overrides, config, placement)]
     return {
         "preset": list(dict.fromkeys([preset, *presets])),
-        "start_from": list(dict.fromkeys([start_from, *STARTS])),
+        "start_from": list(dict.fromkeys([start_from, *get_args(StartFrom)])),
     }
 
 

@@ -81,9 +81,9 @@ def test_a_check_that_runs_again_starts_from_the_same_candidate_whatever_was_pro
 
 @pytest.mark.parametrize("configured", get_args(StartFrom))
 @pytest.mark.parametrize("asked", ["", *get_args(StartChoice)])
-def test_a_run_starts_from_what_its_parameter_says_and_else_from_what_is_configured(steps, asked, configured):
+def test_a_run_starts_from_what_its_parameter_says_and_else_from_what_is_configured(steps, tmp_path, asked, configured):
     run = steps(changes={"run": {"start_from": configured}})
-    Storage.open(run.storage).create_json("tiny/promoted.json", {"candidate_id": "other/epoch-0003", "sequence": 1})
+    put_forward(Storage.open(run.storage), candidate_of(tmp_path, "other", 0.1, epoch=3), experiment="tiny")
     start = asked if asked in get_args(StartFrom) else configured
     facts = ask(run, start_from=asked)
     assert facts["started_from"] == {"promoted": "other/epoch-0003", "base": "base"}[start]
