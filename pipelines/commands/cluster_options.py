@@ -82,7 +82,7 @@ def pack(
     uri = checked_storage(storage)
     compiled = compile_chosen(chosen, placement)
     if not compiled.size.is_shown:
-        _note(f"The run's Workflow: {compiled.size.in_words()}.")
+        note(f"The run's Workflow: {compiled.size.in_words()}.")
     images = Images.from_environment()
     if images == Images():
         note(
