@@ -12,7 +12,6 @@ import re
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,14 @@ from kfp import compiler
 from kfp.compiler.compiler_utils import KubernetesManifestOptions
 from kfp.dsl.base_component import BaseComponent
 
+from hrf import __version__
 from hrf.config import resolve
 from hrf.errors import ConfigError
+from pipelines.cluster.versions import about_package
 from pipelines.finetune import build
 from pipelines.menus import finetune_menus
 from pipelines.package import finish
-from pipelines.placement import load_placement
+from pipelines.placement import default_placement, load_placement
 
 #: What every object of `manifests/` carries.
 LABELS = {"app.kubernetes.io/part-of": "hrf-pipelines"}
@@ -51,8 +52,7 @@ def kubernetes_manifest(
     Args:
         pipeline: What `pipelines.finetune.build` or `pipelines.compare.build` returns.
         name: Name of the Pipeline object.
-        version: What the version is called, before the digest: the package's version in a file that is committed, as
-            no file can hold the git revision that it is part of.
+        version: What the version is called, before the digest: what it is about and hrf's version.
         display_name: What the UI shows instead of the name.
         namespace: The objects' namespace. Empty: whoever applies them says.
         menus: See `pipelines.package.finish`.
@@ -110,7 +110,7 @@ def write_finetune(path: Path, preset: str) -> None:
     text = kubernetes_manifest(
         build(config, preset=preset, placement=placement),
         name="hrf-finetune",
-        version=metadata.version("hrf-pipelines"),
+        version=f"{about_package(preset, config.run.epochs, default_placement(config))}-{__version__}",
         display_name="HRF fine-tuning",
         menus=finetune_menus(config, placement, preset=preset),
     )

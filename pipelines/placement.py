@@ -171,7 +171,7 @@ def load_placement(name: str, config: Config) -> Placement:
     Raises:
         ConfigError: There is no such placement, it is not valid, or it does not fit.
     """
-    values = _read(name or ("gpu" if config.model.device == "cuda" else "cpu-small"))
+    values = _read(name or default_placement(config))
     try:
         placement = Placement.model_validate(values, strict=False)
     except ValidationError as error:
@@ -179,6 +179,11 @@ def load_placement(name: str, config: Config) -> Placement:
     check_accelerators(placement, config)
     check_shards(placement, config)
     return placement
+
+
+def default_placement(config: Config) -> str:
+    """Name of the placement that fits a configuration's device."""
+    return "gpu" if config.model.device == "cuda" else "cpu-small"
 
 
 def check_accelerators(placement: Placement, config: Config) -> None:

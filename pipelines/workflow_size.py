@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
-
 from hrf.errors import ConfigError
+from pipelines.package import read_package
 from pipelines.workflow_model import Retried, WorkflowModel
 
 #: Argo packs the nodes of a larger Workflow, and from then on Kubeflow's API and its UI learn nothing of its tasks. If
@@ -88,7 +87,7 @@ def estimate(package: str, retried: Retried = "every") -> WorkflowSize:
         package: A compiled package.
         retried: What the cluster's Argo tries again: see `pipelines.workflow_model.Retried`.
     """
-    documents = list(yaml.load_all(package, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    documents = read_package(package)
     return measure(WorkflowModel.of(documents, retried=retried), documents)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ClusterError
 from pipelines.cluster.versions import VersionName, name_version
+from pipelines.package import read_package
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,22 +31,24 @@ class Version:
     """Whether it had been uploaded before."""
 
 
-def put_version(cluster: Cluster, package: str) -> Version:
+def put_version(cluster: Cluster, package: str, about: str = "") -> Version:
     """Have a package on the cluster: found if it is there, uploaded if not.
 
     Args:
         cluster: Where to.
         package: A compiled package.
+        about: What it is about: see `pipelines.cluster.versions.about_package`.
 
     Raises:
         ClusterError: The cluster refuses, or has another package of this name.
     """
-    pipeline_id = _put_pipeline(cluster)
-    wanted = name_version(package)
+    explained = read_package(package)[0]["pipelineInfo"].get("description", "")
+    pipeline_id = _put_pipeline(cluster, explained)
+    wanted = name_version(package, about)
     found = _find_version(cluster, pipeline_id, wanted)
     was_there = found is not None
     if found is None:
-        found = _upload(cluster, pipeline_id, wanted, package)
+        found = _upload(cluster, pipeline_id, wanted, package, explained)
     return Version(pipeline_id=pipeline_id, version_id=found.pipeline_version_id, name=wanted.name, was_there=was_there)
 
 
@@ -117,7 +120,7 @@ def equals(key: str, value: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "string_value": value}]})
 
 
-def _put_pipeline(cluster: Cluster) -> str:
+def _put_pipeline(cluster: Cluster, description: str) -> str:
     from kfp_server_api import V2beta1Pipeline
 
     pipelines = cluster.api.pipelines
@@ -126,7 +129,7 @@ def _put_pipeline(cluster: Cluster) -> str:
         wanted = V2beta1Pipeline(
             name=PIPELINE,
             display_name=PIPELINE,
-            description="Fine-tune a diffusion model on a reward, window by window.",
+            description=description,
             namespace=cluster.namespace or None,
         )
         try:
@@ -148,8 +151,7 @@ def _find_version(cluster: Cluster, pipeline_id: str, wanted: VersionName) -> An
         ),
         None,
     )
-    digest = wanted.description.rpartition(" ")[2]
-    if found is not None and digest not in (found.description or ""):
+    if found is not None and wanted.digest not in (found.description or ""):
         raise ClusterError(
             cluster.host,
             problem=f"version {wanted.name!r} of pipeline {PIPELINE!r} is there, and is not this package",
@@ -158,7 +160,7 @@ def _find_version(cluster: Cluster, pipeline_id: str, wanted: VersionName) -> An
     return found
 
 
-def _upload(cluster: Cluster, pipeline_id: str, wanted: VersionName, package: str) -> Any:
+def _upload(cluster: Cluster, pipeline_id: str, wanted: VersionName, package: str, explained: str) -> Any:
     with tempfile.TemporaryDirectory() as scratch:
         file = Path(scratch) / f"{PIPELINE}.yaml"
         file.write_text(package, encoding="ascii")
@@ -169,7 +171,7 @@ def _upload(cluster: Cluster, pipeline_id: str, wanted: VersionName, package: st
                 name=wanted.name,
                 display_name=wanted.name,
                 pipelineid=pipeline_id,
-                description=wanted.description,
+                description=f"{wanted.description}\n\n{explained}",
             )
         except ClusterError as error:
             if error.status == 409 and (found := _find_version(cluster, pipeline_id, wanted)) is not None:

@@ -1,13 +1,16 @@
-"""Which version of the pipeline a package is: named by the code's revision and the package's own digest."""
+"""Which version of the pipeline a package is: named for what it runs and where, and by its own digest."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-REVISION_DIGITS, DIGEST_DIGITS = 12, 10
+REVISION_DIGITS, DIGEST_DIGITS = 12, 8
+#: Characters of a preset's and of a placement's name: Kubeflow's database holds 127 of a version's.
+_LONGEST = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,29 +20,49 @@ class VersionName:
     name: str
     """Lower case letters, digits, `-` and `.`, as Kubernetes wants names."""
     description: str
-    """Where it comes from, with the whole digest: two packages of one name are told apart by it."""
+    """Where it comes from, with the whole digest."""
+    digest: str
+    """By which two packages of one name are told apart."""
 
 
-def name_version(package: str, source: Path | None = None) -> VersionName:
-    """Name a package.
+def about_package(title: str, num_epochs: int, placement: str) -> str:
+    """What a package is about, fit for a name of Kubernetes: such as `avatars-hrf-6-epochs-gpu`.
 
-    One revision of the code makes many packages, as presets, overrides and images differ. So the name is the revision
-    and the package's digest: the same package of the same revision is always called the same, and never another.
+    Args:
+        title: Name of its preset, or of its configuration's file.
+        num_epochs: Of a run.
+        placement: Name of its placement, or of the placement's file.
+    """
+    epochs = f"{num_epochs}-epoch{'s' if num_epochs > 1 else ''}"
+    return "-".join(filter(None, [_as_name(title), epochs, _as_name(placement)]))
+
+
+def name_version(package: str, about: str, source: Path | None = None) -> VersionName:
+    """Name a package: for what it is about, by hrf's version and by the beginning of the package's digest.
+
+    One version of the code makes many packages, as overrides and images differ, too. With its digest, the same package
+    is always called the same, and another never so.
 
     Args:
         package: The compiled package.
+        about: See `about_package`.
         source: Folder of the code that compiled it; by default, this code's.
     """
     from hrf import __version__
 
     digest = hashlib.sha256(package.encode()).hexdigest()
     revision = _git_revision(source or Path(__file__).resolve().parents[2])
-    # An installed wheel has no revision, but a version.
-    origin = revision or __version__
     return VersionName(
-        name=f"{origin}-{digest[:DIGEST_DIGITS]}",
+        name="-".join(filter(None, [about, __version__, digest[:DIGEST_DIGITS]])),
         description=f"hrf {__version__}, {'revision ' + revision if revision else 'installed'}, sha256:{digest}",
+        digest=digest,
     )
+
+
+def _as_name(text: str) -> str:
+    """A name without what Kubernetes would not take in one, nor the ending of a file."""
+    plain = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\.ya?ml$", "", Path(text).name).lower())
+    return plain.strip("-")[:_LONGEST].strip("-")
 
 
 def _git_revision(folder: Path) -> str:

@@ -44,6 +44,8 @@ class Packed:
 
     chosen: Chosen
     package: str
+    about: str
+    """What the package is about, for its version's name."""
     parameters: dict[str, str]
     """All but the run's tag."""
     service_account: str
@@ -72,7 +74,8 @@ def pack(
         StorageError: The storage is no `s3://` address.
     """
     from hrf.promoted import check_name
-    from pipelines.placement import Images
+    from pipelines.cluster.versions import about_package
+    from pipelines.placement import Images, default_placement
 
     check_name(experiment, "--experiment")
     changes: dict[str, int | str] = {"epochs": epochs} if epochs else {}
@@ -97,7 +100,13 @@ def pack(
         "storage": uri,
     }
     account = compiled.placement.service_account
-    return Packed(chosen=chosen, package=compiled.package, parameters=parameters, service_account=account)
+    return Packed(
+        chosen=chosen,
+        package=compiled.package,
+        about=about_package(chosen.title, chosen.config.run.epochs, placement or default_placement(chosen.config)),
+        parameters=parameters,
+        service_account=account,
+    )
 
 
 def checked_storage(given: str) -> str:

@@ -81,7 +81,7 @@ def schedule(
         refuse_second(cluster, called)
     _explain(called, read, experiment, packed.parameters["storage"])
     _confirm(yes)
-    version = put_version(cluster, packed.package)
+    version = put_version(cluster, packed.package, packed.about)
     experiment_id = put_experiment(cluster, experiment)
     made = put_schedule(
         cluster,

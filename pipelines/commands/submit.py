@@ -68,7 +68,7 @@ def submit(
         placement=placement,
     )
     cluster = Cluster.connect(host, namespace)
-    version = put_version(cluster, packed.package)
+    version = put_version(cluster, packed.package, packed.about)
     experiment_id = put_experiment(cluster, experiment)
     run = start_run(
         cluster,

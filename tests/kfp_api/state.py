@@ -348,6 +348,9 @@ class State:
                 raise RefusedError(400, f"parameter {name} is not optional, yet has no value")
             if name in given and parameter["parameterType"] == "STRING" and not isinstance(given[name], str):
                 raise RefusedError(400, f"input parameter {name} requires type string")
+            if name in given and parameter.get("literals") and given[name] not in parameter["literals"]:
+                allowed = f"does not match any of the allowed literal values: {parameter['literals']}"
+                raise RefusedError(400, f'input parameter "{name}" value {given[name]!r} {allowed}')
         return spec
 
     def _get(self, resources: list[Resource], key: str, value: str, what: str) -> Resource:

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from kfp import dsl
 
+from hrf.config import resolve
 from hrf.errors import ConfigError
 from pipelines import native
 from pipelines.native import digest, kubernetes_manifest, write_finetune
@@ -73,9 +74,10 @@ def test_a_version_belongs_to_its_pipeline_and_is_called_after_package_and_conte
     assert re.fullmatch(r"1\.2\.0-[0-9a-f]{8}", shown)
 
 
-def test_the_committed_version_is_the_package_s():
+def test_the_committed_version_is_named_for_what_it_runs():
     _, version = yaml.safe_load_all(COMMITTED.read_text())
-    assert version["spec"]["displayName"].startswith(f"{metadata.version('hrf-pipelines')}-")
+    about = f"avatars-compressibility-{resolve('avatars-compressibility').run.epochs}-epochs-cpu-small"
+    assert version["spec"]["displayName"].startswith(f"{about}-{metadata.version('hrf-pipelines')}-")
 
 
 def test_the_same_content_is_the_same_object():

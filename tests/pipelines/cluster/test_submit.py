@@ -15,9 +15,11 @@ from rich.console import Console
 
 from hrf import __version__
 from hrf.config import resolve
+from hrf.errors import ClusterError
 from pipelines.cluster.connection import Cluster
 from pipelines.cluster.runs import count_tasks, package_of, task_names, tasks_of
-from pipelines.cluster.versions import name_version
+from pipelines.cluster.submitting import Version, start_run
+from pipelines.cluster.versions import about_package, name_version
 from pipelines.cluster.watching import RunView, follow
 from tests.kfp_api import plays
 from tests.pipelines.cluster.conftest import SMOKE, words
@@ -69,6 +71,33 @@ def test_what_is_uploaded_is_what_hrf_compile_writes(hrf, kfp, submit, tmp_path)
     assert hrf("compile", *SMOKE, "-o", str(tmp_path / "package.yaml")).exit_code == 0
     uploaded = kfp.calls("POST", "upload_version")[0].body
     assert (tmp_path / "package.yaml").read_bytes() in uploaded
+
+
+def test_the_version_explains_the_parameters_that_the_run_form_only_names(kfp, submit):
+    submit()
+    explained = kfp.state.versions[0]["description"]
+    root = kfp.state.versions[0]["pipeline_spec"]["pipeline_spec"]["root"]
+    for name, entry in root["inputDefinitions"]["parameters"].items():
+        assert f"* `{name}`: {entry['description']}" in explained
+    assert explained.partition("\n\n")[2] == kfp.state.pipelines[0]["description"]
+
+
+def test_a_value_that_is_not_on_a_menu_is_refused_before_there_is_a_run(kfp, submit):
+    """As a client may ask for it; the form offers no other."""
+    submit()
+    made, run = kfp.state.versions[0], kfp.state.runs[0]
+    version = Version(pipeline_id=made["pipeline_id"], version_id=made["pipeline_version_id"], name="", was_there=True)
+    asked = {**run["runtime_config"]["parameters"], "preset": "avatars-planets"}
+    with pytest.raises(ClusterError, match=r"allowed literal values: .*avatars-smoke"):
+        start_run(
+            Cluster.connect(),
+            version=version,
+            experiment_id=run["experiment_id"],
+            name="another",
+            parameters=asked,
+            service_account="",
+        )
+    assert len(kfp.state.runs) == 1
 
 
 def test_the_same_package_is_uploaded_once(kfp, submit):
@@ -342,7 +371,7 @@ def _git(folder, *arguments):
     subprocess.run(["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True)
 
 
-def test_a_version_is_named_by_revision_and_package(tmp_path):
+def test_a_version_is_named_for_what_it_runs_and_by_its_digest_and_tells_of_the_revision(tmp_path):
     _git(tmp_path, "init")
     (tmp_path / "file").write_text("x")
     _git(tmp_path, "add", "file")
@@ -350,25 +379,37 @@ def test_a_version_is_named_by_revision_and_package(tmp_path):
     head = subprocess.run(
         ["git", "-C", str(tmp_path), "rev-parse", "HEAD"], check=True, capture_output=True, text=True
     ).stdout
-    clean = name_version("package", tmp_path)
-    assert re.fullmatch(rf"{head[:12]}-[0-9a-f]{{10}}", clean.name)
-    assert clean.name == name_version("package", tmp_path).name
-    assert clean.name != name_version("another", tmp_path).name
+    about = about_package("avatars-hrf", 6, "gpu")
+    clean = name_version("package", about, tmp_path)
+    assert re.fullmatch(rf"avatars-hrf-6-epochs-gpu-{re.escape(__version__)}-[0-9a-f]{{8}}", clean.name)
+    assert clean.name != name_version("another", about, tmp_path).name
+    assert f"revision {head[:12]}, " in clean.description
     (tmp_path / "file").write_text("y")
-    dirty = name_version("package", tmp_path)
-    assert dirty.name == f"{head[:12]}-dirty-{clean.name[-10:]}"
+    dirty = name_version("package", about, tmp_path)
+    assert dirty.name == clean.name
     assert f"revision {head[:12]}-dirty" in dirty.description
 
 
-def test_installed_code_is_named_by_its_version_also_within_a_repository(tmp_path):
+@pytest.mark.parametrize(
+    ("title", "placement", "expected"),
+    [
+        ("avatars-smoke", "cpu-small", "avatars-smoke-1-epoch-cpu-small"),
+        ("My Model (2).yaml", "/home/me/Our_Cluster.yml", "my-model-2-1-epoch-our-cluster"),
+        ("x" * 300, "", "x" * 40 + "-1-epoch"),
+        ("---", "gpu", "1-epoch-gpu"),
+    ],
+)
+def test_what_a_package_is_about_is_a_name_whatever_its_files_are_called(title, placement, expected):
+    assert about_package(title, 1, placement) == expected
+
+
+def test_installed_code_has_no_revision_also_within_a_repository(tmp_path):
     _git(tmp_path, "init")
     installed = tmp_path / ".venv" / "site-packages"
     installed.mkdir(parents=True)
-    from hrf import __version__
-
-    name = name_version("package", installed).name
-    assert name.startswith(f"{__version__}-")
-    assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name)
+    version = name_version("package", "smoke", installed)
+    assert re.fullmatch(rf"smoke-{re.escape(__version__)}-[0-9a-f]{{8}}", version.name)
+    assert "installed" in version.description
 
 
 def test_a_package_is_compiled_the_same_in_every_process(tmp_path):
