@@ -11,6 +11,8 @@ import os
 import time
 from collections.abc import Callable
 
+from hrf.secrets import without_secrets
+
 PROGRESS_FILE = "HRF_PROGRESS_FILE"
 _take: Callable[[str, dict[str, object]], None] | None = None
 
@@ -22,7 +24,7 @@ def hand_to(take: Callable[[str, dict[str, object]], None]) -> None:
 
 
 def emit(event: str, **fields: object) -> None:
-    """Append one event to the progress file, if there is one.
+    """Append one event to the progress file, if there is one, without the values of secret variables.
 
     Args:
         event: What happened, such as `step-started`, `advanced`, `metrics`, `step-failed`.
@@ -34,7 +36,8 @@ def emit(event: str, **fields: object) -> None:
     path = os.environ.get(PROGRESS_FILE)
     if not path:
         return
-    line = json.dumps({"event": event, "time": time.time(), **fields}) + "\n"
+    told = {name: without_secrets(value) if isinstance(value, str) else value for name, value in fields.items()}
+    line = json.dumps({"event": event, "time": time.time(), **told}) + "\n"
     # One write of one line in append mode: lines of several processes never mix.
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(line)

@@ -9,14 +9,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from hrf.errors import ConfigError, HrfError, StorageError
 from hrf.progress import PROGRESS_FILE
 from hrf.s3_client import process_variables
+from hrf.secrets import blotter
 from hrf.steps.context import RUNNER_PID
 from pipelines.archive import archive_run
 from pipelines.failures import explain
@@ -183,10 +185,10 @@ def execute(folder: RunFolder, location: Location, on_event: Callable[[dict[str,
         folder.change(status="failed", finished=time.time(), error=kept)
         with contextlib.suppress(StorageError):
             # The failure is what the user must hear of, even if it is the storage that has failed.
-            archive_run(folder, location.open(), state.experiment, location.environment)
+            archive_run(folder, location.open(), state.experiment)
         raise StepFailedError(failure, log=folder.path / "kfp.log")
     _keep_outputs(folder)
-    archive_run(folder, location.open(), state.experiment, location.environment)
+    archive_run(folder, location.open(), state.experiment)
     return folder.change(status="finished", finished=time.time())
 
 
@@ -240,21 +242,36 @@ def _worker(folder: RunFolder, location: Location) -> Iterator[subprocess.Popen[
     # Without it, one busy neighbour makes a step several times slower: waiting threads spin.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     lock = folder.lock_descriptor()
-    with open(folder.path / "kfp.log", "ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "pipelines.local_worker", str(folder.path)],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            # The worker shares the lock: until the last of a killed run is gone, nobody else works on it.
-            pass_fds=(lock,),
-        )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.local_worker", str(folder.path)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        # The worker shares the lock: until the last of a killed run is gone, nobody else works on it.
+        pass_fds=(lock,),
+    )
+    assert process.stdout is not None, "it is a pipe"
+    logging = threading.Thread(
+        target=_log, args=(process.stdout, folder.path / "kfp.log", blotter(environment)), daemon=True
+    )
+    logging.start()
     try:
         yield process
     finally:
         _end_group(process)
+        # It has read all by then, unless somebody else's process still has the pipe.
+        logging.join(GRACE_SECONDS)
+
+
+def _log(said: IO[bytes], log: Path, blot: Callable[[str], str]) -> None:
+    """Write down what a process says, line by line, without secrets."""
+    with said, open(log, "ab", buffering=0) as stream:
+        for line in said:
+            # A full disk is told by the step that meets it; the process must not wait for its reader.
+            with contextlib.suppress(OSError):
+                stream.write(blot(line.decode(errors="replace")).encode())
 
 
 def _end_group(process: subprocess.Popen[bytes]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hrf.checkpoint import full_disk_error
 from hrf.errors import ConfigError, StorageError
+from hrf.secrets import check_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -74,9 +75,10 @@ def object_storage(work_dir: Path, bucket: str = "") -> Iterator[Location]:
         bucket: See `configured_location`.
 
     Raises:
-        ConfigError: The work directory can't be made.
+        ConfigError: The work directory can't be made, or a secret is short or common.
         StorageError: No bucket is named, the embedded server does not start, or the disk is full, also in the block.
     """
+    check_secrets()
     make_work_dir(work_dir)
     try:
         if is_configured(bucket):

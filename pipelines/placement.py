@@ -21,6 +21,7 @@ from hrf.config.sections import Count, Section
 from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError
+from hrf.secrets import HUB_TOKEN, REWARD_TOKEN
 from pipelines.scorers import hub_steps, scorers_of
 
 if TYPE_CHECKING:
@@ -53,8 +54,6 @@ _MODEL_STEPS = ("baseline", "sample", "update", "train", "evaluate")
 _SHARED_STEPS = ("sample", "score", "update", "train")
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 S3_ADDRESS = ("AWS_ENDPOINT_URL_S3", "AWS_REGION")
-HUB_TOKEN = "HF_TOKEN"
-REWARD_TOKEN = "HRF_REWARD_TOKEN"
 HUB_CACHE_PATH = "/cache/huggingface"
 #: Of the images, as user and as group.
 USER = 10001

@@ -113,7 +113,9 @@ class RunFolder:
         run_id = f"{time.strftime('%Y%m%d-%H%M%S', time.localtime(now))}-{token}"
         arguments = {**asked.pop("arguments"), "run_tag": run_id}
         partial = cls(runs / f".{run_id}.partial")
-        partial.path.mkdir(parents=True)
+        # A log of what steps print, and pictures that are not everybody's.
+        partial.path.parent.mkdir(parents=True, exist_ok=True)
+        partial.path.mkdir(mode=0o700)
         try:
             partial.write(RunState(run_id=run_id, created=now, hrf_version=__version__, arguments=arguments, **asked))
             partial.write_package(package)

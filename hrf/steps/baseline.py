@@ -12,13 +12,14 @@ from hrf.evaluation import evaluation_record
 from hrf.images import grid
 from hrf.measured import Measured
 from hrf.policies.folders import load_policy
+from hrf.secrets import SCORING_SECRETS
 from hrf.steps.artifacts import save_evaluation_starts, save_prefix_pool
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.measuring import GRID_IMAGES, measure_policy
 from hrf.training import draw_prefix_pool, evaluation_starts
 
 
-@step("baseline")
+@step("baseline", secrets=SCORING_SECRETS)
 def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, Any]:
     """Measure the base and, where the run goes on from another policy, that one, on the fixed seeds.
 

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -23,6 +23,7 @@ from hrf.progress import emit
 from hrf.prompts import PromptTable
 from hrf.records import Failure
 from hrf.run_records import RunRecords
+from hrf.secrets import check_secrets, only_secrets
 from hrf.storage import Storage
 
 RUNNER_PID = "HRF_RUNNER_PID"
@@ -96,7 +97,7 @@ Facts = dict[str, Any]
 
 
 def step(
-    name: str, *, when_stopped: Mapping[str, str] | None = None
+    name: str, *, when_stopped: Mapping[str, str] | None = None, secrets: Collection[str] = ()
 ) -> Callable[[Callable[Arguments, Facts]], Callable[Arguments, Facts]]:
     """Decorate a step: report its start, end and failure, and end it when its runner is gone.
 
@@ -107,6 +108,7 @@ def step(
         name: What the step is called in progress events.
         when_stopped: For a step of an epoch, what becomes of each of its outputs when the run has stopped, which its
             inputs say: a copy of the input of this name, or an empty folder that says so, too, where it is "".
+        secrets: The secret variables that it needs, beside those for its records; it has no others.
     """
 
     def decorate(function: Callable[Arguments, Facts]) -> Callable[Arguments, Facts]:
@@ -120,7 +122,9 @@ def step(
                 if when_stopped and _has_stopped(kwargs, when_stopped):
                     result: Facts = _pass_on(name, kwargs, when_stopped)
                 else:
-                    result = function(*args, **kwargs)
+                    check_secrets()
+                    with only_secrets(secrets):
+                        result = function(*args, **kwargs)
             except Exception as error:
                 failure = {
                     "step": name,

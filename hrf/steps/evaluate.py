@@ -11,13 +11,14 @@ from hrf.images import grid
 from hrf.measured import Measured
 from hrf.policies.folders import load_policy
 from hrf.progress import emit
+from hrf.secrets import SCORING_SECRETS
 from hrf.steps.artifacts import load_evaluation_starts
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.history import epoch_folder
 from hrf.steps.measuring import GRID_IMAGES, measure_policy
 
 
-@step("evaluate", when_stopped={"evaluation": ""})
+@step("evaluate", when_stopped={"evaluation": ""}, secrets=SCORING_SECRETS)
 def evaluate(
     *, run: str, base: str, policy: str, baseline: str, history: str, epoch: int, evaluation: str
 ) -> dict[str, Any]:

@@ -8,10 +8,11 @@ from typing import Any
 from hrf import __version__
 from hrf.config import Model
 from hrf.policies.sources import fetch_base
+from hrf.secrets import HUB_TOKEN
 from hrf.steps.context import step
 
 
-@step("fetch")
+@step("fetch", secrets=(HUB_TOKEN,))
 def fetch(*, source: str, revision: str, version: str, base: str) -> dict[str, Any]:
     """Fetch a base model and write it in diffusers' layout.
 

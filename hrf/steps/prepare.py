@@ -26,13 +26,14 @@ from hrf.promoted import fetch_incumbent
 from hrf.prompts import PromptTable, resolve_prompts
 from hrf.records import Promotion
 from hrf.rewards import build_reward, missing_prompts
+from hrf.secrets import SCORING_SECRETS
 from hrf.seeds import derive_seed
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, Run, step
 from hrf.steps.policy_folder import copy_policy, split_at
 from hrf.storage import Storage
 
 
-@step("prepare")
+@step("prepare", secrets=SCORING_SECRETS)
 def prepare(*, request: str, base: str, run: str, policy: str, training_state: str, history: str) -> dict[str, Any]:
     """Check the configuration against the model, pack classifiers, and fetch the policy to start from.
 
@@ -81,8 +82,7 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
             with tempfile.TemporaryDirectory() as scratch:
                 promotion = Promotion.parse(pointer, str(asked.folder / RUN_FILE))
                 incumbent = fetch_incumbent(Storage.open(about["storage"]), promotion, Path(scratch) / "incumbent")
-                switch_step = _check_incumbent(incumbent, identity, parent, config)
-                config.window_schedule(schedule.num_trained_steps, switch_step=switch_step)
+                _check_incumbent(incumbent, identity, parent, config)
                 copy_policy(incumbent, folder)
         else:
             save_fresh_policy(folder, config, base_folder, identity, run_seed=about["run_seed"])
@@ -158,13 +158,10 @@ def _pack_reward(settings: Reward, field: str, target: Path, *, with_prompts: bo
         raise missing_prompts(reward.name, field)
 
 
-def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None, config: Config) -> int:
+def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None, config: Config) -> None:
     """Refuse to go on from a policy that was tuned under another sampler or from another base.
 
     A split run under a diversity floor goes on from a later switch step, where one before it may have ended.
-
-    Returns:
-        Its switch step.
     """
     found = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
     if config.diversity_floor is not None and 0 < identity["switch_step"] < found["switch_step"]:
@@ -180,7 +177,6 @@ def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None,
                 got=f"{parent} with {theirs}",
                 fix="use another --experiment, or start from the base: run.start_from: base",
             )
-    return int(found["switch_step"])
 
 
 def _evaluation_digest(config: Config, identity: dict[str, Any], prompts: PromptTable | None) -> str:

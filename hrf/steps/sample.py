@@ -14,6 +14,7 @@ from hrf.prompts import PromptTable
 from hrf.ranks import this_rank
 from hrf.rewards import build_reward
 from hrf.rollout import Trajectories
+from hrf.secrets import SCORING_SECRETS
 from hrf.starts import Shard
 from hrf.steps.artifacts import load_prefix_pool, save_trajectories
 from hrf.steps.context import Run, advance_reporter, step
@@ -22,7 +23,7 @@ from hrf.steps.score import write_prompts
 from hrf.training import build_starts, sample_episodes
 
 
-@step("sample", when_stopped={"trajectories": "", "samples": ""})
+@step("sample", when_stopped={"trajectories": "", "samples": ""}, secrets=SCORING_SECRETS)
 @in_processes
 def sample(
     *,
@@ -64,7 +65,7 @@ def sample(
         pool=pool,
         prompts=table,
     )
-    expected = expected_sampling_evaluations(config, current.schedule, epoch, switch_step=current.switch_step)
+    expected = expected_sampling_evaluations(config, current.schedule, epoch) / num_shards
     episodes = sample_episodes(
         current,
         distribution,
@@ -73,7 +74,7 @@ def sample(
         epoch=epoch,
         shard=Shard(index=shard, count=num_shards),
         ranks=ranks,
-        on_advance=advance_reporter("sample", epoch, round(expected / num_shards)),
+        on_advance=advance_reporter("sample", epoch, round(expected)),
     )
     producer = {**context.producer("sample", epoch), "shard": shard, "num_shards": num_shards}
     record = episodes.record()

@@ -16,6 +16,7 @@ from hrf.checkpoint import read_folder, writing_folder
 from hrf.errors import ArtifactError, NumericalError
 from hrf.ranks import ALONE, Ranks, this_rank
 from hrf.rewards import ImageError, Prompts, Reward, build_reward
+from hrf.secrets import SCORING_SECRETS
 from hrf.steps.context import Run, step
 from hrf.steps.processes import in_processes
 
@@ -23,7 +24,7 @@ PROMPTS_FILE = "prompts.json"
 """Beside a text-to-image model's samples: a list of texts, the prompt of each sample."""
 
 
-@step("score", when_stopped={"scores": ""})
+@step("score", when_stopped={"scores": ""}, secrets=SCORING_SECRETS)
 @in_processes
 def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
     """Reward an epoch's samples.

@@ -9,6 +9,7 @@ from hrf.checkpoint import read_folder, writing_folder
 from hrf.cost import expected_sampling_evaluations
 from hrf.ranks import this_rank
 from hrf.rewards import build_reward
+from hrf.secrets import SCORING_SECRETS
 from hrf.steps.artifacts import load_prefix_pool
 from hrf.steps.context import TRAINED, Run, advance_reporter, step
 from hrf.steps.history import extend_history
@@ -19,7 +20,7 @@ from hrf.steps.update import TrainingSession, update_metrics
 from hrf.training import build_starts, sample_episodes
 
 
-@step("train", when_stopped=TRAINED)
+@step("train", when_stopped=TRAINED, secrets=SCORING_SECRETS)
 @in_processes
 def train(
     *,
@@ -62,9 +63,7 @@ def train(
     distribution = build_starts(config, session.policy, reward=lambda: reward, pool=pool, prompts=table)
     records: dict[int, dict[str, Any]] = {}
     for current in range(epoch, epoch + num_epochs):
-        expected = expected_sampling_evaluations(
-            config, session.policy.schedule, current, switch_step=session.policy.switch_step
-        )
+        expected = round(expected_sampling_evaluations(config, session.policy.schedule, current))
         episodes = sample_episodes(
             session.policy,
             distribution,
@@ -72,7 +71,7 @@ def train(
             run_seed=context.run_seed,
             epoch=current,
             ranks=ranks,
-            on_advance=advance_reporter("sample", current, round(expected)),
+            on_advance=advance_reporter("sample", current, expected),
         )
         began = time.perf_counter()
         groups = episodes.trajectories.groups

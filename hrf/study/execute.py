@@ -72,7 +72,7 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
         HrfError: A step failed.
     """
     folder = places.scratch / run.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ[PROGRESS_FILE] = str(folder / PROGRESS)
     base = _fetch(run.config, places)
     ways = [_prepare(arm, config, run, places, base) for arm, config in run.configs.items()]

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from hrf.errors import ClusterError
+from hrf.secrets import KUBEFLOW_TOKEN as TOKEN
+from hrf.secrets import check_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-HOST, NAMESPACE, TOKEN, CA_FILE = "HRF_KFP_HOST", "HRF_KFP_NAMESPACE", "HRF_KFP_TOKEN", "HRF_KFP_CA_FILE"
+HOST, NAMESPACE, CA_FILE = "HRF_KFP_HOST", "HRF_KFP_NAMESPACE", "HRF_KFP_CA_FILE"
 #: Set by Kubeflow in notebooks that may use the API.
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 60
@@ -62,7 +64,9 @@ class Cluster:
 
         Raises:
             ClusterError: There is no address, no answer, no permission, or no Kubeflow Pipelines API.
+            ConfigError: A secret is short or common.
         """
+        check_secrets()
         address = _checked_address(host or os.environ.get(HOST, ""))
         wanted = namespace or os.environ.get(NAMESPACE, "")
         client = _make_client(address, wanted)

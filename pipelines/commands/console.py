@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
+from hrf.secrets import without_secrets
+
 if TYPE_CHECKING:
     from hrf.errors import HrfError
 
@@ -65,7 +67,7 @@ def wants_traceback(context: typer.Context) -> bool:
 def show_error(error: HrfError, *, with_traceback: bool) -> None:
     """Tell an error on one screen: what, the fix, and where the log is."""
     event: dict[str, Any] = getattr(error, "event", {})
-    what, _, fix = str(error).partition(". Fix: ")
+    what, _, fix = without_secrets(str(error)).partition(". Fix: ")
     lines = [escape(what.strip())]
     if fix:
         lines += ["", f"[bold]Fix:[/] {escape(fix.strip())}"]
@@ -79,15 +81,15 @@ def show_error(error: HrfError, *, with_traceback: bool) -> None:
     screen.print(Panel("\n".join(lines), title=f"[red]{escape(kind)}[/]{escape(where)}", title_align="left"))
     if with_traceback:
         told = event.get("traceback") or "".join(tracebacks.format_exception(error))
-        screen.print(escape(told), highlight=False, soft_wrap=True)
+        screen.print(escape(without_secrets(told)), highlight=False, soft_wrap=True)
 
 
 def show_unexpected(error: Exception, *, with_traceback: bool) -> None:
     """Tell an error that nobody foresaw."""
     screen = error_console()
     hint = "" if with_traceback else "\n\nThis is a fault of hrf's. Run again with --traceback to see where."
-    screen.print(
-        Panel(escape(f"{type(error).__name__}: {error}{hint}"), title="[red]Unexpected error", title_align="left")
-    )
+    told = without_secrets(f"{type(error).__name__}: {error}")
+    screen.print(Panel(escape(f"{told}{hint}"), title="[red]Unexpected error", title_align="left"))
     if with_traceback:
-        screen.print(escape("".join(tracebacks.format_exception(error))), highlight=False, soft_wrap=True)
+        told = without_secrets("".join(tracebacks.format_exception(error)))
+        screen.print(escape(told), highlight=False, soft_wrap=True)

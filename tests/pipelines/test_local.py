@@ -93,6 +93,7 @@ def test_a_run_ends_with_report_summary_and_stored_artifacts(asked, location, st
     assert any(key.endswith("first/made/manifest.json") for key in stored)
     assert f"tests/runs/{state.run_id}/kfp.log" in stored
     assert not any("/cache/" in key for key in stored)
+    assert folder.path.stat().st_mode & 0o777 == 0o700, "it is nobody else's business"
 
 
 def test_a_step_finds_nothing_that_an_earlier_one_left_in_its_process(asked, location):
@@ -103,20 +104,30 @@ def test_a_step_finds_nothing_that_an_earlier_one_left_in_its_process(asked, loc
     assert found == "nothing"
 
 
-def test_the_stored_log_holds_no_secret(asked, location, storage, s3_environment):
-    folder, _, state = asked.run(location, "finish")
-    secret = s3_environment["AWS_SECRET_ACCESS_KEY"]
-    assert secret in (folder.path / "kfp.log").read_text(), "the component is there to let it slip"
-    log, _ = storage.read_bytes(f"tests/runs/{state.run_id}/kfp.log")
-    assert secret.encode() not in log
-    assert b"<AWS_SECRET_ACCESS_KEY>" in log
+PLANTED = {
+    "HRF_KFP_TOKEN": "planted-kubeflow-1",
+    "HF_TOKEN": "planted_hub_2",
+    "HRF_REWARD_TOKEN": "planted-reward-3",
+    "THEIR_SERVICE_API_KEY": "planted\\'theirs\" 4",
+    "HTTPS_PROXY": "http://me:planted-proxy-5@127.0.0.1:9",
+}
 
 
-def test_no_file_of_a_run_but_its_log_holds_a_secret(asked, location, s3_environment):
-    folder, _, _ = asked.run(location, "finish")
-    for file in folder.path.rglob("*"):
-        if file.is_file() and file.name != "kfp.log":
-            assert s3_environment["AWS_SECRET_ACCESS_KEY"].encode() not in file.read_bytes(), file
+def test_a_step_that_tells_its_environment_tells_no_secret(asked, location, storage, s3_environment, monkeypatch):
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    folder, _, error = asked.run(location, "tell")
+    told = {file: file.read_bytes() for file in folder.path.rglob("*") if file.is_file()}
+    told |= {key: storage.read_bytes(key)[0] for key in storage.list(f"tests/runs/{folder.path.name}/")}
+    told["the error"] = f"{error} {error.event}".encode()
+    for secret in (b"planted", s3_environment["AWS_SECRET_ACCESS_KEY"].encode()):
+        assert [where for where, content in told.items() if secret in content] == []
+    for where in (folder.path / "kfp.log", folder.path / "state.json", folder.path / "progress.jsonl"):
+        assert b"<AWS_SECRET_ACCESS_KEY>" in told[where], "it is there to let it slip"
+        assert b"<HTTPS_PROXY>" in told[where]
+        assert b"HF_TOKEN" not in told[where], "the step doesn't need it, and doesn't have it"
+        assert b"THEIR_SERVICE_API_KEY" not in told[where]
+    assert b"<AWS_SECRET_ACCESS_KEY>" in told[f"tests/runs/{folder.path.name}/kfp.log"]
 
 
 def test_a_failed_step_is_told_with_its_exit_code_and_stored_artifacts(asked, location, storage):

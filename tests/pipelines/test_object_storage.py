@@ -3,7 +3,6 @@
 import pytest
 
 from hrf.errors import StorageError
-from hrf.secrets import without_secrets
 from pipelines.object_storage import CONFIGURED_BY, configured_location, is_configured, object_storage
 
 
@@ -48,8 +47,3 @@ def test_the_embedded_server_is_reached_by_its_own_variables_and_ends(work_dir):
         storage = location.open()
     with pytest.raises(StorageError):
         storage.list()
-
-
-def test_secrets_are_blotted_out_and_empty_ones_leave_the_text_alone():
-    environment = {"AWS_SECRET_ACCESS_KEY": "s3cr3t", "HF_TOKEN": ""}
-    assert without_secrets("key s3cr3t.", environment) == "key <AWS_SECRET_ACCESS_KEY>."

@@ -41,6 +41,9 @@ def second(notes: str, gate: str, made: Input[Artifact], report: Output[HTML], s
         with open(notes, "a") as stream:
             stream.write(f"second {os.getpid()} {os.getppid()} {os.environ.get('LEFT_BEHIND', 'nothing')}\n")
         order = Path(gate).read_text()
+        if order == "tell":
+            print(os.environ, flush=True)  # noqa: T201 - as any scorer may
+            raise NumericalError(f"not in {dict(os.environ)}", where="epoch=3", fix="look")
         if order == "fail":
             raise NumericalError("the loss is nan", where="epoch=3", fix="lower the rate")
         if order == "crash":

@@ -141,7 +141,7 @@ def test_what_cannot_work_is_refused_and_nothing_is_written(steps, changes, erro
 
 def test_wrong_keys_are_refused_by_the_first_step(steps, monkeypatch):
     run = steps()
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-by-a-letter")
     with pytest.raises(StorageError, match="AWS_SECRET_ACCESS_KEY"):
         ask(run)
 
