@@ -11,13 +11,13 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
 import ssl
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,8 +27,10 @@ from hrf.config.rewards import Reward as RewardConfig
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError, HrfError
 from hrf.rewards import build_reward
-from hrf.rewards.protocol import TOKEN_VARIABLE
-from hrf.rewards.server import RewardServer, log
+from hrf.rewards.server import RewardServer
+from hrf.secrets import REWARD_TOKEN, BlottingFormatter, check_secrets
+
+_log = logging.getLogger("hrf.reward_server")
 
 
 def build_server(
@@ -45,8 +47,9 @@ def build_server(
         tls: Certificate and key; None for plain HTTP.
 
     Raises:
-        ConfigError: If there is no such reward, or a token would cross the network for all to read.
+        ConfigError: If there is no such reward, or the token is short, or would cross the network for all to read.
     """
+    check_secrets()
     path = Path(reward)
     text = path.read_text(encoding="utf-8") if reward.endswith((".yaml", ".yml")) else reward
     config = Config.from_mapping({"reward": parse_yaml(text, origin="reward")})
@@ -60,7 +63,7 @@ def build_server(
         built,
         version=f"{__version__}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}",
         address=(host, port),
-        token=os.environ.get(TOKEN_VARIABLE, ""),
+        token=os.environ.get(REWARD_TOKEN, ""),
         most_waiting=most_waiting,
         max_request_bytes=max_request_bytes,
         tls=tls,
@@ -93,6 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--certificate", help="PEM file, for https; with --key")
     parser.add_argument("--key", help="PEM file of its private key")
     options = parser.parse_args(arguments)
+    _log_to_stderr()
     try:
         server = build_server(
             options.reward,
@@ -106,10 +110,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return error.exit_code if isinstance(error, HrfError) else 1
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: threading.Thread(target=server.stop).start())
-    log(f"{server.health.name} ({server.health.version}) at {server.url}")
-    server.serve_forever()
+        # While it serves, uvicorn takes the signal, and repeats it when all is done.
+        signal.signal(number, lambda *_: sys.exit(0))
+    _log.info("%s (%s) at %s", server.health.name, server.health.version, server.url)
+    server.serve()
     return 0
+
+
+def _log_to_stderr() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(BlottingFormatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    logging.basicConfig(handlers=[handler])
+    for name in ("hrf", "uvicorn.access"):
+        logging.getLogger(name).setLevel(logging.INFO)
 
 
 def _tls(certificate: str | None, key: str | None) -> ssl.SSLContext | None:

@@ -8,6 +8,7 @@ and not as PNG: eight bits would change the rewards, and a remote reward has to 
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -21,8 +22,10 @@ PROTOCOL = 1
 """Version of the protocol; client and server must have the same."""
 
 CONTENT_TYPE = "application/x-safetensors"
-TOKEN_VARIABLE = "HRF_REWARD_TOKEN"
-"""Environment variable of both sides: the bearer token; unset for none."""
+
+
+MOST_IMAGES, LONGEST_SIDE = 4096, 8192
+"""Of one request. A scorer that resizes would make a hundred gigabytes of one row of millions of pixels."""
 
 
 class ProtocolError(ValueError):
@@ -142,7 +145,7 @@ def decode_request(body: bytes) -> tuple[NDArray[np.float32], list[str] | None]:
         tensors = load(body)
         header = json.loads(body[8 : 8 + int.from_bytes(body[:8], "little")])
     except (SafetensorError, ValueError, KeyError) as error:
-        raise ProtocolError(f"the body is no safetensors file: {error}") from error
+        raise ProtocolError(f"the body is no safetensors file of numpy's types: {error}") from error
     metadata = header.get("__metadata__") or {}
     if metadata.get("protocol") != str(PROTOCOL):
         raise ProtocolError(f"the metadata's `protocol` is '{PROTOCOL}', got {metadata.get('protocol')!r}")
@@ -152,18 +155,32 @@ def decode_request(body: bytes) -> tuple[NDArray[np.float32], list[str] | None]:
         raise ProtocolError(f"the body holds one float32 tensor `images`, got {got}")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ProtocolError(f"images are [B, 3, H, W], got {list(images.shape)}")
+    if len(images) > MOST_IMAGES or max(images.shape[2:]) > LONGEST_SIDE:
+        most = f"at most {MOST_IMAGES} images of at most {LONGEST_SIDE} x {LONGEST_SIDE}"
+        raise ProtocolError(f"a request has {most}, got {list(images.shape)}")
     return images, _prompts(metadata, len(images))
+
+
+def is_loopback(host: str | None) -> bool:
+    """Whether what is sent to a host stays on this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
 
 
 def _prompts(metadata: Mapping[str, str], count: int) -> list[str] | None:
     try:
         prompts = json.loads(metadata["prompts"])
-    except (KeyError, ValueError) as error:
+        if prompts is None:
+            return None
+        if not isinstance(prompts, list):
+            raise TypeError
+        for prompt in prompts:
+            # JSON can escape halves of characters, which no tokenizer takes.
+            str.encode(prompt)
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise ProtocolError("the metadata's `prompts` is a JSON list of texts, or null") from error
-    if prompts is None:
-        return None
-    if not isinstance(prompts, list) or not all(isinstance(prompt, str) for prompt in prompts):
-        raise ProtocolError("the metadata's `prompts` is a JSON list of texts, or null")
     if len(prompts) != count:
         raise ProtocolError(f"{count} images need {count} prompts, got {len(prompts)}")
     return prompts

@@ -8,7 +8,6 @@ connection, a lost one, no answer in time, and the answers 429, 502, 503 and 504
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import json
 import math
 import os
@@ -30,8 +29,15 @@ from numpy.typing import NDArray
 from hrf.config.rewards import RemoteReward
 from hrf.errors import ConfigError, RemoteError
 from hrf.rewards.base import CheckedReward, ImageError, Prompts
-from hrf.rewards.protocol import CONTENT_TYPE, TOKEN_VARIABLE, Health, ProtocolError, Scores, encode_request
-from hrf.secrets import without_secrets
+from hrf.rewards.protocol import (
+    CONTENT_TYPE,
+    Health,
+    ProtocolError,
+    Scores,
+    encode_request,
+    is_loopback,
+)
+from hrf.secrets import REWARD_TOKEN, without_secrets
 
 HEALTH_SECONDS = 60.0
 """How long a server may take to come up, when a step looks for it."""
@@ -76,12 +82,12 @@ class RemoteScorer:
 
     def __post_init__(self) -> None:
         address = urlsplit(self.url)
-        if os.environ.get(TOKEN_VARIABLE) and address.scheme != "https" and not _is_loopback(address.hostname):
+        if os.environ.get(REWARD_TOKEN) and address.scheme != "https" and not is_loopback(address.hostname):
             raise ConfigError(
                 f"{self.field}.url",
-                expected=f"https://, as {TOKEN_VARIABLE} is set and would be sent for all to read",
+                expected=f"https://, as {REWARD_TOKEN} is set and would be sent for all to read",
                 got=self.url,
-                fix=f"put TLS in front of the server, or unset {TOKEN_VARIABLE}",
+                fix=f"put TLS in front of the server, or unset {REWARD_TOKEN}",
             )
 
     def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
@@ -107,8 +113,8 @@ class RemoteScorer:
             attempt = partial(self._exchange, client, "GET", "health", Health.decode)
             health = await self._persist(attempt, deadline)
         self._check_scorer(health.name, health.version)
-        if health.needs_token and not os.environ.get(TOKEN_VARIABLE):
-            raise self._error("it asks for a token", f"set {TOKEN_VARIABLE} where the steps run, to the server's token")
+        if health.needs_token and not os.environ.get(REWARD_TOKEN):
+            raise self._error("it asks for a token", f"set {REWARD_TOKEN} where the steps run, to the server's token")
         return health
 
     async def _score_all(self, images: NDArray[np.float32], prompts: Prompts) -> NDArray[np.float64]:
@@ -203,7 +209,7 @@ class RemoteScorer:
             raise ImageError(f"{self.url}: {said}", image=first_image + image, fix="look at that image")
         fix = "look at the server's log"
         if status in (401, 403):
-            fix = f"set {TOKEN_VARIABLE} where the steps run, to the server's token"
+            fix = f"set {REWARD_TOKEN} where the steps run, to the server's token"
         elif status == 413:
             fix = f"lower {self.field}.batch_size, or raise the server's largest request"
         elif status in (301, 302, 303, 307, 308, 404, 405):
@@ -234,7 +240,7 @@ class RemoteScorer:
 
     def _client(self) -> httpx2.AsyncClient:
         headers = {"Accept": "application/json", "Accept-Encoding": "identity", "Content-Type": CONTENT_TYPE}
-        token = os.environ.get(TOKEN_VARIABLE)
+        token = os.environ.get(REWARD_TOKEN)
         if token:
             headers["Authorization"] = f"Bearer {token}"
         return httpx2.AsyncClient(
@@ -246,7 +252,7 @@ class RemoteScorer:
             # The authorities that SSL_CERT_FILE names, if it is set.
             verify=httpx2.create_ssl_context(),
             # No proxy can reach a server on this machine's own loopback.
-            trust_env=not _is_loopback(urlsplit(self.url).hostname),
+            trust_env=not is_loopback(urlsplit(self.url).hostname),
         )
 
     def _error(self, problem: str, fix: str) -> RemoteError:
@@ -294,13 +300,6 @@ def _retry_after(value: str) -> float:
     except ValueError:
         return 0.0
     return max(0.0, (until.replace(tzinfo=until.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
-
-
-def _is_loopback(host: str | None) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
 
 
 def _run(work: Coroutine[Any, Any, Answer]) -> Answer:

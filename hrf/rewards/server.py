@@ -1,45 +1,46 @@
-"""The HTTP server of a remote reward, around any reward of this process.
+"""The HTTP server of a remote reward, around any reward of this process: starlette's routes, on uvicorn.
 
-It is the standard library's: a scorer's image needs nothing for it, a thread per connection is enough for the few
-clients that a reward has, and a request can be turned away before its body is read.
+All that can be refused by a request's head (path, token, length, no free place) is refused before its body is read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hmac
-import json
+import logging
 import math
 import socket
 import ssl
-import sys
-import threading
 import time
-import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-from hrf import __version__
-from hrf.errors import HrfError
+import uvicorn
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+
+from hrf.errors import ConfigError, HrfError
 from hrf.rewards.base import ImageError, Reward
-from hrf.rewards.protocol import PROTOCOL, Health, ProtocolError, Scores, decode_request
-from hrf.secrets import without_secrets
+from hrf.rewards.protocol import PROTOCOL, Health, ProtocolError, Scores, decode_request, is_loopback
+from hrf.secrets import REWARD_TOKEN, without_secrets
 
-_CHUNK_BYTES = 2**16
-_IDLE_SECONDS = 60.0
-"""How long a connection may be silent."""
-_RECEIVE_SECONDS = 120.0
-"""How long a request's body may take."""
-_LINGER_SECONDS = 1.0
-"""How long a refused client may be silent before the connection is closed, where the end of its body is unknown."""
-_DRAIN_BYTES = 2**28
-"""How much of a refused body is read and forgotten: a client that is still sending would not see the refusal."""
+HEAD_SECONDS = 60
+"""How long a connection may take to send the head of a request, or to take an answer."""
+BODY_SECONDS = 120
+"""How long the body of a request may take."""
+LINGER_SECONDS = 5
+"""How long the rest of a refused body is read and forgotten: in the midst of sending, a client sees no answer."""
+
+_log = logging.getLogger(__name__)
 
 
-class RewardServer(ThreadingHTTPServer):
-    """Serves one reward. Every connection has a thread; scoring has one of its own.
+class RewardServer:
+    """Serves one reward; one request is scored at a time, in a thread of its own.
 
     Args:
         reward: What gives the numbers.
@@ -50,10 +51,11 @@ class RewardServer(ThreadingHTTPServer):
         most_waiting: Requests that are received, wait or are scored at a time; more are told to come back.
         max_request_bytes: Largest body.
         tls: Certificate and key; None for plain HTTP.
-    """
 
-    daemon_threads = False
-    request_queue_size = 128
+    Raises:
+        ConfigError: If a token would cross the network for all to read.
+        OSError: If the address can't be listened on.
+    """
 
     def __init__(
         self,
@@ -67,8 +69,14 @@ class RewardServer(ThreadingHTTPServer):
         max_request_bytes: int = 2**28,
         tls: ssl.SSLContext | None = None,
     ) -> None:
+        if token and tls is None and not is_loopback(address[0]):
+            raise ConfigError(
+                "--host",
+                expected=f"the loopback, or TLS, as {REWARD_TOKEN} is set and would be sent for all to read",
+                got=address[0],
+                fix=f"give --certificate and --key; or listen on 127.0.0.1, or unset {REWARD_TOKEN}",
+            )
         self.reward = reward
-        self.token = token
         self.health = Health(
             protocol=PROTOCOL,
             name=reward.name,
@@ -78,211 +86,174 @@ class RewardServer(ThreadingHTTPServer):
             needs_token=bool(token),
             max_request_bytes=max_request_bytes,
         )
-        self._tls = tls
-        self._places = threading.BoundedSemaphore(most_waiting)
-        self._most_waiting = most_waiting
-        self._scoring = ThreadPoolExecutor(max_workers=1, thread_name_prefix="score")
+        self._token = token
+        self._free_places = most_waiting
+        self._max_request_bytes = max_request_bytes
         self._score_seconds = 1.0
-        self._connections: set[socket.socket] = set()
-        self._lock = threading.Lock()
-        self.is_closing = False
-        super().__init__(address, _Handler)
+        self._scoring = ThreadPoolExecutor(max_workers=1, thread_name_prefix="score")
+        family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        self._listener = socket.create_server(address, family=family, backlog=128)
+        self.address: tuple[str, int] = self._listener.getsockname()[:2]
+        host = f"[{address[0]}]" if family == socket.AF_INET6 else address[0]
+        self.url = f"http{'s' if tls else ''}://{host}:{self.address[1]}"
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                self._application(),
+                http=_Connection,
+                ws="none",
+                lifespan="off",
+                loop="asyncio",
+                workers=1,
+                # The process's own logging; an address that a header claims is nobody's.
+                log_config=None,
+                proxy_headers=False,
+                server_header=False,
+                timeout_keep_alive=HEAD_SECONDS,
+                ssl_context_factory=(lambda *_: tls) if tls else None,
+            )
+        )
 
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        host, port = self.server_address[:2]
-        return f"http{'s' if self._tls else ''}://{host!s}:{port}"
+    def _application(self) -> Starlette:
+        kinds = (HTTPException, ProtocolError, ClientDisconnect, HrfError, Exception)
+        application = Starlette(
+            routes=[Route("/health", self._tell_health), Route("/score", self._score, methods=["POST"])],
+            exception_handlers=dict.fromkeys(kinds, _tell_error),
+        )
+        application.router.redirect_slashes = False
+        return application
+
+    def serve(self) -> None:
+        """Serve until `stop` or, in a process's main thread, SIGTERM or Ctrl-C; what was begun is finished."""
+        try:
+            self._server.run(sockets=[self._listener])
+        finally:
+            self.close()
+
+    def stop(self) -> None:
+        """Have `serve` end, from whatever thread."""
+        self._server.should_exit = True
+
+    def close(self) -> None:
+        """Give the address back; of a server that is not serving."""
+        self._listener.close()
+        self._scoring.shutdown()
 
     @property
     def retry_after_seconds(self) -> int:
         """When a place should be free, judging by how long scoring takes."""
         return min(60, max(1, math.ceil(self._score_seconds)))
 
-    def take_place(self) -> bool:
-        """Take a place in the queue, if there is one; whoever takes it must leave it."""
-        return not self.is_closing and self._places.acquire(blocking=False)
+    async def _tell_health(self, request: Request) -> Response:
+        """`GET /health`: open to probes, though a wrong token is refused here already."""
+        if "Authorization" in request.headers:
+            self._check_token(request)
+        return Response(self.health.encode(), media_type="application/json")
 
-    def leave_place(self) -> None:
-        """Give the place back."""
-        self._places.release()
+    async def _score(self, request: Request) -> Response:
+        """`POST /score`."""
+        began = time.monotonic()
+        self._check_token(request)
+        length = self._checked_length(request)
+        with self._place():
+            body = await _receive(request)
+            scores = await asyncio.get_running_loop().run_in_executor(self._scoring, self._score_body, body)
+        _log.info("%d bytes in %.2f s", length, time.monotonic() - began)
+        return Response(scores.encode(), media_type="application/json")
 
-    def score(self, body: bytes) -> Scores:
-        """Score a request, when its turn has come.
-
-        Raises:
-            ProtocolError: If the body is no request.
-            HrfError: If the reward refuses it.
-        """
-        return self._scoring.submit(self._score, body).result()
-
-    def _score(self, body: bytes) -> Scores:
+    def _score_body(self, body: bytes) -> Scores:
         began = time.monotonic()
         images, prompts = decode_request(body)
         rewards = self.reward(images, prompts).tolist()
         self._score_seconds = time.monotonic() - began
         return Scores(name=self.health.name, version=self.health.version, rewards=rewards)
 
-    def finish_request(self, request: Any, client_address: Any) -> None:
-        """Serve a connection, in its thread; the TLS handshake belongs there, where it holds nobody up."""
-        request.settimeout(_IDLE_SECONDS)
-        if self._tls:
-            try:
-                request = self._tls.wrap_socket(request, server_side=True)
-            except OSError as error:
-                log(f"no TLS handshake with {client_address[0]}: {error}")
-                return
-        with self._lock:
-            self._connections.add(request)
+    def _check_token(self, request: Request) -> None:
+        given = request.headers.get("Authorization", "")
+        if self._token and not hmac.compare_digest(given.encode(), f"Bearer {self._token}".encode()):
+            raise HTTPException(401, "a bearer token is needed, and this is not it")
+
+    def _checked_length(self, request: Request) -> int:
+        if "Content-Length" not in request.headers or "Transfer-Encoding" in request.headers:
+            raise HTTPException(411, "the request needs a Content-Length")
+        length = int(request.headers["Content-Length"])
+        if length > self._max_request_bytes:
+            raise HTTPException(413, f"a request has at most {self._max_request_bytes} bytes, this one {length}")
+        return length
+
+    @contextlib.contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the places, given back before the answer: whoever has it may come again at once."""
+        if not self._free_places:
+            headers = {"Retry-After": str(self.retry_after_seconds)}
+            raise HTTPException(503, "too many requests at a time", headers)
+        self._free_places -= 1
         try:
-            super().finish_request(request, client_address)
+            yield
         finally:
-            with self._lock:
-                self._connections.discard(request)
-            if self._tls:
-                request.close()
-
-    def handle_error(self, _request: Any, client_address: Any) -> None:
-        """A connection that broke off is its client's affair."""
-        log(f"connection of {client_address[0]} broke off: {type(sys.exception()).__name__}")
-
-    def stop(self) -> None:
-        """Finish what is being scored or waits, refuse the rest, and end. From another thread than the server's."""
-        self.is_closing = True
-        self.shutdown()
-        with self._lock:
-            for connection in self._connections:
-                # Whoever waits for a next request reads its end.
-                # The method of a TLS socket would end writing, too.
-                with contextlib.suppress(OSError):
-                    socket.socket.shutdown(connection, socket.SHUT_RD)
-        self.server_close()
-        self._scoring.shutdown()
+            self._free_places += 1
 
 
-class _Handler(BaseHTTPRequestHandler):
-    """One connection, with one request after another."""
+class _Connection(H11Protocol):
+    """A connection with deadlines: uvicorn has one only for the silence between two requests."""
 
-    server: RewardServer
-    protocol_version = "HTTP/1.1"
-    server_version, sys_version = f"hrf/{__version__}", ""
-    # An answer goes out in two writes; with Nagle's algorithm the second would wait for the first one's receipt.
-    disable_nagle_algorithm = True
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_request(HEAD_SECONDS)
 
-    def do_GET(self) -> None:
-        """`GET /health`: open to probes, though a wrong token is refused here already."""
-        if self.path != "/health":
-            self._answer_error(404, "there are GET /health and POST /score")
-        elif "Authorization" in self.headers and not self._is_authorised():
-            self._answer_error(401, "the token is another one")
-        else:
-            self._answer(200, self.server.health.encode())
+    def on_response_complete(self) -> None:
+        answered = self.cycle
+        super().on_response_complete()
+        # Where a client sends its requests all at once, the next one has begun already.
+        if self.cycle is answered:
+            self._expected.cancel()
+            self._expect_request(LINGER_SECONDS if answered.more_body else HEAD_SECONDS)
 
-    def do_POST(self) -> None:
-        """`POST /score`."""
-        began = time.monotonic()
-        length = self._length()
-        if self.path != "/score":
-            self._answer_error(404, "there are GET /health and POST /score", unread=length)
-        elif not self._is_authorised():
-            self._answer_error(401, "a bearer token is needed, and this is not it", unread=length)
-        elif length is None:
-            self._answer_error(411, "the request needs a Content-Length", unread=None)
-        elif length > self.server.health.max_request_bytes:  # type: ignore[operator]
-            most = self.server.health.max_request_bytes
-            self._answer_error(413, f"a request has at most {most} bytes, this one {length}", unread=length)
-        elif not self.server.take_place():
-            self._answer_error(503, "too many requests at a time", unread=length)
-        else:
-            try:
-                body = self._read(length)
-                answer = None if body is None else self._score(body)
-            finally:
-                # Before the answer: whoever has it may come again at once.
-                self.server.leave_place()
-            if answer is not None:
-                self._answer(*answer)
-            log(f"{length} bytes in {time.monotonic() - began:.2f} s")
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._taken = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
 
-    def _score(self, body: bytes) -> tuple[int, bytes]:
-        """Status and body of the answer."""
-        try:
-            return 200, self.server.score(body).encode()
-        except ProtocolError as error:
-            return 400, _told(str(error))
-        except ImageError as error:
-            return 422, _told(error.problem, error.image)
-        except HrfError as error:
-            return 422, _told(str(error))
-        except Exception as error:  # noqa: BLE001 - whatever a scorer does, its server answers and goes on.
-            log(without_secrets(traceback.format_exc()))
-            return 500, _told(f"the scorer failed with {type(error).__name__}; the server's log says where")
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._taken.cancel()
 
-    def _length(self) -> int | None:
-        length = self.headers.get("Content-Length", "")
-        chunked = "Transfer-Encoding" in self.headers
-        return int(length) if length.isascii() and length.isdigit() and not chunked else None
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._expected.cancel()
 
-    def _is_authorised(self) -> bool:
-        expected = f"Bearer {self.server.token}"
-        given = self.headers.get("Authorization", "")
-        return not self.server.token or hmac.compare_digest(given.encode(), expected.encode())
+    def _expect_request(self, seconds: float) -> None:
+        self._expected = self.loop.call_later(seconds, self._cut_off, self.cycle)
 
-    def _read(self, length: int) -> bytes | None:
-        """The body; None if it doesn't come, or not in time."""
-        body = bytearray()
-        deadline = time.monotonic() + _RECEIVE_SECONDS
-        while len(body) < length:
-            chunk = self.rfile.read1(min(_CHUNK_BYTES, length - len(body)))
-            if not chunk or time.monotonic() > deadline:
-                self.close_connection = True
-                log(f"got {len(body)} of {length} bytes")
-                return None
-            body += chunk
-        return bytes(body)
-
-    def _answer(self, status: int, body: bytes, headers: Sequence[tuple[str, str]] = ()) -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        for name, value in headers:
-            self.send_header(name, value)
-        if self.server.is_closing:
-            self.close_connection = True
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _answer_error(self, status: int, error: str, *, unread: int | None = 0) -> None:
-        """Turn a request away, and read off its body of `unread` bytes; None: of unknown length."""
-        later = [("Retry-After", str(self.server.retry_after_seconds))] if status == 503 else []
-        # Without the length of the body, there is no telling where the next request begins.
-        self.close_connection |= unread is None or unread > _DRAIN_BYTES
-        self._answer(status, _told(error), later)
-        self.wfile.flush()
-        deadline = time.monotonic() + _RECEIVE_SECONDS
-        left = _DRAIN_BYTES if unread is None else min(unread, _DRAIN_BYTES)
-        if unread is None:
-            self.connection.settimeout(_LINGER_SECONDS)
-        while left > 0 and time.monotonic() < deadline:
-            chunk = self.rfile.read1(min(_CHUNK_BYTES, left))
-            if not chunk:
-                break
-            left -= len(chunk)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """One line per answer: request line and status, and nothing of headers or bodies."""
-        # Escaped: a request line may hold what a terminal obeys.
-        log(f"{self.client_address[0]} {ascii(format % args)[1:-1]}")
+    def _cut_off(self, answered: RequestResponseCycle | None) -> None:
+        """End the connection, unless a request has begun after the one that was answered."""
+        if self.cycle is answered:
+            self.transport.abort()
 
 
-def _told(error: str, image: int | None = None) -> bytes:
-    """An error as the protocol tells it."""
-    told = {"error": without_secrets(error)} | ({} if image is None else {"image": image})
-    return json.dumps(told).encode()
+async def _receive(request: Request) -> bytes:
+    """The body of a request."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for chunk in request.stream():
+                body += chunk
+    except TimeoutError:
+        raise HTTPException(408, f"{len(body)} bytes of the request came within {BODY_SECONDS} seconds") from None
+    return bytes(body)
 
 
-def log(line: str) -> None:
-    """Write a line to standard error."""
-    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S')} {line}\n")
+async def _tell_error(_request: Request, error: Exception) -> Response:
+    """An error as the protocol tells it. What a scorer does unforeseen, starlette hands on to the log as well."""
+    said = f"the scorer failed with {type(error).__name__}; the server's log says where"
+    status, headers, image = 500, None, {}
+    match error:
+        case HTTPException(status_code=404 | 405):
+            status, said = error.status_code, "there are GET /health and POST /score"
+        case HTTPException():
+            status, said, headers = error.status_code, error.detail, error.headers
+        case ProtocolError() | ClientDisconnect():
+            status, said = 400, str(error)
+        case ImageError():
+            status, said, image = 422, error.problem, {"image": error.image}
+        case HrfError():
+            status, said = 422, str(error)
+    return JSONResponse({"error": without_secrets(said), **image}, status, headers)

@@ -31,10 +31,17 @@ def serving(score: Any = brightness, *, needs_prompts: bool = False, **options: 
     """The reference server around a function, on a free port of the loopback."""
     reward = CheckedReward(name=NAME, score=score, needs_prompts=needs_prompts)
     server = RewardServer(reward, version=VERSION, **options)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    with running(server):
+        yield server
+
+
+@contextlib.contextmanager
+def running(server: RewardServer) -> Iterator[None]:
+    """The server at work, in a thread."""
+    thread = threading.Thread(target=server.serve)
     thread.start()
     try:
-        yield server
+        yield
     finally:
         server.stop()
         thread.join()

@@ -23,7 +23,6 @@ from hrf.errors import ConfigError, HrfError, RemoteError
 from hrf.rewards import ImageError, build_reward
 from hrf.rewards import remote as remote_module
 from hrf.rewards.protocol import (
-    TOKEN_VARIABLE,
     Health,
     ProtocolError,
     Scores,
@@ -31,6 +30,7 @@ from hrf.rewards.protocol import (
     encode_request,
 )
 from hrf.rewards.remote import RemoteScorer
+from hrf.secrets import REWARD_TOKEN
 from tests.hrf.rewards.servers import (
     NAME,
     VERSION,
@@ -53,7 +53,7 @@ PROMPTS = ["a cat", "zwei Hunde", "три", "猫が四匹", "", "six\n", '"seven
 def _soon_again(monkeypatch):
     """Waits of milliseconds between repetitions, and no token."""
     monkeypatch.setattr(remote_module, "_FIRST_WAIT_SECONDS", 0.002)
-    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(REWARD_TOKEN, raising=False)
 
 
 def pictures(count: int = 7, size: int = 8) -> np.ndarray:
@@ -381,7 +381,7 @@ class TestHealth:
         [
             ({**HEALTH, "name": "darkness"}, "scorer is 'darkness'"),
             ({**HEALTH, "protocol": 2}, "protocol 2"),
-            ({**HEALTH, "needs_token": True}, f"set {TOKEN_VARIABLE}"),
+            ({**HEALTH, "needs_token": True}, f"set {REWARD_TOKEN}"),
             ({"status": "ok"}, "is it one of a remote reward"),
         ],
     )
@@ -408,7 +408,7 @@ class TestSecrets:
 
     @pytest.fixture(autouse=True)
     def _token(self, monkeypatch):
-        monkeypatch.setenv(TOKEN_VARIABLE, self.TOKEN)
+        monkeypatch.setenv(REWARD_TOKEN, self.TOKEN)
 
     def test_the_token_goes_with_every_request(self):
         with scripted(scores()) as server:

@@ -26,9 +26,11 @@ from hrf.policies.sources import classifier_folder
 from hrf.reward_server import build_server, main
 from hrf.rewards import ImageError, build_reward
 from hrf.rewards import remote as remote_module
-from hrf.rewards.protocol import TOKEN_VARIABLE, encode_request
+from hrf.rewards.protocol import encode_request
 from hrf.rewards.remote import RemoteScorer
-from tests.hrf.rewards.servers import NAME, brightness, serving
+from hrf.rewards.server import RewardServer
+from hrf.secrets import REWARD_TOKEN
+from tests.hrf.rewards.servers import NAME, brightness, running, serving
 
 TOKEN = "tok-3f9a"
 
@@ -36,7 +38,7 @@ TOKEN = "tok-3f9a"
 @pytest.fixture(autouse=True)
 def _soon_again(monkeypatch):
     monkeypatch.setattr(remote_module, "_FIRST_WAIT_SECONDS", 0.01)
-    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(REWARD_TOKEN, raising=False)
 
 
 def pictures(count: int = 4, size: int = 8) -> np.ndarray:
@@ -49,7 +51,7 @@ def client(server, **options) -> RemoteScorer:
 
 def ask(server, method: str, path: str, body: bytes | None = None, **headers: str):
     """One bare request: (status, JSON, headers)."""
-    connection = http.client.HTTPConnection(*server.server_address, timeout=10)
+    connection = http.client.HTTPConnection(*server.address, timeout=10)
     try:
         connection.request(method, path, body, headers)
         answer = connection.getresponse()
@@ -59,7 +61,7 @@ def ask(server, method: str, path: str, body: bytes | None = None, **headers: st
 
 
 class TestLoad:
-    def test_64_concurrent_batches_have_their_own_numbers(self):
+    def test_64_concurrent_batches_have_their_own_numbers(self, monkeypatch):
         """Of 64 clients at a time, all but a few are told to come back; every one ends with the right numbers."""
         in_parallel, most = 0, 0
 
@@ -72,8 +74,8 @@ class TestLoad:
             return brightness(images, prompts)
 
         batches = [pictures(2 + number % 5) * np.float32(number / 64) for number in range(64)]
+        monkeypatch.setattr(RewardServer, "retry_after_seconds", 0)
         with serving(slow, most_waiting=8) as server, ThreadPoolExecutor(64) as pool:
-            server.__class__ = type("Impatient", (type(server),), {"retry_after_seconds": 0})
             scorer = client(server, retries=1000)
             got = list(pool.map(scorer, batches))
         for rewards, images in zip(got, batches, strict=True):
@@ -108,13 +110,13 @@ class TestLoad:
         with serving(most_waiting=1) as server:
             assert [ask(server, "POST", "/score", b"garbage")[0] for _ in range(20)] == [400] * 20
 
-    def test_a_place_is_given_back_by_who_breaks_off(self):
+    def test_a_place_is_given_back_by_who_breaks_off(self, monkeypatch):
+        monkeypatch.setattr(RewardServer, "retry_after_seconds", 0)
         with serving(most_waiting=1) as server:
             for _ in range(3):
-                with socket.create_connection(server.server_address) as broken:
+                with socket.create_connection(server.address) as broken:
                     broken.sendall(b"POST /score HTTP/1.1\r\nContent-Length: 1000\r\n\r\nbeginning")
                 # The server needs a moment to see it.
-                server.__class__ = type("Impatient", (type(server),), {"retry_after_seconds": 0})
                 rewards = client(server, retries=100)(pictures())
                 assert rewards.tolist() == brightness(pictures()).tolist()
 
@@ -124,16 +126,16 @@ class TestRequests:
         ("method", "path", "body", "status"),
         [
             ("GET", "/", None, 404),
-            ("GET", "/score", None, 404),
-            ("POST", "/health", b"", 404),
+            ("GET", "/score", None, 405),
+            ("POST", "/health", b"", 405),
             ("POST", "/score", b"", 400),
             ("POST", "/score", b"garbage", 400),
-            ("PUT", "/score", b"", 501),
+            ("PUT", "/score", b"", 405),
         ],
     )
     def test_what_is_no_request_is_refused(self, method, path, body, status):
         with serving() as server:
-            connection = http.client.HTTPConnection(*server.server_address, timeout=10)
+            connection = http.client.HTTPConnection(*server.address, timeout=10)
             connection.request(method, path, body)
             assert connection.getresponse().status == status
             connection.close()
@@ -164,7 +166,7 @@ class TestRequests:
         with serving(score) as server, pytest.raises(ImageError, match=r"nan.*image=1"):
             client(server, batch_size=3, concurrency=1)(pictures())
 
-    def test_a_scorer_that_fails_is_an_error_that_does_not_tell_its_inside_and_the_server_goes_on(self, capfd):
+    def test_a_scorer_that_fails_is_an_error_that_does_not_tell_its_inside_and_the_server_goes_on(self, caplog):
         def fails(images, prompts):
             if len(images) == 2:
                 raise KeyError("inner secret")
@@ -175,7 +177,7 @@ class TestRequests:
                 client(server)(pictures(2))
             assert client(server)(pictures(3)).tolist() == brightness(pictures(3)).tolist()
         assert "inner secret" not in str(caught.value)
-        assert "inner secret" in capfd.readouterr().err
+        assert "inner secret" in caplog.text
 
     def test_a_reward_that_needs_prompts_refuses_images_without(self):
         with serving(needs_prompts=True) as server:
@@ -187,7 +189,7 @@ class TestRequests:
     def test_a_connection_serves_one_request_after_another_also_after_a_refusal(self):
         body = encode_request(pictures(), None)
         with serving(max_request_bytes=len(body)) as server:
-            connection = http.client.HTTPConnection(*server.server_address, timeout=10)
+            connection = http.client.HTTPConnection(*server.address, timeout=10)
             statuses = []
             for content in (body, body + b"x", body):
                 connection.request("POST", "/score", content)
@@ -207,21 +209,21 @@ class TestToken:
             # Probes of a cluster have no token; a wrong one is found out at once.
             assert ask(server, "GET", "/health", **headers)[0] == (200 if header is None else 401)
 
-    def test_with_it_the_client_has_its_numbers_and_the_log_is_without_it(self, monkeypatch, capfd):
-        with serving(token=TOKEN) as server:
-            with pytest.raises(RemoteError, match=f"asks for a token.*{TOKEN_VARIABLE}"):
+    def test_with_it_the_client_has_its_numbers_and_the_log_is_without_it(self, monkeypatch, caplog):
+        with caplog.at_level("INFO"), serving(token=TOKEN) as server:
+            with pytest.raises(RemoteError, match=f"asks for a token.*{REWARD_TOKEN}"):
                 client(server).health()
-            with pytest.raises(RemoteError, match=rf"401.*{TOKEN_VARIABLE}"):
+            with pytest.raises(RemoteError, match=rf"401.*{REWARD_TOKEN}"):
                 client(server)(pictures())
-            monkeypatch.setenv(TOKEN_VARIABLE, "another")
-            with pytest.raises(RemoteError, match=rf"401.*{TOKEN_VARIABLE}"):
+            monkeypatch.setenv(REWARD_TOKEN, "another")
+            with pytest.raises(RemoteError, match=rf"401.*{REWARD_TOKEN}"):
                 client(server).health()
-            monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+            monkeypatch.setenv(REWARD_TOKEN, TOKEN)
             client(server).health()
             assert (
                 client(server)(pictures(), ["private"] * 4).tolist() == brightness(pictures(), ["private"] * 4).tolist()
             )
-        log = capfd.readouterr().err
+        log = caplog.text
         assert "POST /score" in log
         assert TOKEN not in log
         assert "private" not in log
@@ -254,7 +256,7 @@ class TestTls:
     def test_numbers_come_through_and_only_a_trusted_server_is_talked_to(self, certificate, monkeypatch, tmp_path):
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
         context.load_cert_chain(certificate)
-        monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
+        monkeypatch.setenv(REWARD_TOKEN, TOKEN)
         seen = []
 
         def score(images, prompts):
@@ -281,14 +283,13 @@ class TestStop:
 
         with ThreadPoolExecutor() as pool:
             with serving(wait) as server:
-                idle = socket.create_connection(server.server_address)
+                idle = socket.create_connection(server.address)
                 rewards = pool.submit(client(server), pictures())
                 begun.wait(10)
-                stopping = pool.submit(server.stop)
+                server.stop()
                 time.sleep(0.2)
                 assert not rewards.done()
                 go.set()
-                stopping.result(timeout=10)
             assert rewards.result().tolist() == brightness(pictures()).tolist()
             assert idle.recv(1) == b""
             idle.close()
@@ -296,17 +297,17 @@ class TestStop:
     def test_as_a_process_it_serves_a_configured_reward_until_sigterm(self):
         settings = "{name: jpeg_incompressibility, quality: 80}"
         command = [sys.executable, "-m", "hrf.reward_server", settings, "--port", "0"]
-        environment = {**os.environ, TOKEN_VARIABLE: TOKEN}
+        environment = {**os.environ, REWARD_TOKEN: TOKEN}
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
             line = process.stderr.readline()
             url = line.split()[-1]
-            os.environ[TOKEN_VARIABLE] = TOKEN
+            os.environ[REWARD_TOKEN] = TOKEN
             try:
                 scorer = RemoteScorer(url=url, scorer="jpeg_incompressibility")
                 rewards = scorer(pictures(size=16))
                 health = scorer.health()
             finally:
-                del os.environ[TOKEN_VARIABLE]
+                del os.environ[REWARD_TOKEN]
                 process.send_signal(signal.SIGTERM)
             rest = process.stderr.read()
         assert process.returncode == 0, rest
@@ -318,7 +319,7 @@ class TestStop:
     def test_its_version_changes_with_the_settings_of_its_reward(self):
         def version(settings: str) -> str:
             server = build_server(settings, host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=2**20, tls=None)
-            server.server_close()
+            server.close()
             return server.health.version
 
         assert version("{name: jpeg_compressibility}") == version("{name: jpeg_compressibility, quality: 95}")
@@ -329,15 +330,10 @@ class TestStop:
             "{name: classifier, label: planets}",
             host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=2**24, tls=None,
         )  # fmt: skip
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
+        with running(server):
             rewards = RemoteScorer(url=server.url, scorer="classifier:planets")(pictures(4, 32))
             with pytest.raises(RemoteError, match=r"422.*classifier of 16 x 16"):
                 RemoteScorer(url=server.url, scorer="classifier:planets")(pictures(4, 16))
-        finally:
-            server.stop()
-            thread.join()
         local = build_reward(ClassifierReward(label="planets"), classifier_folder("shipped", "reward"))
         assert rewards.tolist() == local(pictures(4, 32)).tolist()
 
@@ -356,7 +352,7 @@ class TestStop:
 
     def test_a_port_that_is_taken_is_told(self, capsys):
         with serving() as server:
-            assert main(["{name: jpeg_compressibility}", "--port", str(server.server_address[1])]) == 1
+            assert main(["{name: jpeg_compressibility}", "--port", str(server.address[1])]) == 1
         assert "in use" in capsys.readouterr().err
 
 
@@ -365,7 +361,7 @@ def test_it_brings_no_torch_unless_its_reward_does():
         "import sys, hrf.reward_server as server\n"
         "made = server.build_server('{name: jpeg_compressibility}', host='127.0.0.1', port=0, most_waiting=1,\n"
         "                           max_request_bytes=1, tls=None)\n"
-        "made.server_close(); assert 'torch' not in sys.modules"
+        "made.close(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
@@ -376,7 +372,7 @@ def test_a_sum_with_classifiers_is_served():
         f"{{name: weighted_sum, terms: {terms}}}",
         host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=1, tls=None,
     )  # fmt: skip
-    server.server_close()
+    server.close()
     probabilities = [
         build_reward(ClassifierReward(label=label), classifier_folder("shipped", "reward"))(pictures(4, 32))
         for label in ("planets", "sprouts")

@@ -10,14 +10,14 @@ import pytest
 from hrf.config import JpegReward
 from hrf.errors import ConfigError, NumericalError, RemoteError
 from hrf.rewards import build_reward
-from hrf.rewards.protocol import TOKEN_VARIABLE
 from hrf.rewards.server import RewardServer
+from hrf.secrets import REWARD_TOKEN
 from tests.hrf.rewards.servers import NAME, serving
 
 
 @pytest.fixture(autouse=True)
 def _no_token(monkeypatch):
-    monkeypatch.delenv(TOKEN_VARIABLE, raising=False)
+    monkeypatch.delenv(REWARD_TOKEN, raising=False)
 
 
 def remote(server: RewardServer, **options) -> dict:
