@@ -28,14 +28,24 @@ def pool_evaluations(config: Config) -> int:
     return config.policy.prefix_pool * config.switch_step * config.forwards
 
 
-def expected_sampling_evaluations(config: Config, schedule: NoiseSchedule, epoch: int) -> float:
-    """Expected cost of an epoch's starts and rollout."""
+def expected_sampling_evaluations(
+    config: Config, schedule: NoiseSchedule, epoch: int, *, switch_step: int | None = None
+) -> float:
+    """Expected cost of an epoch's starts and rollout.
+
+    Args:
+        config: Of the run.
+        schedule: Its sampler's tables.
+        epoch: From 0.
+        switch_step: Of the policy, which a diversity floor may have moved; None: as configured.
+    """
     steps, rollout = schedule.num_steps, config.rollout
     fresh = config.switch_step if config.policy.prefix_pool else 0
-    windows = config.window_schedule(schedule.num_trained_steps)
+    windows = config.window_schedule(schedule.num_trained_steps, switch_step=switch_step)
     if windows is None:
-        prefix = (config.first_loss_step - fresh) * config.forwards
-        episode = (steps - config.first_loss_step) * config.episode_forwards
+        first = max(config.first_loss_step, switch_step or 0)
+        prefix = (first - fresh) * config.forwards
+        episode = (steps - first) * config.episode_forwards
         return float(rollout.roots * rollout.branches * (prefix + episode))
     window = windows.window(epoch)
     selection = _selection_evaluations(config, steps, window) if config.starts.kind == "selected" else 0.0

@@ -180,7 +180,7 @@ def build_starts(
     """
     texts = prompts.training if prompts else ()
     fresh = FreshStarts(batch_size=config.model.batch_size, pool=pool, num_prompts=len(texts))
-    windows = config.window_schedule(policy.schedule.num_trained_steps)
+    windows = config.window_schedule(policy.schedule.num_trained_steps, switch_step=policy.switch_step)
     if windows is None:
         return NoiseStarts(
             num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh, first_step=config.first_loss_step
@@ -188,7 +188,7 @@ def build_starts(
     return RenoisedStarts(
         num_roots=config.rollout.roots,
         num_branches=config.rollout.branches,
-        window_of=lambda epoch: windows.window(epoch).from_step(policy.switch_step, at_least=config.narrowest_window),
+        window_of=windows.window,
         choose_steps=build_selection(config, reward(), texts) if config.starts.kind == "selected" else uniform_steps,
         fresh=fresh,
     )

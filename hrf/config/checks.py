@@ -31,15 +31,16 @@ def problems(config: Config) -> Iterator[ConfigError]:
     yield from _run(config)
 
 
-def window_schedule(config: Config, num_trained_steps: int) -> WindowSchedule:
-    """Build the schedule of `config.starts`, reporting problems by their field.
+def window_schedule(config: Config, num_trained_steps: int, switch_step: int) -> WindowSchedule:
+    """Build the schedule of `config.starts` for a policy that switches at a step, reporting problems by their field.
 
     Raises:
-        ConfigError: If a window is not within the trained steps, or durations do not add up.
+        ConfigError: If a window is not within the trained steps, leaves no choice where steps are selected, or
+            durations do not add up.
     """
-    starts = config.starts
+    starts, fewest = config.starts, config.narrowest_window
     try:
-        return build_schedule(
+        schedule = build_schedule(
             starts,
             num_epochs=config.run.epochs,
             num_steps=config.sampler.steps,
@@ -55,6 +56,22 @@ def window_schedule(config: Config, num_trained_steps: int) -> WindowSchedule:
         else:
             field, fix = "starts.schedule", "choose another schedule, or change run.epochs or policy.split"
         raise ConfigError(field, expected=error.expected, got=error.got, fix=fix) from error
+    narrowest = min(len(window) for window, _ in schedule.stages)
+    if narrowest < fewest:
+        raise ConfigError(
+            "starts.selection.stride",
+            expected=f"less than the {narrowest} steps of the narrowest window: a choice needs two candidates",
+            got=starts.selection.stride,
+            fix="lower it, or widen the windows",
+        )
+    if switch_step > num_trained_steps - fewest:
+        raise ConfigError(
+            "run.start_from",
+            expected=f"a policy whose switch step leaves {fewest} of the {num_trained_steps} trained steps to start at",
+            got=f"one that switches at step {switch_step}",
+            fix="start from the base: run.start_from: base" + (", or lower starts.selection.stride" * (fewest > 1)),
+        )
+    return schedule.from_step(switch_step, end=num_trained_steps, at_least=fewest)
 
 
 def _model(config: Config) -> Iterator[ConfigError]:
@@ -170,15 +187,14 @@ def _starts(config: Config) -> Iterator[ConfigError]:
         yield from inert(starts, "starts", ("width",), f"in the schedule {starts.schedule!r} (starts.schedule)")
     if starts.kind != "selected":
         yield from inert(starts, "starts", ("selection",), f"on {starts.kind!r} starts (starts.kind)")
-    schedule = None
     if config.switch_step <= config.sampler.steps - 2:
         try:
             # The last step is never trained; which others are not depends on the model, and `prepare` checks it.
-            schedule = window_schedule(config, config.sampler.steps - 1)
+            window_schedule(config, config.sampler.steps - 1, config.switch_step)
         except ConfigError as error:
             yield error
     if starts.kind == "selected":
-        yield from _selection(config, schedule)
+        yield from _selection(config)
 
 
 def _loss_from(config: Config) -> Iterator[ConfigError]:
@@ -192,7 +208,7 @@ def _loss_from(config: Config) -> Iterator[ConfigError]:
     yield ConfigError("starts.loss_from", expected=rule, got=fraction, fix="change it, or set it to 0")
 
 
-def _selection(config: Config, schedule: WindowSchedule | None) -> Iterator[ConfigError]:
+def _selection(config: Config) -> Iterator[ConfigError]:
     selection = config.starts.selection
     path = "starts.selection"
     if selection.rule == "exhaustive":
@@ -203,14 +219,6 @@ def _selection(config: Config, schedule: WindowSchedule | None) -> Iterator[Conf
             expected=f"a multiple of {path}.stride = {selection.stride}, and larger",
             got=selection.coarse_stride,
             fix=f"set it to {2 * selection.stride}, or use the rule 'exhaustive'",
-        )
-    narrowest = min((len(window) for window, _ in schedule.stages), default=0) if schedule else None
-    if narrowest is not None and narrowest <= selection.stride:
-        yield ConfigError(
-            f"{path}.stride",
-            expected=f"less than the {narrowest} steps of the narrowest window: a choice needs two candidates",
-            got=selection.stride,
-            fix="lower it, or widen the windows",
         )
 
 

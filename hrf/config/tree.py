@@ -142,19 +142,21 @@ class Config(Section):
         """The same for the episodes that are trained on."""
         return self.forwards if self.update.guidance else 1
 
-    def window_schedule(self, num_trained_steps: int) -> WindowSchedule | None:
+    def window_schedule(self, num_trained_steps: int, *, switch_step: int | None = None) -> WindowSchedule | None:
         """Epoch -> window for this run; None for noise starts, which have no window.
 
         Args:
             num_trained_steps: How many steps have a standard deviation of at least `sampler.min_std`; it depends on
                 the model's noise schedule, which a configuration does not know.
+            switch_step: Of the policy, which a diversity floor may have moved; None: as configured.
 
         Raises:
-            ConfigError: If a window is not within the trained steps.
+            ConfigError: If a window is not within the trained steps, or has too few of them.
         """
         if self.starts.kind == "noise":
             return None
-        return checks.window_schedule(self, num_trained_steps)
+        moved = self.switch_step if switch_step is None else switch_step
+        return checks.window_schedule(self, num_trained_steps, moved)
 
 
 def deep_merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

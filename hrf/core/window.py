@@ -62,10 +62,17 @@ class Window:
         """The start steps, noisiest first."""
         return range(self.start, self.stop)
 
-    def from_step(self, step: int, *, at_least: int = 1) -> Window:
-        """What of the window lies at a step or after it; and where that is less, the `at_least` steps from there on."""
+    def from_step(self, step: int, *, end: int, at_least: int = 1) -> Window:
+        """What of the window lies at a step or after it; and where that is less, the `at_least` steps from there on.
+
+        Raises:
+            WindowError: If those do not all lie before `end`.
+        """
         start = max(self.start, step)
-        return Window(start, max(self.stop, start + at_least))
+        stop = max(self.stop, start + at_least)
+        if stop > end:
+            raise WindowError(f"{at_least} start steps from step {start} on, below {end}", got=end - start)
+        return Window(start, stop)
 
 
 @dataclass(frozen=True)
@@ -85,6 +92,12 @@ class WindowSchedule:
     def num_epochs(self) -> int:
         """How many epochs the schedule covers."""
         return sum(epochs for _, epochs in self.stages)
+
+    def from_step(self, step: int, *, end: int, at_least: int) -> WindowSchedule:
+        """The schedule of a policy that switches at a later step: see `Window.from_step`."""
+        return WindowSchedule(
+            tuple((window.from_step(step, end=end, at_least=at_least), epochs) for window, epochs in self.stages)
+        )
 
     def window(self, epoch: int) -> Window:
         """The window of an epoch, counted from 0.

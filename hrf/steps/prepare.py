@@ -82,7 +82,8 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
             with tempfile.TemporaryDirectory() as scratch:
                 promotion = Promotion.parse(pointer, str(asked.folder / RUN_FILE))
                 incumbent = fetch_incumbent(Storage.open(about["storage"]), promotion, Path(scratch) / "incumbent")
-                _check_incumbent(incumbent, identity, parent, config)
+                switch_step = _check_incumbent(incumbent, identity, parent, config)
+                config.window_schedule(schedule.num_trained_steps, switch_step=switch_step)
                 copy_policy(incumbent, folder)
         else:
             save_fresh_policy(folder, config, base_folder, identity, run_seed=about["run_seed"])
@@ -158,10 +159,13 @@ def _pack_reward(settings: Reward, field: str, target: Path, *, with_prompts: bo
         raise missing_prompts(reward.name, field)
 
 
-def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None, config: Config) -> None:
+def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None, config: Config) -> int:
     """Refuse to go on from a policy that was tuned under another sampler or from another base.
 
     A split run under a diversity floor goes on from a later switch step, where one before it may have ended.
+
+    Returns:
+        Its switch step.
     """
     found = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
     if config.diversity_floor is not None and 0 < identity["switch_step"] < found["switch_step"]:
@@ -177,6 +181,7 @@ def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None,
                 got=f"{parent} with {theirs}",
                 fix="use another --experiment, or start from the base: run.start_from: base",
             )
+    return int(found["switch_step"])
 
 
 def _evaluation_digest(config: Config, identity: dict[str, Any], prompts: PromptTable | None) -> str:

@@ -65,7 +65,7 @@ def sample(
         pool=pool,
         prompts=table,
     )
-    expected = expected_sampling_evaluations(config, current.schedule, epoch) / num_shards
+    expected = expected_sampling_evaluations(config, current.schedule, epoch, switch_step=current.switch_step)
     episodes = sample_episodes(
         current,
         distribution,
@@ -74,7 +74,7 @@ def sample(
         epoch=epoch,
         shard=Shard(index=shard, count=num_shards),
         ranks=ranks,
-        on_advance=advance_reporter("sample", epoch, round(expected)),
+        on_advance=advance_reporter("sample", epoch, round(expected / num_shards)),
     )
     producer = {**context.producer("sample", epoch), "shard": shard, "num_shards": num_shards}
     record = episodes.record()

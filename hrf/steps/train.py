@@ -63,7 +63,9 @@ def train(
     distribution = build_starts(config, session.policy, reward=lambda: reward, pool=pool, prompts=table)
     records: dict[int, dict[str, Any]] = {}
     for current in range(epoch, epoch + num_epochs):
-        expected = round(expected_sampling_evaluations(config, session.policy.schedule, current))
+        expected = expected_sampling_evaluations(
+            config, session.policy.schedule, current, switch_step=session.policy.switch_step
+        )
         episodes = sample_episodes(
             session.policy,
             distribution,
@@ -71,7 +73,7 @@ def train(
             run_seed=context.run_seed,
             epoch=current,
             ranks=ranks,
-            on_advance=advance_reporter("sample", current, expected),
+            on_advance=advance_reporter("sample", current, round(expected)),
         )
         began = time.perf_counter()
         groups = episodes.trajectories.groups

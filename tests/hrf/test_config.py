@@ -420,6 +420,22 @@ def test_windows_past_the_models_trained_steps_are_found_when_those_are_known():
     assert caught.value.field == "starts.windows[0]"
 
 
+def test_a_choice_needs_two_candidates_among_the_models_trained_steps():
+    """Kills: a width that is checked with the step that is only known to be trained once the model is; a window that a
+    later switch step pushes past the trained steps."""
+    config = resolve("avatars-hrf-d", "starts: {schedule: fixed, windows: [{fractions: [0.8, 1.0]}]}")
+    assert config.window_schedule(19).window(0) == Window(16, 19)
+    with pytest.raises(ConfigError, match="the 2 steps of the narrowest window") as caught:
+        config.window_schedule(18)
+    assert caught.value.field == "starts.selection.stride"
+
+    whole = resolve("avatars-hrf-d")
+    assert whole.window_schedule(18, switch_step=15).window(0) == Window(15, 18)
+    with pytest.raises(ConfigError, match="switches at step 16") as caught:
+        whole.window_schedule(18, switch_step=16)
+    assert caught.value.field == "run.start_from"
+
+
 @pytest.mark.parametrize(("split", "steps", "switch"), [(0.0, 20, 0), (0.5, 20, 10), (0.5, 7, 4), (0.07, 100, 7)])
 def test_the_switch_step_is_the_first_at_or_after_the_split(split, steps, switch):
     overrides = f"sampler: {{steps: {steps}}}\npolicy: {{split: {split}}}"

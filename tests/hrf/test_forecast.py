@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hrf.config import Config, resolve
 from hrf.core.schedule import build_schedule
-from hrf.cost import expected_epoch_evaluations, pool_evaluations
+from hrf.cost import expected_epoch_evaluations, expected_sampling_evaluations, pool_evaluations
 from hrf.errors import ConfigError
 from hrf.forecast import GPUS, OPERATION_SECONDS, forecast, num_calls
 from hrf.policies.diffusion import DiffusionPolicy
@@ -123,6 +123,24 @@ class TestFlops:
             rel = 0.02 if part == "update" else 1e-6
             assert parts[part].flops == pytest.approx(flops.get_total_flops(), rel=rel), part
         assert expected.total.flops == pytest.approx(sum(flops.get_total_flops() for flops in found.values()), rel=0.02)
+
+    @pytest.mark.parametrize("starts", [window(0.3, 0.4), {"kind": "noise"}], ids=["HRF", "DDPO"])
+    @pytest.mark.parametrize("prefix_pool", [0, 32])
+    @pytest.mark.parametrize("switch_step", [2, 3])
+    def test_an_epoch_costs_what_is_expected_of_it_also_after_the_switch_step_has_moved(
+        self, starts, prefix_pool, switch_step
+    ):
+        """Kills: the window or the first loss as they were before a diversity floor moved the switch step."""
+        split = {"split": 0.3, "prefix_pool": prefix_pool}
+        config = configured(starts=starts, policy=split, run={"epochs": 1})
+        policy = policy_for(config)
+        pool = draw_prefix_pool(policy, config, run_seed=0, on_advance=None) if config.policy.prefix_pool else None
+        moved = dataclasses.replace(policy, switch_step=switch_step)
+        distribution = build_starts(config, moved, reward=pytest.fail, pool=pool)
+        episodes = sample_episodes(moved, distribution, config, run_seed=0, epoch=0)
+        assert episodes.num_evaluations == expected_sampling_evaluations(
+            config, policy.schedule, 0, switch_step=switch_step
+        )
 
     def test_evaluations_are_those_that_training_counts(self, counted):
         for preset in ("avatars-compressibility", "avatars-hrf-d", "avatars-published"):

@@ -130,13 +130,18 @@ def test_uniform_is_every_trained_step_from_the_switch_on():
 
 @given(st.integers(0, 17), st.integers(1, 10), st.integers(0, 17), st.integers(1, 3))
 def test_from_a_step_on_a_window_keeps_what_is_left_of_it_or_the_fewest_steps_from_there(start, width, step, fewest):
-    """Kills: a window before the step; one that is longer than what was left of it; an empty one."""
+    """Kills: a window before the step; one that is longer than what was left of it; an empty one; one past the end."""
     window = Window(start, start + width)
-    moved = window.from_step(step, at_least=fewest)
     left = [each for each in window.steps if each >= step]
-    assert list(moved.steps) == (
-        left if len(left) >= fewest else list(range(max(start, step), max(start, step) + fewest))
-    )
+    expected = left if len(left) >= fewest else list(range(max(start, step), max(start, step) + fewest))
+    if expected[-1] >= 18:
+        with pytest.raises(WindowError, match="below 18"):
+            window.from_step(step, end=18, at_least=fewest)
+    else:
+        assert list(window.from_step(step, end=18, at_least=fewest).steps) == expected
+        moved = WindowSchedule(((window, 3), (Window(0, 18), 2))).from_step(step, end=18, at_least=fewest)
+        assert [list(moved.window(epoch).steps) for epoch in (0, 2)] == [expected, expected]
+        assert moved.num_epochs == 5
 
 
 def test_no_window_may_start_before_the_switch_step():

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from hrf.checkpoint import read_folder, read_manifest, writing_folder
 from hrf.config import Config
 from hrf.errors import ConfigError
+from hrf.progress import PROGRESS_FILE
 from hrf.steps.check import check_shape
 from hrf.steps.gather import gather
 from tests.hrf.steps.test_epochs import DDPO, SELECTED
@@ -16,6 +17,7 @@ from tests.hrf.steps.test_epochs import DDPO, SELECTED
 WHOLE = {"diversity_floor": 0.9, "starts": {"kind": "window", "schedule": "uniform", "width": 0.0}}
 FLOOR = {**WHOLE, "policy": {"split": 0.1}}
 """Switches at step 1 of 6."""
+ONE_STEP = {"starts": {"kind": "window", "schedule": "fixed", "windows": [{"steps": [1, 2]}], "width": 0.0}}
 SPLIT = {"policy": {"split": 0.3, "prefix_pool": 4}}
 
 
@@ -126,9 +128,13 @@ def test_a_policy_without_a_split_stays_whole_and_only_its_rate_falls(steps, cha
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [{}, SPLIT, DDPO, SELECTED], ids=["hrf", "split", "ddpo", "hrf-d"])
-def test_every_start_distribution_goes_on_from_a_later_switch_step(steps, changes):
-    """Kills: a prefix pool or evaluation starts that are taken for states at the later step; a window before it."""
+@pytest.mark.parametrize(
+    "changes", [{}, ONE_STEP, SPLIT, DDPO, SELECTED], ids=["hrf", "hrf-one-step", "split", "ddpo", "hrf-d"]
+)
+def test_every_start_distribution_goes_on_from_a_later_switch_step(steps, changes, tmp_path, monkeypatch):
+    """Kills: a prefix pool or evaluation starts that are taken for states at the later step; a window before it; a
+    total for the progress display as if the step had not moved."""
+    monkeypatch.setenv(PROGRESS_FILE, str(tmp_path / "progress.jsonl"))
     run = steps("run", {**FLOOR, **changes, "run": {"epochs": 2}})
     run.prepare()
     run.epoch(0)
@@ -139,8 +145,14 @@ def test_every_start_distribution_goes_on_from_a_later_switch_step(steps, change
     assert steered["switch_step"] > run.config.switch_step
     starts = start_steps(run, 1)
     assert min(starts) >= steered["switch_step"]
+    events = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
+    sampled = [
+        each for each in events if (each["event"], each.get("step"), each.get("epoch")) == ("advanced", "sample", 1)
+    ]
     if run.config.starts.kind == "noise":
         assert set(starts) == {steered["switch_step"]}
+    if len(set(starts)) == 1:
+        assert sampled[-1]["done"] == sampled[-1]["total"]
     if run.config.policy.prefix_pool:
         about_sampling = about(run, "trajectories-1", "about.json")
         roots, tails = 2 * (6 - run.config.switch_step), sum(6 - start for start in starts)
@@ -238,6 +250,11 @@ def test_the_next_run_goes_on_from_the_switch_step_at_which_the_promoted_policy_
     start = about(second, "baseline", "start.json")
     above = start["diversity"]["vendi_order2_ratio"]["low"] > 0.9 and start["reward_vs_base"]["value"] > 0
     assert kept == ("first/epoch-0001" if above else None)
+
+    # Three start steps are the fewest that a choice needs at this stride, and two of the four trained ones are left.
+    selected = {**SELECTED["starts"], "selection": {**SELECTED["starts"]["selection"], "stride": 2, "coarse_stride": 4}}
+    with pytest.raises(ConfigError, match=r"run\.start_from.*switches at step 2"):
+        steps("choosing", {**FLOOR, "starts": selected, "policy": {"split": 0.0001}}).prepare("choosing")
 
     plain, whole = steps("third", {**FLOOR, "diversity_floor": None}), steps("fourth", WHOLE)
     for run, name, differs in ((plain, "third", "switch_step"), (whole, "fourth", "kind")):
