@@ -25,6 +25,9 @@ from hrf.errors import ArtifactError
 from hrf.storage import Storage
 
 Outcome = Literal["promoted", "rejected", "lost"]
+ReasonKind = Literal[
+    "memory", "deadline", "image", "deleted", "evicted", "terminated", "account", "driver", "code", "silent", "other"
+]
 
 
 class StoredRecord(BaseModel):
@@ -184,15 +187,59 @@ class RunError(StoredRecord):
     message: str
 
 
+class Reason(StoredRecord):
+    """Why one step of a run on a cluster failed, see `hrf.workflow`."""
+
+    step: str
+    """The task's name, such as `sample`; "" where the run ended before any."""
+    epoch: int | None
+    """Counted from 0; None for a step that belongs to no epoch, or where nothing says which."""
+    kind: ReasonKind
+    problem: str
+    """What happened, such as `out of memory at 300Mi`."""
+    fix: str
+    """What to do about it; "" where that isn't known."""
+    pod: str
+    """The pod's name; "" where there never was one."""
+    message: str
+    """In Argo's own words."""
+    started: float
+    """When the pod began, in seconds since 1970; 0 if it never did."""
+
+    @property
+    def where(self) -> str:
+        """Such as `sample, epoch 0`."""
+        return place_words(self.step or "the run", self.epoch)
+
+    @property
+    def line(self) -> str:
+        """All of it in one line."""
+        return f"{self.where}: {self.problem}. Fix: {self.fix}" if self.fix else f"{self.where}: {self.problem}"
+
+
+def place_words(step: str, epoch: int | None) -> str:
+    """A step with its epoch, if it has one."""
+    return step if epoch is None else f"{step}, epoch {epoch}"
+
+
 class RunStatus(StoredRecord):
     """How a run ended."""
 
     run_id: str
     state: str
-    """`SUCCEEDED`, `FAILED` or `CANCELLED`, as Kubeflow has it."""
+    """`COMPLETE` (`SUCCEEDED` on this machine), `FAILED` or `RUNNING`, as Kubeflow tells its exit handler."""
+    outcome: Literal["succeeded", "failed", "terminated"]
+    """What that means; `terminated` is by somebody."""
+    time: float
+    """When its exit step ran, in seconds since 1970."""
     error: RunError
     kubeflow_run: str
+    reasons: list[Reason]
+    """What its Workflow told, the first thing first."""
+    reasons_unread: str
+    """Why its Workflow could not be read; "" if it was, or there was no need to."""
     failures: list[Failure]
+    """What its steps said themselves."""
 
 
 class RunSummary(StoredRecord):

@@ -4,7 +4,7 @@ Below `EXPERIMENT/runs/RUN/`:
 
     run.json                     what was started, from which candidate, and when; created once
     failures/STEP-epoch-0000.json  how a step failed, the last time that it did
-    status.json                  how the run ended, with the failures; written at its end, and again after a retry
+    status.json                  how the run ended and why, with the failures; written at each of its ends
     summary.json                 the finished run as a whole; where it is, the run is complete
     config.yaml, report.html     what else `summarize` makes of a finished run
 """

@@ -30,8 +30,8 @@ _CANDIDATE = re.compile(
 _AT_ONCE = 8
 _COPIED = ("outcome", "incumbent_id", "sequence", "attempts", "reward_vs_incumbent", "confidence", "reasons", "time")
 
-State = Literal["finished", "failed", "cancelled", "unfinished"]
-_STATES: dict[str, State] = {"SUCCEEDED": "finished", "FAILED": "failed", "CANCELLED": "cancelled"}
+State = Literal["finished", "failed", "terminated", "unfinished"]
+_STATES: dict[str, State] = {"succeeded": "finished", "failed": "failed", "terminated": "terminated"}
 Value = TypeVar("Value")
 Result = TypeVar("Result")
 
@@ -45,8 +45,8 @@ def read_chain(storage: Storage, experiment: str) -> dict[str, Any]:
 
     Returns:
         JSON values only:
-        `runs` in order of their start, each with `run_id`, `state` (finished, failed, cancelled or unfinished: at work,
-        paused or killed, which a bucket can't tell), `error`, what is in its run.json, and its `candidates`;
+        `runs` in order of their start, each with `run_id`, `state` (finished, failed, terminated or unfinished: at
+        work, paused or killed, which a bucket can't tell), `error`, what is in its run.json, and its `candidates`;
         `promotions` as `hrf.promotion.history` gives them, without the decision; and the `base` they all come from.
 
     Raises:
@@ -148,13 +148,16 @@ def _read_run(storage: Storage, experiment: str, run_id: str) -> dict[str, Any]:
     begun = records.started()
     start = begun.as_json() if begun else {}
     state: State = "unfinished"
-    error = None
+    status = None
     if storage.list(f"{records.prefix}/{SUMMARY}"):
         state = "finished"
     elif (status := records.status()) is not None:
-        state = _STATES.get(status.state, "unfinished")
-        error = status.error.message or None
+        state = _STATES[status.outcome]
     failures = _failures(records) if state in ("failed", "unfinished") else []
+    # What the run's Workflow said, or what its steps said, or Kubeflow.
+    reasons = [reason.line for reason in status.reasons] if status else []
+    told = status.error.message if status else ""
+    error = reasons[0] if reasons else None if failures else told or None
     return {
         "run_id": run_id,
         "state": state,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-STATE_COLOURS = {"finished": "green", "failed": "red", "cancelled": "yellow", "unfinished": "cyan"}
+STATE_COLOURS = {"finished": "green", "failed": "red", "terminated": "yellow", "unfinished": "cyan"}
 
 
 def chain_view(chain: Mapping[str, Any]) -> RenderableType:
@@ -47,7 +47,7 @@ def _run_tree(run: Mapping[str, Any], numbers: Mapping[str, int], *, with_preset
     for candidate in run["candidates"]:
         tree.add(_candidate_line(candidate, numbers))
     failures = [_failure_words(failure) for failure in run["failures"][-1:]]
-    for words in failures or ([run["error"]] if run["error"] else []):
+    for words in [run["error"]] if run["error"] else failures:
         tree.add(Text(words, style="red" if run["state"] == "failed" else ""))
     if not run["candidates"] and not tree.children:
         tree.add("no candidate")

@@ -3,36 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
+from hrf.records import RunStatus, place_words
 from hrf.report.page import render
 
-_TONES = {"SUCCEEDED": "good", "FAILED": "bad"}
+_TONES = {"succeeded": "good", "failed": "bad"}
 
 
-def render_status(record: Mapping[str, Any], *, problem: str = "") -> str:
-    """A page with a run's state and, for each failed step, what it said and where in the code.
+def render_status(status: RunStatus, *, problem: str = "") -> str:
+    """A page with a run's end, why it ended so, and what each failed step said and where in the code.
 
     Args:
-        record: `run_id`, `state`, `error`, `kubeflow_run` and `failures`, as in the run's `status.json`.
-        problem: Why the record could not be stored; "" if it was.
+        status: What is known of the end.
+        problem: Why it could not be stored; "" if it was.
     """
     failures = [
         {
-            "where": f"{failure['step']}" + ("" if failure["epoch"] is None else f", epoch {failure['epoch']}"),
-            "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(failure["time"])),
-            **{name: failure[name] for name in ("error_type", "message", "traceback")},
+            "where": place_words(failure.step, failure.epoch),
+            "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(failure.time)),
+            "error_type": failure.error_type,
+            "message": failure.message,
+            "traceback": failure.traceback,
         }
-        for failure in record["failures"]
+        for failure in status.failures
     ]
     return render(
         "status.html",
-        title=f"Run {record['run_id']}",
-        state=record["state"].lower(),
-        tone=_TONES.get(record["state"], ""),
-        error=record["error"]["message"],
-        kubeflow_run=record["kubeflow_run"],
+        title=f"Run {status.run_id}",
+        status=status,
+        tone=_TONES.get(status.outcome, ""),
         failures=failures,
         problem=problem,
     )

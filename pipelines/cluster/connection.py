@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 HOST, NAMESPACE, CA_FILE = "HRF_KFP_HOST", "HRF_KFP_NAMESPACE", "HRF_KFP_CA_FILE"
 #: Set by Kubeflow in notebooks that may use the API.
 TOKEN_FILE = "KF_PIPELINES_SA_TOKEN_PATH"
+#: Where Kubeflow is, by its own manifests.
+KUBEFLOW = "kubeflow"
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 60
 #: A question is asked again after these pauses; a command never is, as it may have been carried out.
 PAUSES = (0.5, 1.0, 2.0)
@@ -48,10 +50,12 @@ class Cluster:
         api: The client: `api.runs`, `api.experiments` and so on hold the calls, for `ask` and `tell`.
         host: The API's address, to be shown.
         namespace: The namespace that everything is in; empty on a cluster for a single user, which has no such notion.
+        run_namespace: The namespace of the runs' pods: on a cluster for a single user that of Kubeflow itself.
     """
 
     def __init__(self, api: Any, host: str, namespace: str) -> None:
         self.api, self.host, self.namespace = api, host, namespace
+        self.run_namespace = namespace or KUBEFLOW
         self._wire = _wire_of(api)
 
     @classmethod
@@ -73,8 +77,8 @@ class Cluster:
         cluster = cls(client, address, wanted or client.get_user_namespace())
         about = cluster.ask(client.healthzs.healthz_service_get_healthz)
         if not about.multi_user:
-            # Such a cluster refuses requests that name a namespace.
-            cluster.namespace = ""
+            # Such a cluster refuses requests that name a namespace. One that is named is where Kubeflow is.
+            cluster.namespace, cluster.run_namespace = "", wanted or KUBEFLOW
         elif not cluster.namespace:
             raise ClusterError(
                 address,
@@ -279,7 +283,7 @@ def _make_client(host: str, namespace: str) -> Any:
         warnings.simplefilter("ignore", FutureWarning)
         client = Client(
             host=host,
-            namespace=namespace or "kubeflow",
+            namespace=namespace or KUBEFLOW,
             existing_token=token,
             credentials=from_file,
             ssl_ca_cert=ca_file,

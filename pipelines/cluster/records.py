@@ -6,12 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ArtifactError, HrfError
+from hrf.records import DecisionRecord, read_record
 from hrf.run_records import RunRecords
 from hrf.storage import Storage
-from pipelines.cluster.runs import names_in_bucket, parameters_of
+from pipelines.cluster.runs import default_parameters, last_begin, names_in_bucket, parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from hrf.records import Failure, RunStatus
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,24 +25,27 @@ class Records:
     """The `s3://` address of its folder."""
     summary: dict[str, Any] | None = None
     """`summary.json`; a run has it once it is complete."""
-    status: dict[str, Any] | None = None
-    """`status.json`: how it ended."""
-    failures: list[dict[str, Any]] = field(default_factory=list)
+    status: RunStatus | None = None
+    """How it ended."""
+    failures: list[Failure] = field(default_factory=list)
     """What its failing steps said themselves."""
+    decisions: list[DecisionRecord] = field(default_factory=list)
+    """What became of its candidates, in order."""
     error: HrfError | None = None
     """Why they could not be read; None if they could."""
 
 
-def fetch_records(run: Any) -> Records:
+def fetch_records(run: Any, spec: Mapping[str, Any] | None = None) -> Records:
     """Read a run's records.
 
     Args:
         run: A run, as the API describes it.
+        spec: Its pipeline, whose defaults hold for parameters that the run does not name.
 
     Returns:
         What there is. A bucket that can't be read is no error: it often can't be from outside the cluster.
     """
-    parameters = parameters_of(run)
+    parameters = {**default_parameters(spec), **parameters_of(run)}
     storage_uri, experiment = str(parameters.get("storage") or ""), str(parameters.get("experiment") or "")
     names = names_in_bucket(run)
     where = f"{storage_uri}/{experiment}/runs/{names[0]}"
@@ -52,31 +58,28 @@ def fetch_records(run: Any) -> Records:
         storage = Storage.open(storage_uri, attempts=1)
         for name in names:
             records = _read(RunRecords(storage=storage, experiment=experiment, run_id=name))
-            if records.summary or records.status or records.failures:
+            if records != Records(where=records.where):
                 return records
     except HrfError as error:
         return Records(where=where, error=error)
     return Records(where=where)
 
 
-def told_failures(records: Records) -> list[dict[str, Any]]:
-    """The failures of a run: those of its status, else those that steps wrote themselves."""
-    listed = (records.status or {}).get("failures") or records.failures
-    return [entry for entry in listed if isinstance(entry, dict)]
-
-
-def failure_line(failure: Mapping[str, Any]) -> str:
-    """A failure in one line, such as `ConfigError in prepare: ...`."""
-    epoch = failure.get("epoch")
-    where = f"{failure.get('step') or 'a step'}" + ("" if epoch is None else f", epoch {epoch}")
-    return f"{failure.get('error_type') or 'Error'} in {where}: {failure.get('message') or 'no message'}"
+def end_of(run: Any, records: Records) -> RunStatus | None:
+    """What a run's exit step wrote; None where it has not run, or is about an end after which the run was retried."""
+    status, began = records.status, last_begin(run)
+    return None if status is None or (began and status.time < began.timestamp()) else status
 
 
 def _read(records: RunRecords) -> Records:
+    store = records.storage
+    keys = store.list(f"{records.experiment}/decisions/{records.run_id}/")
+    decided = [found[0] for key in keys if (found := read_record(store, key, DecisionRecord)) is not None]
     summary, status = records.summary(), records.status()
     return Records(
-        where=records.storage.url(records.prefix),
+        where=store.url(records.prefix),
         summary=summary.as_json() if summary else None,
-        status=status.as_json() if status else None,
-        failures=[failure.as_json() for failure in records.failures()],
+        status=status,
+        failures=records.failures(),
+        decisions=decided,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -10,28 +11,41 @@ from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ClusterError
 from hrf.run_ids import settle_run_id
+from pipelines.placement import ROLES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pipelines.cluster.connection import Cluster
 
-FINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED"})
+#: What a run or a task can end as. The last three are ours: Kubeflow says FAILED of what somebody terminated, and
+#: nothing of tasks that never began, or that ended when it had stopped to tell.
+FINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELED", "SKIPPED", "TERMINATED", "NOT_RUN", "NOT_TOLD"})
 UTC = datetime.UTC
 _ID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
-#: What Kubeflow adds to a pipeline's own tasks: a driver before each, its container, attempts at it, the whole.
-_MACHINERY = re.compile(r".*-driver|executor(\(\d+\))?|root|.*\(\d+\)")
+#: What Kubeflow adds to a pipeline's own tasks: a driver before each, its container, attempts at it, loops, the whole.
+_MACHINERY = re.compile(
+    r".*-driver|executor|root|exit-handler-\d+(\.onExit)?|for-loop-\d+|iteration-item|iteration-iterations(\(\d+:\d+\))?"
+    r"|.*\(\d+\)"
+)
 #: A task that only holds the tasks which an exit handler guards.
 _WRAPPER = "exit-handler-"
+#: The sub-pipeline of an epoch, or of several: what a package calls it, and what Kubeflow runs it under.
+_EPOCH_TITLE = re.compile(r".*?epochs? [\d-]+")
+_EPOCH_KEY = re.compile(r"epoch(s?)(?:-(\d+))?")
+#: The pod that a task's entry names, which begins with the name of the run's Workflow.
+_POD = re.compile(r"(.+)-\d+")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """A task of a run."""
 
+    task_id: str
     name: str
-    """As in the pipeline, such as `prepare` or `epoch 0: window 10-17`."""
+    """As in the pipeline, with its epoch: `prepare`, `epoch 0: sample`."""
     state: str
+    """Of `FINAL`, or PENDING or RUNNING."""
     started: datetime.datetime | None
     finished: datetime.datetime | None
     error: str
@@ -98,6 +112,12 @@ def parameters_of(run: Any) -> dict[str, Any]:
     return dict(run.runtime_config.parameters or {}) if run.runtime_config else {}
 
 
+def default_parameters(spec: Mapping[str, Any] | None) -> dict[str, Any]:
+    """What a pipeline's parameters are where a run does not name them."""
+    defined = (spec or {}).get("root", {}).get("inputDefinitions", {}).get("parameters", {})
+    return {name: value["defaultValue"] for name, value in defined.items() if "defaultValue" in value}
+
+
 def names_in_bucket(run: Any) -> list[str]:
     """What a run may be called in its bucket, likeliest first: Kubeflow shows a tag as it was given, not expanded."""
     tag = str(parameters_of(run).get("run_tag") or "")
@@ -137,41 +157,155 @@ def task_names(spec: Mapping[str, Any] | None) -> dict[str, str]:
 
 
 def count_tasks(spec: Mapping[str, Any] | None) -> int:
-    """How many tasks a run of a pipeline has, sub-pipelines included; the shards of a loop count once."""
+    """How many tasks of a pipeline do something, those of sub-pipelines included; the shards of a loop count once."""
     if not spec:
         return 0
     components = spec.get("components", {})
 
     def count(dag: Mapping[str, Any]) -> int:
-        number = 0
-        for key, task in dag["tasks"].items():
-            inner = components[task["componentRef"]["name"]].get("dag")
-            number += (not key.startswith(_WRAPPER)) + (count(inner) if inner else 0)
-        return number
+        inner = (components[task["componentRef"]["name"]].get("dag") for task in dag["tasks"].values())
+        return sum(count(group) if group else 1 for group in inner)
 
     return count(spec["root"]["dag"])
 
 
-def tasks_of(run: Any, names: Mapping[str, str]) -> list[Task]:
-    """A run's tasks that have begun, in the order in which they did.
+def tasks_of(run: Any, spec: Mapping[str, Any] | None) -> list[Task]:
+    """A run's tasks that do something, in the order in which they began; then what was never begun.
+
+    Kubeflow does not say which sub-pipeline a task is in. But those of epochs follow each other, so the times tell.
 
     Args:
         run: A run with its details.
-        names: See `task_names`. Without any, every task counts but what Kubeflow adds.
+        spec: Its pipeline. Without it, every task counts but what Kubeflow adds.
     """
-    details = (run.run_details.task_details if run.run_details else None) or []
-    found = [
-        Task(
-            name=names.get(detail.display_name, detail.display_name),
-            state=detail.state or "PENDING",
-            started=moment(detail.start_time),
-            finished=moment(detail.end_time),
-            error=error_text(detail.error),
-        )
-        for detail in details
-        if (detail.display_name in names if names else not _MACHINERY.fullmatch(detail.display_name or "root"))
-    ]
-    return sorted(found, key=lambda task: task.started or datetime.datetime.max.replace(tzinfo=UTC))
+    entries = [entry for entry in _entries(run) if entry.display_name]
+    names, groups = task_names(spec), _groups(spec)
+    whole = _workflow_name(entries)
+
+    def is_own(key: str) -> bool:
+        return key in names if names else not (_MACHINERY.fullmatch(key) or key == whole)
+
+    def epoch_of(key: str) -> str:
+        """What to call an epoch's sub-pipeline; "" for any other task."""
+        if names:
+            match = _EPOCH_TITLE.match(names.get(key, "")) if key in groups else None
+            return match[0] if match else ""
+        match = _EPOCH_KEY.fullmatch(key)
+        number = int(match[2] or 1) if match else 0
+        return "" if not match else f"epochs, part {number}" if match[1] else f"epoch {number - 1}"
+
+    own = [entry for entry in entries if is_own(entry.display_name)]
+    epochs = [(epoch_of(entry.display_name), entry) for entry in own if entry.state and epoch_of(entry.display_name)]
+    found = []
+    for entry in own:
+        key = entry.display_name
+        title = names.get(key, key.replace("-", " "))
+        if key in groups or epoch_of(key):
+            if entry.state:
+                continue
+            # Of a group that was left out, Kubeflow does not tell what is in it.
+            title = epoch_of(key) or ", ".join(names[each] for each in groups[key] if each not in groups)
+        else:
+            # What was left out has the moment of its group's end; only the package tells it from what is beside it.
+            inside = (
+                name
+                for name, epoch in epochs
+                if _within(entry, epoch) and (key in groups.get(epoch.display_name, ()) if names else entry.state)
+            )
+            title = ": ".join([*itertools.islice(inside, 1), title])
+        found.append(_task(run, entry, title))
+    last = datetime.datetime.max.replace(tzinfo=UTC)
+    return sorted(found, key=lambda task: (task.started or last, _place(task.name)))
+
+
+def stands_still(run: Any) -> bool:
+    """Whether Kubeflow stopped to tell of a run's tasks before they ended, as past 1 MiB of them or in an outage."""
+    return run.state in FINAL and any(entry.state in ("RUNNING", "PENDING") for entry in _entries(run))
+
+
+def state_of(run: Any) -> str:
+    """How a run stands; TERMINATED where Kubeflow says FAILED of one that was told to end."""
+    state = str(run.state or "PENDING")
+    return "TERMINATED" if state == "FAILED" and _terminated_at(run) else state
+
+
+def last_begin(run: Any) -> datetime.datetime | None:
+    """When a run last began to run: when it was made, started or retried."""
+    times = [moment(entry.update_time) for entry in run.state_history or [] if entry.state == "RUNNING"]
+    return max(filter(None, [moment(run.created_at), *times]), default=None)
+
+
+def waiting_pods(run: Any, now: datetime.datetime) -> dict[str, float]:
+    """The seconds for which pods have been waiting to begin, by their tasks' ids."""
+    pending = [entry for entry in _entries(run) if entry.state == "PENDING" and moment(entry.start_time)]
+    return {entry.task_id: (now - moment(entry.start_time)).total_seconds() for entry in pending}
+
+
+def _entries(run: Any) -> list[Any]:
+    return list((run.run_details.task_details if run.run_details else None) or [])
+
+
+def _place(name: str) -> tuple[int, str]:
+    """Where a task that never began would have been in its run."""
+    step = name.rpartition(": ")[2].replace(" ", "_")
+    order = [*ROLES]
+    return (order.index(step) if step in ROLES else order.index("summarize"), name)
+
+
+def _workflow_name(entries: Sequence[Any]) -> str:
+    """The name of a run's Workflow, which is also that of the task that holds all others."""
+    pods = (child.pod_name for entry in entries for child in entry.child_tasks or [] if child.pod_name)
+    match = _POD.fullmatch(next(pods, ""))
+    return match[1] if match else ""
+
+
+def _task(run: Any, entry: Any, title: str) -> Task:
+    started, finished, ended = moment(entry.start_time), moment(entry.end_time), _terminated_at(run)
+    # What was left out has no state, and one moment for its start and its end.
+    state = entry.state or ("NOT_RUN" if finished else "PENDING")
+    if state == "FAILED" and ended and finished and finished >= ended:
+        state = "TERMINATED"
+    if run.state in FINAL and (state not in FINAL or (state == "NOT_RUN" and run.state == "SUCCEEDED")):
+        state = "NOT_TOLD"
+    if state in ("NOT_RUN", "NOT_TOLD"):
+        started = finished = None
+    return Task(
+        task_id=entry.task_id or "",
+        name=title,
+        state=state,
+        started=started,
+        finished=finished,
+        error=error_text(entry.error),
+    )
+
+
+def _terminated_at(run: Any) -> datetime.datetime | None:
+    """When a run was told to end, if that was what it ended from."""
+    history = run.state_history or []
+    ends = [index for index, entry in enumerate(history) if entry.state == "CANCELING"]
+    return moment(history[ends[-1]].update_time) if ends and history[-1].state in ("CANCELING", "FAILED") else None
+
+
+def _within(entry: Any, epoch: Any) -> bool:
+    start, first, last = (moment(time) for time in (entry.start_time, epoch.start_time, epoch.end_time))
+    return bool(start and first and first <= start and (last is None or start <= last))
+
+
+def _groups(spec: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:
+    """The tasks that only hold others, by the names that Kubeflow runs them under, with all that they hold."""
+    components = (spec or {}).get("components", {})
+
+    def below(dag: Mapping[str, Any]) -> Iterator[str]:
+        for key, task in dag["tasks"].items():
+            yield key
+            yield from below(components[task["componentRef"]["name"]].get("dag") or {"tasks": {}})
+
+    return {
+        key: tuple(below(inner))
+        for dag in _dags(spec)
+        for key, task in dag["tasks"].items()
+        if (inner := components[task["componentRef"]["name"]].get("dag"))
+    }
 
 
 def error_text(error: Any) -> str:

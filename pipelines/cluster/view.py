@@ -11,8 +11,7 @@ from rich.table import Table
 
 from hrf.errors import ConfigError
 from pipelines.cluster.cron import parse
-from pipelines.cluster.records import failure_line, told_failures
-from pipelines.cluster.runs import FINAL, UTC, error_text, moment, names_in_bucket, parameters_of
+from pipelines.cluster.runs import FINAL, UTC, error_text, moment, names_in_bucket, parameters_of, state_of
 from pipelines.cluster.schedules import cron_of, is_on
 
 if TYPE_CHECKING:
@@ -20,10 +19,16 @@ if TYPE_CHECKING:
 
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.cron import Cron
-    from pipelines.cluster.records import Records
     from pipelines.cluster.runs import Task
 
-STATE_COLOURS = {"SUCCEEDED": "green", "FAILED": "red", "CANCELED": "yellow", "CANCELING": "yellow", "RUNNING": "cyan"}
+STATE_COLOURS = {
+    "SUCCEEDED": "green",
+    "FAILED": "red",
+    "TERMINATED": "yellow",
+    "CANCELED": "yellow",
+    "CANCELING": "yellow",
+    "RUNNING": "cyan",
+}
 
 
 def plain_run(run: Any, *, experiments: Mapping[str, str], schedules: Mapping[str, str]) -> dict[str, Any]:
@@ -40,7 +45,7 @@ def plain_run(run: Any, *, experiments: Mapping[str, str], schedules: Mapping[st
         "name": run.display_name,
         "run_id": names_in_bucket(run)[0],
         "experiment": experiments.get(run.experiment_id, run.experiment_id),
-        "state": run.state or "PENDING",
+        "state": state_of(run),
         "created": created.isoformat() if created else None,
         "finished": finished.isoformat() if finished else None,
         "seconds": (finished - created).total_seconds() if created and finished else None,
@@ -68,9 +73,9 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
 
 def tasks_table(tasks: Sequence[Task]) -> Table:
     """One line per task that has begun."""
-    table = _table("task", "state", "took", "error", whole=("task", "state", "took"))
+    table = _table("task", "state", "took", whole=("task", "state", "took"))
     for task in tasks:
-        table.add_row(escape(task.name), state_text(task.state), duration_text(task.seconds), escape(task.error))
+        table.add_row(escape(task.name), state_text(task.state), duration_text(task.seconds))
     return table
 
 
@@ -83,17 +88,6 @@ def plain_task(task: Task) -> dict[str, Any]:
         "seconds": task.seconds,
         "error": task.error or None,
     }
-
-
-def failure_lines(run: Any, tasks: Sequence[Task], records: Records | None) -> list[str]:
-    """Why a run failed: in the failing step's own words where they are known, else in Kubeflow's."""
-    told = told_failures(records) if records else []
-    if told:
-        return [failure_line(entry) for entry in told]
-    error = (records.status or {}).get("error") if records else None
-    lines = [error["message"]] if error and error.get("message") else []
-    lines += [f"{task.name}: {task.error or task.state.lower()}" for task in tasks if task.state == "FAILED"]
-    return lines or [error_text(run.error) or f"the run is {str(run.state).lower()}, and no task says why"]
 
 
 def plain_schedule(schedule: Any, experiments: Mapping[str, str]) -> dict[str, Any]:
@@ -132,7 +126,7 @@ def schedules_table(schedules: Sequence[Mapping[str, Any]]) -> Table:
 
 def state_text(state: str) -> str:
     """A state, coloured."""
-    return f"[{STATE_COLOURS.get(state, 'white')}]{state.lower()}[/]"
+    return f"[{STATE_COLOURS.get(state, 'white')}]{state.lower().replace('_', ' ')}[/]"
 
 
 def duration_text(seconds: float | None) -> str:

@@ -2,29 +2,51 @@
 
 from __future__ import annotations
 
+import datetime
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from hrf.errors import ClusterError
+from hrf.errors import ClusterError, HrfError
+from pipelines.cluster.causes import LONG_SECONDS, find_long_waits, pods_command
 from pipelines.cluster.connection import is_passing
-from pipelines.cluster.runs import FINAL, count_tasks, get_run, task_names, tasks_of
+from pipelines.cluster.records import end_of, fetch_records
+from pipelines.cluster.runs import FINAL, UTC, count_tasks, get_run, state_of, tasks_of, waiting_pods
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
+    from hrf.records import DecisionRecord
     from pipelines.cluster.connection import Cluster
+    from pipelines.cluster.records import Records
     from pipelines.cluster.runs import Task
 
 #: A cluster may be without its API server for so long, as while that is updated. The run itself goes on meanwhile.
 PATIENCE_SECONDS = 600.0
+#: How often to look at what is beside the API: the bucket, and the pods.
+BESIDE_SECONDS = 15.0
+#: A run is over so long after its exit step at the latest, whatever Kubeflow's record of it says.
+GRACE_SECONDS = 60.0
+#: Tasks that stand still for so long are told.
+STANDSTILL_SECONDS = 180.0
 
 
-def follow(cluster: Cluster, run_id: str, view: RunView, *, poll_seconds: float) -> Any:
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """A run at its end."""
+
+    run: Any
+    """As the API describes it, which may not have heard of the end yet."""
+    state: str
+    """SUCCEEDED, FAILED, TERMINATED, CANCELED or SKIPPED."""
+
+
+def follow(cluster: Cluster, run_id: str, view: RunView, *, poll_seconds: float) -> Ended:
     """Watch a run until it ends.
 
     Args:
@@ -33,13 +55,11 @@ def follow(cluster: Cluster, run_id: str, view: RunView, *, poll_seconds: float)
         view: Is shown the run each time.
         poll_seconds: How long to wait between two looks.
 
-    Returns:
-        The run at its end, whatever that is.
-
     Raises:
         ClusterError: The cluster refuses, or has not answered for ten minutes.
     """
     heard = time.monotonic()
+    run, looked = None, time.monotonic()
     while True:
         try:
             run = get_run(cluster, run_id)
@@ -51,8 +71,36 @@ def follow(cluster: Cluster, run_id: str, view: RunView, *, poll_seconds: float)
             heard = time.monotonic()
             view.show(run)
             if run.state in FINAL:
-                return run
+                return Ended(run=run, state=state_of(run))
+        if run is not None and time.monotonic() - looked >= BESIDE_SECONDS:
+            ended = _look_beside(cluster, run, view)
+            if ended is not None:
+                return ended
+            looked = time.monotonic()
         time.sleep(poll_seconds)
+
+
+def _look_beside(cluster: Cluster, run: Any, view: RunView) -> Ended | None:
+    """Look at what the API does not tell: the bucket's records, and pods that wait.
+
+    Returns:
+        The end, where the bucket has known of it for a while and the API has not: Kubeflow's own agent can be minutes
+        behind after the API server was away.
+    """
+    records = fetch_records(run, view.spec)
+    view.show_decisions(records.decisions)
+    status = end_of(run, records)
+    if status is not None and time.time() - status.time > GRACE_SECONDS:
+        return Ended(run=run, state=status.outcome.upper())
+    try:
+        view.show_waits([(f"{wait.pod}: {wait.where}", wait.why) for wait in find_long_waits(cluster, run.run_id)])
+    except HrfError:
+        waiting = [
+            pod for pod, seconds in waiting_pods(run, datetime.datetime.now(UTC)).items() if seconds > LONG_SECONDS
+        ]
+        view.show_waits([(pod, f"{pods_command(cluster, run.run_id)} shows what for") for pod in waiting])
+    view.show_standstill(records)
+    return None
 
 
 class RunView:
@@ -65,7 +113,7 @@ class RunView:
 
     def __init__(self, console: Console, spec: Mapping[str, Any] | None) -> None:
         self._console = console
-        self._names = task_names(spec)
+        self.spec = spec
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -78,9 +126,11 @@ class RunView:
         )
         self._total = count_tasks(spec)
         self._bar = self._progress.add_task("waiting", total=self._total or None, amount="")
-        self._told: dict[tuple[str, Any], str] = {}
+        self._told: set[tuple[str, str]] = set()
         self._state = ""
         self._is_silent = False
+        self._tasks: list[Task] = []
+        self._news = time.monotonic()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -92,8 +142,10 @@ class RunView:
     def show(self, run: Any) -> None:
         """Show a run as it is now."""
         self._is_silent = False
-        state = (run.state or "PENDING").lower()
-        tasks = tasks_of(run, self._names)
+        state = state_of(run).lower()
+        tasks = tasks_of(run, self.spec)
+        if tasks != self._tasks:
+            self._tasks, self._news = tasks, time.monotonic()
         for task in tasks:
             self._show_end(task)
         if state != self._state:
@@ -117,18 +169,44 @@ class RunView:
             self._say("[yellow]no answer from the cluster; trying on, the run is not affected[/]")
         self._is_silent = True
 
+    def show_decisions(self, decisions: Sequence[DecisionRecord]) -> None:
+        """Show what became of candidates, each once."""
+        for decision in decisions:
+            line = f"           candidate of epoch {decision.epoch} {decision.outcome}"
+            self._say_once("decision", decision.candidate_id, line)
+
+    def show_waits(self, waits: Sequence[tuple[str, str]]) -> None:
+        """Show pods that don't begin and what for, each once."""
+        for pod, why in waits:
+            name = pod.partition(": ")[2] or "a pod"
+            line = (
+                f"[yellow]waiting[/]    {escape(name)}: for more than a minute. {escape(why or 'No reason is told.')}"
+            )
+            self._say_once(pod, why, line)
+
+    def show_standstill(self, records: Records) -> None:
+        """Say, once, that tasks stand still, and where there is more to see."""
+        if self._state == "running" and time.monotonic() - self._news > STANDSTILL_SECONDS:
+            where = f"The bucket can't be read from here: {records.error}" if records.error else "See " + records.where
+            self._say_once(
+                "standstill",
+                "",
+                "[yellow]no news of tasks for a while: a long step, or a run past 1 MiB, of whose tasks Kubeflow"
+                f" stops to tell.[/] {escape(where)}",
+            )
+
     def _show_end(self, task: Task) -> None:
-        # Tasks of different epochs have the same name, and no task starts twice at the same time.
-        key = (task.name, task.started)
-        if task.state not in FINAL or self._told.get(key) == task.state:
+        if task.state not in FINAL or task.state in ("NOT_RUN", "NOT_TOLD"):
             return
-        self._told[key] = task.state
         took = "" if task.seconds is None else f" {task.seconds:8.0f} s"
-        if task.state == "SUCCEEDED":
-            self._say(f"[green]done[/]      {escape(task.name):<32}{took}")
-        else:
-            colour = "red" if task.state == "FAILED" else "yellow"
-            self._say(f"[{colour}]{task.state.lower():<9}[/] {escape(task.name):<32}{took}")
+        colour = {"SUCCEEDED": "green", "FAILED": "red"}.get(task.state, "yellow")
+        word = "done" if task.state == "SUCCEEDED" else task.state.lower()
+        self._say_once(task.task_id, task.state, f"[{colour}]{word:<11}[/]{escape(task.name):<32}{took}")
+
+    def _say_once(self, about: str, what: str, line: str) -> None:
+        if (about, what) not in self._told:
+            self._told.add((about, what))
+            self._say(line)
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)

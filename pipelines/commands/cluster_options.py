@@ -14,6 +14,7 @@ from pipelines.commands.configuring import choose
 from pipelines.commands.console import note
 
 if TYPE_CHECKING:
+    from pipelines.cluster.connection import Cluster
     from pipelines.commands.configuring import Chosen
 
 Host = Annotated[
@@ -107,6 +108,20 @@ def pack(
         parameters=parameters,
         service_account=account,
     )
+
+
+def connect(host: str, namespace: str) -> Cluster:
+    """Reach Kubeflow's API, having said so: an address that does not answer takes its time.
+
+    Raises:
+        ClusterError: As `Cluster.connect`.
+    """
+    from pipelines.cluster.connection import HOST, Cluster
+
+    address = host or os.environ.get(HOST, "")
+    if address and "@" not in address:
+        error_console().print(f"[dim]Asking {escape(address)}[/]", soft_wrap=True, highlight=False)
+    return Cluster.connect(host, namespace)
 
 
 def checked_storage(given: str) -> str:

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from pipelines.commands.cluster_options import connect
 from pipelines.commands.console import console, print_json
-from pipelines.commands.submit import show_results
+from pipelines.commands.submit import show_causes, show_results
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
+    from pipelines.cluster.records import Records
 
 #: Runs on one screen; the UI has the older ones.
 MOST_RUNS = 50
@@ -19,11 +21,10 @@ MOST_RUNS = 50
 
 def list_cluster_runs(host: str, namespace: str, *, as_json: bool) -> None:
     """List the newest runs of a cluster, the newest last as in the list of this machine's runs."""
-    from pipelines.cluster.connection import Cluster
     from pipelines.cluster.runs import shown_runs
     from pipelines.cluster.view import plain_run, runs_table
 
-    cluster = Cluster.connect(host, namespace)
+    cluster = connect(host, namespace)
     names = _names(cluster)
     newest = list(itertools.islice(shown_runs(cluster), MOST_RUNS + 1))
     found = [plain_run(run, **names) for run in reversed(newest[:MOST_RUNS])]
@@ -41,28 +42,31 @@ def list_cluster_runs(host: str, namespace: str, *, as_json: bool) -> None:
 
 def show_cluster_run(name: str, host: str, namespace: str, *, as_json: bool) -> None:
     """Show one run of a cluster: its parameters, its tasks, and what it left in its bucket."""
-    from pipelines.cluster.connection import Cluster
-    from pipelines.cluster.records import fetch_records
-    from pipelines.cluster.runs import FINAL, find_run, package_of, task_names, tasks_of
-    from pipelines.cluster.view import failure_lines, link_of, plain_run, plain_task, tasks_table
+    from pipelines.cluster.causes import find_causes
+    from pipelines.cluster.records import end_of, fetch_records
+    from pipelines.cluster.runs import FINAL, find_run, package_of, stands_still, state_of, tasks_of
+    from pipelines.cluster.view import link_of, plain_run, plain_task, tasks_table
 
-    cluster = Cluster.connect(host, namespace)
+    cluster = connect(host, namespace)
     run = find_run(cluster, name)
-    tasks = tasks_of(run, task_names(package_of(cluster, run)))
-    records = fetch_records(run)
-    about = plain_run(run, **_names(cluster))
-    failed = run.state in FINAL and run.state != "SUCCEEDED"
-    failures = failure_lines(run, tasks, records) if failed else []
+    spec = package_of(cluster, run)
+    tasks, records = tasks_of(run, spec), fetch_records(run, spec)
+    # Kubeflow's own agent can be minutes behind; the bucket knows of an end as soon as the exit step has run.
+    end = None if run.state in FINAL else end_of(run, records)
+    state = end.outcome.upper() if end else state_of(run)
+    about = {**plain_run(run, **_names(cluster)), "state": state}
+    failed = state in FINAL and state != "SUCCEEDED"
+    causes = find_causes(cluster, run, tasks, records) if failed else []
     if as_json:
         print_json(
             {
                 **about,
                 "link": link_of(cluster, run.run_id),
                 "tasks": [plain_task(task) for task in tasks],
-                "failures": failures,
+                "failures": [cause.line for cause in causes],
                 "records": records.where,
                 "records_error": str(records.error) if records.error else None,
-                "status": records.status,
+                "status": records.status.as_json() if records.status else None,
                 "summary": records.summary,
             }
         )
@@ -70,12 +74,37 @@ def show_cluster_run(name: str, host: str, namespace: str, *, as_json: bool) -> 
     screen = console()
     for key, value in _facts(about, link_of(cluster, run.run_id), records.where).items():
         screen.print(f"{key:<14}{escape(value)}", highlight=False, soft_wrap=True)
+    if end:
+        screen.print("Kubeflow's own record of it is behind: it still says running.", highlight=False, soft_wrap=True)
     if tasks:
         screen.print(tasks_table(tasks))
-    for line in failures:
-        screen.print(f"[red]failed[/]        {escape(line)}", highlight=False, soft_wrap=True)
-    if records.summary or run.state == "SUCCEEDED" or (failed and records.error):
+    if stands_still(run):
+        screen.print(
+            "Kubeflow stopped to tell of this run's tasks before they ended, as it does past 1 MiB of them.",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if state not in FINAL:
+        _show_progress(cluster, run.run_id, records)
+    show_causes(causes, screen)
+    if records.summary or state == "SUCCEEDED" or (failed and records.error):
         show_results(records)
+
+
+def _show_progress(cluster: Cluster, run_id: str, records: Records) -> None:
+    """What is known of a run at work beside its tasks: its candidates, and pods that wait for something."""
+    from hrf.errors import HrfError
+    from pipelines.cluster.causes import find_long_waits, pods_command
+
+    screen = console()
+    for decision in records.decisions:
+        screen.print(f"candidate of epoch {decision.epoch} {decision.outcome}", highlight=False)
+    try:
+        lines = [f"{wait.where} waits: {wait.why or 'no reason is told'}" for wait in find_long_waits(cluster, run_id)]
+    except HrfError:
+        lines = [f"What its pods wait for, if they do: {pods_command(cluster, run_id)}"]
+    for line in lines:
+        screen.print(escape(line), soft_wrap=True, highlight=False)
 
 
 def _names(cluster: Cluster) -> dict[str, dict[str, str]]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster
+from pipelines.commands.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster, connect
 from pipelines.commands.console import DEFAULT_WORK_DIR, AsJson, Traceback, WorkDir, console, print_json
 
 
@@ -61,11 +61,10 @@ def _from_here(names: list[str], work_dir: Path) -> dict[str, dict[str, Any]]:
 
 def _from_cluster(names: list[str], host: str, namespace: str) -> dict[str, dict[str, Any]]:
     from hrf.errors import ArtifactError
-    from pipelines.cluster.connection import Cluster
     from pipelines.cluster.records import fetch_records
     from pipelines.cluster.runs import find_run
 
-    connected = Cluster.connect(host, namespace)
+    connected = connect(host, namespace)
     summaries: dict[str, dict[str, Any]] = {}
     for run in {run.run_id: run for run in (find_run(connected, name) for name in names)}.values():
         records = fetch_records(run)

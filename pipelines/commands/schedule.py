@@ -17,6 +17,7 @@ from pipelines.commands.cluster_options import (
     ServiceAccount,
     StartFrom,
     StorageUri,
+    connect,
     pack,
 )
 from pipelines.commands.compiling import Placement
@@ -58,7 +59,6 @@ def schedule(
     One run at a time; times that pass meanwhile, or while the schedule is paused, are left out.
     """
     from hrf.promoted import check_name
-    from pipelines.cluster.connection import Cluster
     from pipelines.cluster.cron import parse
     from pipelines.cluster.schedules import SCHEDULED_TIME, put_schedule, refuse_second
     from pipelines.cluster.submitting import put_experiment, put_version
@@ -76,7 +76,7 @@ def schedule(
     )
     called = name or packed.stem
     check_name(called, "--name")
-    cluster = Cluster.connect(host, namespace)
+    cluster = connect(host, namespace)
     if not replace:
         refuse_second(cluster, called)
     _explain(called, read, experiment, packed.parameters["storage"])

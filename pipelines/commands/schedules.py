@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands.cluster_options import Host, Namespace
+from pipelines.commands.cluster_options import Host, Namespace, connect
 from pipelines.commands.console import AsJson, Traceback, console, print_json
 from pipelines.commands.schedule import Yes
 
@@ -22,12 +22,11 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name."
 @app.command("list")
 def list_(host: Host = "", namespace: Namespace = "", as_json: AsJson = False, _traceback: Traceback = False) -> None:
     """List the schedules, oldest first."""
-    from pipelines.cluster.connection import Cluster
     from pipelines.cluster.runs import experiment_names
     from pipelines.cluster.schedules import list_schedules
     from pipelines.cluster.view import plain_schedule, schedules_table
 
-    cluster = Cluster.connect(host, namespace)
+    cluster = connect(host, namespace)
     experiments = experiment_names(cluster)
     found = [plain_schedule(schedule, experiments) for schedule in list_schedules(cluster)]
     if as_json:
@@ -85,10 +84,9 @@ def delete(
 def _change(
     name: str, host: str, namespace: str, act: Callable[[Any, Any], None], state: str, *, as_json: bool
 ) -> None:
-    from pipelines.cluster.connection import Cluster
     from pipelines.cluster.schedules import find_schedule
 
-    cluster = Cluster.connect(host, namespace)
+    cluster = connect(host, namespace)
     schedule = find_schedule(cluster, name)
     act(cluster, schedule)
     if as_json:

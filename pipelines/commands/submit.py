@@ -16,6 +16,7 @@ from pipelines.commands.cluster_options import (
     ServiceAccount,
     StartFrom,
     StorageUri,
+    connect,
     pack,
 )
 from pipelines.commands.compiling import Placement
@@ -23,10 +24,16 @@ from pipelines.commands.configuring import Settings
 from pipelines.commands.console import AsJson, Traceback, console, error_console, print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.console import Console
+
+    from pipelines.cluster.causes import Cause
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.records import Records
+    from pipelines.cluster.watching import Ended
 
-ENDS = {"FAILED": "failed", "CANCELED": "was cancelled"}
+ENDS = {"FAILED": "failed", "TERMINATED": "was terminated", "CANCELED": "was cancelled"}
 
 
 def submit(
@@ -52,7 +59,6 @@ def submit(
 ) -> None:
     """Fine-tune on a Kubeflow cluster: upload the package, unless it is there, and start a run of it."""
     from hrf.promoted import check_name
-    from pipelines.cluster.connection import Cluster
     from pipelines.cluster.submitting import PIPELINE, put_experiment, put_version, start_run
     from pipelines.cluster.view import link_of
 
@@ -67,7 +73,7 @@ def submit(
         storage=storage,
         placement=placement,
     )
-    cluster = Cluster.connect(host, namespace)
+    cluster = connect(host, namespace)
     version = put_version(cluster, packed.package, packed.about)
     experiment_id = put_experiment(cluster, experiment)
     run = start_run(
@@ -130,14 +136,22 @@ def show_results(records: Records) -> None:
     screen.print(f"Report:   {escape(records.where)}/report.html", soft_wrap=True, highlight=False)
 
 
-def _wait(cluster: Cluster, run: Any, package: str, poll: float) -> tuple[Any, Records]:
+def show_causes(causes: Sequence[Cause], screen: Console) -> None:
+    """Why a run did not succeed, one line each, and whose log may tell more."""
+    for cause in causes:
+        screen.print(f"[red]{escape(cause.line)}[/]", soft_wrap=True, highlight=False)
+        if cause.pod:
+            screen.print(f"  pod {escape(cause.pod)}", soft_wrap=True, highlight=False)
+
+
+def _wait(cluster: Cluster, run: Any, package: str, poll: float) -> tuple[Ended, Records]:
     """Follow a run to its end, and say there why it failed if it did."""
     import yaml
 
     from hrf.errors import ClusterError
+    from pipelines.cluster.causes import find_causes
     from pipelines.cluster.records import fetch_records
-    from pipelines.cluster.runs import task_names, tasks_of
-    from pipelines.cluster.view import failure_lines
+    from pipelines.cluster.runs import tasks_of
     from pipelines.cluster.watching import RunView, follow
 
     screen = error_console()
@@ -151,9 +165,8 @@ def _wait(cluster: Cluster, run: Any, package: str, poll: float) -> tuple[Any, R
             highlight=False,
         )
         raise
-    records = fetch_records(ended)
+    records = fetch_records(ended.run, spec)
     if ended.state != "SUCCEEDED":
         screen.print(f"[red]The run {ENDS.get(ended.state, 'was skipped')}.[/]", highlight=False)
-        for line in failure_lines(ended, tasks_of(ended, task_names(spec)), records):
-            screen.print(f"  {escape(line)}", soft_wrap=True, highlight=False)
+        show_causes(find_causes(cluster, ended.run, tasks_of(ended.run, spec), records), screen)
     return ended, records

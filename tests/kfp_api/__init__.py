@@ -4,7 +4,8 @@ definitions.py   what the API is: KFP's own OpenAPI file where it is at hand, an
 validation.py    requests and answers against a definition
 filters.py       the filters of listing calls
 state.py         pipelines, versions, experiments, runs, recurring runs
-plays.py         how a run goes by, look by look
+recordings.py    what a real server answered, in `recorded/`: of runs, Workflows and a schedule
+plays.py         how a run goes by, look by look, with no state, entry or field that no recording has
 robfig_cron.py   the cron parser of Kubeflow's server and controller
 server.py        HTTP
 """

@@ -79,6 +79,9 @@ def _model(model: Any) -> dict[str, Any]:
     if model.__name__ == "ProtobufAny":
         # Whatever was put into the `Any` stands beside its type.
         return {"type": "object", "properties": {**properties, "@type": {"type": "string"}}, "additionalProperties": {}}
+    if model.__name__ == "V2beta1MetadataValue":
+        # Any JSON at all, for which the package has no word but `object`; the recorded values are texts.
+        properties["value"] = {}
     return {"type": "object", "properties": properties}
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+import itertools
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -13,68 +16,106 @@ START = datetime.datetime(2026, 11, 24, 4, 0, tzinfo=datetime.UTC)
 
 def run_to_end(spec: Mapping[str, Any]) -> list[Frame]:
     """Pending, then one task after the other, then succeeded."""
-    return list(_frames(spec, fail_at=None, message=""))
+    return list(_frames(spec))
 
 
-def failing(task: str, message: str) -> Callable[[Mapping[str, Any]], list[Frame]]:
-    """A play in which a task fails with a message."""
-    return lambda spec: list(_frames(spec, fail_at=task, message=message))
+def failing(task: str) -> Callable[[Mapping[str, Any]], list[Frame]]:
+    """A play in which a task fails, of which Kubeflow never says why."""
+    return lambda spec: list(_frames(spec, fail_at=task))
 
 
-def cancelled(spec: Mapping[str, Any]) -> list[Frame]:
-    """A play that somebody ends in the UI."""
-    frames = list(_frames(spec, fail_at=None, message=""))[:3]
-    return [*frames, Frame("CANCELING", frames[-1].tasks), Frame("CANCELED", frames[-1].tasks)]
+def terminated(spec: Mapping[str, Any]) -> list[Frame]:
+    """A play that somebody ends in the UI while a task is at work: it is FAILED then, and CANCELING before that."""
+    frames = list(_frames(spec))[:4]
+    ended = copy.deepcopy(frames[-1].tasks)
+    for entry in ended:
+        if entry["state"] == "RUNNING":
+            end = _text(START + datetime.timedelta(hours=1))
+            history = [*entry["state_history"], {"update_time": end, "state": "FAILED"}]
+            entry.update(state="FAILED", end_time=end, state_history=history)
+    return [*frames, Frame("CANCELING", frames[-1].tasks), Frame("FAILED", ended)]
 
 
 def for_ever(spec: Mapping[str, Any]) -> list[Frame]:
     """A play that stays with its first task."""
-    frames = list(_frames(spec, fail_at=None, message=""))
+    frames = list(_frames(spec))
     return [frames[0], *[frames[1]] * 10_000]
 
 
-def task_order(spec: Mapping[str, Any]) -> list[str]:
-    """The tasks by the names that Kubeflow runs them under: a sub-pipeline before what it consists of."""
+def _frames(spec: Mapping[str, Any], *, fail_at: str | None = None) -> Iterator[Frame]:
+    """The frames of a run, in all of which Kubeflow's own machinery stands among the tasks, as in the recordings."""
+    entries: list[Resource] = []
+    minutes = itertools.count()
 
-    def walk(dag: Mapping[str, Any]) -> Iterator[str]:
-        left = dict(dag["tasks"])
-        while left:
-            ready = [key for key, task in left.items() if not set(task.get("dependentTasks", [])) & set(left)]
-            for key in sorted(ready):
-                yield key
-                inner = spec["components"][left[key]["componentRef"]["name"]].get("dag")
-                if inner:
-                    yield from walk(inner)
-                del left[key]
+    def begin(name: str, minute: int | None = None) -> Resource:
+        begun = _text(START + datetime.timedelta(minutes=next(minutes) if minute is None else minute))
+        entry = {
+            "task_id": str(uuid.uuid4()),
+            "display_name": name,
+            "create_time": _text(START),
+            "start_time": begun,
+            "end_time": NEVER,
+            "state": "RUNNING",
+            "state_history": [{"update_time": begun, "state": "RUNNING"}],
+            "child_tasks": [{"pod_name": f"hrf-finetune-x7k2p-{len(entries) + 1000000000}"}],
+        }
+        entries.append(entry)
+        return entry
 
-    return list(walk(spec["root"]["dag"]))
+    def end(entry: Resource, state: str) -> None:
+        last = max(datetime.datetime.fromisoformat(each["start_time"]) for each in entries)
+        entry["end_time"] = _text(last + datetime.timedelta(seconds=42))
+        entry["state"] = state
+        entry["state_history"] = [*entry["state_history"], {"update_time": entry["end_time"], "state": state}]
 
+    def omit(name: str) -> None:
+        """What was left out has no state, and the moment at which it was for its start and its end."""
+        entry = begin(name)
+        entry.update(end_time=entry["start_time"], state_history=[{"update_time": entry["start_time"]}])
+        del entry["state"]
 
-def _frames(spec: Mapping[str, Any], *, fail_at: str | None, message: str) -> Iterator[Frame]:
+    def frame(state: str) -> Frame:
+        return Frame(state, copy.deepcopy(entries))
+
+    def run(dag: Mapping[str, Any]) -> Iterator[Frame]:
+        """Go through a group; its last frame says whether it failed."""
+        failed = False
+        for key in _in_order(dag):
+            task = dag["tasks"][key]
+            if failed and task.get("triggerPolicy", {}).get("strategy") != "ALL_UPSTREAM_TASKS_COMPLETED":
+                omit(key)
+                continue
+            for name in (f"{key}-driver", f"{key}-driver(0)"):
+                end(begin(name), "SUCCEEDED")
+            inner = spec["components"][task["componentRef"]["name"]].get("dag")
+            together = next(minutes)
+            names = (key,) if inner else (key, f"{key}(0)", "executor", "executor(0)")
+            own = [begin(name, together) for name in names]
+            yield frame("RUNNING")
+            broken = key == fail_at
+            for below in run(inner) if inner else ():
+                broken = below.state == "FAILED"
+                yield frame("RUNNING")
+            for entry in own:
+                end(entry, "FAILED" if broken else "SUCCEEDED")
+            failed = failed or broken
+        yield frame("FAILED" if failed else "RUNNING")
+
     yield Frame("PENDING")
-    details: list[Resource] = []
-    for number, key in enumerate(task_order(spec)):
-        begun = START + datetime.timedelta(minutes=number)
-        # Kubeflow shows its own machinery among the tasks.
-        details = [*details, _detail(f"{key}-driver", number, begun, "SUCCEEDED")]
-        yield Frame("RUNNING", [*details, _detail(key, number, begun, "RUNNING")])
-        if key == fail_at:
-            failed = _detail(key, number, begun, "FAILED", message)
-            yield Frame("FAILED", [*details, failed], "one of the tasks has failed")
-            return
-        details = [*details, _detail(key, number, begun, "SUCCEEDED"), _detail("executor", number, begun, "SUCCEEDED")]
-    yield Frame("SUCCEEDED", details)
+    outcome = "SUCCEEDED"
+    for each in run(spec["root"]["dag"]):
+        outcome = "FAILED" if each.state == "FAILED" else "SUCCEEDED"
+        yield frame("RUNNING")
+    yield frame(outcome)
 
 
-def _detail(name: str, number: int, begun: datetime.datetime, state: str, message: str = "") -> Resource:
-    ended = (begun + datetime.timedelta(seconds=42)).isoformat() if state in ("SUCCEEDED", "FAILED") else NEVER
-    return {
-        "task_id": f"{name}-{number}",
-        "display_name": name,
-        "create_time": begun.isoformat(),
-        "start_time": begun.isoformat(),
-        "end_time": ended,
-        "state": state,
-        "execution_id": str(number),
-        **({"error": {"code": 13, "message": message}} if message else {}),
-    }
+def _in_order(dag: Mapping[str, Any]) -> Iterator[str]:
+    left = dict(dag["tasks"])
+    while left:
+        for key in sorted(key for key, task in left.items() if not set(task.get("dependentTasks", [])) & set(left)):
+            yield key
+            del left[key]
+
+
+def _text(time: datetime.datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")

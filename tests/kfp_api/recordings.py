@@ -10,6 +10,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from hrf.workflow import read_nodes
+
 FOLDER = Path(__file__).with_name("recorded")
 
 
@@ -21,3 +23,19 @@ def recording(name: str) -> dict[str, Any]:
 def recorded(kind: str) -> list[str]:
     """The names of all recordings of a kind, `run` or `workflow`."""
     return sorted(path.stem for path in FOLDER.glob(f"{kind}-*.json"))
+
+
+def smoke_spec() -> dict[str, Any]:
+    """The pipeline spec of the recorded runs of avatars-smoke, as Kubeflow's drivers were given it piece by piece."""
+    components = {}
+    root: dict[str, Any] = {}
+    for node in read_nodes(recording("workflow-success-compressed")).values():
+        if node["type"] != "Pod" or "-driver(" not in node["displayName"]:
+            continue
+        given = {each["name"]: each.get("value") or "" for each in node["inputs"]["parameters"]}
+        component = json.loads(given["component"])
+        if given.get("task"):
+            components[json.loads(given["task"])["componentRef"]["name"]] = component
+        else:
+            root = component
+    return {"pipelineInfo": {"name": "hrf-finetune"}, "root": root, "components": components}

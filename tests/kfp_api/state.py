@@ -71,7 +71,6 @@ class Frame:
 
     state: str
     tasks: list[Resource] = field(default_factory=list)
-    error: str = ""
 
 
 @dataclass
@@ -191,6 +190,7 @@ class State:
             "created_at": now,
             "scheduled_at": now,
             "finished_at": NEVER,
+            "state_history": [{"update_time": now, "state": "PENDING"}],
         }
         self.runs.append(made)
         if self.plays:
@@ -203,13 +203,18 @@ class State:
         frames = self.frames.get(run_id, [])
         if frames:
             frame = frames.pop(0)
+            if frame.state != run["state"]:
+                run["state_history"] = [*run["state_history"], {"update_time": self.now(), "state": frame.state}]
             run["state"] = frame.state
             run["run_details"] = {"task_details": [{"run_id": run_id, **task} for task in frame.tasks]}
-            if frame.error:
-                run["error"] = {"code": 13, "message": frame.error}
-            if frame.state in ("SUCCEEDED", "FAILED", "CANCELED"):
+            if frame.state in ("SUCCEEDED", "FAILED"):
                 run["finished_at"] = self.now()
         return run
+
+    def replay(self, recorded: Resource) -> Resource:
+        """Have a run that a real server had, which is answered as that server did."""
+        self.runs.append(copy.deepcopy(recorded))
+        return recorded
 
     def fire(self, name: str, *, expand: bool) -> Resource:
         """What the controller does when a schedule's time has come.

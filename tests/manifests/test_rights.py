@@ -41,6 +41,8 @@ def test_the_rights_are_these_and_no_more():
         ("configmaps", "get", ("kfp-launcher",)),
         ("workflowtaskresults", "create", ()),
         ("workflowtaskresults", "patch", ()),
+        ("workflows", "get", ()),
+        ("pods", "list", ()),
         ("secrets", "get", ("hrf-s3",)),
     }
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from hrf.errors import ArtifactError
 from hrf.promotion import Candidate, history
-from hrf.records import Failure, Promotion, RunError, RunStart, RunStatus, RunSummary
+from hrf.records import Failure, Promotion, RunError, RunStart, RunSummary
 from hrf.run_records import RunRecords
 from hrf.s3_client import connect
 from hrf.storage import Storage
@@ -27,6 +27,7 @@ from pipelines.chain_view import chain_view
 from pipelines.cli import app
 from pipelines.object_storage import CONFIGURED_BY
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
+from tests.hrf.run_ends import status_of
 from tests.interrupted import Killed, before_every_request, before_request, dying_before
 
 WIDTH = 100
@@ -65,10 +66,6 @@ def finish(storage: Storage, run_id: str) -> None:
     records(storage, run_id).write_summary(RunSummary(run={"run_id": run_id}, epochs=[], promoted=None, **parts))
 
 
-def status_of(run_id: str, state: str, error: dict[str, Any]) -> RunStatus:
-    return RunStatus(run_id=run_id, state=state, error=RunError(**error), kubeflow_run="k", failures=[])
-
-
 def runs_of(chain: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {run["run_id"]: run for run in chain["runs"]}
 
@@ -102,9 +99,11 @@ class TestRuns:
         [
             (None, False, "unfinished"),
             (None, True, "finished"),
-            ("SUCCEEDED", True, "finished"),
+            # What Kubeflow tells its exit handler, as recorded.
+            ("COMPLETE", True, "finished"),
+            ("COMPLETE", False, "finished"),
             ("FAILED", False, "failed"),
-            ("CANCELLED", False, "cancelled"),
+            ("RUNNING", False, "failed"),
             # The report of a failed attempt, after which the run was given again and went to its end.
             ("FAILED", True, "finished"),
         ],
@@ -112,13 +111,19 @@ class TestRuns:
     def test_how_it_ended(self, storage, status, has_summary, state):
         begin(storage, "r1")
         if status:
-            error = {"code": 5, "message": "a score is nan"} if status == "FAILED" else {"code": None, "message": ""}
-            records(storage, "r1").write_status(status_of("r1", status, error))
+            records(storage, "r1").write_status(
+                status_of("r1", status, problem="a score is nan" if status == "FAILED" else "")
+            )
         if has_summary:
             finish(storage, "r1")
         (run,) = read_chain(storage, EXPERIMENT)["runs"]
         assert run["state"] == state
-        assert run["error"] == ("a score is nan" if state == "failed" else None)
+        assert run["error"] == ("update, epoch 0: a score is nan" if (status, state) == ("FAILED", "failed") else None)
+
+    def test_one_that_somebody_ended_is_terminated(self, storage):
+        begin(storage, "r1")
+        records(storage, "r1").write_status(status_of("r1", "RUNNING", outcome="terminated"))
+        assert read_chain(storage, EXPERIMENT)["runs"][0]["state"] == "terminated"
 
     def test_a_failed_run_shows_what_the_failing_step_said(self, storage):
         begin(storage, "r1")
@@ -126,7 +131,7 @@ class TestRuns:
             told = {"step": step, "epoch": epoch, "error_type": "NumericalError", "message": "a score is nan"}
             failure = Failure(**told, exit_code=5, traceback="long", time=1.8e9 + minute)
             records(storage, "r1").add_failure(failure)
-        records(storage, "r1").write_status(status_of("r1", "FAILED", {"code": 1, "message": "task failed"}))
+        records(storage, "r1").write_status(status_of("r1", error=RunError(code=1, message="task failed")))
         chain = read_chain(storage, EXPERIMENT)
         assert [failure["epoch"] for failure in chain["runs"][0]["failures"]] == [0, 1]
         assert "└── NumericalError in evaluate, epoch 1: a score is nan" in lines_of(chain)
@@ -414,8 +419,8 @@ class TestCommand:
         name = "11111111-2222-3333-4444-555555555555"
         begin(storage, name, preset="avatars-compressibility")
         begin(storage, "r2", 1, preset="avatars-incompressibility")
-        error = {"code": 6, "message": "s3://bucket/" + "long/" * 40 + "[/] is gone. Fix: restore it"}
-        records(storage, name).write_status(status_of(name, "FAILED", error))
+        problem = "s3://bucket/" + "long/" * 40 + "[/] is gone. Fix: restore it"
+        records(storage, name).write_status(status_of(name, problem=problem))
         shown = lines_of(read_chain(storage, EXPERIMENT))
         assert max(map(len, shown)) <= WIDTH
         assert "[/] is gone" in " ".join(shown)

@@ -190,7 +190,7 @@ def test_a_failing_step_leaves_its_traceback_with_the_run_and_the_status_tells_i
     assert "sample_episodes" in failure["traceback"]
     assert secret not in json.dumps(status) + page
     assert "RuntimeError in sample, epoch 0" in page
-    assert facts == {"failures": 1, "state": "FAILED"}
+    assert facts == {"failures": 1, "outcome": "failed"}
 
 
 def test_a_failure_of_the_first_step_is_kept_too(steps):

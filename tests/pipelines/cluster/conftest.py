@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,9 @@ from pipelines.cluster.submitting import put_experiment, put_version, start_run
 from pipelines.object_storage import CONFIGURED_BY
 from tests.hrf.summary_folders import summary_record
 from tests.kfp_api.server import KfpServer, serve
+from tests.kubernetes_api.certificates import make_certificate
+from tests.kubernetes_api.server import KubernetesServer
+from tests.kubernetes_api.server import serve as serve_kubernetes
 from tests.pipelines.cluster import guarded
 
 #: As small as a package gets.
@@ -28,6 +32,8 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     names = (connection.HOST, connection.NAMESPACE, connection.TOKEN, connection.TOKEN_FILE, connection.CA_FILE)
     for name in (*CONFIGURED_BY, "AWS_SECRET_ACCESS_KEY", "HRF_BUCKET", *names, "KF_PIPELINES_UI_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
+    # No cluster that this machine knows of.
+    monkeypatch.setenv("KUBECONFIG", "/nonexistent")
     # Without it, boto3 asks for credentials where a machine in a cloud would have some.
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("COLUMNS", "200")
@@ -42,6 +48,14 @@ def kfp(clean_environment: pytest.MonkeyPatch) -> Iterator[KfpServer]:
         clean_environment.setenv(connection.HOST, server.url)
         yield server
     assert server.violations == []
+
+
+@pytest.fixture
+def kubernetes(clean_environment: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[KubernetesServer]:
+    """An API server of Kubernetes that the user's kubeconfig names; there, the user may do everything."""
+    with serve_kubernetes(make_certificate(tmp_path)) as server:
+        clean_environment.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path)))
+        yield server
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.hrf.run_ends import status_of
 from tests.kfp_api import plays
 from tests.pipelines.cluster.conftest import SMOKE, words
 
@@ -19,7 +20,7 @@ CHECK = "work-2"
 @pytest.fixture
 def two_runs(hrf, kfp, start):
     """A run that has ended, and one of a schedule that is pending; returns their ids."""
-    kfp.state.plays = plays.failing(CHECK, "exit code 1")
+    kfp.state.plays = plays.failing(CHECK)
     ended = start("mine").run_id
     while kfp.state.get_run(ended)["state"] != "FAILED":
         pass
@@ -108,7 +109,10 @@ def test_a_run_is_shown_with_parameters_and_tasks(hrf, kfp, two_runs):
     assert "state failed" in said
     assert "storage s3://bucket/hrf" in said
     assert "run_tag mine" in said
-    assert "check failed 42 s exit code 1" in said
+    assert "check failed 42 s" in said
+    assert "sample not run" in said
+    assert "report succeeded" in said
+    assert "check: failed, and Kubeflow does not say why" in said
     assert "driver" not in said
     assert f"{kfp.url}/#/runs/details/{two_runs[0]}" in said
 
@@ -116,22 +120,24 @@ def test_a_run_is_shown_with_parameters_and_tasks(hrf, kfp, two_runs):
 def test_a_run_whose_version_was_deleted_is_shown_all_the_same(hrf, kfp, two_runs):
     kfp.state.versions.clear()
     shown = json.loads(hrf("runs", "show", "mine", "--cluster", "--json").stdout)
-    assert [task["name"] for task in shown["tasks"]] == ["exit-handler-1", CHECK]
+    assert [(task["name"], task["state"]) for task in shown["tasks"]] == [
+        ("work 2", "FAILED"),
+        ("work", "SUCCEEDED"),
+    ]
 
 
 def test_a_run_is_shown_with_what_it_left_in_its_bucket(hrf, kfp, start, storage, storage_uri, summary):
     storage.create_json("default/runs/mine/summary.json", summary)
-    status = {"run_id": "mine", "state": "SUCCEEDED", "error": {"code": None, "message": ""}, "kubeflow_run": "k"}
-    storage.create_json("default/runs/mine/status.json", {**status, "failures": []})
+    storage.create_json("default/runs/mine/status.json", status_of("mine", "COMPLETE").as_json())
     kfp.state.plays = plays.run_to_end
     run = start("mine", storage=storage_uri)
     while kfp.state.get_run(run.run_id)["state"] != "SUCCEEDED":
         pass
     shown = json.loads(hrf("runs", "show", "mine", "--cluster", "--json").stdout)
     assert shown["summary"] == summary
-    assert shown["status"]["state"] == "SUCCEEDED"
+    assert shown["status"]["outcome"] == "succeeded"
     assert (shown["failures"], shown["records_error"]) == ([], None)
-    assert [task["name"] for task in shown["tasks"]] == ["check", "for-loop-3", "sample", "report"]
+    assert [task["name"] for task in shown["tasks"]] == ["check", "sample", "report"]
     assert "0.210 [0.198, 0.222]" in hrf("runs", "show", "mine", "--cluster").output
 
 

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from rich.console import Console
@@ -16,12 +17,15 @@ from rich.console import Console
 from hrf import __version__
 from hrf.config import resolve
 from hrf.errors import ClusterError
+from pipelines.cluster import watching
 from pipelines.cluster.connection import Cluster
-from pipelines.cluster.runs import count_tasks, package_of, task_names, tasks_of
+from pipelines.cluster.runs import count_tasks, package_of, tasks_of
 from pipelines.cluster.submitting import Version, start_run
 from pipelines.cluster.versions import about_package, name_version
 from pipelines.cluster.watching import RunView, follow
+from tests.hrf.run_ends import decision_of, failure_of, status_of
 from tests.kfp_api import plays
+from tests.kfp_api.recordings import recording
 from tests.pipelines.cluster.conftest import SMOKE, words
 
 # Each command is a process of its own that compiles a package.
@@ -217,12 +221,11 @@ def test_waiting_ends_with_the_table_of_the_epochs(hrf, kfp, storage, storage_ur
         "fetch",
         "prepare",
         "baseline",
-        "epoch 0: window 3-last",
-        "sample",
-        "score",
-        "update",
-        "evaluate",
-        "promote",
+        "epoch 0: sample",
+        "epoch 0: score",
+        "epoch 0: update",
+        "epoch 0: evaluate",
+        "epoch 0: promote",
         "summarize",
         "report status",
     ]
@@ -253,40 +256,154 @@ def test_a_bucket_that_can_not_be_read_from_here_does_not_fail_a_run_that_succee
     assert "AWS_ACCESS_KEY_ID" in words(result)
 
 
-def test_a_failure_is_told_as_kubeflow_tells_it_where_nothing_else_is_known(hrf, kfp):
-    kfp.state.plays = plays.failing("sample", "OOMKilled (exit code 137)")
+def test_a_failure_of_which_nothing_is_known_is_told_once_with_the_command_to_look_with(hrf, kfp):
+    kfp.state.plays = plays.failing("sample")
     result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
     assert result.exit_code == 1
     assert "The run failed." in result.output
-    assert "sample: OOMKilled (exit code 137)" in words(result)
+    said = [line for line in result.output.splitlines() if "failed, and Kubeflow does not say why" in line]
+    assert len(said) == 1
+    assert said[0].startswith("sample, epoch 0: failed")
+    run = kfp.state.runs[0]["run_id"]
+    assert f"kubectl get workflow -n kubeflow -l pipeline/runid={run} -o yaml" in said[0]
+
+
+def test_with_a_kubeconfig_the_reason_and_the_pod_are_told(hrf, kfp, kubernetes):
+    kfp.state.plays = plays.failing("sample")
+    create, workflow = kfp.state.create_run, recording("workflow-oom")
+
+    def create_run(body):
+        made = create(body)
+        workflow["metadata"]["labels"]["pipeline/runid"] = made["run_id"]
+        kubernetes.add(workflow)
+        return made
+
+    kfp.state.create_run = create_run
+    result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
+    assert result.exit_code == 1
+    assert "sample, epoch 0: out of memory. Fix: raise `steps.sample.memory` in the placement" in result.output
+    assert "pod hrf-finetune-sxs79-retry-system-container-impl-2187630860" in result.output
+
+
+def test_a_pod_that_waits_for_long_is_told_with_what_it_waits_for(hrf, kfp, kubernetes, monkeypatch):
+    monkeypatch.setattr(watching, "BESIDE_SECONDS", 0.0)
+    kfp.state.plays = plays.run_to_end
+    create, workflow = kfp.state.create_run, recording("workflow-image-absent")
+
+    def create_run(body):
+        made = create(body)
+        workflow["metadata"]["labels"]["pipeline/runid"] = made["run_id"]
+        kubernetes.add(workflow)
+        return made
+
+    kfp.state.create_run = create_run
+    result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
+    told = "check: for more than a minute. its image docker.io/library/hrf-control:absent can't be pulled (i/o timeout)"
+    assert words(result).count(told) == 1
+
+
+def test_without_a_kubeconfig_the_command_to_look_with_is_told_of_a_pod_that_waits(hrf, kfp, monkeypatch):
+    monkeypatch.setattr(watching, "BESIDE_SECONDS", 0.0)
+
+    def waiting(spec):
+        frames = plays.run_to_end(spec)
+        for entry in frames[2].tasks:
+            if entry["display_name"] == "executor(0)":
+                entry["state"] = "PENDING"
+        return [*frames[:3], frames[2], *frames[3:]]
+
+    kfp.state.plays = waiting
+    result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
+    run = kfp.state.runs[0]["run_id"]
+    assert words(result).count(f"`kubectl get pods -n kubeflow -l pipeline/runid={run}` shows what for") == 1
+
+
+def _stuck(spec):
+    """The record of a run whose agent is behind: it says RUNNING for ever."""
+    frames = plays.run_to_end(spec)
+    return [*frames[:4], *[frames[3]] * 10_000]
+
+
+def test_the_buckets_status_wins_where_kubeflow_says_running_after_the_end(
+    hrf, kfp, storage, storage_uri, summary, monkeypatch
+):
+    monkeypatch.setattr(watching, "BESIDE_SECONDS", 0.0)
+    status = status_of("my-run", "COMPLETE", time=time.time() - 61)
+    storage.create_json("default/runs/my-run/status.json", status.as_json())
+    storage.create_json("default/runs/my-run/summary.json", summary)
+    kfp.state.plays = _stuck
+    arguments = ("--storage", storage_uri, "--run-tag", "my-run", *WAIT)
+    result = hrf("submit", *SMOKE, *arguments)
+    assert result.exit_code == 0, result.output
+    assert "Promoted: run-7/epoch-0001" in result.output
+    shown = hrf("runs", "show", "my-run", "--cluster").output
+    assert "state         succeeded" in shown
+    assert "it still says running" in shown
+
+
+def test_a_status_of_before_a_retry_ends_nothing(hrf, kfp, storage, storage_uri, monkeypatch):
+    monkeypatch.setattr(watching, "BESIDE_SECONDS", 0.0)
+    storage.create_json("default/runs/my-run/status.json", status_of("my-run", time=1e9).as_json())
+    kfp.state.plays = plays.run_to_end
+    result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
+    assert result.exit_code == 0, result.output
+
+
+def test_progress_comes_from_the_bucket_where_tasks_are_silent(hrf, kfp, storage, storage_uri, monkeypatch):
+    monkeypatch.setattr(watching, "BESIDE_SECONDS", 0.0)
+    monkeypatch.setattr(watching, "STANDSTILL_SECONDS", 0.0)
+    for epoch, outcome in enumerate(("rejected", "promoted")):
+        decision = decision_of("my-run", epoch, outcome).as_json()
+        storage.create_json(f"default/decisions/my-run/epoch-{epoch:04d}.json", decision)
+    kfp.state.plays = lambda spec: [*_stuck(spec)[:8], plays.run_to_end(spec)[-1]]
+    result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
+    assert result.exit_code == 0, result.output
+    assert result.output.count("candidate of epoch 0 rejected") == 1
+    assert result.output.count("candidate of epoch 1 promoted") == 1
+    assert words(result).count("no news of tasks for a while") == 1
+
+
+def test_something_is_said_before_the_server_answers(hrf, kfp, monkeypatch):
+    monkeypatch.setattr("pipelines.cluster.connection.ANSWER_SECONDS", 0.2)
+    kfp.delay_seconds = 1.0
+    assert hrf("runs", "--cluster").output.startswith(f"Asking {kfp.url}\n")
 
 
 def test_a_failure_is_told_in_the_failing_steps_own_words_where_the_bucket_has_them(hrf, kfp, storage, storage_uri):
-    failure = {"step": "update", "epoch": 2, "error_type": "NumericalError", "message": "the loss is nan. Fix: x"}
-    failure |= {"exit_code": 5, "traceback": "", "time": 1.0}
-    status = {"run_id": "my-run", "state": "FAILED", "error": {"code": 5, "message": "m"}, "kubeflow_run": "k"}
-    status |= {"failures": [failure]}
-    storage.create_json("default/runs/my-run/status.json", status)
-    kfp.state.plays = plays.failing("update", "exit code 1")
+    failure = failure_of("update", 2, "NumericalError", "the loss is nan. Fix: x")
+    status = status_of("my-run", failures=[failure])
+    storage.create_json("default/runs/my-run/status.json", status.as_json())
+    kfp.state.plays = plays.failing("update")
     result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
     assert result.exit_code == 1
-    assert "NumericalError in update, epoch 2: the loss is nan" in words(result)
+    assert "update, epoch 2: NumericalError: the loss is nan" in words(result)
+
+
+def test_what_the_exit_step_found_out_is_told(hrf, kfp, storage, storage_uri):
+    status = status_of("my-run", problem="out of memory at 300Mi")
+    storage.create_json("default/runs/my-run/status.json", status.as_json())
+    kfp.state.plays = plays.failing("update")
+    result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
+    assert "update, epoch 0: out of memory at 300Mi" in result.output
+    assert "Kubeflow does not say why" not in words(result)
 
 
 def test_failures_are_found_where_the_exit_handler_did_not_run(hrf, kfp, storage, storage_uri):
-    failure = {"step": "prepare", "epoch": None, "error_type": "ConfigError", "message": "no such reward"}
-    failure |= {"exit_code": 3, "traceback": "", "time": 1.0}
-    storage.create_json("default/runs/my-run/failures/prepare-.json", failure)
-    kfp.state.plays = plays.failing("prepare", "exit code 1")
+    failure = failure_of("prepare", None, "ConfigError", "no such reward")
+    storage.create_json("default/runs/my-run/failures/prepare-.json", failure.as_json())
+    kfp.state.plays = plays.failing("prepare")
     result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
-    assert "ConfigError in prepare: no such reward" in words(result)
+    assert "prepare: ConfigError: no such reward" in words(result)
 
 
-def test_a_run_that_somebody_cancels_is_no_success(hrf, kfp):
-    kfp.state.plays = plays.cancelled
+def test_a_run_that_somebody_terminates_is_no_success(hrf, kfp):
+    kfp.state.plays = plays.terminated
     result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
     assert result.exit_code == 1
-    assert "The run was cancelled." in result.output
+    assert "The run was terminated." in result.output
+    assert "the run: terminated by a user" in words(result)
+    assert "terminated fetch" in words(result)
+    assert "failed" not in words(result)
 
 
 def test_waiting_outlasts_an_api_server_that_is_replaced(hrf, kfp):
@@ -350,19 +467,14 @@ def test_tasks_of_exit_handlers_and_loops_are_called_and_counted_by_what_they_do
     cluster, run = Cluster.connect(), start()
     spec = package_of(cluster, run)
     assert "platform_spec" in kfp.state.versions[0]["pipeline_spec"]
-    assert count_tasks(spec) == 4
+    assert count_tasks(spec) == 3
     stream = io.StringIO()
     view = RunView(Console(file=stream, width=120, force_terminal=True), spec)
     with view:
         ended = follow(cluster, run.run_id, view, poll_seconds=0.0)
     said = stream.getvalue()
-    assert "4 of 4 tasks" in said
-    assert sorted(task.name for task in tasks_of(ended, task_names(spec))) == [
-        "check",
-        "for-loop-3",
-        "report",
-        "sample",
-    ]
+    assert "3 of 3 tasks" in said
+    assert [task.name for task in tasks_of(ended.run, spec)] == ["check", "sample", "report"]
     assert "exit-handler" not in said
 
 

@@ -1,0 +1,108 @@
+"""Why a run ended as it did, and what its pods wait for: from its own record, else from its Workflow, else a command.
+
+The exit step reads the Workflow while it is there and stores what it finds. Where that did not come about, the user's
+kubeconfig may open the Workflow, for an hour after the run's end. And where nothing does, whoever may look is told how.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hrf.errors import HrfError
+from hrf.records import place_words
+from hrf.workflow import RESUME, find_reasons, find_waiting
+from pipelines.cluster.kubernetes import Kubernetes
+from pipelines.cluster.records import end_of
+from pipelines.cluster.runs import error_text, stands_still, state_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from hrf.records import Failure
+    from hrf.workflow import Waiting
+    from pipelines.cluster.connection import Cluster
+    from pipelines.cluster.records import Records
+    from pipelines.cluster.runs import Task
+
+#: A pod that waits for so long waits for something.
+LONG_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cause:
+    """One thing that a run failed from."""
+
+    line: str
+    """What and where, with the fix."""
+    pod: str = ""
+    """Whose log may tell more; "" if that isn't known."""
+
+
+def find_causes(cluster: Cluster, run: Any, tasks: Sequence[Task], records: Records) -> list[Cause]:
+    """Why a run did not succeed, the first thing first; never empty.
+
+    Args:
+        cluster: Where it ran.
+        run: The run, as the API describes it at its end.
+        tasks: Its tasks.
+        records: What it left in its bucket.
+    """
+    status = end_of(run, records)
+    if status and status.reasons:
+        return [Cause(line=reason.line, pod=reason.pod) for reason in status.reasons]
+    failures = (status and status.failures) or records.failures
+    try:
+        kubernetes = Kubernetes.connect()
+        workflow = kubernetes.workflow_of(cluster.run_namespace, run.run_id)
+        if workflow:
+            pods = kubernetes.pods_of(cluster.run_namespace, run.run_id)
+            if reasons := find_reasons(workflow, pods, failures):
+                return [Cause(line=reason.line, pod=reason.pod) for reason in reasons]
+    except HrfError:
+        # Many who may ask Kubeflow may not look behind it.
+        pass
+    if failures:
+        return [Cause(line=failure_line(failure)) for failure in failures]
+    told = error_text(run.error) or (status and status.error.message)
+    # A Workflow of more than 1 MiB is packed, and shows no messages.
+    command = (pods_command if stands_still(run) else look_command)(cluster, run.run_id)
+    look = f"Kubeflow does not say why. Fix: {command} shows it, within an hour of the end"
+    failed = next((task for task in tasks if task.state == "FAILED"), None)
+    causes = []
+    if failed is not None:
+        where = ", ".join(reversed(failed.name.split(": ")))
+        causes.append(Cause(line=f"{where}: {failed.error or told or f'failed, and {look}'}"))
+    if state_of(run) == "TERMINATED" or (status and status.outcome == "terminated"):
+        causes.append(Cause(line=f"the run: terminated by a user. Fix: {RESUME}"))
+    if not causes:
+        what = "in a step of which Kubeflow tells nothing" if tasks else "before its first step"
+        causes.append(Cause(line=f"the run: {told or f'failed {what}, and {look}'}"))
+    return causes
+
+
+def find_long_waits(cluster: Cluster, run_id: str) -> list[Waiting]:
+    """The pods of a run that have been waiting for more than a minute, and for what, by the user's kubeconfig.
+
+    Raises:
+        HrfError: It can't be seen from here.
+    """
+    workflow = Kubernetes.connect().workflow_of(cluster.run_namespace, run_id)
+    now = time.time()
+    return [entry for entry in find_waiting(workflow or {"metadata": {}}) if now - entry.since > LONG_SECONDS]
+
+
+def failure_line(failure: Failure) -> str:
+    """What a step wrote down of its failure, such as `prepare: ConfigError: ...`."""
+    return f"{place_words(failure.step, failure.epoch)}: {failure.error_type}: {failure.message}"
+
+
+def look_command(cluster: Cluster, run_id: str) -> str:
+    """The command that shows what Argo says of a run's pods."""
+    return f"`kubectl get workflow -n {cluster.run_namespace} -l pipeline/runid={run_id} -o yaml | grep message`"
+
+
+def pods_command(cluster: Cluster, run_id: str) -> str:
+    """The command that shows how a run's pods stand."""
+    return f"`kubectl get pods -n {cluster.run_namespace} -l pipeline/runid={run_id}`"
