@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from pipelines.commands.compiling import compile_chosen
 from pipelines.commands.configuring import choose
-from pipelines.commands.console import note
+from pipelines.commands.console import error_console, note
 
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster

@@ -11,6 +11,7 @@ import pytest
 
 from hrf.errors import ArtifactError
 from hrf.workflow import find_reasons, find_waiting, read_nodes
+from tests.hrf.run_ends import failure_of
 from tests.kfp_api.recordings import recorded, recording
 
 RAISE = "raise `steps.sample.{}` in the placement"
@@ -168,13 +169,7 @@ def test_a_run_that_was_ended_on_demand_says_so():
 def test_what_a_step_said_of_this_attempt_is_its_reason():
     workflow = recording("workflow-retried-with-2.16-defaults")
     began = find_reasons(workflow)[0].started
-    failure = {
-        "step": "update",
-        "epoch": 0,
-        "error_type": "NumericalError",
-        "message": "nan. Fix: x",
-        "time": began + 9,
-    }
+    failure = failure_of("update", 0, "NumericalError", "nan. Fix: x", time=began + 9)
     told = find_reasons(workflow, failures=[failure])
     assert [reason.line for reason in told] == ["update, epoch 0: NumericalError: nan. Fix: x"]
     assert told[0].kind == "code"
