@@ -194,7 +194,8 @@ def explain_refusal(error: Any, bucket: str, *, conditional: bool) -> tuple[str,
         conditional: Whether the request was a conditional write.
     """
     code = error_code(error)
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    about = error.response.get("ResponseMetadata", {})
+    status, attempts = about.get("HTTPStatusCode"), 1 + about.get("RetryAttempts", 0)
     if code == "NoSuchBucket":
         return f"there is no bucket {bucket!r}", "create the bucket, or name one that exists"
     if code in {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "ExpiredToken", "TokenRefreshRequired"}:
@@ -221,11 +222,11 @@ def explain_refusal(error: Any, bucket: str, *, conditional: bool) -> tuple[str,
         return f"these credentials may not do that here ({code})", _CREDENTIALS_FIX
     if code in _TOO_MUCH:
         return (
-            f"the server has too much to do ({code}), also after {ATTEMPTS} attempts",
+            f"the server has too much to do ({code}, at attempt {attempts} still)",
             "wait some minutes and run again; with many runs at once, give it fewer",
         )
     if code in BUSY:
-        return f"the server answers {code}, also after {ATTEMPTS} attempts", "look at the server's log; run again"
+        return f"the server answers {code}, at attempt {attempts} still", "look at the server's log; run again"
     operation = getattr(error, "operation_name", "the request")
     return f"the server refuses {operation} ({code}, HTTP {status})", "check the location and the server's log"
 

@@ -51,6 +51,8 @@ _CHECK_KEY = ".write-check.json"
 _MOST_DELETED = 1000
 """In one request (S3)."""
 _PAUSE_SECONDS = 0.2
+_LONGEST_NAME = 255
+"""Of a file, in bytes (Linux)."""
 _RESTORE = "restore it, from the bucket's own versions or a copy"
 
 
@@ -220,8 +222,8 @@ class Storage:
         return digest.hexdigest()
 
     def list(self, prefix: str = "") -> Keys:
-        """All keys that start with `prefix`, sorted."""
-        return sorted(entry["Key"] for entry in self._listed(prefix, "Contents"))
+        """All keys that start with `prefix`, sorted, without the empty objects that stand for folders."""
+        return sorted(entry["Key"] for entry in self._listed(prefix, "Contents") if not _is_folder(entry))
 
     def list_folders(self, prefix: str) -> Keys:
         """The names directly below the folder `prefix` that hold keys themselves, sorted."""
@@ -235,7 +237,7 @@ class Storage:
         Raises:
             StorageError: If the server refuses, also for single keys, or does not answer.
         """
-        keys = self.list(prefix)
+        keys = sorted(entry["Key"] for entry in self._listed(prefix, "Contents"))
         for first in range(0, len(keys), _MOST_DELETED):
             self._delete_keys(keys[first : first + _MOST_DELETED])
 
@@ -369,17 +371,19 @@ class Storage:
         return manifest
 
     def _files(self) -> dict[str, Mapping[str, Any]]:
-        """What lies below this place, by keys that can be names of files in one folder.
-
-        Consoles and synchronising tools leave an empty object for a folder, `unet/`, the place itself among them: they
-        are no files.
-        """
-        listed = {entry["Key"]: entry for entry in self._listed("", "Contents")}
-        files = {key: entry for key, entry in sorted(listed.items()) if not _is_folder(key, entry)}
+        """What lies below this place, by keys that can be names of files in one folder."""
+        entries = sorted(self._listed("", "Contents"), key=lambda entry: str(entry["Key"]))
+        files = {str(entry["Key"]): entry for entry in entries if not _is_folder(entry)}
         if not files:
             raise StorageError(self.uri, problem="nothing is there", fix="check the bucket and the prefix")
         for key in files:
-            self._full(key)
+            if not _is_key(key) or any(len(part.encode()) > _LONGEST_NAME for part in key.split("/")):
+                raise StorageError(
+                    self.url(key),
+                    problem="it can't be a file of a folder, for its name",
+                    fix="rename the object, so that no part between slashes is empty, '.', '..' or longer than"
+                    f" {_LONGEST_NAME} bytes",
+                )
             above = next((str(path) for path in PurePosixPath(key).parents if str(path) in files), None)
             if above is not None:
                 raise StorageError(
@@ -535,8 +539,12 @@ class Storage:
             raise StorageError(self.url(key), problem=problem, fix=fix) from error
 
 
-def _is_folder(key: str, entry: Mapping[str, Any]) -> bool:
-    return not key or (key.endswith("/") and entry["Size"] == 0)
+def _is_folder(entry: Mapping[str, Any]) -> bool:
+    """Whether it is an empty object for a folder, `unet/`, as consoles and tools that synchronise leave them.
+
+    The place itself is among them.
+    """
+    return bool(entry["Size"] == 0 and (not entry["Key"] or entry["Key"].endswith("/")))
 
 
 def _json_bytes(value: Mapping[str, Any]) -> bytes:

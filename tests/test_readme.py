@@ -318,7 +318,7 @@ FLAT_OUTPUTS = [
 RECORDS = [
     ("hrf/steps/update.py", "learn", ("record",)),
     ("hrf/steps/summarize.py", "_totals", ()),
-    ("hrf/promotion.py", "_record", ("about", "decision")),
+    ("hrf/promotion.py", "_verdict", ("about", "decision")),
 ]
 
 
