@@ -70,12 +70,14 @@ class Request:
     def fingerprint(self, location: Location) -> str:
         """Digest of what is asked for; the unfinished run with the same one is resumed."""
         from hrf import __version__
+        from hrf.inputs import input_digests
 
         return fingerprint(
             {
                 "kind": self.kind,
                 "experiment": self.experiment,
                 "configs": {name: config.digest() for name, config in self.configs.items()},
+                "inputs": {name: input_digests(config) for name, config in self.configs.items()},
                 "start_from": self.arguments.get("start_from", ""),
                 "storage": location.uri,
                 "hrf_version": __version__,

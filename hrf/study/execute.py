@@ -15,6 +15,7 @@ from typing import Any
 
 from hrf.checkpoint import canonical_json, read_folder, read_manifest
 from hrf.config import Config
+from hrf.inputs import input_digests
 from hrf.policies.folders import POLICY_FILE
 from hrf.progress import PROGRESS_FILE
 from hrf.steps.baseline import baseline, read_baseline
@@ -71,7 +72,7 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
     Raises:
         HrfError: A step failed.
     """
-    folder = places.scratch / run.name
+    folder = work_folder(run, places)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ[PROGRESS_FILE] = str(folder / PROGRESS)
     base = _fetch(run.config, places)
@@ -98,23 +99,40 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
                 break
     if ways[0].config.diversity_floor is not None:
         _keep_decisions(run, current["history"], places)
-    shutil.rmtree(folder)
-    for way in ways:
-        Storage.open(places.storage).delete(f"{way.experiment}/")
+    _clear(run, places)
     return rows
+
+
+def work_folder(run: StudyRun, places: Places) -> Path:
+    """Where a run works: a folder of its own for whatever it is asked to do, so that an edited run starts anew."""
+    return places.scratch / f"{run.name}--{run.digest}"
+
+
+def _experiment(arm: str, run: StudyRun, digest: str) -> str:
+    return f"{run_name(arm, run.reward, run.seed)}--{digest}"
+
+
+def _clear(run: StudyRun, places: Places) -> None:
+    """Remove the work of a finished run, that of attempts before an edit, too."""
+    storage = Storage.open(places.storage)
+    for folder in places.scratch.glob(f"{run.name}--*"):
+        for request in folder.glob("*/request"):
+            storage.delete(f"{_experiment(request.parent.name, run, folder.name.rpartition('--')[2])}/")
+        shutil.rmtree(folder)
 
 
 def _fetch(config: Config, places: Places) -> str:
     """The base model, once for all runs."""
     model = config.model
-    base = places.scratch / "shared" / "bases" / _digest([model.source, model.revision])
+    known_by = [model.source, model.revision, input_digests(config).get("model.source")]
+    base = places.scratch / "shared" / "bases" / _digest(known_by)
     with _exclusive(base):
         _once(fetch, {"base": base}, source=model.source, revision=model.revision, version="")
     return str(base)
 
 
 def _prepare(arm: str, config: Config, run: StudyRun, places: Places, base: str) -> _Measured:
-    at, experiment = places.scratch / run.name / arm, run_name(arm, run.reward, run.seed)
+    at, experiment = work_folder(run, places) / arm, _experiment(arm, run, run.digest)
     shape = {
         "num_epochs": config.run.epochs,
         "epochs_per_step": config.run.epochs_per_step,
@@ -223,6 +241,7 @@ def _measured_alike(config: Config) -> dict[str, Any]:
     """What the base's measurement and the prefix pool depend on."""
     values = config.to_mapping()
     parts = {name: values[name] for name in ("model", "sampler", "policy", "reward", "evaluation", "gate", "prompts")}
+    parts["inputs"] = input_digests(config)
     return parts | ({"seed": config.run.seed} if config.policy.prefix_pool else {})
 
 

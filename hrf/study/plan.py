@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from hrf.checkpoint import canonical_json
 from hrf.config import Config
 from hrf.errors import ConfigError
+from hrf.inputs import input_digests
 from hrf.study.definition import Study
 
 FEWEST_EPOCHS = 2
@@ -39,6 +43,15 @@ class StudyRun:
     def name(self) -> str:
         """Its name in files and in object storage."""
         return run_name(self.arm, self.reward, self.seed)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of what it does: another one if a configuration of it is edited, or what that names on this machine.
+
+        What an attempt has left behind is gone on with under the same digest only.
+        """
+        asked = {arm: [config.digest(), input_digests(config)] for arm, config in self.configs.items()}
+        return hashlib.sha256(canonical_json([asked, self.measured_after])).hexdigest()[:16]
 
     @property
     def configs(self) -> dict[str, Config]:

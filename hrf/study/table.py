@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pandas as pd
 
-from hrf.checkpoint import canonical_json
 from hrf.config import Config
 from hrf.errors import ArtifactError
 from hrf.gate import tripped_monitors
@@ -123,12 +121,8 @@ def row(
 
 
 def short_digest(config: Config) -> str:
-    """Which configuration a row is of: rows of another are not those of this study.
-
-    Of what differs from the defaults: a table outlives the day when the configuration gets another field.
-    """
-    asked = config.model_dump(mode="json", exclude_defaults=True, exclude={"description"})
-    return hashlib.sha256(canonical_json(asked)).hexdigest()[:12]
+    """Which configuration a row is of, its defaults included: rows of another are not those of this study."""
+    return config.with_changes({"description": ""}).digest()[:12]
 
 
 def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

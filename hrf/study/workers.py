@@ -19,7 +19,7 @@ import pandas as pd
 from hrf.errors import HrfError
 from hrf.s3_client import adopt
 from hrf.steps.context import RUNNER_PID
-from hrf.study.execute import PROGRESS, Places, execute
+from hrf.study.execute import PROGRESS, Places, execute, work_folder
 from hrf.study.plan import StudyRun
 from hrf.study.table import KEY, frame_of, read_table, short_digest, write_table
 
@@ -127,7 +127,7 @@ def run_all(
         finished = 0
 
         def progress() -> Progress:
-            running = {run.name: _trained_fraction(places.scratch / run.name, run) for run in at_work.values()}
+            running = {run.name: _trained_fraction(work_folder(run, places), run) for run in at_work.values()}
             done = finished + len(failed) + sum(running.values())
             return Progress(
                 finished=len(runs) - len(missing) + finished,

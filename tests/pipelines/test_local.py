@@ -179,6 +179,22 @@ def test_another_request_does_not_resume_it(asked, location, tmp_path):
     assert not resumed
 
 
+def test_a_changed_reward_function_does_not_resume_it(asked, location, tmp_path, monkeypatch):
+    """The configuration is the same, and what it names is not; it is taken back, and so the run goes on."""
+    monkeypatch.syspath_prepend(tmp_path)
+    reward = tmp_path / "my_reward.py"
+    reward.write_text("ONE = 1")
+    config = resolve("avatars-smoke", "reward: {name: python, function: 'my_reward:f'}")
+    asked.request = Request(**{**vars(asked.request), "configs": {"tiny": config}})
+    failed, _, _ = asked.run(location, "fail")
+    reward.write_text("ONE = 2")
+    changed, resumed, _ = asked.run(location, "fail")
+    assert (resumed, changed.path) != (True, failed.path)
+    reward.write_text("ONE = 1")
+    same, resumed, _ = asked.run(location, "finish")
+    assert (resumed, same.path) == (True, failed.path)
+
+
 def made(folder):
     """What the first step wrote, in every attempt so far."""
     return list((folder.path / "artifacts").glob("*/first/made"))

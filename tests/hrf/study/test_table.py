@@ -59,6 +59,12 @@ def test_a_row_says_what_was_measured_and_under_which_configuration():
     assert made["config_digest"] == short_digest(CONFIG)
 
 
+def test_a_changed_default_is_another_configuration():
+    """Kills: a digest of what differs from the defaults, which are other ones in the next version."""
+    whole = CONFIG.with_changes({"description": ""})
+    assert short_digest(CONFIG) == whole.digest()[:12]
+
+
 def test_the_digest_tells_configurations_apart_but_not_what_is_written_out_from_what_is_left_at_its_default():
     other = CONFIG.with_changes({"update": {"learning_rate": 2e-4}})
     told = CONFIG.with_changes({"description": "another", "gate": {"diversity_margin": CONFIG.gate.diversity_margin}})
