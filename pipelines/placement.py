@@ -170,14 +170,18 @@ def load_placement(name: str, config: Config) -> Placement:
     Raises:
         ConfigError: There is no such placement, it is not valid, or it does not fit.
     """
-    values = _read(name or default_placement(config))
-    try:
-        placement = Placement.model_validate(values, strict=False)
-    except ValidationError as error:
-        raise messages.from_validation_error(error, Placement) from error
+    placement = read_placement(name or default_placement(config))
     check_accelerators(placement, config)
     check_shards(placement, config)
     return placement
+
+
+def read_placement(name: str) -> Placement:
+    """Read a placement, whatever is to be run; arguments and errors as of `load_placement`."""
+    try:
+        return Placement.model_validate(_read(name), strict=False)
+    except ValidationError as error:
+        raise messages.from_validation_error(error, Placement) from error
 
 
 def default_placement(config: Config) -> str:

@@ -237,8 +237,8 @@ def last_begin(run: Any) -> datetime.datetime | None:
 
 def waiting_pods(run: Any, now: datetime.datetime) -> dict[str, float]:
     """The seconds for which pods have been waiting to begin, by their tasks' ids."""
-    pending = [entry for entry in _entries(run) if entry.state == "PENDING" and moment(entry.start_time)]
-    return {entry.task_id: (now - moment(entry.start_time)).total_seconds() for entry in pending}
+    pending = {entry.task_id: moment(entry.start_time) for entry in _entries(run) if entry.state == "PENDING"}
+    return {task: (now - since).total_seconds() for task, since in pending.items() if since}
 
 
 def _entries(run: Any) -> list[Any]:

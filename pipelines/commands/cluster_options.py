@@ -17,6 +17,7 @@ from pipelines.commands.console import error_console, note
 if TYPE_CHECKING:
     from pipelines.cluster.connection import Cluster
     from pipelines.commands.configuring import Chosen
+    from pipelines.placement import Placement
 
 Host = Annotated[
     str, typer.Option("--host", metavar="URL", help="Address of the Kubeflow Pipelines API. [env: HRF_KFP_HOST]")
@@ -50,8 +51,8 @@ class Packed:
     """What the package is about, for its version's name."""
     parameters: dict[str, str]
     """All but the run's tag."""
-    service_account: str
-    """What the placement has the run's pods run as."""
+    placement: Placement
+    """What the run's pods ask for, and what they run as."""
 
     @property
     def stem(self) -> str:
@@ -101,13 +102,12 @@ def pack(
         "experiment": experiment,
         "storage": uri,
     }
-    account = compiled.placement.service_account
     return Packed(
         chosen=chosen,
         package=compiled.package,
         about=about_package(chosen.title, chosen.config.run.epochs, placement or default_placement(chosen.config)),
         parameters=parameters,
-        service_account=account,
+        placement=compiled.placement,
     )
 
 
@@ -123,6 +123,22 @@ def connect(host: str, namespace: str) -> Cluster:
     if address and "@" not in address:
         error_console().print(f"[dim]Asking {escape(address)}[/]", soft_wrap=True, highlight=False)
     return Cluster.connect(host, namespace)
+
+
+def check_prepared(cluster: Cluster, packed: Packed, service_account: str) -> None:
+    """Refuse a run that is bound to fail, as far as the user's kubeconfig shows, and tell what else is wrong.
+
+    Raises:
+        ClusterError: Something that it needs is not there.
+    """
+    from pipelines.cluster.checks import NOT_LOOKED, check_cluster, refuse_unprepared
+
+    storage = packed.parameters["storage"]
+    findings = check_cluster(cluster, packed.placement, service_account=service_account, storage=storage)
+    refuse_unprepared(findings, cluster.host)
+    for finding in findings:
+        if finding.level == "warn" and finding.name != NOT_LOOKED:
+            note(f"{finding.detail}. {finding.fix}" if finding.fix else f"{finding.detail}.")
 
 
 def checked_storage(given: str) -> str:

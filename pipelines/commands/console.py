@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import traceback as tracebacks
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,6 +37,7 @@ Traceback = Annotated[
     bool, typer.Option("--traceback", callback=_remember, help="On an error, show where in the code it came from.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for other programs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 DEFAULT_WORK_DIR = Path(".hrf")
 
 
@@ -57,6 +59,24 @@ def note(text: str) -> None:
 def print_json(value: Any) -> None:
     """Print a value as JSON on standard output, unstyled."""
     typer.echo(json.dumps(value, indent=2))
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask whether to go on, unless that was said.
+
+    Raises:
+        ConfigError: There is nobody to ask.
+        typer.Abort: The answer is no.
+    """
+    from hrf.errors import ConfigError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise ConfigError(
+            "--yes", expected="it, as there is no terminal to ask at", got=yes, fix="add --yes if this is what you want"
+        )
+    typer.confirm(question, abort=True, err=True)
 
 
 def wants_traceback(context: typer.Context) -> bool:

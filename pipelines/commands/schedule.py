@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,17 +16,17 @@ from pipelines.commands.cluster_options import (
     ServiceAccount,
     StartFrom,
     StorageUri,
+    check_prepared,
     connect,
     pack,
 )
 from pipelines.commands.compiling import Placement
 from pipelines.commands.configuring import Settings
-from pipelines.commands.console import AsJson, Traceback, console, error_console, print_json
+from pipelines.commands.console import AsJson, Traceback, Yes, confirm, console, error_console, print_json
 
 if TYPE_CHECKING:
     from pipelines.cluster.cron import Cron
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 #: The controller counts in its own zone, which is this one unless an administrator changed `cronScheduleTimezone`.
 ZONE = "UTC"
 
@@ -76,11 +75,12 @@ def schedule(
     )
     called = name or packed.stem
     check_name(called, "--name")
-    cluster = connect(host, namespace)
+    cluster, account = connect(host, namespace), service_account or packed.placement.service_account
+    check_prepared(cluster, packed, account)
     if not replace:
         refuse_second(cluster, called)
     _explain(called, read, experiment, packed.parameters["storage"])
-    _confirm(yes)
+    confirm("Make it?", yes=yes)
     version = put_version(cluster, packed.package, packed.about)
     experiment_id = put_experiment(cluster, experiment)
     made = put_schedule(
@@ -90,7 +90,7 @@ def schedule(
         version=version,
         experiment_id=experiment_id,
         parameters={**packed.parameters, "run_tag": f"{called}-{SCHEDULED_TIME}", "noise_tag": SCHEDULED_TIME},
-        service_account=service_account or packed.service_account,
+        service_account=account,
         description=f"{read.in_words()} ({ZONE}); {packed.chosen.title}, version {version.name}",
         replace=replace,
     )
@@ -119,15 +119,3 @@ def _explain(name: str, cron: Cron, experiment: str, storage: str) -> None:
         "  how       one run at a time; missed times are left out",
     ):
         screen.print(line, soft_wrap=True, highlight=False)
-
-
-def _confirm(yes: bool) -> None:
-    from hrf.errors import ConfigError
-
-    if yes:
-        return
-    if not sys.stdin.isatty():
-        raise ConfigError(
-            "--yes", expected="a terminal to ask at, or --yes", got="neither", fix="add --yes if this is what you want"
-        )
-    typer.confirm("Make it?", abort=True, err=True)

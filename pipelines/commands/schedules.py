@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from pipelines.commands.cluster_options import Host, Namespace, connect
-from pipelines.commands.console import AsJson, Traceback, console, print_json
-from pipelines.commands.schedule import Yes
+from pipelines.commands.console import AsJson, Traceback, Yes, confirm, console, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,15 +67,9 @@ def delete(
     _traceback: Traceback = False,
 ) -> None:
     """Delete a schedule. Its runs stay, and what they promoted."""
-    from hrf.errors import ConfigError
     from pipelines.cluster.schedules import delete as act
 
-    if not yes:
-        if not sys.stdin.isatty():
-            raise ConfigError(
-                "--yes", expected="a terminal to ask at, or --yes", got="neither", fix="add --yes to delete it"
-            )
-        typer.confirm(f"Delete the schedule {name}?", abort=True, err=True)
+    confirm(f"Delete the schedule {name}?", yes=yes)
     _change(name, host, namespace, act, "deleted", as_json=as_json)
 
 

@@ -16,6 +16,7 @@ from pipelines.commands.cluster_options import (
     ServiceAccount,
     StartFrom,
     StorageUri,
+    check_prepared,
     connect,
     pack,
 )
@@ -73,7 +74,8 @@ def submit(
         storage=storage,
         placement=placement,
     )
-    cluster = connect(host, namespace)
+    cluster, account = connect(host, namespace), service_account or packed.placement.service_account
+    check_prepared(cluster, packed, account)
     version = put_version(cluster, packed.package, packed.about)
     experiment_id = put_experiment(cluster, experiment)
     run = start_run(
@@ -82,7 +84,7 @@ def submit(
         experiment_id=experiment_id,
         name=run_tag or f"{packed.stem}-{time.strftime('%Y%m%d-%H%M%S')}",
         parameters={**packed.parameters, "run_tag": run_tag},
-        service_account=service_account or packed.service_account,
+        service_account=account,
     )
     place = f"{packed.parameters['storage']}/{experiment}/runs/{run_tag or run.run_id}"
     facts = {

@@ -88,6 +88,7 @@ def test_without_a_terminal_yes_is_needed_and_nothing_is_made(hrf, kfp):
     result = hrf("schedule", *SMOKE, *DAILY, *STORAGE)
     assert result.exit_code == 3
     assert "add --yes" in words(result)
+    assert "expected it, as there is no terminal to ask at" in words(result)
     assert [sent.method for sent in kfp.sent if sent.method != "GET"] == []
 
 
