@@ -8,6 +8,15 @@ if TYPE_CHECKING:
     from typing import Any, Self
 
 
+LONGEST_VALUE = 200
+"""Characters of a value, or of a field's name, that a message shows: a line, and not the whole of a wrong file."""
+
+
+def cut_short(text: str) -> str:
+    """The beginning of a text, on one line of a message."""
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
 class HrfError(Exception):
     """Base of all errors that the library raises on purpose.
 
@@ -34,7 +43,7 @@ class ConfigError(HrfError):
     Args:
         field: Dotted path of the field, such as `update.learning_rate`.
         expected: The rule, in words.
-        got: The value that breaks it.
+        got: The value that breaks it; a message shows no more than the beginning of a long one.
         fix: What to write instead.
     """
 
@@ -42,7 +51,7 @@ class ConfigError(HrfError):
 
     def __init__(self, field: str, *, expected: str, got: object, fix: str) -> None:
         self.field, self.expected, self.got, self.fix = field, expected, got, fix
-        super().__init__(f"{field}: expected {expected}, got {got!r}. Fix: {fix}")
+        super().__init__(f"{cut_short(field)}: expected {expected}, got {cut_short(repr(got))}. Fix: {fix}")
 
 
 class ArtifactError(HrfError):

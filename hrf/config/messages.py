@@ -10,20 +10,25 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hrf.config.rewards import reward_names_of, reward_names_with
-from hrf.errors import ConfigError
+from hrf.errors import ConfigError, cut_short
 
 
 def from_validation_error(error: ValidationError, tree: type[BaseModel]) -> ConfigError:
     """The first problem of a validation, with the fields of the others named after it."""
-    return combine([_convert(detail, tree) for detail in error.errors(include_url=False)])
+    first, *rest = error.errors(include_url=False)
+    return _with_others(_convert(first, tree), [_field(detail, tree) for detail in rest])
 
 
 def combine(problems: Sequence[ConfigError]) -> ConfigError:
     """The first of several problems; its fix names the fields of the rest."""
-    first, rest = problems[0], problems[1:]
+    first, *rest = problems
+    return _with_others(first, [problem.field for problem in rest])
+
+
+def _with_others(first: ConfigError, rest: Sequence[str]) -> ConfigError:
     if not rest:
         return first
-    others = ", ".join(dict.fromkeys(problem.field for problem in rest))
+    others = cut_short(", ".join(dict.fromkeys(rest)))
     fix = f"{first.fix}. {len(rest)} more problem{'s' if len(rest) > 1 else ''}: {others}"
     return ConfigError(first.field, expected=first.expected, got=first.got, fix=fix)
 
@@ -42,9 +47,15 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
+def _field(detail: ErrorDetails, tree: type[BaseModel]) -> str:
+    """The field that a problem is told by: a reward of no known family is one of its name."""
+    location, _ = _walk(tree, detail["loc"])
+    return dotted((*location, "name") if detail["type"] == "union_tag_invalid" else location) or "configuration"
+
+
 def _convert(detail: ErrorDetails, tree: type[BaseModel]) -> ConfigError:
     location, section = _walk(tree, detail["loc"])
-    field, got, kind = dotted(location) or "configuration", detail["input"], detail["type"]
+    field, got, kind = _field(detail, tree), detail["input"], detail["type"]
     context = detail.get("ctx", {})
     if kind == "extra_forbidden":
         return _unknown_key(location, section, tree, got)
@@ -53,7 +64,7 @@ def _convert(detail: ErrorDetails, tree: type[BaseModel]) -> ConfigError:
         choices = reward_names_of(context["expected_tags"])
         expected = f"one of {', '.join(choices)}"
         fix = f"choose one of them{suggest(name, choices)}; `hrf rewards` describes them"
-        return ConfigError(f"{field}.name", expected=expected, got=name, fix=fix)
+        return ConfigError(field, expected=expected, got=name, fix=fix)
     if kind == "union_tag_not_found":
         kind = "model_type"
     if kind == "literal_error":

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag
 
-from hrf.config.base import Count, Fraction, Positive, Section
+from hrf.config.base import Count, CountOrZero, Fraction, Positive, Section
 
 DEFAULT_REWARD = "jpeg_compressibility"
 
@@ -119,7 +119,7 @@ class OnnxClassifierReward(Thresholded):
     name: Literal["onnx_classifier"] = "onnx_classifier"
     model: Weights = Weights()
     """The ONNX file: one input [B, 3, H, W] float32, one output [B, C]."""
-    classes: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] = (0, 0)
+    classes: tuple[CountOrZero, CountOrZero] = (0, 0)
     """[i, j]: the classes i..j-1, whose probabilities are added up."""
     output: Literal["probabilities", "logits"] = "probabilities"
     """What the network returns; logits go through a softmax."""
@@ -151,7 +151,7 @@ class RemoteReward(Section):
     """For one request, from connecting to the end of the answer."""
     deadline_seconds: Positive = 600.0
     """For all images of a call, repeated requests included."""
-    retries: Annotated[int, Field(ge=0)] = 8
+    retries: CountOrZero = 8
     """How often a request is repeated at most, after what may pass."""
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hrf.config.base import BelowOne, Count, Fraction, NonNegative, Positive, Section, Seed
+from hrf.config.base import BelowOne, Count, CountOrZero, Fraction, NonNegative, Positive, Section, Seed
 from hrf.config.rewards import Network, Reward, Weights
 
 StartFrom = Literal["promoted", "base"]
@@ -97,7 +97,7 @@ class Policy(Section):
 
     split: BelowOne = 0.0
     """Fraction of K before which the reference's weights denoise, the tuned ones from there on; 0 = no split."""
-    prefix_pool: Annotated[int, Field(ge=0)] = 0
+    prefix_pool: CountOrZero = 0
     """How many states at the switch step are drawn once and reused by all epochs; 0 = none. Needs a split."""
     lora: Lora | None = None
     """Tune an adapter of a text-to-image model; null tunes all of the denoiser's weights."""
@@ -108,9 +108,9 @@ class WindowEntry(Section):
 
     fractions: tuple[Fraction, Fraction] | None = None
     """[a, b]: the trained steps k with a <= k/K < b."""
-    steps: tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]] | None = None
+    steps: tuple[CountOrZero, CountOrZero] | None = None
     """[i, j]: the steps i..j-1, which must all be trained."""
-    epochs: Annotated[int, Field(ge=0)] = 0
+    epochs: CountOrZero = 0
     """How many epochs the window lasts, in a `custom` schedule; otherwise left at 0."""
 
 
@@ -127,7 +127,7 @@ class Selection(Section):
     """Previews per root and candidate (published code: 5)."""
     coarse_stride: Count = 4
     """Distance in steps on the coarse grid: a multiple of `stride`, and larger. For `coarse_to_fine` only."""
-    preview_steps: Annotated[int, Field(ge=0)] = 0
+    preview_steps: CountOrZero = 0
     """Denoiser calls per preview: 0 = one a step of the tail (published); n = n long steps evenly over it."""
 
 
@@ -172,9 +172,9 @@ class Update(Section):
     rate_schedule: Literal["constant", "warmup_cosine"] = "constant"
     """`warmup_cosine`: linear over `warmup_updates`, the first of which has peak / warmup_updates, then cosine to 0 at
     `total_updates`."""
-    warmup_updates: Annotated[int, Field(ge=0)] = 0
+    warmup_updates: CountOrZero = 0
     """For `warmup_cosine`."""
-    total_updates: Annotated[int, Field(ge=0)] = 0
+    total_updates: CountOrZero = 0
     """For `warmup_cosine`, which requires it: the update at which the rate is 0."""
     clip_range: Positive = 1e-4
     """Epsilon of the clipped ratio, for log-probs that are means over pixels (published code: 1e-4)."""
@@ -218,7 +218,7 @@ class Encoder(Network):
 class Evaluation(Section):
     """The measurement of a policy on fixed seeds."""
 
-    num_samples: Annotated[int, Field(ge=8)] = 192
+    num_samples: Annotated[Count, Field(ge=8)] = 192
     """n; diversity scores are only comparable at equal n."""
     seed: Seed = 0
     """Seed of the evaluation's noise; independent of `run.seed`, so that runs compare."""
@@ -264,7 +264,7 @@ class Gate(Section):
 class Run(Section):
     """Length and seed of a run."""
 
-    epochs: Count = 3
+    epochs: Annotated[Count, Field(le=100_000)] = 3
     """Rounds of roots and branches."""
     epochs_per_step: Count = 1
     """Epochs that one pipeline step trains; it divides `epochs`."""

@@ -69,13 +69,14 @@ class Config(Section):
         """
         try:
             text = json.dumps(values)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ConfigError(
                 "configuration",
                 expected="text, numbers, true/false, null, lists and mappings",
                 got=str(error),
-                fix="remove the YAML tag (!!...) or the alias that refers to itself",
+                fix="remove what is none of them, or a value that holds itself",
             ) from error
+        _check_texts(values)
         try:
             # JSON mode is strict about types, yet takes a list for a tuple: YAML has no tuples.
             return cls.model_validate_json(text)
@@ -157,6 +158,24 @@ class Config(Section):
             return None
         moved = self.switch_step if switch_step is None else switch_step
         return checks.window_schedule(self, num_trained_steps, moved)
+
+
+def _check_texts(values: Any) -> None:
+    """Refuse text that can't be handed on: a path or a database's text ends at a NUL, UTF-8 has no half a pair."""
+    ahead: list[tuple[tuple[int | str, ...], Any]] = [((), values)]
+    while ahead:
+        place, value = ahead.pop()
+        if isinstance(value, Mapping):
+            ahead += [((*place, str(key)), part) for key, part in value.items()]
+        elif isinstance(value, list | tuple):
+            ahead += [((*place, number), part) for number, part in enumerate(value)]
+        elif isinstance(value, str) and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
+            raise ConfigError(
+                messages.dotted(place),
+                expected="text without NUL and unpaired surrogates",
+                got=value,
+                fix="remove these characters",
+            )
 
 
 def deep_merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

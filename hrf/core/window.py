@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Literal, Protocol
 
 ScheduleName = Literal["fixed", "baseline", "early", "later", "sliding", "uniform", "custom"]
@@ -253,7 +254,8 @@ def _sliding(width: float, num_epochs: int, num_steps: int, num_trained_steps: i
             f"a width of at least one step and less than the {num_trained_steps - switch_step} steps it slides over",
             got=f"{width} = {width_steps} steps",
         )
-    starts = [
+    starts = (
         switch_step + (2 * span * epoch + num_epochs - 1) // (2 * (num_epochs - 1)) for epoch in range(num_epochs)
-    ]
-    return WindowSchedule(tuple((Window(start, start + width_steps), 1) for start in starts))
+    )
+    stages = ((Window(start, start + width_steps), sum(1 for _ in epochs)) for start, epochs in groupby(starts))
+    return WindowSchedule(tuple(stages))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import re
 import subprocess
 import sys
@@ -487,12 +488,132 @@ def test_overrides_are_a_mapping(text):
     assert "a mapping" in error_of("", text).expected
 
 
-@pytest.mark.parametrize("text", ["a: &x [*x]", "a: !!set {b}", 'description: "\\ud800"'])
-def test_yaml_that_is_no_plain_data_is_refused(text):
-    assert isinstance(error_of("", text), ConfigError)
+TAGS = [
+    "bool x",
+    "bool 'true'",
+    "int ''",
+    "int x",
+    "float x",
+    "float 5",
+    "null x",
+    "timestamp x",
+    "timestamp 2024-01-01",
+]
+TAGS += [
+    "binary x",
+    "binary aGk=",
+    "str 5",
+    "set {b}",
+    "omap [b: 1]",
+    "pairs [b: 1]",
+    "map [1]",
+    "seq {b: 1}",
+    "merge x",
+]
 
 
-texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+@pytest.mark.parametrize("text", TAGS)
+def test_a_tag_that_makes_of_a_value_what_it_does_not_look_like_is_refused(text):
+    """Kills: KeyError, IndexError, AttributeError and TypeError out of PyYAML's constructors."""
+    error = error_of("", f"description: !!{text}")
+    assert error.field == "overrides"
+    assert f"line 1, column 14: tag {text.split()[0]!r}" in str(error.got)
+
+
+def test_a_tag_that_says_what_a_value_is_anyway_is_taken():
+    assert resolve("avatars-smoke", "run: !!map {seed: !!int 5}\ndescription: !!str 'a'") == resolve(
+        "avatars-smoke", "run: {seed: 5}\ndescription: a"
+    )
+
+
+def test_an_alias_stands_for_what_it_is_an_alias_of():
+    assert parse_yaml("a: &a {b: [1]}\nc: [*a, *a]", origin="test")["c"] == [{"b": [1]}, {"b": [1]}]
+
+
+@pytest.mark.parametrize("text", ["a: &x [*x]", "run: &x {epochs: *x}", "a: &x {b: &y [*x, *y]}"])
+def test_an_alias_within_what_it_stands_for_is_refused(text):
+    assert "alias within what it stands for" in str(error_of("", text).got)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: " + "[" * 500 + "]" * 500,
+        "a: " + "{a: " * 500 + "}" * 500,
+        "a:\n" + "- " * 500,
+        "\n".join(f"{' ' * depth}a:" for depth in range(500)),
+        "a0: &a0 [x]\n" + "\n".join(f"a{n}: &a{n} [[[[[[*a{n - 1}]]]]]]" for n in range(1, 90)),
+    ],
+    ids=["lists", "mappings", "dashes", "indented", "aliases"],
+)
+def test_deep_nesting_is_refused_with_its_place(text):
+    """Kills: RecursionError."""
+    assert re.search(r"line \d+, column \d+: nested more than 40 levels", str(error_of("", text).got))
+
+
+def test_forty_levels_of_nesting_are_read():
+    text = "a: " + "[" * 38 + "1" + "]" * 38
+    assert repr(parse_yaml(text, origin="test")["a"]) == "[" * 38 + "1" + "]" * 38
+
+
+def test_aliases_that_multiply_are_refused_before_they_are_written_out():
+    """Kills: 322 bytes that take gigabytes, and a message of millions of characters."""
+    lines = [f"a{n}: &a{n} [{','.join([f'*a{n - 1}' if n else 'x'] * 9)}]" for n in range(9)]
+    error = error_of("", "\n".join(lines))
+    assert "more than 20000 values" in str(error.got)
+    assert len(str(error)) < 300
+
+
+def test_a_list_of_as_many_prompts_as_a_run_may_have_is_read():
+    texts = [f"prompt {number}" for number in range(19_990)]
+    assert parse_yaml(json.dumps({"prompts": {"texts": texts}}), origin="test")["prompts"]["texts"] == texts
+
+
+@pytest.mark.parametrize(
+    ("overrides", "field"),
+    [
+        ('description: "\\ud800"', "description"),
+        ('model: {source: "models\\0/a"}', "model.source"),
+        ('prompts: {texts: [a, "b\\0"]}', "prompts.texts[1]"),
+    ],
+)
+def test_text_that_no_path_or_database_can_hold_is_refused(overrides, field):
+    error = error_of("avatars-smoke", overrides)
+    assert error.field == field
+    assert "NUL" in error.expected
+
+
+def test_a_message_shows_a_line_of_a_long_value_and_the_error_holds_all_of_it():
+    error = error_of("avatars-smoke", f"run: {{epochs: {'x' * 100_000}}}")
+    assert len(error.got) == 100_000
+    assert len(str(error)) < 400
+    assert len(str(error_of("avatars-smoke", f"run: {{epochs: 1, ? {'x' * 100_000} : 1}}"))) < 600
+
+
+def test_of_many_problems_the_first_is_told_and_a_line_of_the_others():
+    error = error_of("avatars-smoke", "\n".join(f"key_{number}: 1" for number in range(3000)))
+    assert error.field == "key_0"
+    assert "2999 more problems: key_1, key_2, " in error.fix
+    assert len(str(error)) < 600
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "run: {epochs: 100001}\nstarts: {schedule: sliding, width: 0.2}",
+        "rollout: {roots: 3000000000}",
+        "evaluation: {num_samples: 3000000000}",
+        "update: {rate_schedule: warmup_cosine, warmup_updates: 3000000000, total_updates: 3000000001}",
+        f"run: {{epochs: {'9' * 400}}}",
+        f"run: {{seed: {'9' * 5000}}}",
+    ],
+)
+def test_numbers_beyond_any_machine_are_refused_at_once(overrides):
+    """Kills: a schedule of a hundred million windows, built to check it."""
+    assert isinstance(error_of("avatars-smoke", overrides), ConfigError)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12) | st.sampled_from(
     ["1e-4", "no", "~", "null", "0x1f", "1:30", "", " ", "a: b", "# c", "true", "2024-01-01", "010"]
 )
 scalars = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts
