@@ -165,17 +165,20 @@ def _check_texts(values: Any) -> None:
     ahead: list[tuple[tuple[int | str, ...], Any]] = [((), values)]
     while ahead:
         place, value = ahead.pop()
+        parts: list[tuple[int | str, Any]] = []
         if isinstance(value, Mapping):
-            ahead += [((*place, str(key)), part) for key, part in value.items()]
+            parts = [(str(key), part) for key, part in value.items()]
         elif isinstance(value, list | tuple):
-            ahead += [((*place, number), part) for number, part in enumerate(value)]
-        elif isinstance(value, str) and ("\0" in value or any("\ud800" <= char <= "\udfff" for char in value)):
-            raise ConfigError(
-                messages.dotted(place),
-                expected="text without NUL and unpaired surrogates",
-                got=value,
-                fix="remove these characters",
-            )
+            parts = list(enumerate(value))
+        for text in (value, *(name for name, _ in parts)):
+            if isinstance(text, str) and ("\0" in text or any("\ud800" <= char <= "\udfff" for char in text)):
+                raise ConfigError(
+                    messages.dotted(place) or "configuration",
+                    expected="text without NUL and unpaired surrogates",
+                    got=text,
+                    fix="remove these characters",
+                )
+        ahead += [((*place, name), part) for name, part in parts]
 
 
 def deep_merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

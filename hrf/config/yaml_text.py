@@ -51,6 +51,11 @@ class _Loader(yaml.SafeLoader):
             _check(root, self)
         return root
 
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> str:
+        """Read a text; JSON, which is YAML, writes a character beyond U+FFFF as two escapes, and PyYAML reads two."""
+        text: str = super().construct_scalar(node)
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
+
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping, refusing keys that are repeated or are no strings."""
         seen: set[str] = set()

@@ -575,12 +575,21 @@ def test_a_list_of_as_many_prompts_as_a_run_may_have_is_read():
         ('description: "\\ud800"', "description"),
         ('model: {source: "models\\0/a"}', "model.source"),
         ('prompts: {texts: [a, "b\\0"]}', "prompts.texts[1]"),
+        ('prompts: {"te\\uDC00xts": [a]}', "prompts"),
+        ('"\\ud83d": 1', "configuration"),
     ],
 )
 def test_text_that_no_path_or_database_can_hold_is_refused(overrides, field):
     error = error_of("avatars-smoke", overrides)
     assert error.field == field
     assert "NUL" in error.expected
+
+
+@pytest.mark.parametrize("text", ["\U0001f600", "a \U00010000b\U0010ffff", "\uffff\ue000"])
+def test_a_character_beyond_the_first_65536_may_be_written_as_json_writes_it(text):
+    """Kills: two halves of a character, which is what PyYAML reads."""
+    for written in (json.dumps({"description": text}), dump_yaml({"description": text})):
+        assert resolve("avatars-smoke", written).description == text
 
 
 def test_a_message_shows_a_line_of_a_long_value_and_the_error_holds_all_of_it():

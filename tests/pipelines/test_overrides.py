@@ -78,9 +78,9 @@ def test_what_is_laid_over_wins_and_the_rest_stays():
 
 
 def test_the_text_is_ascii_and_means_the_same():
-    text = lay_over("description: 'Übung'", {})
+    text = lay_over("description: 'Übung \U0001f600'", {})
     assert text.isascii()
-    assert resolve("avatars-smoke", text).description == "Übung"
+    assert resolve("avatars-smoke", text).description == "Übung \U0001f600"
 
 
 def test_nothing_stays_nothing():
