@@ -50,12 +50,14 @@ def measure(
     """
     images = to_images(samples)
     return Measured(
-        images=images,
         rewards=reward.of_samples(samples, prompts),
         reward_name=reward.name,
         held_out_rewards=None if held_out_reward is None else held_out_reward.of_samples(samples, prompts),
         held_out_reward_name=None if held_out_reward is None else held_out_reward.name,
         features=embedder(images).numpy(),
+        dark_pixel_fraction=dark_pixel_fraction(images),
+        edge_density=edge_density(images),
+        colour_entropy=colour_entropy(images),
         probabilities=None if classifier is None else _probabilities(images, classifier),
         labels=None if classifier is None else classifier.labels,
         prompts=None if prompts is None else tuple(prompts),
@@ -140,10 +142,9 @@ def _check_comparable(candidate: Measured, base: Measured, settings: Evaluation)
         ours, theirs = getattr(candidate, name), getattr(base, name)
         if ours != theirs:
             raise ValueError(f"candidate and base differ in {name}: {ours!r} and {theirs!r}")
-    if candidate.images.shape != base.images.shape or candidate.features.shape != base.features.shape:
+    if candidate.features.shape != base.features.shape:
         raise ValueError(
-            f"candidate and base differ in shape: images {candidate.images.shape} and {base.images.shape}, "
-            f"features {candidate.features.shape} and {base.features.shape}"
+            f"candidate and base differ in the shape of features: {candidate.features.shape} and {base.features.shape}"
         )
     if len(candidate) != settings.num_samples:
         raise ValueError(f"the settings ask for {settings.num_samples} samples, {len(candidate)} were measured")
@@ -245,9 +246,9 @@ def _monitors(candidate: Measured, base: Measured, limits: Monitors) -> dict[str
 def _statistics(measured: Measured) -> dict[str, float]:
     """Each monitor's mean; "unrecognised_fraction" only where there is a classifier to recognise anything."""
     values = {
-        "dark_pixel_fraction": float(dark_pixel_fraction(measured.images).mean()),
-        "edge_density": float(edge_density(measured.images).mean()),
-        "colour_entropy": float(colour_entropy(measured.images).mean()),
+        "dark_pixel_fraction": float(measured.dark_pixel_fraction.mean()),
+        "edge_density": float(measured.edge_density.mean()),
+        "colour_entropy": float(measured.colour_entropy.mean()),
     }
     counts = mode_histogram(measured)
     if counts is not None:

@@ -1,4 +1,4 @@
-"""The images of one policy on the evaluation seeds, and what was measured on each: kept between steps without loss."""
+"""What was measured on each image of one policy on the evaluation seeds: kept between steps without loss."""
 
 from __future__ import annotations
 
@@ -17,18 +17,26 @@ from hrf.classifier import UNRECOGNISED
 from hrf.errors import ArtifactError
 
 _TENSORS, _NAMES = "measured.safetensors", "measured.json"
+#: Axes of each array; the first is the images'.
+_RANKS = {
+    "rewards": 1,
+    "held_out_rewards": 1,
+    "features": 2,
+    "dark_pixel_fraction": 1,
+    "edge_density": 1,
+    "colour_entropy": 1,
+    "probabilities": 2,
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Measured:
-    """The images of one policy on the evaluation seeds, and everything measured image by image. Row i is seed i.
+    """Everything measured image by image on those of one policy on the evaluation seeds. Row i is seed i.
 
     Raises:
         ValueError: Arrays of different lengths or ranks, or a part without its name.
     """
 
-    images: NDArray[np.float32]
-    """[n, 3, H, W] in [0, 1]."""
     rewards: NDArray[np.float64]
     """[n]."""
     reward_name: str
@@ -37,6 +45,12 @@ class Measured:
     held_out_reward_name: str | None = None
     features: NDArray[np.float32]
     """[n, D]."""
+    dark_pixel_fraction: NDArray[np.float64]
+    """[n], as the two below: what `hrf.monitors` watches."""
+    edge_density: NDArray[np.float64]
+    """[n]."""
+    colour_entropy: NDArray[np.float64]
+    """[n]."""
     probabilities: NDArray[np.float64] | None = None
     """[n, C] of the classifier, or None without one."""
     labels: tuple[str, ...] | None = None
@@ -45,27 +59,25 @@ class Measured:
     """n prompts that the images were made from; None for an unconditional model."""
 
     def __post_init__(self) -> None:
-        ranks = {"images": 4, "rewards": 1, "held_out_rewards": 1, "features": 2, "probabilities": 2}
-        for name, rank in ranks.items():
+        for name, rank in _RANKS.items():
             array = getattr(self, name)
-            if array is not None and (array.ndim != rank or len(array) != len(self.images)):
-                raise ValueError(f"{name} has shape {array.shape}, expected {rank} axes and {len(self.images)} rows")
+            if array is not None and (array.ndim != rank or len(array) != len(self)):
+                raise ValueError(f"{name} has shape {array.shape}, expected {rank} axes and {len(self)} rows")
         if (self.held_out_rewards is None) != (self.held_out_reward_name is None):
             raise ValueError("held-out rewards and their name come together")
-        if self.prompts is not None and len(self.prompts) != len(self.images):
-            raise ValueError(f"{len(self.prompts)} prompts for {len(self.images)} images")
+        if self.prompts is not None and len(self.prompts) != len(self):
+            raise ValueError(f"{len(self.prompts)} prompts for {len(self)} images")
         num_classes = None if self.probabilities is None else self.probabilities.shape[1]
         if num_classes != (None if self.labels is None else len(self.labels)):
             raise ValueError("class probabilities need one label for each column, and labels need probabilities")
 
     def __len__(self) -> int:
         """Number of samples."""
-        return len(self.images)
+        return len(self.rewards)
 
     def save(self, folder: str | Path) -> None:
         """Write `measured.safetensors` and `measured.json` into an existing folder, without loss."""
-        names = ("images", "rewards", "held_out_rewards", "features", "probabilities")
-        arrays = {name: getattr(self, name) for name in names}
+        arrays = {name: getattr(self, name) for name in _RANKS}
         save_file(
             {name: np.ascontiguousarray(array) for name, array in arrays.items() if array is not None},
             Path(folder) / _TENSORS,

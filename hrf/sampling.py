@@ -66,7 +66,7 @@ def draw_samples(
         base = Path(scratch) / "base"
         _check_base(promoted, fetch_base(config.model, base, {"step": "sample", "source": config.model.source}))
         folder, asked = _embed(promoted, base, config, prompts, num_samples)
-        policy = load_policy(config, base, promoted, prompts=folder)
+        policy = load_policy(config, base, promoted, prompts=folder, reference=source == "base")
         if asked is not None:
             # The autoencoder is read when the first picture is decoded, and the folder is gone by then.
             policy.decode(torch.zeros(1, *policy.sample_shape))

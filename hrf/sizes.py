@@ -21,14 +21,16 @@ def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None
     weights, tuned = FLOAT_BYTES * denoiser.num_parameters, FLOAT_BYTES * denoiser.num_tuned
     low = config.model.forward_dtype == "bfloat16"
     activations = _BFLOAT16_ACTIVATIONS if low else 1.0
+    second = config.switch_step > 0 or config.update.kl_weight > 0
     parts = {
         "weights": weights,
         # An adapter's reference is the same network, with the adapter switched off.
-        "reference": tuned if config.policy.lora else weights,
+        "reference": tuned if config.policy.lora else weights if second else 0,
         "bfloat16_weights": weights // 2 if low else 0,
         "gradients": tuned,
         "gradient_copies": _STEP_NORM_COPIES * tuned,
         "moments": _ADAM_MOMENTS * tuned,
+        "average": tuned if config.update.ema_decay > 0 else 0,
         "decoder": FLOAT_BYTES * decoder.num_parameters if decoder else 0,
     }
     forward = round(config.model.batch_size * config.forwards * denoiser.forward_bytes * activations)
@@ -38,7 +40,7 @@ def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None
     trained = round(pairs * denoiser.backward_bytes * activations)
     checkpointed = round(pairs * denoiser.checkpointed_bytes * activations)
     held = parts["weights"] + parts["reference"] + parts["bfloat16_weights"]
-    learning = held + parts["gradients"] + parts["gradient_copies"] + parts["moments"]
+    learning = held + parts["gradients"] + parts["gradient_copies"] + parts["moments"] + parts["average"]
     return {
         **parts,
         "sample_activations": max(forward, decoding),

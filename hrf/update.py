@@ -90,7 +90,7 @@ class Updater:
         optimizer: From `build_optimizer`, perhaps with restored moments.
         settings: The `update` part of the configuration.
         num_updates: Optimizer steps taken so far, in this run.
-        average: Moving average of the weights, by parameter name, updated in place; None for none.
+        average: Moving average of the weights, by parameter name, on their device, updated in place; None for none.
         ranks: The processes that make the updates together: each has the same policy, optimizer and trajectories.
     """
 
@@ -273,4 +273,4 @@ class Updater:
         for name, parameter in self.policy.denoiser.named_parameters():
             if not parameter.requires_grad:
                 continue
-            average[name].lerp_(parameter.detach().to(average[name].device), 1 - decay)
+            average[name].lerp_(parameter.detach(), 1 - decay)

@@ -71,7 +71,13 @@ def noise_schedule(scheduler: Mapping[str, Any], config: Config, *, eta: float |
 
 
 def load_policy(
-    config: Config, base: Path, weights: Path, *, average: bool = False, prompts: Path | None = None
+    config: Config,
+    base: Path,
+    weights: Path,
+    *,
+    average: bool = False,
+    prompts: Path | None = None,
+    reference: bool = False,
 ) -> DiffusionPolicy:
     """Put a policy together from the base model's folder and a policy folder.
 
@@ -81,6 +87,7 @@ def load_policy(
         weights: The policy folder with the weights being tuned; `base` itself for an untrained policy.
         average: Take the moving average of the weights, where the folder has one.
         prompts: Folder of the prompts' embeddings; for text-to-image models, which need it.
+        reference: Load the base's weights, too, as a KL penalty needs them; those of a split policy are in any case.
 
     Returns:
         The policy on the configured device; the reference's weights frozen.
@@ -93,20 +100,23 @@ def load_policy(
     kind, scheduler = kind_of(base), scheduler_config(base)
     kind.check(config)
     embeddings = PromptEmbeddings.load(prompts) if prompts else None
-    denoiser, reference = weights_of(config).load(base, average_folder(weights) if average else weights)
-    denoiser, reference = denoiser.to(device), reference.to(device)
+    switch_step = _switch_step(config, base, weights)
+    denoiser, frozen = weights_of(config).load(
+        base, average_folder(weights) if average else weights, reference=reference or switch_step > 0
+    )
+    networks = [network.to(device) for network in (denoiser, frozen) if network is not None]
     if config.model.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     if config.model.compile:
-        denoiser.compile()
-        reference.compile()
+        for network in networks:
+            network.compile()
     return DiffusionPolicy(
         denoiser=denoiser,
         schedule=noise_schedule(scheduler, config),
         prediction=prediction_of(scheduler),
         clip_range=kind.clip_range(scheduler),
-        reference=reference,
-        switch_step=_switch_step(config, base, weights),
+        reference=frozen,
+        switch_step=switch_step,
         forward_dtype=_DTYPES[config.model.forward_dtype],
         conditioning=kind.conditioning(config, embeddings),
         decoder=kind.decoder(base, device),

@@ -33,8 +33,11 @@ _METADATA_KEY = "lora_adapter_metadata"
 class Weights(Protocol):
     """Reads and writes tuned weights."""
 
-    def load(self, base: Path, folder: Path) -> tuple[Any, Any]:
-        """(denoiser with the weights in `folder`, reference with the base's), on the CPU; the reference is frozen."""
+    def load(self, base: Path, folder: Path, *, reference: bool) -> tuple[Any, Any]:
+        """(denoiser with the weights in `folder`, reference with the base's), on the CPU; the reference is frozen.
+
+        Without `reference`, the second is None where it would be another network.
+        """
         ...
 
     def save(self, denoiser: nn.Module, folder: Path) -> None:
@@ -64,10 +67,10 @@ def average_folder(folder: Path) -> Path:
 class FullWeights:
     """All weights are tuned; the reference is a second network."""
 
-    def load(self, base: Path, folder: Path) -> tuple[Any, Any]:
-        """Load two networks."""
-        reference = load_denoiser(component_folder(base, "unet")).requires_grad_(False)
-        return load_denoiser(component_folder(folder, "unet")), reference
+    def load(self, base: Path, folder: Path, *, reference: bool) -> tuple[Any, Any]:
+        """Load one network, or two."""
+        frozen = load_denoiser(component_folder(base, "unet")).requires_grad_(False) if reference else None
+        return load_denoiser(component_folder(folder, "unet")), frozen
 
     def save(self, denoiser: nn.Module, folder: Path) -> None:
         """Write `unet/`, in float32."""
@@ -99,13 +102,14 @@ class LoraWeights:
 
     settings: Lora
 
-    def load(self, base: Path, folder: Path) -> tuple[Any, Any]:
+    def load(self, base: Path, folder: Path, *, reference: bool) -> tuple[Any, Any]:
         """Load one network and put the adapter in; of the base's own folder, which has none, it changes nothing.
 
         Raises:
             ArtifactError: If the adapter's file is missing, damaged, or another adapter's.
             ConfigError: If one of `policy.lora.targets` is no layer's name.
         """
+        del reference
         network = load_component(base / "unet", "UNet2DConditionModel")
         if folder == base:
             network.requires_grad_(False)

@@ -9,13 +9,12 @@ from typing import Any
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.config import Config
 from hrf.evaluation import evaluation_record
-from hrf.images import grid
 from hrf.measured import Measured
 from hrf.policies.folders import load_policy
 from hrf.secrets import SCORING_SECRETS
 from hrf.steps.artifacts import save_evaluation_starts, save_prefix_pool
 from hrf.steps.context import Run, advance_reporter, step
-from hrf.steps.measuring import GRID_IMAGES, measure_policy
+from hrf.steps.measuring import measure_policy
 from hrf.training import draw_prefix_pool, evaluation_starts
 
 
@@ -27,7 +26,7 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
         run: Folder of the run.
         base: Folder of the base model.
         policy: Folder of the policy that the run starts from.
-        baseline: Output folder: the base's measurements and pictures, the states that evaluations start from, the
+        baseline: Output folder: the base's measurements and sample grid, the states that evaluations start from, the
             evaluation record of the policy that the run starts from with its switch step, and the prefix pool.
 
     Returns:
@@ -39,12 +38,12 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
     report = advance_reporter("baseline", None, _num_evaluations(context))
     untrained = load_policy(config, base_folder, base_folder, prompts=context.prompts_folder)
     starts = evaluation_starts(untrained, config, report, context.prompts)
-    measured = measure_policy(context, untrained, starts, report)
+    measured, pictures = measure_policy(context, untrained, starts, report)
     record = _evaluation(config, measured, measured)
     start = {**record, "switch_step": untrained.switch_step}
     if about["started_from"]:
         incumbent = load_policy(config, base_folder, policy_folder, prompts=context.prompts_folder)
-        found = measure_policy(context, incumbent, starts, report)
+        found, _ = measure_policy(context, incumbent, starts, report)
         start = {**_evaluation(config, found, measured), "switch_step": incumbent.switch_step}
     with writing_folder(baseline, producer=context.producer("baseline")) as folder:
         (folder / "base").mkdir()
@@ -57,7 +56,7 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
             save_prefix_pool(pool, folder)
         (folder / "baseline.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
         (folder / "start.json").write_text(json.dumps(start, allow_nan=False) + "\n", encoding="utf-8")
-        grid(measured.images[:GRID_IMAGES], columns=8).save(folder / "base_grid.png")
+        pictures.save(folder / "base_grid.png")
     return {
         "reward": record["reward"]["value"],
         "vendi_order2": record["diversity"]["vendi_order2"]["value"],

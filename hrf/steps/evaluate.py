@@ -7,7 +7,6 @@ from typing import Any
 
 from hrf.checkpoint import read_folder, writing_folder
 from hrf.evaluation import evaluation_record
-from hrf.images import grid
 from hrf.measured import Measured
 from hrf.policies.folders import load_policy
 from hrf.progress import emit
@@ -15,7 +14,7 @@ from hrf.secrets import SCORING_SECRETS
 from hrf.steps.artifacts import load_evaluation_starts
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.history import epoch_folder
-from hrf.steps.measuring import GRID_IMAGES, measure_policy
+from hrf.steps.measuring import measure_policy
 
 
 @step("evaluate", when_stopped={"evaluation": ""}, secrets=SCORING_SECRETS)
@@ -31,7 +30,7 @@ def evaluate(
         baseline: Folder of the baseline.
         history: Folder of the records so far, for the evaluations that training has spent.
         epoch: From 0.
-        evaluation: Output folder: `evaluation.json`, the sample grid, and the measurements per seed.
+        evaluation: Output folder: `evaluation.json` and the sample grid.
 
     Returns:
         The record in flat numbers.
@@ -44,7 +43,7 @@ def evaluate(
     )
     starts = load_evaluation_starts(baseline_folder)
     total = len(starts.states) * (config.sampler.steps - starts.step) * config.forwards
-    measured = measure_policy(context, candidate, starts, advance_reporter("evaluate", epoch, total))
+    measured, pictures = measure_policy(context, candidate, starts, advance_reporter("evaluate", epoch, total))
     update = json.loads((epoch_folder(read_folder(history), epoch) / "update.json").read_text(encoding="utf-8"))
     record = evaluation_record(
         measured,
@@ -56,9 +55,7 @@ def evaluate(
     )
     with writing_folder(evaluation, producer=context.producer("evaluate", epoch)) as folder:
         (folder / "evaluation.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
-        grid(measured.images[:GRID_IMAGES], columns=8).save(folder / "grid.png")
-        (folder / "measured").mkdir()
-        measured.save(folder / "measured")
+        pictures.save(folder / "grid.png")
     emit("epoch-evaluated", epoch=epoch, reward=record["reward"], diversity=record["diversity"]["vendi_order2_ratio"])
     return evaluation_metrics(record)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from PIL.Image import Image
+
 from hrf.classifier import ImageClassifier
 from hrf.evaluation import measure
 from hrf.features import build_embedder
+from hrf.images import grid, to_images
 from hrf.measured import Measured
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rewards import build_reward
@@ -12,21 +15,24 @@ from hrf.rollout import OnAdvance
 from hrf.steps.context import Run
 from hrf.training import EvaluationStarts, evaluation_samples
 
-GRID_IMAGES = 32
+_GRID_IMAGES = 32
 """How many of the fixed seeds the sample grids show."""
 
 
 def measure_policy(
     context: Run, policy: DiffusionPolicy, starts: EvaluationStarts, on_advance: OnAdvance | None
-) -> Measured:
-    """Finished samples of the fixed seeds with their rewards, features and class probabilities."""
+) -> tuple[Measured, Image]:
+    """Sample the fixed seeds: what is measured on each, and a grid of the first pictures.
+
+    The pictures themselves end here: as float32 they are hundreds of megabytes, and nobody reads them again.
+    """
     config = context.config
     folder = context.classifier("evaluation")
     classifier = ImageClassifier.from_pretrained(folder) if folder else None
     held_out = config.evaluation.held_out_reward
     samples = evaluation_samples(policy, starts, config, on_advance)
     table, asked = context.prompts, starts.prompts
-    return measure(
+    measured = measure(
         samples,
         reward=build_reward(config.reward, context.classifier("reward")),
         held_out_reward=build_reward(held_out, context.classifier("held_out")) if held_out else None,
@@ -34,3 +40,4 @@ def measure_policy(
         classifier=classifier,
         prompts=table.texts_of(asked.tolist()) if table and asked is not None else None,
     )
+    return measured, grid(to_images(samples[:_GRID_IMAGES]), columns=8)

@@ -97,7 +97,9 @@ class TrainingSession:
         self._base = read_folder(base)
         folder = read_folder(policy)
         config: Config = context.config
-        self.policy: DiffusionPolicy = load_policy(config, self._base, folder, prompts=context.prompts_folder)
+        self.policy: DiffusionPolicy = load_policy(
+            config, self._base, folder, prompts=context.prompts_folder, reference=config.update.kl_weight > 0
+        )
         self._weights = weights_of(config)
         self._about = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
         optimizer = build_optimizer(self.policy.denoiser, config.update)
@@ -110,9 +112,14 @@ class TrainingSession:
             optimizer,
             config.update.model_copy(update={"learning_rate": config.update.learning_rate * self._rate_scale}),
             num_updates=counters["num_updates"],
-            average=self._weights.load_average(self.policy.denoiser, folder) if config.update.ema_decay > 0 else None,
+            average=self._load_average(folder) if config.update.ema_decay > 0 else None,
             ranks=this_rank(),
         )
+
+    def _load_average(self, folder: Path) -> dict[str, Tensor]:
+        """The moving average, where the weights are: every update moves it towards all of them."""
+        average = self._weights.load_average(self.policy.denoiser, folder)
+        return {name: value.to(self.policy.device) for name, value in average.items()}
 
     def learn(
         self,

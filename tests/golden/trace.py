@@ -132,7 +132,7 @@ def trace(case: str) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as scratch, one_thread():
         base = Path(scratch) / "base"
         fetch_base(config.model, base, {"step": "test"})
-        policy = load_policy(config, base, base)
+        policy = load_policy(config, base, base, reference=True)
         reward = build_reward(config.reward)
         pool = None
         if config.policy.prefix_pool:

@@ -189,7 +189,7 @@ def test_samples_on_which_a_metric_has_no_value_are_named(classifier: ImageClass
         ({"reward_name": "beauty"}, "differ in reward_name"),
         ({"labels": ("dog", "cat", "unrecognised")}, "differ in labels"),
         ({"held_out_reward_name": None, "held_out_rewards": None}, "differ in held_out_reward_name"),
-        ({"features": np.ones((COUNT, 2), dtype=np.float32)}, "differ in shape"),
+        ({"features": np.ones((COUNT, 2), dtype=np.float32)}, "differ in the shape"),
     ],
 )
 def test_candidate_and_base_must_be_measured_alike(
@@ -212,7 +212,7 @@ def test_measurements_survive_a_folder_bit_for_bit(classifier: ImageClassifier, 
     original.save(tmp_path)
     loaded = Measured.load(tmp_path)
     assert record(loaded, original) == record(original, original)
-    for name in ("images", "rewards", "held_out_rewards", "features", "probabilities"):
+    for name in ("rewards", "held_out_rewards", "features", "probabilities", "dark_pixel_fraction", "edge_density"):
         ours, theirs = getattr(original, name), getattr(loaded, name)
         if ours is None:
             assert theirs is None

@@ -255,12 +255,27 @@ class TestMemory:
         config = configured(model={"batch_size": 5})
         found = device_memory(config, counted, None)
         weights = 4 * counted.num_parameters
-        assert found["sample"] == 2 * weights + 5 * counted.forward_bytes
-        # Weights, the reference's, gradient, three copies of it for each step's norm, two moments.
-        assert found["update"] == 8 * weights + 16 * counted.backward_bytes
+        assert found["sample"] == weights + 5 * counted.forward_bytes
+        # Weights, gradient, three copies of it for each step's norm, two moments.
+        assert found["update"] == 7 * weights + 16 * counted.backward_bytes
         assert found["update"] - found["update_checkpointed"] == 16 * (
             counted.backward_bytes - counted.checkpointed_bytes
         )
+
+    @pytest.mark.parametrize(
+        ("sections", "reference", "average"),
+        [
+            ({}, 0, 0),
+            ({"policy": {"split": 0.5}}, 1, 0),
+            ({"update": {**SMALL["update"], "kl_weight": 0.1}}, 1, 0),
+            ({"update": {**SMALL["update"], "ema_decay": 0.9}}, 0, 1),
+        ],
+    )
+    def test_what_is_needed_is_held(self, sections, reference, average, counted):
+        found, plain = (device_memory(configured(**each), counted, None) for each in (sections, {}))
+        weights = 4 * counted.num_parameters
+        assert (found["reference"], found["average"]) == (reference * weights, average * weights)
+        assert found["update"] - plain["update"] == (reference + average) * weights
 
     def test_an_adapter_has_gradients_and_moments_of_its_own_only(self, counted):
         text = {"model": {"source": "somewhere", "guidance_scale": 5.0}, "prompts": {}}

@@ -144,6 +144,15 @@ def test_a_min_std_above_every_step_is_a_configuration_error(base):
         load_policy(config_for("x", sampler={"min_std": 0.999}), base, base)
 
 
+def test_the_reference_is_loaded_only_where_it_is_needed(base):
+    assert load_policy(config_for("x"), base, base).reference is None
+    asked = load_policy(config_for("x"), base, base, reference=True)
+    split = load_policy(config_for("x", policy={"split": 0.5}), base, base)
+    for policy in (asked, split):
+        assert policy.reference is not policy.denoiser
+        assert not any(parameter.requires_grad for parameter in policy.reference.parameters())
+
+
 def test_the_average_is_loaded_only_when_asked_for(base, tmp_path):
     policy = load_policy(config_for("x"), base, base)
     average = {name: torch.full_like(value, 0.5) for name, value in policy.denoiser.named_parameters()}

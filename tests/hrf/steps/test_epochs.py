@@ -218,6 +218,9 @@ def test_evaluation_noise_is_the_same_for_base_and_candidate(steps):
     evaluation = json.loads((run.folder / "evaluation-0" / "evaluation.json").read_text())
     assert evaluation["reward_vs_base"] == {"value": 0.0, "low": 0.0, "high": 0.0, "standard_error": 0.0}
     assert evaluation["diversity"]["vendi_order2_ratio"]["value"] == 1.0
+    assert {file.name for file in (run.folder / "evaluation-0").iterdir()} == {
+        "evaluation.json", "grid.png", "manifest.json",
+    }, "the pictures themselves are not kept"  # fmt: skip
 
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])

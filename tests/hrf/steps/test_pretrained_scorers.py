@@ -12,8 +12,11 @@ from hrf.classifier import ImageClassifier
 from hrf.errors import ArtifactError, ConfigError
 from hrf.images import to_images
 from hrf.measured import Measured
+from hrf.policies.folders import load_policy
 from hrf.rewards import build_reward
+from hrf.steps.artifacts import load_evaluation_starts
 from hrf.steps.score import score
+from hrf.training import evaluation_samples
 from hrf.weights import digest_of
 from tests.hrf import small_networks
 
@@ -63,9 +66,11 @@ def test_a_run_is_scored_and_measured_by_pretrained_networks(steps, networks):
     expected = 2 * alone(images) / 0.5 - cats(images)
     scored = json.loads((run.folder / "scores-0" / "scores.json").read_text())
     np.testing.assert_allclose(scored["rewards"], expected, rtol=1e-12)
-    measured = Measured.load(run.folder / "evaluation-0" / "measured")
+    base, starts = run.folder / "base", load_evaluation_starts(run.folder / "baseline")
+    images = to_images(evaluation_samples(load_policy(run.config, base, base), starts, run.config, None))
+    measured = Measured.load(run.folder / "baseline" / "base")
     assert measured.features.shape == (8, 32)
-    assert measured.held_out_rewards.tolist() == alone(measured.images).tolist()
+    assert measured.held_out_rewards.tolist() == alone(images).tolist()
 
 
 def test_the_networks_weights_are_not_copied_into_the_run(steps, networks):
