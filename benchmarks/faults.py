@@ -126,8 +126,12 @@ class Run:
             status=RunStatus(
                 run_id=run_id,
                 state="FAILED",
+                outcome="failed",
+                time=1.5,
                 error=RunError(code=1, message="m"),
                 kubeflow_run="k",
+                reasons=[],
+                reasons_unread="",
                 failures=[failure],
             ),
             summary=RunSummary(

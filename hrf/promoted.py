@@ -45,14 +45,8 @@ def versioned_pointer(storage: Storage, experiment: str) -> tuple[Promotion, str
         ArtifactError: If the record is damaged, or of another version.
         StorageError: If the storage fails.
     """
-    try:
-        return read_record(storage, f"{experiment}/promoted.json", Promotion)
-    except ArtifactError as error:
-        raise ArtifactError(
-            error.path,
-            problem=error.problem,
-            fix=f"copy the last record below {storage.url(f'{experiment}/history/')} to promoted.json; or {error.fix}",
-        ) from error
+    fix = f"copy the last record below {storage.url(f'{experiment}/history/')} to promoted.json"
+    return read_record(storage, f"{experiment}/promoted.json", Promotion, if_damaged=fix)
 
 
 def fetch_candidate(storage: Storage, experiment: str, candidate_id: str, target: str | Path) -> Path:

@@ -17,12 +17,12 @@ another version of hrf is refused by name, and not where a field of it turns out
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hrf.errors import ArtifactError
-from hrf.storage import Storage
+from hrf.storage import RESTORE, Storage
 
 Outcome = Literal["promoted", "rejected", "lost"]
 ReasonKind = Literal[
@@ -36,6 +36,8 @@ class StoredRecord(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+    IF_DAMAGED: ClassVar[str] = RESTORE
+    """What a user does about one that is not what was written."""
 
     def as_json(self) -> dict[str, Any]:
         """All fields as JSON values."""
@@ -63,14 +65,22 @@ class StoredRecord(BaseModel):
 Kind = TypeVar("Kind", bound=StoredRecord)
 
 
-def read_record(storage: Storage, key: str, kind: type[Kind]) -> tuple[Kind, str] | None:
+def read_record(
+    storage: Storage, key: str, kind: type[Kind], *, if_damaged: str | None = None
+) -> tuple[Kind, str] | None:
     """A record and its ETag, or None where there is none.
+
+    Args:
+        storage: Where the experiment lives.
+        key: The record's place.
+        kind: What it must be.
+        if_damaged: What to do then; by default what the kind says.
 
     Raises:
         ArtifactError: It was damaged, or is of another kind or version.
         StorageError: If the storage fails.
     """
-    found = storage.read_json(key)
+    found = storage.read_json(key, if_damaged=if_damaged or kind.IF_DAMAGED)
     return None if found is None else (kind.parse(found[0], storage.url(key)), found[1])
 
 
@@ -170,6 +180,8 @@ class RunStart(StoredRecord):
 class Failure(StoredRecord):
     """How a step failed."""
 
+    IF_DAMAGED = "delete it: nothing but the report of how the step failed hangs on it"
+
     step: str
     epoch: int | None
     error_type: str
@@ -224,6 +236,8 @@ def place_words(step: str, epoch: int | None) -> str:
 
 class RunStatus(StoredRecord):
     """How a run ended."""
+
+    IF_DAMAGED = "delete it: nothing but the report of how the run ended hangs on it"
 
     run_id: str
     state: str

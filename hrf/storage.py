@@ -53,7 +53,7 @@ _MOST_DELETED = 1000
 _PAUSE_SECONDS = 0.2
 _LONGEST_NAME = 255
 """Of a file, in bytes (Linux)."""
-_RESTORE = "restore it, from the bucket's own versions or a copy"
+RESTORE = "restore it, from the bucket's own versions or a copy"
 
 
 def split_uri(uri: str) -> tuple[str, str]:
@@ -168,15 +168,19 @@ class Storage:
 
         return self._ask(key, read)
 
-    def read_json(self, key: str) -> tuple[dict[str, Any], str] | None:
+    def read_json(self, key: str, *, if_damaged: str = RESTORE) -> tuple[dict[str, Any], str] | None:
         """A sealed JSON object and its ETag, or None where there is none.
+
+        Args:
+            key: Its place.
+            if_damaged: What to do then, for the message.
 
         Raises:
             ArtifactError: If it is not what was written.
             StorageError: If the server cannot be asked.
         """
         found = self.read_bytes(key)
-        return None if found is None else (unseal(found[0], self.url(key), fix=_RESTORE), found[1])
+        return None if found is None else (unseal(found[0], self.url(key), fix=if_damaged), found[1])
 
     def create_json(self, key: str, value: Mapping[str, Any]) -> str:
         """Write a new object, sealed, and return its ETag; nothing is ever overwritten.
@@ -330,13 +334,13 @@ class Storage:
         file, producer = self.url(f"{key}/{name}"), manifest.describe_producer()
         if manifest.content_digest() != content_digest:
             raise ArtifactError(
-                self.url(key), problem=f"its digest is not {content_digest}", producer=producer, fix=_RESTORE
+                self.url(key), problem=f"its digest is not {content_digest}", producer=producer, fix=RESTORE
             )
         found = self.read_bytes(f"{key}/{name}")
         if found is None or name not in manifest.files:
-            raise ArtifactError(file, problem="it is gone", producer=producer, fix=_RESTORE)
+            raise ArtifactError(file, problem="it is gone", producer=producer, fix=RESTORE)
         if hashlib.sha256(found[0]).hexdigest() != manifest.files[name]["sha256"]:
-            raise ArtifactError(file, problem="its sha256 is not the manifest's", producer=producer, fix=_RESTORE)
+            raise ArtifactError(file, problem="its sha256 is not the manifest's", producer=producer, fix=RESTORE)
         return found[0]
 
     def download_all(self, target: str | Path) -> Path:

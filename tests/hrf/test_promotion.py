@@ -327,7 +327,8 @@ def test_two_that_judge_one_candidate_against_different_incumbents_agree(set_sce
         with before_request(storage, number, overtake):
             decision = put_forward(storage, scene.challenger, known)
         assert all(other == decision for other in others)
-        assert storage.read_json(f"{EXPERIMENT}/decisions/{scene.challenger.candidate_id}.json")[0] == decision
+        key = f"{EXPERIMENT}/decisions/{scene.challenger.candidate_id}.json"
+        assert read_record(storage, key, DecisionRecord)[0] == decision
         promoted = [record.candidate_id for record in history(storage, EXPERIMENT)]
         assert (scene.challenger.candidate_id in promoted) == (decision.outcome == "promoted")
         outcomes.add((decision.outcome, decision.incumbent_id))
@@ -371,7 +372,7 @@ def test_16_processes_promoting_at_once_give_one_linear_history(storage, tmp_pat
     records = history(storage, EXPERIMENT)
     assert outcomes.count("promoted") == len(records) >= 1
     assert outcomes.count("rejected") == NUM_RACERS - len(records)
-    gains = [np.mean(candidates[record["epoch"]].evaluation["rewards"]) for record in records]
+    gains = [np.mean(candidates[record.epoch].evaluation["rewards"]) for record in records]
     assert gains == sorted(gains)
     passing = [candidate for number, candidate in enumerate(candidates) if number not in TRIPPED_RACERS]
     best = max(passing, key=lambda candidate: np.mean(candidate.evaluation["rewards"]))

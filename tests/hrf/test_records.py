@@ -81,6 +81,16 @@ def test_one_without_a_digest_is_refused_as_one_of_another_version_would_be(key,
         read_record(filled, f"{EXPERIMENT}/{key}", KINDS[key])
 
 
+@pytest.mark.parametrize(
+    ("key", "fix"), [("runs/run-0/status.json", "delete it"), ("runs/run-0/run.json", "restore it")]
+)
+def test_a_damaged_one_says_what_to_do(key, fix, filled, tmp_path):
+    content, _ = filled.read_bytes(f"{EXPERIMENT}/{key}")
+    write_raw(filled, key, content.replace(b"run-0", b"run-1", 1), tmp_path)
+    with pytest.raises(ArtifactError, match=rf"{key}: it was changed or damaged.*Fix: {fix}"):
+        read_record(filled, f"{EXPERIMENT}/{key}", KINDS[key])
+
+
 def test_a_damaged_pointer_stops_everybody_until_the_last_promotion_is_copied_there(filled, tmp_path):
     """Kills: a damaged pointer taken for none, over which the next candidate would be number 1 again."""
     content, _ = filled.read_bytes(f"{EXPERIMENT}/promoted.json")

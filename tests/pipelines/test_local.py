@@ -113,6 +113,15 @@ PLANTED = {
 }
 
 
+def test_aws_settings_of_other_storages_do_not_reach_the_steps(asked, location, monkeypatch):
+    """Kills: a profile of another machine, which the steps' own S3 client would not find."""
+    monkeypatch.setenv("AWS_PROFILE", "not-on-this-machine")
+    folder, _, _ = asked.run(location, "tell")
+    log = (folder.path / "kfp.log").read_text()
+    assert "AWS_ENDPOINT_URL_S3" in log
+    assert "AWS_PROFILE" not in log
+
+
 def test_a_step_that_tells_its_environment_tells_no_secret(asked, location, storage, s3_environment, monkeypatch):
     for name, value in PLANTED.items():
         monkeypatch.setenv(name, value)
