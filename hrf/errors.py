@@ -60,15 +60,16 @@ class ArtifactError(HrfError):
     Args:
         path: The file or folder.
         problem: What is wrong with it.
-        producer: Which step, run and version wrote it, as far as it says so itself.
+        producer: Which step, run and version wrote it, as far as it says so itself; "" where nothing does.
         fix: What to do about it.
     """
 
     exit_code = 4
 
-    def __init__(self, path: object, *, problem: str, producer: str = "unknown", fix: str) -> None:
+    def __init__(self, path: object, *, problem: str, producer: str = "", fix: str) -> None:
         self.path, self.problem, self.producer, self.fix = str(path), problem, producer, fix
-        super().__init__(f"{path}: {problem} (written by {producer}). Fix: {fix}")
+        written = f" (written by {producer})" if producer else ""
+        super().__init__(f"{path}: {problem}{written}. Fix: {fix}")
 
 
 class NumericalError(HrfError):

@@ -295,7 +295,8 @@ def find_run(runs: Path, name: str) -> RunFolder:
         return (exact or found)[-1]
     if len(found) != 1:
         problem = f"{len(found)} runs begin with {name!r}" if found else f"no run {name!r} is here"
-        raise ArtifactError(runs, problem=problem, fix="see `hrf runs list`, and give --work-dir if it lies elsewhere")
+        fix = "see `hrf runs list`; give --work-dir if it lies elsewhere, and --cluster if it is one of a cluster"
+        raise ArtifactError(runs, problem=problem, fix=fix)
     return found[0]
 
 

@@ -65,6 +65,16 @@ def fetch_records(run: Any, spec: Mapping[str, Any] | None = None) -> Records:
     return Records(where=where)
 
 
+def read_report(records: Records) -> bytes | None:
+    """The report that a finished run left in its bucket; None if there is none.
+
+    Raises:
+        StorageError: If the storage fails.
+    """
+    found = Storage.open(records.where, attempts=1).read_bytes("report.html")
+    return None if found is None else found[0]
+
+
 def end_of(run: Any, records: Records) -> RunStatus | None:
     """What a run's exit step wrote; None where it has not run, or is about an end after which the run was retried."""
     status, began = records.status, last_begin(run)

@@ -12,6 +12,8 @@ from pipelines.commands.console import console, print_json
 from pipelines.commands.submit import show_causes, show_results
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.records import Records
 
@@ -89,6 +91,42 @@ def show_cluster_run(name: str, host: str, namespace: str, *, as_json: bool) -> 
     show_causes(causes, screen)
     if records.summary or state == "SUCCEEDED" or (failed and records.error):
         show_results(records)
+
+
+def fetch_cluster_report(name: str, host: str, namespace: str, work_dir: Path) -> Path:
+    """Fetch a run's report from its bucket; of a run that has none, make the page that says how it ended.
+
+    Raises:
+        ClusterError: There is no such run.
+        ArtifactError: It has neither yet.
+        StorageError: Its bucket can't be read from here.
+    """
+    from hrf.errors import ArtifactError
+    from hrf.report import render_status
+    from pipelines.cluster.records import end_of, fetch_records, read_report
+    from pipelines.cluster.runs import find_run, package_of, shown_runs, state_of
+
+    cluster = connect(host, namespace)
+    newest = "" if name else next((run.run_id for run in shown_runs(cluster)), "")
+    run = find_run(cluster, name or newest)
+    spec = package_of(cluster, run)
+    records = fetch_records(run, spec)
+    if records.error:
+        raise records.error
+    folder = work_dir / "cluster" / run.run_id
+    page = read_report(records)
+    status = end_of(run, records)
+    if page is None and status is not None:
+        # The report of the exit step, for the same people, from what it stored.
+        page = render_status(status).encode()
+    if page is None:
+        state = state_of(run).lower()
+        fix = f"hrf runs show {run.run_id[:8]} --cluster"
+        raise ArtifactError(records.where, problem=f"the run is {state}, and has no report yet", fix=fix)
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "report.html"
+    file.write_bytes(page)
+    return file
 
 
 def _show_progress(cluster: Cluster, run_id: str, records: Records) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,8 +145,21 @@ def chain(
         console().print(escape(f"No runs of experiment {experiment!r}. {there}"), highlight=False)
 
 
-def report(run: AnyRunName = "", work_dir: WorkDir = DEFAULT_WORK_DIR, _traceback: Traceback = False) -> None:
-    """Print where a run's report is, one HTML file to open in a browser."""
+def report(
+    run: AnyRunName = "",
+    cluster: OnCluster = False,
+    host: Host = "",
+    namespace: Namespace = "",
+    work_dir: WorkDir = DEFAULT_WORK_DIR,
+    _traceback: Traceback = False,
+) -> None:
+    """Print where a run's report is, one HTML file, and open it in a browser. That of a cluster is fetched first."""
+    check_only_on_cluster(cluster, host=host, namespace=namespace)
+    if cluster:
+        from pipelines.commands.cluster_runs import fetch_cluster_report
+
+        _open(fetch_cluster_report(run, host, namespace, work_dir))
+        return
     from hrf.errors import ArtifactError
     from pipelines.run_state import find_run
 
@@ -156,7 +170,16 @@ def report(run: AnyRunName = "", work_dir: WorkDir = DEFAULT_WORK_DIR, _tracebac
             problem=f"the run is {folder.status()}, and has no report yet",
             fix="give the command again that started it: it goes on from the last finished step",
         )
-    typer.echo(str(folder.report))
+    _open(folder.report)
+
+
+def _open(page: Path) -> None:
+    """Print where a page is; at a terminal, open it, too."""
+    import webbrowser
+
+    typer.echo(str(page))
+    if sys.stdout.isatty():
+        webbrowser.open(page.resolve().as_uri())
 
 
 def _facts(folder: RunFolder) -> dict[str, str]:

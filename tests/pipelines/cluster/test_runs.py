@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -160,3 +161,31 @@ def test_a_run_of_another_pipeline_is_shown_as_far_as_it_goes(hrf, kfp, start):
     result = hrf("runs", "show", "mine", "--cluster")
     assert result.exit_code == 0, result.output
     assert "colour red" in words(result)
+
+
+def test_the_report_is_fetched_and_its_place_printed(hrf, kfp, start, storage, storage_uri, summary, tmp_path):
+    storage.create_json("default/runs/mine/summary.json", summary)
+    (tmp_path / "page").write_text("<html>the report</html>")
+    storage.upload_file(tmp_path / "page", "default/runs/mine/report.html")
+    start("mine", storage=storage_uri)
+    for name in (["mine"], []):
+        result = hrf("report", *name, "--cluster", "--work-dir", str(tmp_path))
+        assert result.exit_code == 0, result.output
+        assert Path(result.stdout.strip()).read_text() == "<html>the report</html>"
+
+
+def test_of_a_failed_run_the_page_says_why(hrf, kfp, start, storage, storage_uri, tmp_path):
+    status = status_of("mine", problem="out of memory at 300Mi")
+    storage.create_json("default/runs/mine/status.json", status.as_json())
+    start("mine", storage=storage_uri)
+    result = hrf("report", "mine", "--cluster", "--work-dir", str(tmp_path))
+    assert result.exit_code == 0, result.output
+    assert "update, epoch 0: out of memory at 300Mi" in Path(result.stdout.strip()).read_text()
+
+
+def test_a_run_without_a_report_says_how_it_stands(hrf, kfp, start, storage_uri, tmp_path):
+    start("mine", storage=storage_uri)
+    result = hrf("report", "mine", "--cluster", "--work-dir", str(tmp_path))
+    assert result.exit_code == 4
+    assert "the run is pending, and has no report yet" in words(result)
+    assert list(tmp_path.iterdir()) == []
