@@ -21,6 +21,7 @@ from hrf.cost import (
 )
 from hrf.errors import ConfigError
 from hrf.policies.footprint import Footprint
+from hrf.rollout import call_size
 from hrf.sizes import artifact_bytes, device_memory
 
 OPERATION_SECONDS = 20e-6
@@ -163,16 +164,16 @@ def forecast(
     )
 
 
-def num_calls(lengths: Sequence[int], batch_size: int) -> int:
-    """Denoiser calls that `hrf.rollout.denoise` makes for samples of so many steps each: longest first, full batches.
+def num_calls(lengths: Sequence[int], size: int) -> int:
+    """Denoiser calls of `size` samples that `hrf.rollout.denoise` makes for samples of so many steps each.
 
-    Every call has `batch_size` samples, the last ones filled up; so what is computed is more than what is asked for.
+    The longest go first. The last calls are filled up; so what is computed is more than what is asked for.
     """
     waiting = sorted(length for length in lengths if length > 0)
     active: list[int] = []
     calls = 0
     while waiting or active:
-        while waiting and len(active) < batch_size:
+        while waiting and len(active) < size:
             active.append(waiting.pop())
         # Nothing changes until the first of them is finished.
         shortest = min(active)
@@ -271,14 +272,15 @@ def _sampling(
         roots = [steps - fresh] * rollout.roots
         tails = [steps - step for step in spread for _ in range(rollout.branches)]
     guided, episode = config.forwards, config.episode_forwards
-    work = clock.passes(sum(roots) * guided, calls=num_calls(roots, size), batch_size=size * guided, passes=1)
+    of_roots, of_tails = call_size(len(roots), size), call_size(len(tails), size)
+    work = clock.passes(sum(roots) * guided, calls=num_calls(roots, of_roots), batch_size=of_roots * guided, passes=1)
     branches = evaluations - sum(roots) * guided
     if config.starts.kind == "selected" and window is not None:
         branches = min(branches, rollout.branches * rollout.roots * (steps - _middle(config, window)) * episode)
         selecting = evaluations - sum(roots) * guided - branches
         calls = selecting / guided / size
         work += clock.passes(selecting, calls=calls, batch_size=size * guided, passes=1)
-    work += clock.passes(branches, calls=num_calls(tails, size), batch_size=size * episode, passes=1)
+    work += clock.passes(branches, calls=num_calls(tails, of_tails), batch_size=of_tails * episode, passes=1)
     return work + clock.decoding(rollout.roots * rollout.branches)
 
 
@@ -290,10 +292,11 @@ def _middle(config: Config, window: tuple[int, int]) -> float:
 
 def _once(config: Config, schedule: NoiseSchedule, clock: _Clock) -> dict[str, Work]:
     """The baseline (of a run from the base), the prefix pool and all evaluations."""
-    count, size, guided = config.evaluation.num_samples, config.model.batch_size, config.forwards
+    count, guided = config.evaluation.num_samples, config.forwards
     steps, switch, every = schedule.num_steps, config.switch_step, config.evaluation.every
 
     def sampled(samples: int, num_steps: int) -> Work:
+        size = call_size(samples, config.model.batch_size)
         calls = num_calls([num_steps] * samples, size)
         return clock.passes(samples * num_steps * guided, calls=calls, batch_size=size * guided, passes=1)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,15 @@ def draw_noise(streams: Sequence[Generator], shape: Sequence[int], device: torch
     return torch.stack([torch.randn(*shape, generator=stream) for stream in streams]).to(device)
 
 
+def call_size(total: int, batch_size: int) -> int:
+    """Samples in every denoiser call for `total` samples: as few calls as `batch_size` allows, none of them half empty.
+
+    That is ceil(total / ceil(total / batch_size)): 10 samples at 8 take two calls of 5, and 2 take calls of 2.
+    """
+    num_calls = max(1, math.ceil(total / batch_size))
+    return max(1, math.ceil(total / num_calls))
+
+
 @torch.no_grad()
 def denoise(
     policy: DiffusionPolicy,
@@ -31,6 +41,7 @@ def denoise(
     streams: Sequence[Generator],
     *,
     batch_size: int,
+    total: int | None = None,
     prompts: Tensor | None = None,
     stop_step: int | None = None,
     on_transition: OnTransition | None = None,
@@ -48,7 +59,9 @@ def denoise(
         states: [M, C, H, W] float32 states at `steps`.
         steps: [M] int64 start steps in [0, K].
         streams: M generators, one per sample.
-        batch_size: Samples in every denoiser call, at least 1.
+        batch_size: The most samples in a denoiser call, at least 1; every one has `call_size` of them.
+        total: How many samples there are in all shards of this work: the size of calls must not depend on the shard. M
+            unless given.
         prompts: [M] int64, each sample's prompt; None for an unconditional model.
         stop_step: Where to stop; K (finished samples) unless given.
         on_transition: Sees every transition.
@@ -63,17 +76,18 @@ def denoise(
     if not len(states) == len(steps) == len(streams) or batch_size < 1:
         raise ValueError(f"{len(states)} states, {len(steps)} steps, {len(streams)} streams, batch_size={batch_size}")
     stop = policy.schedule.num_steps if stop_step is None else stop_step
+    size = call_size(len(states) if total is None else total, batch_size)
     states, steps = states.clone(), steps.clone()
     # The longest tails start first: the short ones then fill the batches to the end.
     waiting = deque(i for i in steps.argsort(stable=True).tolist() if steps[i] < stop)
     active: list[int] = []
     while waiting or active:
-        while waiting and len(active) < batch_size:
+        while waiting and len(active) < size:
             active.append(waiting.popleft())
         index = torch.tensor(active)
         now, at = states[index], steps[index]
         asked = None if prompts is None else prompts[index]
-        mean, std = policy.transition(now, at, prompts=asked, call_size=batch_size)
+        mean, std = policy.transition(now, at, prompts=asked, call_size=size)
         following = mean + std * _step_noise(policy, at, [streams[i] for i in active], mean)
         if on_transition:
             on_transition(index, at, now, following, mean, std)
@@ -211,6 +225,7 @@ def rollout(
     streams: Sequence[Generator],
     *,
     batch_size: int,
+    total: int | None = None,
     reduction: Reduction,
     prompts: Tensor | None = None,
     on_advance: OnAdvance | None = None,
@@ -223,7 +238,8 @@ def rollout(
         steps: [B] int64 start steps, all of them trained.
         groups: [B] int64.
         streams: B generators.
-        batch_size: Samples in every denoiser call.
+        batch_size: The most samples in a denoiser call.
+        total: How many branches there are in all shards of the epoch; B unless given.
         reduction: Of the log-probability over pixels.
         prompts: [B] int64, each branch's prompt; None for an unconditional model.
         on_advance: Progress.
@@ -241,6 +257,7 @@ def rollout(
         steps,
         streams,
         batch_size=batch_size,
+        total=total,
         prompts=prompts,
         on_transition=recorder,
         on_advance=on_advance,

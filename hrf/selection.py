@@ -12,7 +12,7 @@ from hrf.core.schedule import renoise
 from hrf.core.selection import best_pair, coarse_candidates, refined_candidates
 from hrf.core.window import Window
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.rollout import OnAdvance, denoise, draw_noise
+from hrf.rollout import OnAdvance, call_size, denoise, draw_noise
 from hrf.seeds import Purpose, stream
 from hrf.starts import Roots
 
@@ -39,6 +39,9 @@ class SelectedSteps:
     preview_steps: int = 0
     """Judge a candidate by as many long steps, evenly over its tail; 0 denoises it step by step (published)."""
     batch_size: int
+    """The most previews in a denoiser call."""
+    num_roots: int
+    """Of the epoch, in all its shards: the size of the calls must not depend on the shard."""
     texts: Sequence[str] = ()
     """The prompts' texts; none for an unconditional model."""
 
@@ -60,9 +63,12 @@ class SelectedSteps:
         winners = [self._winner(coarse, measured) for measured in tried]
         if self.coarse_stride == 1:
             return torch.tensor([coarse[winner] for winner in winners])
-        fine = [refined_candidates(candidates, coarse, winner) for winner in winners]
+        refinements = [refined_candidates(candidates, coarse, winner) for winner in range(len(coarse) - 1)]
+        fine = [refinements[winner] for winner in winners]
         unseen = [[step for step in steps if step not in coarse] for steps in fine]
-        refined = self.measure(policy, roots, unseen, run_seed, epoch, count)
+        # Of any root of the epoch: which refinement a shard's own roots have must not show.
+        most = max(len({*steps} - {*coarse}) for steps in refinements)
+        refined = self.measure(policy, roots, unseen, run_seed, epoch, count, most_candidates=most)
         for measured, more in zip(tried, refined, strict=True):
             measured.update(more)
         return torch.tensor([steps[self._winner(steps, measured)] for steps, measured in zip(fine, tried, strict=True)])
@@ -80,8 +86,13 @@ class SelectedSteps:
         run_seed: int,
         epoch: int,
         count: OnAdvance,
+        *,
+        most_candidates: int | None = None,
     ) -> list[dict[int, tuple[float, float]]]:
-        """Mean reward and mean distance of each root's candidate steps: one {step: (reward, distance)} per root."""
+        """Mean reward and mean distance of each root's candidate steps: one {step: (reward, distance)} per root.
+
+        Where roots have different numbers of candidates, `most_candidates` is the most that any root can have.
+        """
         trials = [
             (root, step, branch)
             for root, steps in enumerate(candidates)
@@ -100,7 +111,9 @@ class SelectedSteps:
         deterministic = policy.with_schedule(policy.schedule.with_eta(0.0))
         states = renoise(policy.schedule, roots.samples[root_index], steps, noise)
         prompts = None if roots.prompts is None else roots.prompts[root_index]
-        pictures = policy.decode(self._finish(deterministic, states, steps, streams, prompts, count))
+        most = max(map(len, candidates)) if most_candidates is None else most_candidates
+        total = self.num_roots * self.num_branches * most
+        pictures = policy.decode(self._finish(deterministic, states, steps, streams, prompts, count, total))
         # Root by root: a scorer's rounding may depend on how many images it is given, and not on other roots.
         previews = pictures.split([self.num_branches * len(steps) for steps in candidates])
         rewards = torch.cat(
@@ -129,21 +142,28 @@ class SelectedSteps:
         streams: list[Generator],
         prompts: Tensor | None,
         count: OnAdvance,
+        total: int,
     ) -> Tensor:
         if not self.preview_steps:
             return denoise(
-                policy, states, steps, streams, batch_size=self.batch_size, prompts=prompts, on_advance=count
+                policy,
+                states,
+                steps,
+                streams,
+                batch_size=self.batch_size,
+                total=total,
+                prompts=prompts,
+                on_advance=count,
             )
+        size = call_size(total, self.batch_size)
         states, steps = states.clone(), steps.clone()
         for calls_left in range(self.preview_steps, 0, -1):
             left = policy.schedule.num_steps - steps
             # A tail of fewer steps than there are calls sits the first ones out, and then goes step by step.
-            for index in (left >= calls_left).nonzero().flatten().split(self.batch_size):
+            for index in (left >= calls_left).nonzero().flatten().split(size):
                 targets = steps[index] + left[index].add(calls_left - 1).div(calls_left, rounding_mode="floor")
                 asked = None if prompts is None else prompts[index]
-                states[index] = policy.skip(
-                    states[index], steps[index], targets, prompts=asked, call_size=self.batch_size
-                )
+                states[index] = policy.skip(states[index], steps[index], targets, prompts=asked, call_size=size)
                 steps[index] = targets
                 count(len(index) * policy.forwards)
         return states

@@ -186,6 +186,7 @@ class NoiseStarts:
             fresh.steps,
             fresh.streams,
             batch_size=self.fresh.batch_size,
+            total=total,
             prompts=fresh.prompts,
             stop_step=first_trained,
             on_advance=count,
@@ -250,6 +251,7 @@ class RenoisedStarts:
             fresh.steps,
             fresh.streams,
             batch_size=self.fresh.batch_size,
+            total=self.num_roots,
             prompts=fresh.prompts,
             on_advance=count,
         )

@@ -88,6 +88,7 @@ def sample_episodes(
         starts.groups,
         starts.streams,
         batch_size=config.model.batch_size,
+        total=config.rollout.roots * config.rollout.branches,
         reduction=config.update.log_prob_reduction,
         prompts=starts.prompts,
         on_advance=on_advance,
@@ -207,6 +208,7 @@ def build_selection(config: Config, reward: Reward, texts: Sequence[str] = ()) -
         coarse_stride=1 if exhaustive else selection.coarse_stride // selection.stride,
         preview_steps=selection.preview_steps,
         batch_size=config.model.batch_size,
+        num_roots=config.rollout.roots,
         texts=texts,
     )
 

@@ -30,8 +30,9 @@ class Model(Section):
     forward_dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the denoiser's forward pass; states and scheduler arithmetic are always float32."""
     batch_size: Count = 8
-    """Samples in every call of the denoiser while sampling, the last ones filled up: a sample's bits depend on this
-    number, by the denoiser's rounding, and never on which others are sampled with it, here or in another process."""
+    """The most samples in a call of the denoiser while sampling. A piece of work takes as few calls as this allows, all
+    of one size, the last ones filled up: a sample's bits depend on that size, by the denoiser's rounding, and never on
+    which others are sampled with it, here or in another process."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where the model runs. There is no fallback: `cuda` on a machine without a GPU is an error."""
     num_processes: Count = 1

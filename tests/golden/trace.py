@@ -70,7 +70,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         "avatars-hrf",
         {
             "starts": _UNIFORM,
-            "update": {"rate_schedule": "warmup_cosine", "warmup_updates": 3, "total_updates": 14},
+            "update": {
+                "rate_schedule": "warmup_cosine",
+                "warmup_updates": 3,
+                "total_updates": 14,
+                "advantage_spread": "sample",
+                "advantage_delta": 1e-6,
+            },
         },
     ),
     "hrf-d": (

@@ -21,7 +21,7 @@ from hrf.errors import ConfigError
 from hrf.forecast import GPUS, OPERATION_SECONDS, forecast, num_calls
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.footprint import Footprint, denoiser_footprint
-from hrf.rollout import denoise
+from hrf.rollout import call_size, denoise
 from hrf.seeds import Purpose, stream
 from hrf.sizes import device_memory
 from hrf.steps.artifacts import save_training_state, save_trajectories
@@ -192,11 +192,11 @@ class TestCalls:
         streams = [stream(0, Purpose.ROOT, 0, index) for index in range(len(lengths))]
         states = torch.zeros(len(lengths), 3, 8, 8)
         denoise(policy, states, steps, streams, batch_size=batch_size, on_advance=calls.append)
-        assert num_calls(lengths, batch_size) == len(calls)
+        assert num_calls(lengths, call_size(len(lengths), batch_size)) == len(calls)
         assert sum(lengths) == sum(calls)
 
     def test_calls_that_are_filled_up_take_their_time(self, counted):
-        """20 roots in calls of 16: as long as 32."""
+        """23 samples in calls of at most 16: two of 12, as long as 24; and 20 in two of 10."""
         slow = dataclasses.replace(counted, num_operations=0)
         schedule = build_schedule(LINEAR_ALPHA_BARS, num_steps=6)
 
@@ -205,8 +205,8 @@ class TestCalls:
             config = config.with_changes({"evaluation": {"num_samples": samples}})
             return forecast(config, schedule, slow).once["baseline"].seconds
 
-        assert baseline(20) == pytest.approx(baseline(32))
-        assert baseline(16) == pytest.approx(baseline(32) / 2)
+        assert baseline(23) == pytest.approx(baseline(24))
+        assert baseline(20) == pytest.approx(baseline(16) * 20 / 16)
 
 
 class TestTime:

@@ -1,10 +1,14 @@
 """The denoising loop: what it calls, what it records, and that batching changes nothing but rounding."""
 
+import math
+
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hrf.core.schedule import gaussian_log_prob, renoise
-from hrf.rollout import denoise, draw_noise, rollout
+from hrf.rollout import call_size, denoise, draw_noise, rollout
 from hrf.seeds import Purpose, stream
 from tests.hrf.toys import small_policy
 
@@ -50,7 +54,8 @@ def test_batches_are_always_full_and_no_more_than_the_work_needs():
 
 @pytest.mark.parametrize("switch_step", [0, 3])
 def test_the_bits_of_a_sample_do_not_depend_on_which_others_are_denoised_with_it(switch_step):
-    """Kills: calls that are not filled up, at the end or on one side of the switch step."""
+    """Kills: calls that are not filled up, at the end or on one side of the switch step; a size of calls that is chosen
+    from the samples at hand, and not from those of all shards."""
     policy = small_policy(switch_step=switch_step)
     steps = torch.tensor([0, 3, 1, 2, 3, 0, 0])
 
@@ -58,7 +63,14 @@ def test_the_bits_of_a_sample_do_not_depend_on_which_others_are_denoised_with_it
         states, own = branches(policy, steps)
         own = [own[i] for i in chosen]
         return rollout(
-            policy, states[chosen], steps[chosen], torch.zeros(len(chosen)), own, batch_size=4, reduction="mean"
+            policy,
+            states[chosen],
+            steps[chosen],
+            torch.zeros(len(chosen)),
+            own,
+            batch_size=4,
+            total=7,
+            reduction="mean",
         )
 
     together, samples = denoised(list(range(7)))
@@ -68,6 +80,27 @@ def test_the_bits_of_a_sample_do_not_depend_on_which_others_are_denoised_with_it
         assert torch.equal(own_samples, samples[chosen])
         same = torch.cat([(pairs.branch == i).nonzero().flatten() for i in chosen])
         assert torch.equal(alone.log_probs, together.log_probs[pairs.pair_index[same]])
+
+
+@given(st.integers(0, 500), st.integers(1, 70))
+def test_calls_are_as_few_as_allowed_and_of_even_size(total, batch_size):
+    size = call_size(total, batch_size)
+    num_calls = math.ceil(total / batch_size)
+    assert 1 <= size <= batch_size
+    assert total <= num_calls * size < max(1, total) + max(1, num_calls)
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(2, {2}), (8, {8}), (10, {5}), (1, {1})])
+def test_little_work_is_done_in_small_calls(count, sizes):
+    """Kills: calls of batch_size whatever there is to do, which a small epoch pays for."""
+    policy = small_policy()
+    steps = torch.full((count,), 2)
+    states, own = branches(policy, steps)
+
+    denoise(policy, states, steps, own, batch_size=8)
+
+    assert set(policy.denoiser.batch_sizes) == sizes
+    assert sum(policy.denoiser.batch_sizes) == len(policy.denoiser.seen) == 4 * count
 
 
 def test_samples_do_not_depend_on_the_batch_size_beyond_rounding():

@@ -133,6 +133,7 @@ def selected(**changes) -> SelectedSteps:
         "stride": 1,
         "beta": 0.5,
         "batch_size": 8,
+        "num_roots": 3,
         **changes,
     }
     return SelectedSteps(**options)
@@ -159,7 +160,7 @@ def preview(policy: DiffusionPolicy, steps: list[int], **changes) -> tuple[torch
     rule = selected(batch_size=3, **changes)
     states = torch.randn(len(steps), 3, 8, 8, generator=torch.Generator().manual_seed(0))
     calls = []
-    return states, rule._finish(policy, states, torch.tensor(steps), [], None, calls.append), sum(calls)
+    return states, rule._finish(policy, states, torch.tensor(steps), [], None, calls.append, len(steps)), sum(calls)
 
 
 @pytest.mark.parametrize(("start", "timesteps"), [(0, [950, 700, 450, 200]), (10, [450, 200])])
@@ -184,7 +185,7 @@ def test_previews_of_as_many_steps_as_the_tail_has_are_the_whole_tail():
     deterministic = policy.with_schedule(policy.schedule.with_eta(0.0))
     states, previews, num_evaluations = preview(deterministic, [0, 2, 4, 5], preview_steps=6)
     rule = selected(batch_size=3)
-    whole = rule._finish(deterministic, states, torch.tensor([0, 2, 4, 5]), [None] * 4, None, lambda count: None)
+    whole = rule._finish(deterministic, states, torch.tensor([0, 2, 4, 5]), [None] * 4, None, lambda count: None, 4)
 
     torch.testing.assert_close(previews, whole, rtol=1e-4, atol=1e-4)
     assert num_evaluations == 6 + 4 + 2 + 1
