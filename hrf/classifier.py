@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hrf.errors import ArtifactError
+from hrf.tensors import load_exactly
 
 UNRECOGNISED = "unrecognised"
 """Label of the outlier class; always the last one."""
@@ -161,10 +162,11 @@ class ImageClassifier(nn.Module):
         if not path.is_file():
             raise _broken(path, "there is no such file")
         try:
-            model.load_state_dict(load_file(path))
-        except (SafetensorError, RuntimeError) as error:
+            tensors = load_file(path)
+        except SafetensorError as error:
             raise _broken(path, f"the weights do not fit config.json: {error}") from error
-        return model.eval()
+        load_exactly(model, tensors, path)
+        return model
 
     @classmethod
     def _from_config(cls, path: Path) -> ImageClassifier:

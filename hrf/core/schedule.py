@@ -26,6 +26,8 @@ class NoiseSchedule:
     """[K] int64: the diffusion timestep that the denoiser sees at each step."""
     alpha_bars: Tensor
     """[K + 1]: cumulative signal fraction at each step; the last is that of the finished sample."""
+    next_alpha_bars: Tensor
+    """[K]: signal fraction that each step leads to: the next step's, up to diffusers' rounding (`build_schedule`)."""
     stds: Tensor
     """[K]: standard deviation of the noise that each step adds; 0 where the step is deterministic."""
     num_trained_steps: int
@@ -49,7 +51,8 @@ class NoiseSchedule:
         return NoiseSchedule(
             timesteps=self.timesteps,
             alpha_bars=self.alpha_bars,
-            stds=step_stds(self.alpha_bars, eta),
+            next_alpha_bars=self.next_alpha_bars,
+            stds=step_stds(self.alpha_bars[:-1], self.next_alpha_bars, eta),
             num_trained_steps=0,
         )
 
@@ -65,6 +68,9 @@ def build_schedule(
     min_std: float = 0.05,
 ) -> NoiseSchedule:
     """Choose K of the T training timesteps and compute the sampler's tables.
+
+    A step leads T // K timesteps down, as one of diffusers' DDIMScheduler does, which draws from what was tuned here:
+    to the next step's timestep, or, with "trailing" where K does not divide T, at most one above it.
 
     Args:
         train_alpha_bars: [T] cumulative products of 1 - beta, in (0, 1], falling.
@@ -92,27 +98,36 @@ def build_schedule(
         raise ValueError(f"spacing must be 'leading' or 'trailing', got {spacing!r}")
     if timesteps.max() >= total or timesteps.min() < 0:
         raise ValueError(f"timesteps {timesteps.tolist()} leave [0, {total}): check steps_offset={steps_offset}")
-    final = torch.tensor([final_alpha_bar], dtype=torch.float64)
-    alpha_bars = torch.cat([train_alpha_bars.to(torch.float64)[timesteps], final])
-    stds = step_stds(alpha_bars, eta)
+    train_alpha_bars = train_alpha_bars.to(torch.float64)
+    targets = timesteps - total // num_steps
+    final = torch.tensor(final_alpha_bar, dtype=torch.float64)
+    following = torch.where(targets >= 0, train_alpha_bars[targets.clamp(min=0)], final)
+    alpha_bars = torch.cat([train_alpha_bars[timesteps], following[-1:]])
+    stds = step_stds(alpha_bars[:-1], following, eta)
     trained = ((stds >= min_std) & (stds > 0)).tolist()
     num_trained = sum(trained)
     if trained != [k < num_trained for k in range(num_steps)]:
         raise ValueError(f"steps with std >= {min_std} are not the first ones: {trained}")
-    return NoiseSchedule(timesteps=timesteps, alpha_bars=alpha_bars, stds=stds, num_trained_steps=num_trained)
+    return NoiseSchedule(
+        timesteps=timesteps,
+        alpha_bars=alpha_bars,
+        next_alpha_bars=following,
+        stds=stds,
+        num_trained_steps=num_trained,
+    )
 
 
-def step_stds(alpha_bars: Tensor, eta: float) -> Tensor:
+def step_stds(now: Tensor, following: Tensor, eta: float) -> Tensor:
     """Standard deviations of the K steps: sigma_k^2 = eta^2 (1-a_{k+1})/(1-a_k) (1 - a_k/a_{k+1}); DDIM eq. 16.
 
     Args:
-        alpha_bars: [K + 1] float64.
+        now: a_k, [K] float64.
+        following: a_{k+1}, [K] float64.
         eta: >= 0.
 
     Returns:
         [K] float64; exactly 0 where a_{k+1} = 1.
     """
-    now, following = alpha_bars[:-1], alpha_bars[1:]
     return eta * ((1 - following) / (1 - now) * (1 - now / following)).sqrt()
 
 
@@ -190,8 +205,8 @@ def transition(schedule: NoiseSchedule, x0: Tensor, noise: Tensor, steps: Tensor
     Returns:
         (mean [B, C, H, W], std [B, 1, 1, 1]).
     """
-    direction_scale = (1 - schedule.alpha_bars[1:] - schedule.stds**2).clamp(min=0).sqrt()
-    mean = _at(schedule.alpha_bars[1:].sqrt(), steps, x0) * x0 + _at(direction_scale, steps, x0) * noise
+    direction_scale = (1 - schedule.next_alpha_bars - schedule.stds**2).clamp(min=0).sqrt()
+    mean = _at(schedule.next_alpha_bars.sqrt(), steps, x0) * x0 + _at(direction_scale, steps, x0) * noise
     return mean, _at(schedule.stds, steps, x0)
 
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hrf.encoders.calls import in_calls, pictures, scorer_library, without_warnings
 from hrf.errors import ArtifactError
+from hrf.tensors import load_exactly
 
 HUB_FILES = (
     "open_clip_config.json",
@@ -90,13 +91,13 @@ def load_open_clip(folder: Path, *, device: torch.device, call_size: int, field:
             model = open_clip.create_model(
                 f"local-dir:{folder}", load_weights=False, pretrained_image=False, pretrained_text=False
             )
-        model.load_state_dict(load_file(folder / _WEIGHTS))
+        load_exactly(model, load_file(folder / _WEIGHTS), folder / _WEIGHTS)
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         prepared = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, SafetensorError) as error:
         raise _broken(folder, f"not a model of open_clip: {error}") from error
     return OpenClip(
-        model=model.eval().requires_grad_(False).to(device),
+        model=model.requires_grad_(False).to(device),
         transform=open_clip.transform.image_transform_v2(prepared, is_train=False),
         tokenizer=tokenizer,
         device=device,

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from hrf.encoders.calls import in_calls, pictures, scorer_library
+from hrf.encoders.calls import in_calls, pictures, scorer_library, without_warnings
 from hrf.errors import ArtifactError
+from hrf.tensors import Misfit, weight_files
 
 HUB_FILES = ("*.json", "model*.safetensors", "*.txt")
 PROCESSOR_FILES = ("*.json", "*.txt")
-_FATAL = ("missing_keys", "mismatched_keys", "error_msgs")
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
 
 
@@ -92,7 +92,7 @@ def load_clip_pair(
         ConfigError: If transformers is not installed.
     """
     transformers = scorer_library("transformers", field)
-    model = _load(transformers, "CLIPModel", folder)
+    model = load_model("CLIPModel", folder)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(processor_folder, local_files_only=True)
     except _ERRORS as error:
@@ -110,29 +110,43 @@ def load_pretrained(folder: Path, kind: str, *, device: torch.device, call_size:
         ConfigError: If transformers is not installed.
     """
     transformers = scorer_library("transformers", field)
-    model = _load(transformers, kind, folder).to(device)
+    model = load_model(kind, folder).to(device)
     processor = _image_processor(transformers, folder)
     return Pretrained(model=model, processor=processor, device=device, call_size=call_size)
 
 
-def _load(transformers: Any, kind: str, folder: Path) -> nn.Module:
-    if not any(folder.glob("model*.safetensors")):
-        raise _broken(folder, "no model.safetensors here (pickled weights are not loaded: they can run code)")
+def load_model(kind: str, folder: Path) -> Any:
+    """Load a model of a class of transformers in float32, frozen and in evaluation mode.
+
+    Raises:
+        ArtifactError: If the folder does not hold one, or other tensors than the model's own.
+    """
+    import transformers
+
+    files = weight_files(folder, "model")
     transformers.utils.logging.disable_progress_bar()
     try:
-        model, report = getattr(transformers, kind).from_pretrained(
-            folder, use_safetensors=True, local_files_only=True, dtype=torch.float32, output_loading_info=True
-        )
+        # What it would warn of is an error below.
+        with without_warnings():
+            model, report = getattr(transformers, kind).from_pretrained(
+                folder,
+                use_safetensors=True,
+                local_files_only=True,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+            )
     except _ERRORS as error:
         raise _broken(folder, f"not a {kind} of transformers: {error}") from error
-    # transformers only warns, and goes on with weights drawn at random. What it has no use for, as the heads of an
-    # encoder that was trained for something, may well be there.
-    problems = {name: sorted(map(str, found)) for name, found in report.items() if found and name in _FATAL}
-    if problems:
-        told = "; ".join(f"{name.replace('_', ' ')} {', '.join(found[:3])}" for name, found in problems.items())
-        raise _broken(folder, f"the weights don't fit a {type(model).__name__}: {told}")
-    loaded: nn.Module = model.eval().requires_grad_(False)
-    return loaded
+    # transformers only warns, and goes on with weights drawn at random. It renames what its older versions wrote, so
+    # that what is missing and what is left over is its to say.
+    misfit = Misfit(
+        missing=sorted(report["missing_keys"]),
+        unexpected=sorted(report["unexpected_keys"]),
+        misshapen=[f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in report["mismatched_keys"]],
+    )
+    misfit.refuse(files[0], f"a {type(model).__name__}")
+    return model.eval().requires_grad_(False)
 
 
 def _image_processor(transformers: Any, folder: Path) -> Any:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import diffusers
-from safetensors import SafetensorError
+from diffusers.models.modeling_utils import no_init_weights
 
-from hrf.errors import ArtifactError
+from hrf.errors import ArtifactError, ConfigError
+from hrf.tensors import load_exactly, read_tensors, weight_files
 
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+DENOISERS = ("UNet2DModel", "UNet2DConditionModel")
+_WEIGHTS = "diffusion_pytorch_model"
 
 
 def component_folder(model_folder: Path, component: str) -> Path:
@@ -28,31 +31,46 @@ def load_component(folder: Path, class_name: str) -> Any:
         class_name: Of the network, as diffusers names it.
 
     Raises:
-        ArtifactError: If the weights are missing, not safetensors, or don't fit their configuration.
+        ArtifactError: If the weights are missing, not safetensors, or are not exactly those of the configuration; or
+            the configuration is another network's, or has settings that this version of diffusers doesn't know.
     """
-    weights = folder / WEIGHTS_FILE
-    if not weights.is_file():
-        raise ArtifactError(
-            weights,
-            problem="no weights in safetensors format (pickled weights are not loaded: they can run code)",
-            fix="save the model with diffusers' save_pretrained(safe_serialization=True)",
-        )
+    kind = getattr(diffusers, class_name)
+    tensors = read_tensors(folder, _WEIGHTS, class_name)
+    config = _network_config(folder / "config.json", kind)
     try:
-        model = getattr(diffusers, class_name).from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
+        # All weights come from the file; drawing them first takes longer than reading them.
+        with no_init_weights():
+            network = kind.from_config(config)
+    except (ValueError, RuntimeError, KeyError, TypeError, NotImplementedError) as error:
         raise ArtifactError(
-            weights, problem=f"not a loadable {class_name}: {error}", fix=f"give a diffusers {class_name}"
+            folder / "config.json",
+            problem=f"not a loadable {class_name}: {error}",
+            fix=f"give a diffusers {class_name}",
         ) from error
+    # Attention layers had other names in models of diffusers' first versions, the usual VAE of Stable Diffusion's too.
+    network._fix_state_dict_keys_on_load(tensors)
+    load_exactly(network, tensors, weight_files(folder, _WEIGHTS)[0])
     # diffusers notes the path it loaded from; saved again, the same model would differ from machine to machine.
-    model.register_to_config(_name_or_path="")
-    return model.float().eval()
+    network.register_to_config(_name_or_path="")
+    return network
 
 
 def denoiser_class(folder: Path) -> str:
-    """Name of the class of the denoiser in a folder: `UNet2DConditionModel`, or `UNet2DModel` for all others."""
-    file = folder / "config.json"
-    named = read_json(file).get("_class_name") if file.is_file() else None
-    return "UNet2DConditionModel" if named == "UNet2DConditionModel" else "UNet2DModel"
+    """Name of the class of the denoiser in a folder.
+
+    Raises:
+        ArtifactError: If the folder has no readable `config.json`.
+        ConfigError: If it is none of `DENOISERS`.
+    """
+    name = str(read_json(folder / "config.json").get("_class_name"))
+    if name not in DENOISERS:
+        raise ConfigError(
+            "model.source",
+            expected=f"a model whose denoiser is a {' or a '.join(DENOISERS)}",
+            got=f"a {name}",
+            fix="choose a DDPM, or a Stable Diffusion 1 or 2 model, in diffusers' layout",
+        )
+    return name
 
 
 def load_denoiser(folder: Path) -> Any:
@@ -60,8 +78,33 @@ def load_denoiser(folder: Path) -> Any:
 
     Raises:
         ArtifactError: As `load_component`.
+        ConfigError: If it is no UNet.
     """
     return load_component(folder, denoiser_class(folder))
+
+
+def _network_config(file: Path, kind: Any) -> dict[str, Any]:
+    """A network's configuration: its class, and all of its settings, are known."""
+    config = read_json(file)
+    if config.get("_class_name", kind.__name__) != kind.__name__:
+        raise ArtifactError(
+            file, problem=f"of a {config['_class_name']}, not a {kind.__name__}", fix=f"give a {kind.__name__}"
+        )
+    known = inspect.signature(kind.__init__).parameters
+    # diffusers drops what it doesn't know, and makes another network of the same weights.
+    unknown = [
+        f"{name}: {value}"
+        for name, value in config.items()
+        if name not in known and not name.startswith("_") and value is not None and value is not False
+    ]
+    if unknown:
+        raise ArtifactError(
+            file,
+            problem=f"settings that {kind.__name__} of diffusers {diffusers.__version__} does not know: "
+            + ", ".join(unknown),
+            fix="remove them if the network is the same without them, or choose another model",
+        )
+    return config
 
 
 def scheduler_config(model_folder: Path) -> dict[str, Any]:
@@ -80,9 +123,8 @@ def read_json(path: Path) -> dict[str, Any]:
         ArtifactError: If it is missing or damaged.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
         raise ArtifactError(
             path, problem=f"cannot be read: {error}", fix="give a folder in diffusers' pipeline layout"
         ) from error
-    return content

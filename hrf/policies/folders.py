@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from hrf.config import Config
@@ -22,7 +21,8 @@ from hrf.errors import ConfigError
 from hrf.policies.components import scheduler_config
 from hrf.policies.conditioning import PromptEmbeddings
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.kinds import kind_of, prediction_of
+from hrf.policies.kinds import kind_of
+from hrf.policies.schedulers import prediction_of, training_scheduler
 from hrf.policies.weights import FullWeights, LoraWeights, Weights, average_folder
 
 POLICY_FILE = "policy.json"
@@ -38,10 +38,9 @@ def noise_schedule(scheduler: Mapping[str, Any], config: Config, *, eta: float |
         eta: In place of the configured one.
 
     Raises:
-        ConfigError: If the sampler's settings don't fit the model.
+        ConfigError: If the model was trained under another noise process, or the sampler's settings don't fit it.
     """
-    # DDIMScheduler knows diffusers' beta schedules, rescaling and defaults; the equations are ours.
-    reference = DDIMScheduler.from_config(dict(scheduler))
+    reference = training_scheduler(scheduler)
     sampler = config.sampler
     try:
         schedule = build_schedule(
@@ -60,6 +59,16 @@ def noise_schedule(scheduler: Mapping[str, Any], config: Config, *, eta: float |
             got=str(error),
             fix="change sampler.steps, sampler.spacing or sampler.min_std",
         ) from error
+    if prediction_of(scheduler) == "epsilon" and bool((schedule.alpha_bars[:-1] == 0).any()):
+        raise ConfigError(
+            "sampler.spacing",
+            expected="steps at which alpha_bar is above 0, as the model predicts epsilon: from nothing but noise, the "
+            "noise says nothing of the sample",
+            got=f"{sampler.spacing}, whose first step is at alpha_bar 0 (rescale_betas_zero_snr: "
+            f"{scheduler.get('rescale_betas_zero_snr', False)}, prediction_type: epsilon)",
+            fix="set sampler.spacing: leading with sampler.steps below the number of timesteps, or choose a model that "
+            "predicts v_prediction or sample",
+        )
     if eta is None and schedule.num_trained_steps == 0:
         raise ConfigError(
             "sampler.min_std",

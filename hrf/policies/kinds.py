@@ -15,15 +15,11 @@ import torch
 
 from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError
-from hrf.policies.components import (
-    component_folder,
-    denoiser_class,
-    load_component,
-    read_json,
-    scheduler_config,
-)
+from hrf.policies.acceptance import check_answers, check_parts, check_sample_size, denoiser_of
+from hrf.policies.components import component_folder, load_component, read_json, scheduler_config
 from hrf.policies.conditioning import UNCONDITIONAL, Conditioning, PromptEmbeddings, TextConditioning
 from hrf.policies.decoding import PIXELS, Decoder, LatentDecoder
+from hrf.policies.schedulers import clip_range_of, training_scheduler
 from hrf.policies.text import load_text_encoder, load_tokenizer
 
 _TOKENIZER_FILES = ("*.json", "*.txt")
@@ -34,6 +30,8 @@ class Kind(Protocol):
 
     pipeline: str
     """Class of its pipeline in diffusers."""
+    denoiser: str
+    """Class of its denoiser."""
     policy_files: tuple[str, ...]
     """What goes with tuned weights, besides them."""
 
@@ -57,11 +55,16 @@ class Kind(Protocol):
         """Clamp of its estimated sample; None for none."""
         ...
 
+    def picture_size(self, base: Path) -> tuple[int, int]:
+        """Height and width of its pictures, in pixels."""
+        ...
+
 
 class PixelDiffusion:
     """Unconditional models of RGB images: DDPMPipeline."""
 
     pipeline = "DDPMPipeline"
+    denoiser = "UNet2DModel"
     policy_files: tuple[str, ...] = ("model_index.json", "scheduler/scheduler_config.json")
 
     def normalise(self, source: Path, target: Path) -> None:
@@ -69,25 +72,21 @@ class PixelDiffusion:
 
         Raises:
             ConfigError: If it isn't an unconditional pixel-space model.
+            ArtifactError: If a part is missing or damaged.
         """
-        denoiser = load_component(component_folder(source, "unet"), "UNet2DModel")
-        if denoiser.config.in_channels != 3 or denoiser.config.out_channels != 3 or denoiser.config.num_class_embeds:
-            raise ConfigError(
-                "model.source",
-                expected="an unconditional model of RGB images (3 channels in and out, no class embedding)",
-                got=f"{denoiser.config.in_channels} -> {denoiser.config.out_channels} channels",
-                fix="choose a DDPM such as shipped:avatars-32 or hf:google/ddpm-celebahq-256",
-            )
+        check_parts(source, ("unet", "scheduler"))
+        scheduler = _scheduler(source)
+        denoiser = load_component(component_folder(source, "unet"), self.denoiser)
+        _check_unconditional(denoiser.config)
+        check_answers(denoiser, _num_timesteps(scheduler))
         denoiser.save_pretrained(target / "unet")
-        scheduler = scheduler_config(source)
-        prediction_of(scheduler)
         _write_scheduler(scheduler, target)
         _write_index(
             target,
             {
                 "_class_name": self.pipeline,
-                "scheduler": ["diffusers", scheduler.get("_class_name", "DDPMScheduler")],
-                "unet": ["diffusers", "UNet2DModel"],
+                "scheduler": ["diffusers", scheduler["_class_name"]],
+                "unet": ["diffusers", self.denoiser],
             },
         )
 
@@ -116,14 +115,19 @@ class PixelDiffusion:
         return PIXELS
 
     def clip_range(self, scheduler: Mapping[str, Any]) -> float | None:
-        """As the scheduler says."""
-        return float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", True) else None
+        """As the scheduler says; that of samplers without this setting is pictures' own range."""
+        return clip_range_of(scheduler, by_default=True)
+
+    def picture_size(self, base: Path) -> tuple[int, int]:
+        """That of the samples."""
+        return _sides(read_json(base / "unet" / "config.json")["sample_size"])
 
 
 class StableDiffusion:
     """Text-to-image models of the class of Stable Diffusion 1 and 2: StableDiffusionPipeline."""
 
     pipeline = "StableDiffusionPipeline"
+    denoiser = "UNet2DConditionModel"
     policy_files: tuple[str, ...] = ("scheduler/scheduler_config.json",)
 
     def normalise(self, source: Path, target: Path) -> None:
@@ -133,12 +137,19 @@ class StableDiffusion:
             ConfigError: If it is a model of another class, such as SDXL or one for inpainting.
             ArtifactError: If a part is missing or damaged.
         """
-        _check_one_text_encoder(source)
-        denoiser = load_component(source / "unet", "UNet2DConditionModel")
+        check_parts(
+            source,
+            ("unet", "vae", "text_encoder", "tokenizer", "scheduler"),
+            left_out=("safety_checker", "feature_extractor"),
+        )
+        scheduler = _scheduler(source)
+        denoiser = load_component(source / "unet", self.denoiser)
         autoencoder = load_component(source / "vae", "AutoencoderKL")
         encoder = load_text_encoder(source / "text_encoder")
         load_tokenizer(source / "tokenizer")
         _check_fits(denoiser.config, autoencoder.config, encoder.config)
+        text = torch.zeros(1, encoder.config.max_position_embeddings, encoder.config.hidden_size)
+        check_answers(denoiser, _num_timesteps(scheduler), encoder_hidden_states=text)
         denoiser.save_pretrained(target / "unet")
         autoencoder.save_pretrained(target / "vae")
         encoder.save_pretrained(target / "text_encoder")
@@ -147,8 +158,7 @@ class StableDiffusion:
             for file in sorted((source / "tokenizer").glob(pattern)):
                 shutil.copyfile(file, target / "tokenizer" / file.name)
         # Absent, it would mean True to some of diffusers' schedulers and False to others; latents are not clamped.
-        scheduler = {"clip_sample": False, **scheduler_config(source)}
-        prediction_of(scheduler)
+        scheduler = {"clip_sample": False, **scheduler}
         _write_scheduler(scheduler, target)
         _write_index(
             target,
@@ -158,10 +168,10 @@ class StableDiffusion:
                 "image_encoder": [None, None],
                 "requires_safety_checker": False,
                 "safety_checker": [None, None],
-                "scheduler": ["diffusers", scheduler.get("_class_name", "DDIMScheduler")],
+                "scheduler": ["diffusers", scheduler["_class_name"]],
                 "text_encoder": ["transformers", "CLIPTextModel"],
                 "tokenizer": ["transformers", "CLIPTokenizer"],
-                "unet": ["diffusers", "UNet2DConditionModel"],
+                "unet": ["diffusers", self.denoiser],
                 "vae": ["diffusers", "AutoencoderKL"],
             },
         )
@@ -196,7 +206,13 @@ class StableDiffusion:
 
     def clip_range(self, scheduler: Mapping[str, Any]) -> float | None:
         """None, unless the scheduler asks for it."""
-        return float(scheduler.get("clip_sample_range", 1.0)) if scheduler.get("clip_sample", False) else None
+        return clip_range_of(scheduler, by_default=False)
+
+    def picture_size(self, base: Path) -> tuple[int, int]:
+        """That of the latents, times what the autoencoder's stages but the first scale them by, two each."""
+        height, width = _sides(read_json(base / "unet" / "config.json")["sample_size"])
+        scale = 2 ** (len(read_json(base / "vae" / "config.json")["block_out_channels"]) - 1)
+        return scale * height, scale * width
 
 
 _KINDS: tuple[Kind, ...] = (PixelDiffusion(), StableDiffusion())
@@ -226,40 +242,43 @@ def normalise_base(source: Path, target: Path) -> None:
         ArtifactError: If the model can't be loaded.
         ConfigError: If it is of neither kind.
     """
-    text_to_image = denoiser_class(component_folder(source, "unet")) == "UNet2DConditionModel"
-    kind: Kind = StableDiffusion() if text_to_image else PixelDiffusion()
-    kind.normalise(source, target)
+    denoiser = denoiser_of(source)
+    next(kind for kind in _KINDS if kind.denoiser == denoiser).normalise(source, target)
 
 
-def prediction_of(scheduler: Mapping[str, Any]) -> Any:
-    """What a model was trained to predict.
+def _scheduler(source: Path) -> dict[str, Any]:
+    """A model's scheduler configuration, which is known to be one of those that can be trained with."""
+    scheduler = scheduler_config(source)
+    training_scheduler(scheduler)
+    return scheduler
 
-    Raises:
-        ConfigError: If it is none of what can be trained here.
-    """
-    prediction = scheduler.get("prediction_type", "epsilon")
-    if prediction not in ("epsilon", "v_prediction", "sample"):
+
+def _num_timesteps(scheduler: Mapping[str, Any]) -> int:
+    return len(training_scheduler(scheduler).alphas_cumprod)
+
+
+def _sides(size: int | list[int]) -> tuple[int, int]:
+    """(height, width) of a `sample_size`."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
+
+def _check_unconditional(denoiser: Any) -> None:
+    """Refuse UNets of other pictures than RGB ones, and those that read a class."""
+    check_sample_size(denoiser)
+    classes = [f"{name}: {denoiser[name]}" for name in ("class_embed_type", "num_class_embeds") if denoiser[name]]
+    if denoiser.in_channels != 3 or denoiser.out_channels != 3 or classes:
         raise ConfigError(
             "model.source",
-            expected="a model that predicts epsilon, v_prediction or sample",
-            got=prediction,
-            fix="choose another model",
-        )
-    return prediction
-
-
-def _check_one_text_encoder(source: Path) -> None:
-    if (source / "text_encoder_2").is_dir():
-        raise ConfigError(
-            "model.source",
-            expected="a model of the class of Stable Diffusion 1 or 2",
-            got="one with a second text encoder, such as SDXL: its UNet also reads picture sizes and a pooled text",
-            fix="choose a Stable Diffusion 1 or 2 model",
+            expected="an unconditional model of RGB images (3 channels in and out, no class embedding)",
+            got=", ".join([f"{denoiser.in_channels} -> {denoiser.out_channels} channels", *classes]),
+            fix="choose a DDPM such as shipped:avatars-32 or hf:google/ddpm-celebahq-256",
         )
 
 
 def _check_fits(denoiser: Any, autoencoder: Any, encoder: Any) -> None:
     """Refuse UNets that read more than a latent, a timestep and a text, and parts that don't belong together."""
+    check_sample_size(denoiser)
     extras = (
         "addition_embed_type",
         "class_embed_type",
@@ -270,12 +289,13 @@ def _check_fits(denoiser: Any, autoencoder: Any, encoder: Any) -> None:
     found = [name for name in extras if denoiser.get(name) is not None]
     channels = (denoiser.in_channels, denoiser.out_channels, autoencoder.latent_channels)
     widths = (denoiser.cross_attention_dim, encoder.hidden_size)
-    if found or len(set(channels)) > 1 or len(set(widths)) > 1:
+    if found or len(set(channels)) > 1 or len(set(widths)) > 1 or autoencoder.out_channels != 3:
         raise ConfigError(
             "model.source",
             expected="a UNet of latents, timesteps and one text: as many channels in and out as the autoencoder has, "
-            "and a text encoder of the width that it reads",
-            got=f"channels {channels}, widths {widths}" + (f", with {', '.join(found)}" if found else ""),
+            "whose pictures are RGB, and a text encoder of the width that it reads",
+            got=f"channels {channels} and {autoencoder.out_channels}, widths {widths}"
+            + (f", with {', '.join(found)}" if found else ""),
             fix="choose a Stable Diffusion 1 or 2 text-to-image model; none for inpainting, depth or upscaling",
         )
 

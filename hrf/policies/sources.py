@@ -15,11 +15,11 @@ from hrf.hub import hub_folder
 from hrf.policies.kinds import normalise_base
 from hrf.storage import Storage
 
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_WEIGHTS = (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
 _HUB_FILES = [
-    *("model_index.json", "config.json", "scheduler_config.json", "scheduler/*.json", _WEIGHTS),
-    *("unet/config.json", f"unet/{_WEIGHTS}", "vae/config.json", f"vae/{_WEIGHTS}", "tokenizer/*"),
-    *("text_encoder/config.json", "text_encoder/model.safetensors", "text_encoder_2/config.json"),
+    *("model_index.json", "config.json", "*/config.json", "scheduler_config.json", "scheduler/*.json", "tokenizer/*"),
+    *(f"{folder}diffusion_pytorch_model{ending}" for folder in ("", "unet/", "vae/") for ending in _WEIGHTS),
+    *(f"text_encoder/model{ending}" for ending in _WEIGHTS),
 ]
 """Of a repository that also holds the same weights in half precision, as pickles, and in one file."""
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from hrf.errors import ArtifactError, ConfigError
 from hrf.policies.conditioning import PromptEmbeddings
@@ -71,23 +70,8 @@ def load_text_encoder(folder: Path) -> Any:
     """Load a CLIP text encoder in float32, in evaluation mode.
 
     Raises:
-        ArtifactError: If it is missing, damaged, or pickled.
+        ArtifactError: If it is missing, damaged, pickled, or holds other tensors than a CLIP text encoder's.
     """
-    from transformers import CLIPTextModel
+    from hrf.encoders.pretrained import load_model
 
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise ArtifactError(
-            weights,
-            problem="no text encoder in safetensors format (pickled weights are not loaded: they can run code)",
-            fix="save it with transformers' save_pretrained",
-        )
-    try:
-        encoder = CLIPTextModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, SafetensorError) as error:
-        raise ArtifactError(
-            weights, problem=f"not a loadable CLIPTextModel: {error}", fix="give a model with a CLIP text encoder"
-        ) from error
-    encoder.requires_grad_(False)
-    encoder.train(False)
-    return encoder
+    return load_model("CLIPTextModel", folder)

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from hrf.config import Lora
 from hrf.errors import ArtifactError, ConfigError
-from hrf.policies.components import component_folder, load_component, load_denoiser
+from hrf.policies.components import component_folder, load_component, load_denoiser, read_json
 from hrf.seeds import Purpose, stream
+from hrf.tensors import Misfit
 
 AVERAGE_FOLDER = "average"
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -69,8 +70,9 @@ class FullWeights:
 
     def load(self, base: Path, folder: Path, *, reference: bool) -> tuple[Any, Any]:
         """Load one network, or two."""
-        frozen = load_denoiser(component_folder(base, "unet")).requires_grad_(False) if reference else None
-        return load_denoiser(component_folder(folder, "unet")), frozen
+        untuned = component_folder(base, "unet")
+        frozen = load_denoiser(untuned).requires_grad_(False) if reference else None
+        return _load_tuned(component_folder(folder, "unet"), read_json(untuned / "config.json")), frozen
 
     def save(self, denoiser: nn.Module, folder: Path) -> None:
         """Write `unet/`, in float32."""
@@ -91,8 +93,8 @@ class FullWeights:
 
     def load_average(self, denoiser: nn.Module, folder: Path) -> dict[str, Tensor]:
         """Read `average/`, or the weights."""
-        del denoiser
-        network = load_denoiser(component_folder(average_folder(folder), "unet"))
+        tuned: Any = denoiser
+        network = _load_tuned(component_folder(average_folder(folder), "unet"), tuned.config)
         return {name: value.detach().clone() for name, value in network.named_parameters()}
 
 
@@ -168,14 +170,12 @@ class LoraWeights:
             tensors = load_file(file)
         except (OSError, SafetensorError) as error:
             raise ArtifactError(file, problem=f"no adapter: {error}", fix="run the step that made it again") from error
-        expected = {_file_name(name): value.shape for name, value in tuned.items()}
-        if {name: value.shape for name, value in tensors.items()} != expected:
-            raise ArtifactError(
-                file,
-                problem=f"an adapter of other layers or another rank than policy.lora's: {len(tensors)} tensors, "
-                f"{len(expected)} expected",
-                fix="give the rank and the targets that it was made with",
-            )
+        expected = {_file_name(name): value for name, value in tuned.items()}
+        Misfit.of(expected, tensors).refuse(
+            file,
+            "policy.lora's adapter (it is one of other layers, or of another rank than policy.lora.rank)",
+            fix="set policy.lora.rank and policy.lora.targets to those that it was made with",
+        )
         return {name: tensors[_file_name(name)] for name in tuned}
 
 
@@ -226,6 +226,32 @@ def add_adapter(network: Any, settings: Lora) -> None:
     adapter = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, target_modules=list(settings.targets))
     network.add_adapter(adapter, adapter_name=_ADAPTER)
     assert any(isinstance(module, LoraLayer) for module in network.modules())
+
+
+def _load_tuned(folder: Path, config: Mapping[str, Any]) -> Any:
+    """Load a denoiser's tuned weights.
+
+    Args:
+        folder: With them and their configuration.
+        config: Of the denoiser that was tuned.
+
+    Raises:
+        ArtifactError: If theirs is another one: it can be another function of the same tensors.
+    """
+    network = load_denoiser(folder)
+    found = network.config
+    other = [
+        f"{name}: {found.get(name)}, not {value}"
+        for name, value in config.items()
+        if name[0] != "_" and found.get(name) != value
+    ]
+    if other:
+        raise ArtifactError(
+            folder / "config.json",
+            problem=f"another network than the base's: {', '.join(other)}",
+            fix="give a policy that was tuned from this base, as the run wrote it",
+        )
+    return network
 
 
 def _tuned(network: nn.Module) -> dict[str, Tensor]:

@@ -18,12 +18,15 @@ from torch import Tensor, nn
 
 from hrf.errors import ArtifactError, ConfigError
 from hrf.rewards.base import Prompts
+from hrf.tensors import load_exactly
 
 if TYPE_CHECKING:
     from hrf.encoders.clip import OpenClip
 
 EMBEDDING_SIZE = 768
 """Of CLIP ViT-L/14, which the published head was trained on."""
+
+_FIX = "convert the published sac+logos+ava1-l14-linearMSE.pth as the README says, with its tensors' own names"
 
 
 class AestheticHead(nn.Module):
@@ -73,18 +76,12 @@ def load_head(file: Path) -> AestheticHead:
         ArtifactError: If the file is no safetensors file, or holds other tensors than the published head's.
     """
     head = AestheticHead()
-    expected = {name: list(tensor.shape) for name, tensor in head.state_dict().items()}
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
         raise _broken(file, f"not a safetensors file: {error}") from error
-    found = {name: list(tensor.shape) for name, tensor in tensors.items()}
-    if found != expected:
-        different = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
-        told = ", ".join(f"{name} is {found.get(name)}, not {expected.get(name)}" for name in different[:3])
-        raise _broken(file, f"not the layout of the published head: {told}")
-    head.load_state_dict(tensors)
-    return head.double().eval().requires_grad_(False)
+    load_exactly(head, tensors, file, owner="the published head", fix=_FIX)
+    return head.double().requires_grad_(False)
 
 
 def check_embedding_size(clip: OpenClip, field: str) -> None:
@@ -108,5 +105,5 @@ def _broken(path: Path, problem: str) -> ArtifactError:
         path,
         problem=problem,
         producer="another tool",
-        fix="convert the published sac+logos+ava1-l14-linearMSE.pth as the README says, with its tensors' own names",
+        fix=_FIX,
     )

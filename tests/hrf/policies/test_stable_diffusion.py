@@ -320,7 +320,7 @@ def test_a_normalised_base_holds_what_the_source_held(model, base):
 
 
 def _second_encoder(folder):
-    (folder / "text_encoder_2").mkdir()
+    shutil.copytree(folder / "text_encoder", folder / "text_encoder_2")
 
 
 def _inpainting(folder):

@@ -123,7 +123,7 @@ def test_weights_of_another_model_are_refused_and_not_drawn_at_random(networks, 
         (folder / file.name).write_bytes(file.read_bytes())
     other = small_networks.save_image_classifier(tmp_path / "vit", ("a", "b"))
     (folder / "model.safetensors").write_bytes((other / "model.safetensors").read_bytes())
-    with pytest.raises(ArtifactError, match="the weights don't fit a CLIPModel: missing keys"):
+    with pytest.raises(ArtifactError, match=r"not the layout of a CLIPModel: \d+ missing"):
         pickscore(networks, model=weights(folder))
 
 

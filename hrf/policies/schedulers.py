@@ -1,0 +1,141 @@
+"""The noise that a model was trained under: what its scheduler's configuration says of it, or a refusal.
+
+A scheduler file describes a noise process and a sampler. The sampler is ours (`hrf.core.schedule`); of the process only
+the variance-preserving one with a list of betas is known here, and diffusers has that for many of its samplers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+import diffusers
+import torch
+from diffusers import DDIMScheduler
+
+from hrf.core.schedule import Prediction
+from hrf.errors import ConfigError
+
+SCHEDULERS = (
+    "DDIMScheduler",
+    "DDIMParallelScheduler",
+    "DDPMScheduler",
+    "DDPMParallelScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSDEScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "KDPM2DiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "SASolverScheduler",
+    "UniPCMultistepScheduler",
+)
+"""Classes of diffusers whose betas are those of x_t = sqrt(alpha_bar_t) x_0 + sqrt(1 - alpha_bar_t) noise."""
+
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+_BETA_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
+"""Those that DDIMScheduler knows, which draws from tuned models outside of this library."""
+_OTHER_SETTINGS = {
+    "thresholding": (False, None),
+    "use_flow_sigmas": (False, None),
+    "timestep_type": ("discrete", None),
+}
+"""Settings that make another function of the model, and the values at which they don't."""
+_TOLERANCE = 1e-6
+"""Of alpha_bar: some classes write 2^-24 for zero."""
+
+
+def training_scheduler(scheduler: Mapping[str, Any]) -> DDIMScheduler:
+    """The noise process of a model as diffusers' DDIMScheduler, with its betas, offset and final signal fraction.
+
+    Args:
+        scheduler: A scheduler's configuration as diffusers writes it.
+
+    Raises:
+        ConfigError: If it is of another process, or has a setting that is not known here.
+    """
+    name = scheduler.get("_class_name")
+    if name not in SCHEDULERS:
+        raise _refused(f"a scheduler of a variance-preserving process with betas: {', '.join(SCHEDULERS)}", name)
+    prediction_of(scheduler)
+    for setting, harmless in _OTHER_SETTINGS.items():
+        if scheduler.get(setting) not in harmless:
+            raise _refused(
+                f"a scheduler without `{setting}`, which its {name} would draw with and this library doesn't know",
+                f"{setting}: {scheduler[setting]}",
+            )
+    betas, schedule = scheduler.get("trained_betas"), scheduler.get("beta_schedule", "linear")
+    if betas is None and schedule not in _BETA_SCHEDULES:
+        raise _refused(
+            f"a beta_schedule of DDIMScheduler's: {', '.join(_BETA_SCHEDULES)}",
+            f"beta_schedule: {schedule}",
+            fix=f"write the betas that {name} makes of it into `trained_betas` of scheduler_config.json",
+        )
+    try:
+        own = getattr(diffusers, name).from_config(dict(scheduler))
+        found = DDIMScheduler.from_config(dict(scheduler))
+        alpha_bars = torch.as_tensor(own.alphas_cumprod)
+    except (TypeError, ValueError, RuntimeError, NotImplementedError, ImportError) as error:
+        raise _refused(f"the configuration of a {name}", str(error)) from error
+    _check_betas(found, alpha_bars, name)
+    return found
+
+
+def prediction_of(scheduler: Mapping[str, Any]) -> Prediction:
+    """What a model was trained to predict.
+
+    Raises:
+        ConfigError: If it is none of what can be trained here.
+    """
+    prediction = scheduler.get("prediction_type", "epsilon")
+    if prediction not in _PREDICTIONS:
+        raise _refused("a model that predicts epsilon, v_prediction or sample", prediction)
+    return cast(Prediction, prediction)
+
+
+def clip_range_of(scheduler: Mapping[str, Any], *, by_default: bool) -> float | None:
+    """What a model's estimated sample is clamped to, [-range, range]; None for no clamp.
+
+    Args:
+        scheduler: A scheduler's configuration.
+        by_default: Whether to clamp where it doesn't say.
+
+    Raises:
+        ConfigError: If the range is no positive number.
+    """
+    if not scheduler.get("clip_sample", by_default):
+        return None
+    limit = scheduler.get("clip_sample_range", 1.0)
+    if not isinstance(limit, int | float) or isinstance(limit, bool) or limit <= 0:
+        raise _refused("a positive number for `clip_sample_range`", limit)
+    return float(limit)
+
+
+def _check_betas(found: DDIMScheduler, alpha_bars: torch.Tensor, name: str) -> None:
+    """Refuse betas that are none, and those that DDIMScheduler reads otherwise than the model's own class."""
+    betas, total = found.betas, int(found.config.num_train_timesteps)
+    inside = (betas > 0) & (betas < 1)
+    inside[-1:] |= betas[-1:] == 1  # zero terminal SNR
+    if len(betas) != total or not bool(inside.all()):
+        odd = betas[~inside[: len(betas)]]
+        raise _refused(
+            "as many betas as `num_train_timesteps`, each in (0, 1); the last may be 1",
+            f"{len(betas)} betas for {total} timesteps" if len(betas) != total else f"a beta of {float(odd[0]):.4g}",
+        )
+    gap = float((found.alphas_cumprod - alpha_bars).abs().max()) if len(alpha_bars) == total else float("inf")
+    if not gap <= _TOLERANCE:
+        raise _refused(
+            f"a configuration that {name} and DDIMScheduler, which draws from tuned models, read alike",
+            f"alphas_cumprod that differ by {gap:.3g}: their defaults, or settings that one of them has not, differ",
+            fix="write num_train_timesteps, beta_schedule, beta_start and beta_end (or trained_betas) out in "
+            "scheduler_config.json",
+        )
+
+
+def _refused(expected: str, got: object, fix: str = "choose another model") -> ConfigError:
+    return ConfigError("model.source", expected=expected, got=got, fix=fix)
