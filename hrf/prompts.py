@@ -13,6 +13,8 @@ from hrf.errors import ArtifactError, ConfigError
 
 PROMPTS_FILE = "prompts.json"
 
+_BYTE_ORDER_MARK = "\ufeff"
+
 MIN_EVALUATION_PROMPTS = 4
 """Intervals over prompts are made of differences between prompts; three give next to no information."""
 
@@ -143,7 +145,9 @@ def _read_lines(source: str, field: str) -> tuple[str, ...]:
             got=f"{source} ({error})",
             fix="correct the path; on a cluster, where there are no local files, write them in prompts.texts",
         ) from error
-    return tuple(line.strip() for line in text.splitlines() if line.strip())
+    # Windows editors begin a file with a byte order mark; files put together have it inside, too.
+    lines = (line.lstrip(_BYTE_ORDER_MARK).strip() for line in text.splitlines())
+    return tuple(line for line in lines if line)
 
 
 def _filled(lines: Sequence[str], template: str, field: str) -> tuple[str, ...]:

@@ -29,6 +29,7 @@ from hrf.rewards import build_reward, missing_prompts
 from hrf.secrets import SCORING_SECRETS
 from hrf.seeds import derive_seed
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, Run, step
+from hrf.steps.picture_size import check_classifier, check_pixel_grid
 from hrf.steps.policy_folder import copy_policy, split_at
 from hrf.storage import Storage
 
@@ -54,7 +55,10 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     asked = Run.read(request)
     config, about = asked.config, dict(asked.about)
     base_folder, base_digest = read_folder(base), read_manifest(base).content_digest()
-    kind_of(base_folder).check(config)
+    kind = kind_of(base_folder)
+    kind.check(config)
+    picture_size = kind.picture_size(base_folder)
+    check_pixel_grid(config, picture_size)
     prompts = _prompts(config)
     schedule = noise_schedule(scheduler_config(base_folder), config)
     config.window_schedule(schedule.num_trained_steps)
@@ -72,7 +76,7 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     with writing_folder(run, producer=producer) as folder:
         shutil.copyfile(asked.folder / CONFIG_FILE, folder / CONFIG_FILE)
         (folder / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        _pack_classifiers(config, folder / "classifiers")
+        _pack_classifiers(config, folder / "classifiers", picture_size)
         if config.prompts and prompts:
             (folder / "prompts").mkdir()
             prompts.save(folder / "prompts")
@@ -130,21 +134,27 @@ def _prompts(config: Config) -> PromptTable | None:
     return table
 
 
-def _pack_classifiers(config: Config, target: Path) -> None:
+def _pack_classifiers(config: Config, target: Path, picture_size: tuple[int, int]) -> None:
     """Copy the classifiers that rewards and evaluation use; build all that scores: a typo should cost seconds."""
     if config.evaluation.classifier:
-        source = classifier_folder(config.evaluation.classifier, "evaluation.classifier")
-        shutil.copytree(source, target / "evaluation")
+        _pack_classifier(config.evaluation.classifier, "evaluation", target / "evaluation", picture_size)
     if config.evaluation.features in {"clip", "dinov2"}:
         build_embedder(config.evaluation, None, device="cpu")
     with_prompts = config.prompts is not None
-    _pack_reward(config.reward, "reward", target / "reward", with_prompts=with_prompts)
+    _pack_reward(config.reward, "reward", target / "reward", picture_size, with_prompts=with_prompts)
     if config.evaluation.held_out_reward:
         held_out, field = config.evaluation.held_out_reward, "evaluation.held_out_reward"
-        _pack_reward(held_out, field, target / "held_out", with_prompts=with_prompts)
+        _pack_reward(held_out, field, target / "held_out", picture_size, with_prompts=with_prompts)
 
 
-def _pack_reward(settings: Reward, field: str, target: Path, *, with_prompts: bool) -> None:
+def _pack_classifier(classifier: str, field: str, target: Path, picture_size: tuple[int, int]) -> None:
+    shutil.copytree(classifier_folder(classifier, f"{field}.classifier"), target)
+    check_classifier(target, field, picture_size)
+
+
+def _pack_reward(
+    settings: Reward, field: str, target: Path, picture_size: tuple[int, int], *, with_prompts: bool
+) -> None:
     """Copy a reward's classifiers, those of a sum's terms by their numbers, and try the reward on the CPU.
 
     Weights of pretrained networks are not copied: they are large, and every step that needs them fetches and verifies
@@ -153,7 +163,7 @@ def _pack_reward(settings: Reward, field: str, target: Path, *, with_prompts: bo
     for index, (single, path) in enumerate(leaf_rewards(settings, field)):
         if isinstance(single, ClassifierReward):
             folder = target / str(index) if isinstance(settings, WeightedSumReward) else target
-            shutil.copytree(classifier_folder(single.classifier, f"{path}.classifier"), folder)
+            _pack_classifier(single.classifier, path, folder, picture_size)
     reward = build_reward(settings, target if target.is_dir() else None, field=field, device="cpu")
     if reward.needs_prompts and not with_prompts:
         raise missing_prompts(reward.name, field)
