@@ -58,6 +58,24 @@ def test_a_file_has_a_prompt_in_a_line_and_a_second_file_is_for_evaluation(tmp_p
     assert table.evaluation == ("an owl", "a fox", "a yak", "an elk")
 
 
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("files", [1, 2])
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path, ending, files):
+    """As Windows editors begin a file; of two that were put together, the second one's is inside."""
+    file = tmp_path / "prompts.txt"
+    lines = ["cat", "dog", "bee", "fox", "cow", "ant"]
+    parts = [lines] if files == 1 else [lines[:2], lines[2:]]
+    text = "".join("\ufeff" + "".join(f"{line}{ending}" for line in part) for part in parts)
+    file.write_bytes(text.encode())
+    settings = Prompts(source=str(file), template="{prompt}")
+
+    assert {*resolve_prompts(settings, seed=0).texts} == {*lines}
+
+    file.write_bytes((text + "cat").encode())
+    with pytest.raises(ConfigError, match="'cat' twice"):
+        resolve_prompts(settings, seed=0)
+
+
 @pytest.mark.parametrize(
     ("train", "evaluate", "message"),
     [

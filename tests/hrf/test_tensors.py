@@ -53,7 +53,9 @@ LOADERS = {
     "text encoder": Loader(
         "sd/text_encoder/model.safetensors", lambda root: load_text_encoder(root / "sd/text_encoder")
     ),
-    "reference": Loader(f"base/unet/{UNET}", lambda root: FullWeights().load(root / "base", root / "policy")),
+    "reference": Loader(
+        f"base/unet/{UNET}", lambda root: FullWeights().load(root / "base", root / "policy", reference=True)
+    ),
     "policy": Loader(f"policy/unet/{UNET}", lambda root: load_policy(PIXELS, root / "base", root / "policy")),
     "average": Loader(
         f"policy/average/{UNET}", lambda root: load_policy(PIXELS, root / "base", root / "policy", average=True)
@@ -63,7 +65,8 @@ LOADERS = {
         lambda root: FullWeights().load_average(load_denoiser(root / "base" / "unet"), root / "policy"),
     ),
     "lora": Loader(
-        "adapter/pytorch_lora_weights.safetensors", lambda root: LoraWeights(LORA).load(root / "sd", root / "adapter")
+        "adapter/pytorch_lora_weights.safetensors",
+        lambda root: LoraWeights(LORA).load(root / "sd", root / "adapter", reference=True),
     ),
     "open_clip": Loader(
         "clip/open_clip_model.safetensors",
