@@ -43,6 +43,8 @@ _IMAGE = re.compile(
 _EVICTED = re.compile(
     r"low on resource|had condition|[Pp]reempt|node shutdown|Usage of EmptyDir|ephemeral.storage|Pod was rejected"
 )
+#: Exit codes of what was ended by SIGKILL or SIGTERM.
+_KILLED = ("137", "143")
 _SHUTDOWN = re.compile(r"shutdown with strategy|Stopped with strategy|Step exceeded its deadline")
 
 
@@ -106,8 +108,8 @@ def find_reasons(workflow: Object, pods: Iterable[Object] = (), failures: Sequen
     # What fails in the exit handler is the reason only where nothing else is.
     own = [node for node in failing if _ON_EXIT not in _split(graph.name, node)] or failing
     reasons = [_explain(graph, node, failures) for node in own]
-    if not reasons and _is_terminated(workflow):
-        return [_terminated(step="", epoch=None, pod="", message="", started=0.0)]
+    if _is_terminated(workflow) and not any(reason.kind == "terminated" for reason in reasons):
+        return [*reasons, _terminated(step="", epoch=None, pod="", message="", started=0.0)]
     status = workflow.get("status") or {}
     if not reasons and status.get("phase") in _BAD and status.get("message"):
         message = _one_line(str(status["message"]))
@@ -240,7 +242,10 @@ def _explain(graph: _Graph, node: Object, failures: Sequence[Failure]) -> Reason
     if "OOMKilled" in message:
         problem = f"out of memory at {asked.memory}" if asked.memory else "out of memory"
         return reason("memory", problem, f"raise {asked.field(step, 'memory')}")
-    if _SHUTDOWN.search(message) or (_is_terminated(graph.workflow) and not _exit_code(message)):
+    code = _exit_code(message)
+    # Who ends a run also kills and deletes what is at work.
+    ended = _is_terminated(graph.workflow) and (message in ("", "pod deleted") or code in _KILLED)
+    if ended or _SHUTDOWN.search(message):
         return _terminated(**about)
     if match := _IMAGE.search(message) or _IMAGE.search(awaited):
         return reason("image", _awaited_words(match.string), _IMAGE_FIX)
@@ -256,7 +261,6 @@ def _explain(graph: _Graph, node: Object, failures: Sequence[Failure]) -> Reason
     if match := re.search(r'serviceaccount "([^"]+)" not found', message):
         fix = f"`hrf submit --service-account` with one that is there, or make {match[1]} (manifests/README.md)"
         return reason("account", f"there is no service account {match[1]!r} in the run's namespace", fix)
-    code = _exit_code(message)
     if code and is_driver:
         problem = f"Kubeflow's own driver of it failed (exit code {code}), as when its API server or its store is away"
         return reason("driver", problem, f"{_log_command(graph, about['pod'])}; then {RESUME}")
@@ -265,7 +269,7 @@ def _explain(graph: _Graph, node: Object, failures: Sequence[Failure]) -> Reason
         if told:
             what, _, fix = told.message.partition(". Fix: ")
             return reason("code", f"{told.error_type}: {what}", fix)
-        killed = ", killed" if code == "137" else ""
+        killed = ", killed" if code in _KILLED else ""
         problem = (
             f"it ended with exit code {code}{killed} and said nothing: Kubeflow's launcher could not fetch its inputs"
             " or keep its outputs, as when the store is away, or its code never began"

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 LAUNCHER = "kfp-launcher"
 #: What a finding is called that says that nothing could be looked at.
 NOT_LOOKED = "kubernetes"
+#: What it says of something that the user may not look at.
+UNSEEN = "can't be seen"
 _APPLY = "apply the manifests for this namespace (manifests/README.md)"
 
 
@@ -97,7 +99,7 @@ class _Look:
         try:
             found = self._kubernetes.find(path)
         except ClusterError as error:
-            detail = f"{name}: can't be seen ({error.problem})"
+            detail = f"{name}: {UNSEEN} ({error.problem})"
             return Finding(name=what, level="warn", detail=detail, fix="look at it with an account that may")
         if found is None:
             return Finding(name=what, level="fail", detail=f"there is no {what} {name!r}{self._where(what)}", fix=fix)
@@ -124,7 +126,7 @@ class _Look:
     def _launcher(self, data: Mapping[str, Any] | HrfError | None) -> Finding:
         name = "launcher"
         if isinstance(data, HrfError):
-            return Finding(name=name, level="warn", detail=f"{LAUNCHER}: can't be seen", fix="")
+            return Finding(name=name, level="warn", detail=f"{LAUNCHER}: {UNSEEN}", fix="")
         if data is None:
             missing = f"there is no ConfigMap {LAUNCHER!r} in the namespace {self._namespace}"
             return Finding(name=name, level="fail", detail=missing, fix=_APPLY)
@@ -137,7 +139,7 @@ class _Look:
     def _storage_config(self, config: str, data: Any, launcher: Any) -> Finding:
         name = "storage"
         if isinstance(data, HrfError):
-            return Finding(name=name, level="warn", detail=f"{config}: can't be seen", fix="")
+            return Finding(name=name, level="warn", detail=f"{config}: {UNSEEN}", fix="")
         if data is None:
             missing = f"there is no ConfigMap {config!r} in the namespace {self._namespace}"
             return Finding(name=name, level="fail", detail=missing, fix=_APPLY)
@@ -157,7 +159,7 @@ class _Look:
         try:
             found = self._kubernetes.find(in_namespace(KUBEFLOW, "configmaps", where)) or {}
         except ClusterError:
-            return Finding(name=name, level="warn", detail=f"{where}: can't be seen", fix="")
+            return Finding(name=name, level="warn", detail=f"{where}: {UNSEEN}", fix="")
         data = found.get("data") or {}
         settings = {**_parsed(data.get("config", "")), **data}
         defaults = settings.get("templateDefaults") or {}

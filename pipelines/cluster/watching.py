@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 600.0
 #: How often to look at what is beside the API: the bucket, and the pods.
 BESIDE_SECONDS = 15.0
+#: And not sooner than so many times what the last look took: who does not answer is not to take the time of who does.
+REST = 10.0
 #: A run is over so long after its exit step at the latest, whatever Kubeflow's record of it says.
 GRACE_SECONDS = 60.0
 #: Tasks that stand still for so long are told.
@@ -59,7 +61,7 @@ def follow(cluster: Cluster, run_id: str, view: RunView, *, poll_seconds: float)
         ClusterError: The cluster refuses, or has not answered for ten minutes.
     """
     heard = time.monotonic()
-    run, looked = None, time.monotonic()
+    run, look_at = None, heard + BESIDE_SECONDS
     while True:
         try:
             run = get_run(cluster, run_id)
@@ -72,11 +74,13 @@ def follow(cluster: Cluster, run_id: str, view: RunView, *, poll_seconds: float)
             view.show(run)
             if run.state in FINAL:
                 return Ended(run=run, state=state_of(run))
-        if run is not None and time.monotonic() - looked >= BESIDE_SECONDS:
+        if run is not None and time.monotonic() >= look_at:
+            began = time.monotonic()
             ended = _look_beside(cluster, run, view)
             if ended is not None:
                 return ended
-            looked = time.monotonic()
+            took = time.monotonic() - began
+            look_at = time.monotonic() + max(BESIDE_SECONDS, REST * took)
         time.sleep(poll_seconds)
 
 
@@ -95,10 +99,10 @@ def _look_beside(cluster: Cluster, run: Any, view: RunView) -> Ended | None:
     try:
         view.show_waits([(f"{wait.pod}: {wait.where}", wait.why) for wait in find_long_waits(cluster, run.run_id)])
     except HrfError:
-        waiting = [
-            pod for pod, seconds in waiting_pods(run, datetime.datetime.now(UTC)).items() if seconds > LONG_SECONDS
-        ]
-        view.show_waits([(pod, f"{pods_command(cluster, run.run_id)} shows what for") for pod in waiting])
+        waits = waiting_pods(run, datetime.datetime.now(UTC))
+        # Not more than that can be known: it may also be what Kubeflow told last of a run of more than 1 MiB.
+        why = f"As far as Kubeflow tells; {pods_command(cluster, run.run_id)} shows what for."
+        view.show_waits([(pod, why) for pod, seconds in waits.items() if seconds > LONG_SECONDS])
     view.show_standstill(records)
     return None
 

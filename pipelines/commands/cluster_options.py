@@ -131,13 +131,13 @@ def check_prepared(cluster: Cluster, packed: Packed, service_account: str) -> No
     Raises:
         ClusterError: Something that it needs is not there.
     """
-    from pipelines.cluster.checks import NOT_LOOKED, check_cluster, refuse_unprepared
+    from pipelines.cluster.checks import NOT_LOOKED, UNSEEN, check_cluster, refuse_unprepared
 
     storage = packed.parameters["storage"]
     findings = check_cluster(cluster, packed.placement, service_account=service_account, storage=storage)
     refuse_unprepared(findings, cluster.host)
     for finding in findings:
-        if finding.level == "warn" and finding.name != NOT_LOOKED:
+        if finding.level == "warn" and finding.name != NOT_LOOKED and UNSEEN not in finding.detail:
             note(f"{finding.detail}. {finding.fix}" if finding.fix else f"{finding.detail}.")
 
 

@@ -154,6 +154,22 @@ def test_a_driver_that_failed_is_told_apart_from_its_step():
     assert reason.line.startswith("evaluate, epoch 1: Kubeflow's own driver of it failed (exit code 1)")
 
 
+@pytest.mark.parametrize(("step", "epoch"), [("sample", 1), ("evaluate", 3)])
+def test_the_epoch_of_a_step_is_its_own_parameter(step, epoch):
+    """A group of several epochs is evaluated at its last one, and the step's own records say that."""
+    workflow = recording("workflow-success-compressed")
+    nodes = read_nodes(workflow)
+    (driver,) = (each for each in nodes.values() if each["name"].endswith(".epoch-2-driver(0)"))
+    (task,) = (each for each in driver["inputs"]["parameters"] if each["name"] == "task")
+    told = json.loads(task["value"])
+    told["inputs"]["parameters"]["last_epoch"] = {"runtimeValue": {"constant": 3}}
+    task["value"] = json.dumps(told)
+    (node,) = (each for each in nodes.values() if each["name"].endswith(f"epoch-2(0).{step}(0).executor(0)"))
+    node.update(phase="Failed", message="main: OOMKilled (exit code 1)")
+    workflow["status"] = {"nodes": nodes}
+    assert [(reason.step, reason.epoch) for reason in find_reasons(workflow)] == [(step, epoch)]
+
+
 def test_a_run_that_was_ended_on_demand_says_so():
     """Kubeflow gives its Workflow no time at all: TerminateWorkflow in its API server."""
     workflow = recording("workflow-image-absent")
@@ -164,6 +180,22 @@ def test_a_run_that_was_ended_on_demand_says_so():
         if node["phase"] == "Pending":
             node.update(phase="Failed", message="Step exceeded its deadline")
     assert [(reason.where, reason.kind) for reason in find_reasons(workflow)] == [("check", "terminated")]
+
+
+@pytest.mark.parametrize(
+    ("message", "kinds"),
+    [
+        ("main: Error (exit code 143)", ["terminated"]),
+        ("pod deleted", ["terminated"]),
+        # It had failed before, and somebody lost patience.
+        ("main: OOMKilled (exit code 1)", ["memory", "terminated"]),
+        ("main: Error (exit code 1)", ["silent", "terminated"]),
+    ],
+)
+def test_what_failed_before_somebody_ended_the_run_is_told_too(message, kinds):
+    workflow, _ = _whole(message=message)
+    workflow["spec"] = {"activeDeadlineSeconds": 0}
+    assert [reason.kind for reason in find_reasons(workflow)] == kinds
 
 
 def test_what_a_step_said_of_this_attempt_is_its_reason():
@@ -183,6 +215,16 @@ def test_a_step_that_succeeded_when_tried_again_is_no_reason():
     assert sum("baseline" in name for name in failed) == 1
     assert sum("update" in name for name in failed) == 3
     assert [reason.step for reason in find_reasons(workflow)] == ["update"]
+
+
+def test_the_exit_step_is_a_reason_only_where_nothing_else_is():
+    workflow, node = _whole(message="main: OOMKilled (exit code 1)")
+    nodes = workflow["status"]["nodes"].values()
+    (last,) = (each for each in nodes if each["name"].endswith("onExit(0).report-status(0).executor(0)"))
+    last.update(phase="Failed", message="main: Error (exit code 1)")
+    assert [reason.step for reason in find_reasons(workflow)] == ["sample"]
+    node["phase"] = "Succeeded"
+    assert [reason.step for reason in find_reasons(workflow)] == ["report status"]
 
 
 def test_two_shards_that_fail_are_two_reasons():

@@ -285,8 +285,14 @@ def test_with_a_kubeconfig_the_reason_and_the_pod_are_told(hrf, kfp, kubernetes)
     assert "pod hrf-finetune-sxs79-retry-system-container-impl-2187630860" in result.output
 
 
-def test_a_pod_that_waits_for_long_is_told_with_what_it_waits_for(hrf, kfp, kubernetes, monkeypatch):
+def _look_always(monkeypatch):
+    """Have what is beside the API looked at with every look at the run."""
     monkeypatch.setattr(watching, "BESIDE_SECONDS", 0.0)
+    monkeypatch.setattr(watching, "REST", 0.0)
+
+
+def test_a_pod_that_waits_for_long_is_told_with_what_it_waits_for(hrf, kfp, kubernetes, monkeypatch):
+    _look_always(monkeypatch)
     kfp.state.plays = plays.run_to_end
     create, workflow = kfp.state.create_run, recording("workflow-image-absent")
 
@@ -303,7 +309,7 @@ def test_a_pod_that_waits_for_long_is_told_with_what_it_waits_for(hrf, kfp, kube
 
 
 def test_without_a_kubeconfig_the_command_to_look_with_is_told_of_a_pod_that_waits(hrf, kfp, monkeypatch):
-    monkeypatch.setattr(watching, "BESIDE_SECONDS", 0.0)
+    _look_always(monkeypatch)
 
     def waiting(spec):
         frames = plays.run_to_end(spec)
@@ -315,7 +321,7 @@ def test_without_a_kubeconfig_the_command_to_look_with_is_told_of_a_pod_that_wai
     kfp.state.plays = waiting
     result = hrf("submit", *SMOKE, *STORAGE, *WAIT)
     run = kfp.state.runs[0]["run_id"]
-    assert words(result).count(f"`kubectl get pods -n kubeflow -l pipeline/runid={run}` shows what for") == 1
+    assert words(result).count(f"`kubectl get pods -n kubeflow -l pipeline/runid={run}` shows what for.") == 1
 
 
 def _stuck(spec):
@@ -327,7 +333,7 @@ def _stuck(spec):
 def test_the_buckets_status_wins_where_kubeflow_says_running_after_the_end(
     hrf, kfp, storage, storage_uri, summary, monkeypatch
 ):
-    monkeypatch.setattr(watching, "BESIDE_SECONDS", 0.0)
+    _look_always(monkeypatch)
     status = status_of("my-run", "COMPLETE", time=time.time() - 61)
     storage.create_json("default/runs/my-run/status.json", status.as_json())
     storage.create_json("default/runs/my-run/summary.json", summary)
@@ -342,7 +348,7 @@ def test_the_buckets_status_wins_where_kubeflow_says_running_after_the_end(
 
 
 def test_a_status_of_before_a_retry_ends_nothing(hrf, kfp, storage, storage_uri, monkeypatch):
-    monkeypatch.setattr(watching, "BESIDE_SECONDS", 0.0)
+    _look_always(monkeypatch)
     storage.create_json("default/runs/my-run/status.json", status_of("my-run", time=1e9).as_json())
     kfp.state.plays = plays.run_to_end
     result = hrf("submit", *SMOKE, "--storage", storage_uri, "--run-tag", "my-run", *WAIT)
@@ -350,7 +356,7 @@ def test_a_status_of_before_a_retry_ends_nothing(hrf, kfp, storage, storage_uri,
 
 
 def test_progress_comes_from_the_bucket_where_tasks_are_silent(hrf, kfp, storage, storage_uri, monkeypatch):
-    monkeypatch.setattr(watching, "BESIDE_SECONDS", 0.0)
+    _look_always(monkeypatch)
     monkeypatch.setattr(watching, "STANDSTILL_SECONDS", 0.0)
     for epoch, outcome in enumerate(("rejected", "promoted")):
         decision = decision_of("my-run", epoch, outcome).as_json()
