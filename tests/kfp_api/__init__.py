@@ -8,4 +8,8 @@ recordings.py    what a real server answered, in `recorded/`: of runs, Workflows
 plays.py         how a run goes by, look by look, with no state, entry or field that no recording has
 robfig_cron.py   the cron parser of Kubeflow's server and controller
 server.py        HTTP
+
+What it answers of runs, their tasks and schedules is what a real server answered. Of refusals, uploads and listings
+there are no recordings but in words: those follow the source of the server's release 2.17, as comments say. All answers
+are held to its definition.
 """

@@ -61,13 +61,16 @@ def test_with_a_kubeconfig_the_recorded_workflow_says_why(shown, kubernetes, nam
     assert shown(f"run-{name}") == (TEXTS / f"run-{name}-with-kubeconfig.txt").read_text()
 
 
-def test_two_shards_that_end_in_one_second_are_two_lines(kfp, replay):
-    found = replay("run-failed-while-compressed")
+@pytest.mark.parametrize("name", recorded("run"))
+def test_what_waiting_shows_of_a_recorded_run(kfp, replay, name):
+    """Two shards that end in one second are two lines, and what never ran is none."""
+    found = replay(name)
     stream = io.StringIO()
-    with RunView(Console(file=stream, width=120), None) as view:
+    spec = None if name in OTHER_PIPELINES else smoke_spec()
+    with RunView(Console(file=stream, width=120), spec) as view:
         ended = follow(Cluster.connect(), found["run_id"], view, poll_seconds=0.0)
-    assert ended.state == "FAILED"
-    assert stream.getvalue() == (TEXTS / "watching-failed-while-compressed.txt").read_text()
+    assert stream.getvalue() == (TEXTS / f"watching-{name}.txt").read_text()
+    assert ended.state == ("TERMINATED" if name == "run-image-absent-terminated" else found["state"])
 
 
 def test_the_recorded_schedule_is_listed(hrf, kfp):
