@@ -30,4 +30,4 @@ def baseline(
         policy=policy.path,
         baseline=baseline.path,
     )
-    record(facts, metrics=metrics, outputs=[baseline], parents=[run, base, policy])
+    record(facts, metrics=metrics, outputs=[baseline])

@@ -40,4 +40,4 @@ def compare(
     summaries = [arm for arm in (arm_1, arm_2, arm_3, arm_4, arm_5, arm_6) if arm is not None]
     arms = [(name, arm.path) for name, arm in zip(names.split(","), summaries, strict=True)]
     facts = step(arms=arms, report=report.path, summary=summary.path)
-    record(facts, metrics=metrics, outputs=[report, summary], parents=summaries)
+    record(facts, metrics=metrics, outputs=[report, summary])

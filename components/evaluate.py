@@ -11,29 +11,26 @@ def evaluate(
     base: Input[Model],
     policy: Input[Model],
     baseline: Input[Artifact],
-    history: Input[Artifact],
-    evaluation: Output[Artifact],
+    new_history: Output[Artifact],
     metrics: Output[Metrics],
     page: Output[HTML],
+    history: Input[Artifact] = None,
 ) -> None:
-    """Measure the candidate on the fixed seeds, against the base.
+    """Measure the candidate on the fixed seeds, and let the gate decide: it is promoted if it passes.
 
     Args:
         epoch: The epoch, counted from 0.
         run: What `prepare` settled: configuration, seeds, where the run started.
         base: The pretrained model, frozen.
-        policy: The policy that this step is given.
+        policy: The candidate, with the records of its training.
         baseline: The base measured on the fixed seeds, and what else is computed once per run.
-        history: The records of the epochs so far, this one's update included.
-        evaluation: The candidate measured on the fixed seeds.
+        new_history: All records of the run up to here: training, evaluations and decisions.
         metrics: The step's numbers, for the run's page.
         page: The sample grid and the main numbers.
+        history: The same up to the evaluation before; a run's first has none.
     """
-    from pathlib import Path
-
     from components.outputs import record
-    from hrf.report import render_evaluation
-    from hrf.steps.evaluate import evaluate as step
+    from hrf.steps.judge import judge as step
 
     facts = step(
         epoch=epoch,
@@ -41,8 +38,8 @@ def evaluate(
         base=base.path,
         policy=policy.path,
         baseline=baseline.path,
-        history=history.path,
-        evaluation=evaluation.path,
+        history=history.path if history else None,
+        new_history=new_history.path,
+        page=page.path,
     )
-    record(facts, metrics=metrics, outputs=[evaluation], parents=[run, base, policy, baseline, history], epoch=epoch)
-    Path(page.path).write_text(render_evaluation(Path(evaluation.path)), encoding="utf-8")
+    record(facts, metrics=metrics, outputs=[new_history], epoch=epoch)

@@ -1,7 +1,7 @@
 """The component `fetch`."""
 
 from kfp import dsl
-from kfp.dsl import Metrics, Model, Output
+from kfp.dsl import Model, Output
 
 
 @dsl.component(base_image="hrf-worker:latest", install_kfp_package=False)
@@ -10,19 +10,17 @@ def fetch(
     revision: str,
     version: str,
     base: Output[Model],
-    metrics: Output[Metrics],
 ) -> None:
-    """Bring the base model. The one task that Kubeflow may answer from its cache.
+    """Bring the base model. Runs that name the same one share it, through Kubeflow's cache.
 
     Args:
         source: Where the model comes from.
         revision: Which revision of it.
         version: Changes whenever the files at the source may have.
         base: The pretrained model, frozen.
-        metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
     from hrf.steps.fetch import fetch as step
 
     facts = step(source=source, revision=revision, version=version, base=base.path)
-    record(facts, metrics=metrics, outputs=[base])
+    record(facts, outputs=[base])

@@ -38,5 +38,4 @@ def gather(
         trajectories=trajectories.path,
         samples=samples.path,
     )
-    parents = [run, *trajectory_shards, *sample_shards]
-    record(facts, metrics=metrics, outputs=[trajectories, samples], parents=parents, epoch=epoch)
+    record(facts, metrics=metrics, outputs=[trajectories, samples], epoch=epoch)

@@ -19,9 +19,8 @@ MANIFEST = "manifest.json"
 def record(
     facts: Mapping[str, float | int | str],
     *,
-    metrics: Any,
     outputs: Sequence[Any],
-    parents: Sequence[Any] = (),
+    metrics: Any = None,
     epoch: int | None = None,
 ) -> None:
     """Log a step's numbers and write down where its outputs come from.
@@ -30,9 +29,9 @@ def record(
 
     Args:
         facts: What the step returned. Numbers become metrics, words become lineage.
-        metrics: The `dsl.Metrics` output.
-        outputs: The artifacts that the step wrote; each gets the lineage in its metadata.
-        parents: The artifacts that they were made from.
+        outputs: The artifacts that the step wrote; each gets the lineage in its metadata. What they were made from,
+            Kubeflow itself records.
+        metrics: The `dsl.Metrics` output; None for a step whose numbers nobody compares.
         epoch: The epoch, for steps that belong to one.
 
     Raises:
@@ -41,10 +40,11 @@ def record(
     from hrf import __version__
 
     numbers = {name: _finite(name, value) for name, value in facts.items() if not isinstance(value, str)}
-    for name, number in numbers.items():
-        metrics.log_metric(name, number)
-    # Kubeflow keeps metrics in the metadata only; its local cache would take the absent file for a lost output.
-    Path(metrics.path).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    if metrics is not None:
+        for name, number in numbers.items():
+            metrics.log_metric(name, number)
+        # Kubeflow keeps metrics in the metadata only; its local cache would take the absent file for a lost output.
+        Path(metrics.path).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     lineage: dict[str, Any] = {name: value for name, value in facts.items() if isinstance(value, str)}
     lineage["hrf_version"] = __version__
     if os.environ.get(GIT_SHA):
@@ -53,8 +53,6 @@ def record(
         lineage["epoch"] = epoch
     if "seed" in facts:
         lineage["seed"] = facts["seed"]
-    if parents:
-        lineage["parents"] = [f"{parent.name} {parent.metadata.get('sha256', parent.uri)}" for parent in parents]
     for output in outputs:
         output.metadata.update(lineage)
         digest = manifest_digest(Path(output.path))

@@ -1,39 +1,52 @@
 """The component `prepare`."""
 
 from kfp import dsl
-from kfp.dsl import Artifact, Input, Metrics, Model, Output
+from kfp.dsl import Artifact, Input, Model, Output
 
 
 @dsl.component(base_image="hrf-reward:latest", install_kfp_package=False)
 def prepare(
-    request: Input[Artifact],
+    preset: str,
+    overrides: str,
+    learning_rate: float,
+    seed: int,
+    experiment: str,
+    run_id: str,
+    storage: str,
     base: Input[Model],
     run: Output[Artifact],
     policy: Output[Model],
     training_state: Output[Model],
-    history: Output[Artifact],
-    metrics: Output[Metrics],
 ) -> None:
     """Put together what the run works with, and check it against the model.
 
     Args:
-        request: What is asked for: the configuration, and the candidate that the run starts from.
+        preset: Name of a preset; empty if `overrides` is a whole configuration.
+        overrides: YAML that is laid over the preset.
+        learning_rate: Instead of `update.learning_rate`; 0 leaves it.
+        seed: Instead of `run.seed`; -1 leaves it.
+        experiment: Runs of one experiment share a promoted model.
+        run_id: The run's id.
+        storage: Where candidates and the promoted model live, as s3://bucket/prefix.
         base: The pretrained model, frozen.
         run: What the run is: configuration, seeds, where it starts.
         policy: The model that training starts from.
         training_state: Fresh optimizer moments and counters.
-        history: An empty history.
-        metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
     from hrf.steps.prepare import prepare as step
 
     facts = step(
-        request=request.path,
+        preset=preset,
+        overrides=overrides,
+        learning_rate=learning_rate,
+        seed=seed,
+        experiment=experiment,
+        run_id=run_id,
+        storage=storage,
         base=base.path,
         run=run.path,
         policy=policy.path,
         training_state=training_state.path,
-        history=history.path,
     )
-    record(facts, metrics=metrics, outputs=[run, policy, training_state, history], parents=[request, base])
+    record(facts, outputs=[run, policy, training_state])

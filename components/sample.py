@@ -45,4 +45,4 @@ def sample(
         trajectories=trajectories.path,
         samples=samples.path,
     )
-    record(facts, metrics=metrics, outputs=[trajectories, samples], parents=[run, base, policy, baseline], epoch=epoch)
+    record(facts, metrics=metrics, outputs=[trajectories, samples], epoch=epoch)

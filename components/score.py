@@ -30,4 +30,4 @@ def score(
         samples=samples.path,
         scores=scores.path,
     )
-    record(facts, metrics=metrics, outputs=[scores], parents=[run, samples], epoch=epoch)
+    record(facts, metrics=metrics, outputs=[scores], epoch=epoch)

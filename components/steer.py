@@ -52,6 +52,5 @@ def steer(
         facts,
         metrics=metrics,
         outputs=[new_policy, new_training_state, new_history],
-        parents=[run, base, policy, training_state, baseline, history],
         epoch=epoch,
     )

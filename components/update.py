@@ -13,26 +13,22 @@ def update(
     training_state: Input[Model],
     trajectories: Input[Dataset],
     scores: Input[Dataset],
-    history: Input[Artifact],
     new_policy: Output[Model],
     new_training_state: Output[Model],
-    new_history: Output[Artifact],
     metrics: Output[Metrics],
 ) -> None:
-    """Update the policy from the recorded tails and their rewards.
+    """Train the policy on the scored branches.
 
     Args:
         epoch: The epoch, counted from 0.
         run: What `prepare` settled: configuration, seeds, where the run started.
         base: The pretrained model, frozen.
-        policy: The policy that this step is given.
+        policy: The policy that sampled.
         training_state: Optimizer moments and counters that belong to the policy.
         trajectories: The recorded tails of the branches.
         scores: One reward per branch.
-        history: The records of the epochs so far.
-        new_policy: The model after this step.
+        new_policy: The policy after this step, with the records of its training.
         new_training_state: Optimizer moments and counters after this step.
-        new_history: The history with this step's record added.
         metrics: The step's numbers, for the run's page.
     """
     from components.outputs import record
@@ -46,15 +42,7 @@ def update(
         training_state=training_state.path,
         trajectories=trajectories.path,
         scores=scores.path,
-        history=history.path,
         new_policy=new_policy.path,
         new_training_state=new_training_state.path,
-        new_history=new_history.path,
     )
-    record(
-        facts,
-        metrics=metrics,
-        outputs=[new_policy, new_training_state, new_history],
-        parents=[run, base, policy, training_state, trajectories, scores, history],
-        epoch=epoch,
-    )
+    record(facts, metrics=metrics, outputs=[new_policy, new_training_state], epoch=epoch)

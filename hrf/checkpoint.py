@@ -298,7 +298,18 @@ def _files_of(folder: Path) -> dict[str, Path]:
 
 
 def write_manifest(folder: Path, producer: Mapping[str, Any]) -> None:
-    """Write down who made a folder and the digest of every file in it, and put all of it on the disk."""
+    """Write down who made a folder and the digest of every file in it, and put all of it on the disk.
+
+    Raises:
+        ValueError: If the folder holds what an object store does not carry: an empty folder, a link, a device.
+    """
+    for path in sorted(folder.rglob("*")):
+        carried = path.is_file() or (path.is_dir() and any(path.iterdir()))
+        if path.is_symlink() or not carried:
+            raise ValueError(
+                f"{path.relative_to(folder)}: an object store carries files only, and this is "
+                f"{'a link' if path.is_symlink() else 'an empty folder' if path.is_dir() else 'no file'}"
+            )
     files = {}
     for name, path in _files_of(folder).items():
         path.chmod(0o644)  # safetensors writes 0600, which would shut out a later step that runs as another user.

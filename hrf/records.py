@@ -173,6 +173,8 @@ class RunStart(StoredRecord):
     started_from_sequence: int | None
     incumbent: Promotion | None
     noise_tag: str
+    code: str
+    """Version and commit of what computes: a run is not resumed by another one."""
     created: str
     """In ISO 8601."""
 

@@ -20,7 +20,13 @@ from hrf.storage import Conflict, Storage
 
 STARTED, STATUS, FAILURES, SUMMARY = "run.json", "status.json", "failures", "summary.json"
 #: What two starts of one run have to agree on: everything else is settled by whoever was first.
-_SAME = ("run_id", "experiment", "config_digest", "noise_tag")
+_SAME = {
+    "run_id": "id",
+    "experiment": "experiment",
+    "config_digest": "configuration",
+    "noise_tag": "noise_tag",
+    "code": "version of hrf, or image,",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,19 +61,42 @@ class RunRecords:
             first = self.started()
             if first is None:
                 raise
-            if any(getattr(first, field) != getattr(start, field) for field in _SAME):
-                raise ArtifactError(
-                    self.storage.url(key),
-                    problem=f"a run with another configuration has the id {self.run_id}",
-                    producer=f"run {self.run_id}, started {first.created}",
-                    fix="give each run an id (run_tag) of its own; a schedule adds its time to it",
-                ) from None
+            for field, words in _SAME.items():
+                before, now = getattr(first, field), getattr(start, field)
+                if before != now:
+                    raise ArtifactError(
+                        self.storage.url(key),
+                        problem=f"a run with another {words} ({before!r}, not {now!r}) has the id {self.run_id}",
+                        producer=f"run {self.run_id}, started {first.created}",
+                        fix="to resume it, use what it was started with; else give each run an id (run_tag) of its "
+                        "own, as a schedule does by adding its time to it",
+                    ) from None
             return first
         return start
 
     def started(self) -> RunStart | None:
         """What the run began with; None if it is not on record."""
         return self._read(STARTED, RunStart)
+
+    def settled(self, config_digest: str) -> RunStart:
+        """What the run began with, for a step that goes on from there.
+
+        Args:
+            config_digest: Of the configuration that the step has.
+
+        Raises:
+            ArtifactError: It is not on record, or of another configuration.
+            StorageError: If the storage fails.
+        """
+        record = self.started()
+        if record is None or record.config_digest != config_digest:
+            raise ArtifactError(
+                self.storage.url(f"{self.prefix}/{STARTED}"),
+                problem="it is gone" if record is None else "it is of another configuration",
+                producer="check",
+                fix="leave a run's records alone while it lasts; start the run anew",
+            )
+        return record
 
     def add_failure(self, failure: Failure) -> None:
         """Keep how a step failed, without the values of secret variables.

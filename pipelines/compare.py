@@ -11,12 +11,15 @@ from kfp.dsl.base_component import BaseComponent
 from components.compare import compare
 from hrf.config import Config, resolve
 from hrf.errors import ConfigError
-from pipelines.epoch import build_epochs
+from hrf.steps.check import PRESETS_SEED
+from pipelines.epoch import build_epoch
 from pipelines.finetune import GROUP, add_run, add_status
 from pipelines.overrides import lay_over
 from pipelines.placement import Images, Placement, Site
 from pipelines.plan import check_task_budget, count_tasks, plan_epochs
 
+#: Of the parameters that a run of its own has beside its overrides: nothing.
+AS_THE_PRESET = {"learning_rate": 0.0, "seed": PRESETS_SEED}
 #: Slots of the component `compare`.
 MOST_ARMS = 6
 #: An arm is evaluated this often at most: enough for a curve, few enough for one package.
@@ -114,7 +117,7 @@ def build(arms: list[Arm], *, images: Images | None = None, placement: Placement
     plans = [plan_epochs(arm.config, few_tasks=True) for arm in arms]
     check_task_budget(1 + sum(count_tasks(plan) for plan in plans))
     sites = [Site.of(arm.config, images, placement) for arm in arms]
-    epochs = [build_epochs(plan, site) for plan, site in zip(plans, sites, strict=True)]
+    epochs = [build_epoch(plan, site) for plan, site in zip(plans, sites, strict=True)]
 
     @dsl.pipeline(name="hrf-compare", description="Train several presets on the same budget and compare them.")
     def comparison(experiment: str = "compare", storage: str = "s3://hrf", run_tag: str = "") -> None:
@@ -131,11 +134,17 @@ def build(arms: list[Arm], *, images: Images | None = None, placement: Placement
         everywhere = ",".join([f"{experiment}", *experiments.values()])
         with dsl.ExitHandler(add_status(site, experiments=everywhere, **kept), name=GROUP):
             summaries = {}
-            for slot, (arm, arm_epochs, arm_site) in enumerate(zip(arms, epochs, sites, strict=True), start=1):
-                own = {"preset": arm.preset, "overrides": arm.overrides, "experiment": experiments[arm.preset]}
-                parameters = {**kept, **own, "start_from": "base", "noise_tag": ""}
+            for slot, (arm, plan, epoch, arm_site) in enumerate(zip(arms, plans, epochs, sites, strict=True), start=1):
+                configured = {"preset": arm.preset, "overrides": arm.overrides, **AS_THE_PRESET}
+                place = {"experiment": experiments[arm.preset], "storage": storage}
                 summaries[f"arm_{slot}"] = add_run(
-                    parameters, config=arm.config, epochs=arm_epochs, site=arm_site, name=arm.preset
+                    {**configured, **place},
+                    {"run_tag": run_tag, "noise_tag": "", "start_from": "base"},
+                    config=arm.config,
+                    steps=plan,
+                    epoch=epoch,
+                    site=arm_site,
+                    name=arm.preset,
                 )
             names = ",".join(arm.preset for arm in arms)
             site.place(compare(names=names, **summaries), "compare")

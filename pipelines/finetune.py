@@ -1,4 +1,4 @@
-"""The fine-tuning pipeline: check, fetch, prepare, baseline, one sub-pipeline per epoch, summarize; and its status."""
+"""The fine-tuning pipeline: check, fetch, prepare, baseline, then training and evaluation by turns, and the status."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,12 +8,16 @@ from kfp.dsl.base_component import BaseComponent
 
 from components.baseline import baseline
 from components.check import check
+from components.evaluate import evaluate
 from components.fetch import fetch
 from components.prepare import prepare
 from components.report_status import report_status
+from components.steer import steer
 from components.summarize import summarize
 from hrf.config import Config
-from pipelines.epoch import build_epochs
+from hrf.steps.check import AS_CONFIGURED, PRESETS_SEED
+from pipelines.epoch import TRAINED, Trained, add_training, build_epoch
+from pipelines.forecasting import settle_epochs_per_step
 from pipelines.overrides import lay_over
 from pipelines.placement import Images, Placement, Site, check_shards
 from pipelines.plan import EpochStep, check_task_budget, count_tasks, plan_epochs
@@ -40,7 +44,7 @@ def build(
         preset: Default of the parameter of the same name.
         overrides: Default of the parameter of the same name. With neither, the whole configuration is the default.
         images: The image of each role.
-        placement: Resources and shards; by default none, and one.
+        placement: Resources and shards; by default none, and one, as on this machine.
 
     Returns:
         A pipeline that can be compiled.
@@ -48,19 +52,22 @@ def build(
     Raises:
         ConfigError: The run would have more tasks than a cluster can hold, or more shards than it has roots.
     """
+    # In one line: Kubeflow's compiler writes defaults into a comment, which a second line would end.
+    default_overrides = lay_over(overrides, {} if preset or overrides else config.to_mapping())
+    config = settle_epochs_per_step(config, placement)
     site = Site.of(config, images, placement)
     check_shards(site.placement, config)
     steps = plan_epochs(config, num_shards=site.placement.shards)
     check_task_budget(count_tasks(steps))
-    epochs = build_epochs(steps, site)
-    # In one line: Kubeflow's compiler writes defaults into a comment, which a second line would end.
-    default_overrides = lay_over(overrides, {} if preset or overrides else config.to_mapping())
+    epoch_pipeline = build_epoch(steps, site)
 
     @dsl.pipeline(name="hrf-finetune", description="Fine-tune a diffusion model on a reward, window by window.")
     def finetune(
         preset: str = preset,
+        start_from: str = AS_CONFIGURED,
+        learning_rate: float = 0.0,
+        seed: int = PRESETS_SEED,
         overrides: str = default_overrides,
-        start_from: str = "",
         experiment: str = "default",
         storage: str = "s3://hrf",
         run_tag: str = "",
@@ -70,17 +77,20 @@ def build(
 
         Args:
             preset: Name of a preset, where every value starts from. Empty: overrides is a whole configuration.
+            start_from: promoted, base, or what the preset says (as configured).
+            learning_rate: 0 takes the preset's.
+            seed: Of all training noise; -1 takes the preset's.
             overrides: YAML laid over the preset, such as {update: {learning_rate: 5e-5}}. Not for run.epochs.
-            start_from: promoted, base, or empty for what the configuration says.
             experiment: Runs of one experiment share a promoted model.
             storage: Where candidates and the promoted model are kept, as s3://bucket/prefix.
             run_tag: The run's own id. Empty: Kubeflow's. Use it once only; a schedule adds its time to it.
             noise_tag: Draws other training noise than runs with the same seed and start. A schedule gives its time.
         """
-        parameters = {"preset": preset, "overrides": overrides, "start_from": start_from, "noise_tag": noise_tag}
-        kept = {"storage": storage, "run_tag": run_tag}
-        with dsl.ExitHandler(add_status(site, experiments=experiment, **kept), name=GROUP):
-            add_run({**parameters, **kept, "experiment": experiment}, config=config, epochs=epochs, site=site)
+        configured = {"preset": preset, "overrides": overrides, "learning_rate": learning_rate, "seed": seed}
+        kept = {"experiment": experiment, "storage": storage}
+        identity = {"run_tag": run_tag, "noise_tag": noise_tag, "start_from": start_from}
+        with dsl.ExitHandler(add_status(site, experiments=experiment, storage=storage, run_tag=run_tag), name=GROUP):
+            add_run({**configured, **kept}, identity, config=config, steps=steps, epoch=epoch_pipeline, site=site)
 
     return finetune
 
@@ -101,18 +111,22 @@ def add_status(site: Site, *, experiments: Any, storage: Any, run_tag: Any) -> A
 
 def add_run(
     parameters: Mapping[str, Any],
+    identity: Mapping[str, Any],
     *,
     config: Config,
-    epochs: Sequence[tuple[EpochStep, Callable[..., Any]]],
+    steps: Sequence[EpochStep],
+    epoch: Callable[..., Any] | None,
     site: Site,
     name: str = "",
 ) -> Any:
     """Add one whole run, from `check` to `summarize`, to the pipeline that is being built.
 
     Args:
-        parameters: What `check` is told, without the pipeline's shape and Kubeflow's id.
+        parameters: What `check` and `prepare` are told: of the configuration, and where the run is kept.
+        identity: What `check` alone is told: which run it is and from where it starts.
         config: What the pipeline is compiled for: `check` refuses a run of another shape.
-        epochs: The plan of its epochs, with their sub-pipelines.
+        steps: The plan of its epochs.
+        epoch: The sub-pipeline of a single epoch, as `build_epoch` made it.
         site: Where the tasks run.
         name: Set before the display names, where a pipeline has several runs.
 
@@ -126,19 +140,32 @@ def add_run(
         "evaluate_every": config.evaluation.every,
         "steered": config.diversity_floor is not None,
     }
-    task = check(job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **shape, **parameters)
+    task = check(job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **shape, **parameters, **identity)
     asked = site.place(task, "check", prefix=prefix).outputs
     task = fetch(source=asked["source"], revision=asked["revision"], version=asked["version"])
     base = site.place(task, "fetch", prefix=prefix).outputs["base"]
-    prepared = site.place(prepare(request=asked["request"], base=base), "prepare", prefix=prefix).outputs
+    task = prepare(run_id=asked["run_id"], base=base, **parameters)
+    prepared = site.place(task, "prepare", prefix=prefix).outputs
     settled = {"run": prepared["run"], "base": base}
     task = site.place(baseline(policy=prepared["policy"], **settled), "baseline", prefix=prefix)
-    measured = task.outputs["baseline"]
-    current = {key: prepared[key] for key in ("policy", "training_state", "history")}
-    for step, epoch_pipeline in epochs:
-        numbers = {"epoch": step.first_epoch, "last_epoch": step.last_epoch, "num_epochs": step.num_epochs}
-        epoch = epoch_pipeline(baseline=measured, **numbers, **settled, **current)
-        epoch.set_display_name(f"{prefix}{step.label}").set_caching_options(enable_caching=False)
-        current = {key: epoch.outputs[key] for key in current}
-    task = summarize(run=prepared["run"], baseline=measured, history=current["history"])
+    settled["baseline"] = task.outputs["baseline"]
+    current = {key: prepared[key] for key in Trained._fields}
+    history: dict[str, Any] = {}
+    judged = None
+    for step in steps:
+        task, current = add_training(step, epoch, site, prefix=prefix, **settled, **current)
+        if judged is not None and not site.on_cluster:
+            # A cluster evaluates while it goes on training. One machine does one thing at a time: the evaluation first.
+            task.after(judged)
+        judged = None
+        if step.evaluated:
+            task = evaluate(epoch=step.last_epoch, policy=current["policy"], **settled, **history)
+            judged = site.place(task, "evaluate", prefix=prefix)
+            judged.set_display_name(f"{prefix}evaluate and promote: epoch {step.last_epoch}")
+            history = {"history": judged.outputs["new_history"]}
+        if step.steered:
+            task = site.place(steer(epoch=step.last_epoch, **settled, **current, **history), "steer", prefix=prefix)
+            current = {key: task.outputs[output] for key, output in zip(Trained._fields, TRAINED, strict=True)}
+            history = {"history": task.outputs["new_history"]}
+    task = summarize(run=settled["run"], baseline=settled["baseline"], **history)
     return site.place(task, "summarize", prefix=prefix).outputs["summary"]

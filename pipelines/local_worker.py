@@ -48,6 +48,7 @@ def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cac
     from kfp.local import executor_input_utils
 
     from pipelines.forked_steps import fork_steps
+    from pipelines.handing_on import hand_on_everywhere
 
     # What only matters on a cluster (display names, images) has no effect here, and needs no warning.
     warnings.filterwarnings("ignore", module=r"kfp\.")
@@ -57,6 +58,7 @@ def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cac
     # out of it, the steps after it, which know their inputs by place and digest, stay finished.
     executor_input_utils.get_local_pipeline_resource_name = lambda pipeline_name: pipeline_name
     fork_steps()
+    hand_on_everywhere()
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(artifacts),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, get_args
 
-from hrf.config import StartFrom, resolve
+from hrf.config import StartChoice, resolve
 from hrf.config.loading import list_presets
 from hrf.errors import ConfigError
 from hrf.steps.check import check_shape
@@ -14,17 +14,14 @@ if TYPE_CHECKING:
     from hrf.config import Config
 
 
-def finetune_menus(
-    config: Config, placement: Placement, *, preset: str, overrides: str = "", start_from: str = ""
-) -> dict[str, list[str]]:
+def finetune_menus(config: Config, placement: Placement, *, preset: str, overrides: str = "") -> dict[str, list[str]]:
     """The menus of the fine-tuning pipeline.
 
     Args:
-        config: What the pipeline is compiled for.
+        config: What the pipeline is compiled for, with a number in `run.epochs_per_step`.
         placement: Where its tasks run.
         preset: Default of the parameter of the same name.
         overrides: Likewise. Without a preset they are a whole configuration, which leaves no choice of another one.
-        start_from: Likewise.
 
     Returns:
         The values of each parameter that has a list, the default first.
@@ -33,7 +30,7 @@ def finetune_menus(
     presets = [name for name in others if _fits(name, overrides, config, placement)]
     return {
         "preset": list(dict.fromkeys([preset, *presets])),
-        "start_from": list(dict.fromkeys([start_from, *get_args(StartFrom)])),
+        "start_from": list(get_args(StartChoice)),
     }
 
 

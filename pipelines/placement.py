@@ -22,6 +22,7 @@ from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError
 from hrf.secrets import HUB_TOKEN, REWARD_TOKEN
+from pipelines.forecasting import settle_epochs_per_step
 from pipelines.scorers import hub_steps, scorers_of
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ ROLES: Mapping[str, Role] = {
     "update": "worker",
     "train": "reward",
     "evaluate": "reward",
-    "promote": "control",
     "steer": "worker",
     "summarize": "control",
     "compare": "control",
@@ -50,6 +50,8 @@ ROLES: Mapping[str, Role] = {
 }
 #: Steps that run the model, and so need the accelerator if there is one.
 _MODEL_STEPS = ("baseline", "sample", "update", "train", "evaluate")
+#: Steps that Kubeflow's cache never answers.
+_COMPUTED_BY_EACH_ATTEMPT = ("check", "report_status")
 #: Steps that run in `model.num_processes` processes, each with a GPU of its own.
 _SHARED_STEPS = ("sample", "score", "update", "train")
 S3_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -110,7 +112,6 @@ class Steps(Section):
     update: Resources = Resources()
     train: Resources = Resources()
     evaluate: Resources = Resources()
-    promote: Resources = Resources()
     steer: Resources = Resources()
     summarize: Resources = Resources()
     compare: Resources = Resources()
@@ -171,6 +172,7 @@ def load_placement(name: str, config: Config) -> Placement:
         ConfigError: There is no such placement, it is not valid, or it does not fit.
     """
     placement = read_placement(name or default_placement(config))
+    config = settle_epochs_per_step(config, placement)
     check_accelerators(placement, config)
     check_shards(placement, config)
     return placement
@@ -244,7 +246,7 @@ def check_shards(placement: Placement, config: Config) -> None:
             got=placement.shards,
             fix="lower it",
         )
-    if config.run.epochs_per_step > 1:
+    if config.run.epochs_per_step not in (1, "auto"):
         raise ConfigError(
             "placement.shards",
             expected="1, as run.epochs_per_step lets one task train several epochs",
@@ -287,6 +289,8 @@ class Site:
     """The steps that may have to download from the Hugging Face hub."""
     num_processes: int = 1
     """How many processes share a step that samples, scores or updates."""
+    on_cluster: bool = False
+    """Whether tasks that don't depend on each other can run at the same time."""
 
     @classmethod
     def of(cls, config: Config, images: Images | None = None, placement: Placement | None = None) -> Site:
@@ -297,14 +301,16 @@ class Site:
             roles=roles_of(config),
             hub_steps=hub_steps(config),
             num_processes=config.model.num_processes,
+            on_cluster=placement is not None,
         )
 
     def place(self, task: PipelineTask, step: str, *, prefix: str = "") -> PipelineTask:
         """Settle everything about a task but what it computes.
 
-        Kubeflow's cache is on for `fetch` alone, which is a function of its parameters. All others descend from
-        `check`, which reads the promoted pointer: a cached answer would be about another moment. On this machine a
-        cache of one run's own is what resumes it: `pipelines.package` switches it on for that.
+        Kubeflow's cache is on, which is how a run is resumed: every step is a function of its parameters and inputs,
+        and the run's id is among them, so that another attempt at the same run finds what it has finished, and no
+        other run ever does. Only `fetch`, which has no run's id, is shared by all. `check`, which reads what was
+        promoted, and the status are computed by each attempt.
 
         Args:
             task: A task, while its pipeline is being built.
@@ -315,7 +321,8 @@ class Site:
             The same task.
         """
         role = self.roles[step]
-        task.set_container_image(getattr(self.images, role)).set_caching_options(enable_caching=step == "fetch")
+        task.set_container_image(getattr(self.images, role))
+        task.set_caching_options(enable_caching=step not in _COMPUTED_BY_EACH_ATTEMPT)
         task.set_display_name(f"{prefix}{step.replace('_', ' ')}")
         _demand(task, self.placement.resources(step, role), self.num_processes if step in _SHARED_STEPS else 1)
         _connect(task, self.placement)

@@ -26,7 +26,7 @@ TASKS_AROUND_EPOCHS = 7
 
 @dataclass(frozen=True, kw_only=True)
 class EpochStep:
-    """One sub-pipeline: one epoch, or several that are trained in one step."""
+    """One entry of a plan: one epoch, or several that are trained in one task; and what follows them."""
 
     first_epoch: int
     """Its first epoch, counted from 0."""
@@ -50,24 +50,25 @@ class EpochStep:
 
     @property
     def num_tasks(self) -> int:
-        """Tasks on a cluster: the sub-pipeline itself, its training tasks, evaluate, promote and steer."""
+        """Tasks on a cluster: the sub-pipeline of an epoch with its tasks, or `train`; evaluate and steer."""
         # Sampling in shards is the loop, an iteration with its task for each, and the task that joins them.
         sampling = 1 if self.num_shards == 1 else 2 + 2 * self.num_shards
-        return 1 + (1 if self.in_one_task else sampling + 2) + 2 * self.evaluated + self.steered
+        return (1 if self.in_one_task else 1 + sampling + 2) + self.evaluated + self.steered
 
 
 def plan_epochs(config: Config, *, few_tasks: bool = False, num_shards: int = 1) -> tuple[EpochStep, ...]:
-    """Split a run's epochs into sub-pipelines.
+    """Split a run's epochs into the entries of a plan.
 
     Args:
-        config: A resolved configuration; `run.epochs_per_step` divides `run.epochs` and `evaluation.every`.
+        config: A configuration; `run.epochs_per_step: auto` counts as 1 until `settle_epochs_per_step`.
         few_tasks: Whether to train single epochs in one task too. The numbers are the same.
         num_shards: How many tasks share an epoch's sampling.
 
     Returns:
-        One entry per sub-pipeline, evaluated after every `evaluation.every` epochs and at the end.
+        The entries, evaluated after every `evaluation.every` epochs and at the end.
     """
-    num_epochs, per_step, every = config.run.epochs, config.run.epochs_per_step, config.evaluation.every
+    num_epochs, every = config.run.epochs, config.evaluation.every
+    per_step = 1 if config.run.epochs_per_step == "auto" else config.run.epochs_per_step
     steps = []
     for first in range(0, num_epochs, per_step):
         last = first + per_step - 1
@@ -87,7 +88,7 @@ def plan_epochs(config: Config, *, few_tasks: bool = False, num_shards: int = 1)
 
 
 def count_tasks(steps: Sequence[EpochStep]) -> int:
-    """How many tasks a run of these sub-pipelines has on a cluster, with those before and after the epochs."""
+    """How many tasks a run of this plan has on a cluster, with those before and after the epochs."""
     return TASKS_AROUND_EPOCHS + sum(step.num_tasks for step in steps)
 
 

@@ -48,7 +48,7 @@ def scorers_of(config: Config) -> list[Scorer]:
 
 
 def _rewarding(config: Config) -> tuple[str, ...]:
-    if config.run.epochs_per_step > 1:
+    if config.run.epochs_per_step not in (1, "auto"):
         return (*_MEASURING, "train")
     # HRF-D asks the reward where to start.
     return (*_MEASURING, "score", "sample") if config.starts.kind == "selected" else (*_MEASURING, "score")

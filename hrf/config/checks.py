@@ -300,6 +300,8 @@ def _gate(config: Config) -> Iterator[ConfigError]:
 
 def _run(config: Config) -> Iterator[ConfigError]:
     run, evaluation = config.run, config.evaluation
+    if run.epochs_per_step == "auto":
+        return
     if run.epochs % run.epochs_per_step:
         yield ConfigError(
             "run.epochs",

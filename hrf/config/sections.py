@@ -267,8 +267,9 @@ class Run(Section):
 
     epochs: Annotated[Count, Field(le=100_000)] = 3
     """Rounds of roots and branches."""
-    epochs_per_step: Count = 1
-    """Epochs that one pipeline step trains; it divides `epochs`."""
+    epochs_per_step: Count | Literal["auto"] = "auto"
+    """Epochs that one pipeline step trains; it divides `epochs` and `evaluation.every`. `auto`: on a cluster, as many
+    as lie between two evaluations and last some minutes; on this machine one."""
     seed: Seed = 0
     """Seed of all training noise."""
     start_from: StartFrom = "promoted"

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 from typing import Any, get_args
 
 from hrf import __version__
-from hrf.checkpoint import writing_folder
 from hrf.config import Config, StartChoice, resolve
 from hrf.config.messages import suggest
+from hrf.config.tree import deep_merge
+from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError
 from hrf.promoted import check_name, read_pointer
 from hrf.prompts import resolve_prompts
 from hrf.records import RunStart
 from hrf.run_records import RunRecords
-from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
+from hrf.steps.context import step
 from hrf.storage import Storage
+
+GIT_SHA = "HRF_GIT_SHA"
+"""Environment variable: the commit that an image was built from; a checkout has none."""
+AS_CONFIGURED = "as configured"
+"""Of the parameter `start_from`: what the configuration says."""
+PRESETS_SEED = -1
+"""Of the parameter `seed`: what the preset says. 0 is a seed."""
 
 
 @step("check")
@@ -24,6 +33,8 @@ def check(
     *,
     preset: str,
     overrides: str,
+    learning_rate: float,
+    seed: int,
     num_epochs: int,
     epochs_per_step: int,
     evaluate_every: int,
@@ -33,13 +44,14 @@ def check(
     start_from: str,
     noise_tag: str,
     storage: str,
-    request: str,
 ) -> dict[str, Any]:
     """Resolve and check the configuration, reach the storage, and find the candidate that the run starts from.
 
     Args:
         preset: Name of a preset; empty if `overrides` is a whole configuration.
         overrides: YAML text over the preset.
+        learning_rate: Instead of `update.learning_rate`; 0 leaves it.
+        seed: Instead of `run.seed`; -1 leaves it.
         num_epochs: Epochs that the pipeline was compiled for; the configuration must agree.
         epochs_per_step: Epochs that one of its steps trains; likewise.
         evaluate_every: How often it evaluates; likewise.
@@ -49,7 +61,6 @@ def check(
         start_from: `promoted`, `base`, or `as configured`, which empty means, too.
         noise_tag: Makes the training noise another one than that of runs with the same seed and start; may be empty.
         storage: `s3://bucket/prefix`.
-        request: Output folder: the resolved configuration, and where the run starts.
 
     Returns:
         What the run is, as flat values; with `source`, `revision` and `version`, which say what `fetch` has to bring.
@@ -61,7 +72,7 @@ def check(
     check_name(run_id, "run_tag")
     if noise_tag:
         check_name(noise_tag, "noise_tag")
-    config = resolve(preset, overrides)
+    config = settle_config(preset, overrides, learning_rate=learning_rate, seed=seed)
     check_prompts(config)
     check_shape(
         config,
@@ -86,22 +97,10 @@ def check(
             started_from_sequence=pointer.sequence if pointer else None,
             incumbent=pointer,
             noise_tag=noise_tag,
+            code=code_version(),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
     )
-    about = {
-        "run_id": run_id,
-        "experiment": experiment,
-        "storage": storage,
-        "preset": preset,
-        "started_from": started.started_from,
-        "incumbent": started.incumbent.as_json() if started.incumbent else None,
-        "noise_tag": noise_tag,
-    }
-    producer = {"step": "check", "run": run_id, "hrf": __version__, "config": config.digest()}
-    with writing_folder(request, producer=producer) as folder:
-        (folder / CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")
-        (folder / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return {
         "run_id": run_id,
         "started_from": started.started_from or "base",
@@ -126,7 +125,43 @@ def settle_start(start_from: str, config: Config) -> str:
             got=start_from,
             fix=f"choose one of them{suggest(start_from.strip().lower(), choices)}",
         )
-    return config.run.start_from if start_from in ("", "as configured") else start_from
+    return config.run.start_from if start_from in ("", AS_CONFIGURED) else start_from
+
+
+def settle_config(preset: str, overrides: str, *, learning_rate: float = 0.0, seed: int = PRESETS_SEED) -> Config:
+    """The configuration of a run, from the parameters of its pipeline.
+
+    Args:
+        preset: Name of a preset; empty if `overrides` is a whole configuration.
+        overrides: YAML text over the preset.
+        learning_rate: Laid over both; 0 leaves what they say.
+        seed: Likewise; -1 leaves it.
+
+    Raises:
+        ConfigError: For whatever is wrong with them, or if two of them set the same field.
+    """
+    values = parse_yaml(overrides, origin="overrides")
+    given: dict[str, dict[str, Any]] = {}
+    if learning_rate:
+        given["update"] = {"learning_rate": learning_rate}
+    if seed != PRESETS_SEED:
+        given["run"] = {"seed": seed}
+    for section, fields in given.items():
+        for name, value in fields.items():
+            own = values.get(section)
+            if preset and isinstance(own, dict) and name in own and own[name] != value:
+                raise ConfigError(
+                    name,
+                    expected=f"{own[name]}, which overrides sets as {section}.{name}, or nothing",
+                    got=value,
+                    fix="say it in one place",
+                )
+    return resolve(preset, json.dumps(deep_merge(values, given)) if given else overrides)
+
+
+def code_version() -> str:
+    """What computes: this version, and the commit of the image that it runs in."""
+    return " ".join(part for part in (__version__, os.environ.get(GIT_SHA, "")) if part)
 
 
 def check_prompts(config: Config) -> None:
@@ -152,7 +187,7 @@ def check_shape(config: Config, *, num_epochs: int, epochs_per_step: int, evalua
         ("run.epochs_per_step", epochs_per_step, config.run.epochs_per_step),
         ("evaluation.every", evaluate_every, config.evaluation.every),
     ):
-        if compiled != configured:
+        if compiled != configured and configured != "auto":
             raise ConfigError(
                 field,
                 expected=f"{compiled}, which this pipeline was compiled for",

@@ -90,7 +90,7 @@ def is_evaluated(config: Config, epoch: int) -> bool:
     return (epoch + 1) % config.evaluation.every == 0 or epoch + 1 == config.run.epochs
 
 
-TRAINED = {"new_policy": "policy", "new_training_state": "training_state", "new_history": "history"}
+TRAINED = {"new_policy": "policy", "new_training_state": "training_state"}
 """Output -> input of a step that trains."""
 Facts = dict[str, Any]
 """What a step returns: flat values."""
@@ -176,10 +176,9 @@ def _store_failure(arguments: Mapping[str, Any], failure: Mapping[str, Any]) -> 
     """
     try:
         about = arguments
-        for name in ("run", "request"):
-            # The first step is still about to write its folder, and is told the same by its parameters.
-            file = Path(str(arguments.get(name, ""))) / RUN_FILE
-            about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else about
+        # The first steps have no folder of the run yet, and are told the same by their parameters.
+        file = Path(str(arguments.get("run", ""))) / RUN_FILE
+        about = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else about
         storage = Storage.open(about["storage"])
         records = RunRecords(storage=storage, experiment=about["experiment"], run_id=about["run_id"])
         records.add_failure(Failure.model_validate(failure))

@@ -13,14 +13,12 @@ from hrf.progress import emit
 from hrf.secrets import SCORING_SECRETS
 from hrf.steps.artifacts import load_evaluation_starts
 from hrf.steps.context import Run, advance_reporter, step
-from hrf.steps.history import epoch_folder
+from hrf.steps.history import read_update
 from hrf.steps.measuring import measure_policy
 
 
 @step("evaluate", when_stopped={"evaluation": ""}, secrets=SCORING_SECRETS)
-def evaluate(
-    *, run: str, base: str, policy: str, baseline: str, history: str, epoch: int, evaluation: str
-) -> dict[str, Any]:
+def evaluate(*, run: str, base: str, policy: str, baseline: str, epoch: int, evaluation: str) -> dict[str, Any]:
     """Measure reward, diversity, fidelity and drift of a candidate.
 
     Args:
@@ -28,7 +26,6 @@ def evaluate(
         base: Folder of the base model.
         policy: Folder of the candidate; its averaged weights are measured where it has them.
         baseline: Folder of the baseline.
-        history: Folder of the records so far, for the evaluations that training has spent.
         epoch: From 0.
         evaluation: Output folder: `evaluation.json` and the sample grid.
 
@@ -38,20 +35,18 @@ def evaluate(
     context = Run.read(run)
     config = context.config
     baseline_folder = read_folder(baseline)
-    candidate = load_policy(
-        config, read_folder(base), read_folder(policy), average=True, prompts=context.prompts_folder
-    )
+    policy_folder = read_folder(policy)
+    candidate = load_policy(config, read_folder(base), policy_folder, average=True, prompts=context.prompts_folder)
     starts = load_evaluation_starts(baseline_folder)
     total = len(starts.states) * (config.sampler.steps - starts.step) * config.forwards
     measured, pictures = measure_policy(context, candidate, starts, advance_reporter("evaluate", epoch, total))
-    update = json.loads((epoch_folder(read_folder(history), epoch) / "update.json").read_text(encoding="utf-8"))
     record = evaluation_record(
         measured,
         Measured.load(baseline_folder / "base"),
         settings=config.evaluation,
         limits=config.gate.monitors,
         epoch=epoch,
-        num_evaluations=update["num_evaluations"],
+        num_evaluations=read_update(policy_folder, epoch)["num_evaluations"],
     )
     with writing_folder(evaluation, producer=context.producer("evaluate", epoch)) as folder:
         (folder / "evaluation.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")

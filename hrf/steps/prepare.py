@@ -24,27 +24,49 @@ from hrf.policies.sources import classifier_folder
 from hrf.policies.text import embed_prompts
 from hrf.promoted import fetch_incumbent
 from hrf.prompts import PromptTable, resolve_prompts
-from hrf.records import Promotion
 from hrf.rewards import build_reward, missing_prompts
+from hrf.run_records import RunRecords
 from hrf.secrets import SCORING_SECRETS
 from hrf.seeds import derive_seed
-from hrf.steps.context import CONFIG_FILE, RUN_FILE, Run, step
+from hrf.steps.check import settle_config
+from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
 from hrf.steps.picture_size import check_classifier, check_pixel_grid
 from hrf.steps.policy_folder import copy_policy, split_at
 from hrf.storage import Storage
 
 
 @step("prepare", secrets=SCORING_SECRETS)
-def prepare(*, request: str, base: str, run: str, policy: str, training_state: str, history: str) -> dict[str, Any]:
+def prepare(
+    *,
+    preset: str,
+    overrides: str,
+    learning_rate: float,
+    seed: int,
+    experiment: str,
+    run_id: str,
+    storage: str,
+    base: str,
+    run: str,
+    policy: str,
+    training_state: str,
+) -> dict[str, Any]:
     """Check the configuration against the model, pack classifiers, and fetch the policy to start from.
 
+    Where the run starts is what its record in the storage says, which `check` has written: it stays the same however
+    often the run is resumed.
+
     Args:
-        request: Folder that `check` wrote: the configuration, and where the run starts.
+        preset: As of `check`.
+        overrides: As of `check`.
+        learning_rate: As of `check`.
+        seed: As of `check`.
+        experiment: As of `check`.
+        run_id: As of `check`.
+        storage: As of `check`.
         base: Folder of the base model.
         run: Output folder: the resolved configuration, the run's identity, and the classifiers it uses.
         policy: Output folder: the policy that training starts from.
         training_state: Output folder: optimizer state and counters, fresh.
-        history: Output folder: the records of past epochs, none yet.
 
     Returns:
         What the run is, as flat values.
@@ -52,8 +74,9 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     Raises:
         HrfError: For whatever can't work.
     """
-    asked = Run.read(request)
-    config, about = asked.config, dict(asked.about)
+    config = settle_config(preset, overrides, learning_rate=learning_rate, seed=seed)
+    started = RunRecords(storage=Storage.open(storage), experiment=experiment, run_id=run_id).settled(config.digest())
+    parent, pointer = started.started_from, started.incumbent
     base_folder, base_digest = read_folder(base), read_manifest(base).content_digest()
     kind = kind_of(base_folder)
     kind.check(config)
@@ -63,18 +86,23 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     schedule = noise_schedule(scheduler_config(base_folder), config)
     config.window_schedule(schedule.num_trained_steps)
     identity = policy_identity(config, base_digest)
-    pointer, parent = about.pop("incumbent"), about["started_from"]
-    about |= {
-        "run_seed": run_seed(config.run.seed, parent, about["noise_tag"]),
+    about: dict[str, Any] = {
+        "run_id": run_id,
+        "experiment": experiment,
+        "storage": storage,
+        "preset": preset,
+        "started_from": parent,
+        "noise_tag": started.noise_tag,
+        "run_seed": run_seed(config.run.seed, parent, started.noise_tag),
         "num_epochs": config.run.epochs,
         "num_trained_steps": schedule.num_trained_steps,
         "policy": identity,
         "evaluation_digest": _evaluation_digest(config, identity, prompts),
         "versions": _versions(),
     }
-    producer = asked.producer("prepare")
+    producer = {"step": "prepare", "run": run_id, "hrf": __version__, "config": config.digest()}
     with writing_folder(run, producer=producer) as folder:
-        shutil.copyfile(asked.folder / CONFIG_FILE, folder / CONFIG_FILE)
+        (folder / CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")
         (folder / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
         _pack_classifiers(config, folder / "classifiers", picture_size)
         if config.prompts and prompts:
@@ -84,8 +112,7 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     with writing_folder(policy, producer=producer) as folder:
         if pointer:
             with tempfile.TemporaryDirectory() as scratch:
-                promotion = Promotion.parse(pointer, str(asked.folder / RUN_FILE))
-                incumbent = fetch_incumbent(Storage.open(about["storage"]), promotion, Path(scratch) / "incumbent")
+                incumbent = fetch_incumbent(Storage.open(storage), pointer, Path(scratch) / "incumbent")
                 switch_step = _check_incumbent(incumbent, identity, parent, config)
                 config.window_schedule(schedule.num_trained_steps, switch_step=switch_step)
                 copy_policy(incumbent, folder)
@@ -94,9 +121,7 @@ def prepare(*, request: str, base: str, run: str, policy: str, training_state: s
     with writing_folder(training_state, producer=producer) as folder:
         fresh = {"num_updates": 0, "num_evaluations": 0, "rate_scale": 1.0}
         (folder / "state.json").write_text(json.dumps(fresh) + "\n", encoding="utf-8")
-    with writing_folder(history, producer=producer) as folder:
-        (folder / "epochs").mkdir()
-    return {"run_id": about["run_id"], "trained_steps": schedule.num_trained_steps}
+    return {"run_id": run_id, "trained_steps": schedule.num_trained_steps}
 
 
 def run_seed(seed: int, parent: str | None, noise_tag: str) -> int:

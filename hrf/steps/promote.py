@@ -13,47 +13,45 @@ from hrf.progress import emit
 from hrf.promotion import Candidate
 from hrf.promotion import promote as promote_candidate
 from hrf.steps.context import CONFIG_FILE, Run, step
-from hrf.steps.history import extend_history
+from hrf.steps.history import add_updates, extend_history
 from hrf.steps.policy_folder import copy_policy
 from hrf.storage import Storage
 
 
-@step("promote", when_stopped={"new_history": "history", "decision": ""})
+@step("promote", when_stopped={"new_history": "history"})
 def promote(
     *,
     run: str,
     policy: str,
     baseline: str,
     evaluation: str,
-    history: str,
     epoch: int,
     new_history: str,
-    decision: str,
+    history: str | None = None,
 ) -> dict[str, Any]:
     """Decide on a candidate and record the decision.
 
     Args:
         run: Folder of the run.
-        policy: Folder of the candidate.
+        policy: Folder of the candidate, with the records of its training.
         baseline: Folder of the baseline.
         evaluation: Folder of the candidate's evaluation.
-        history: Folder of the records so far.
         epoch: From 0.
-        new_history: Output folder: `history` with this epoch's evaluation and decision.
-        decision: Output folder: `decision.json`.
+        new_history: Output folder: `history` with the records of training since, and this evaluation and decision.
+        history: Folder of the records up to the last evaluation; None for a run's first.
 
     Returns:
         The decision in flat values.
     """
     context = Run.read(run)
     about, config = context.about, context.config
-    baseline_folder, evaluation_folder = read_folder(baseline), read_folder(evaluation)
+    baseline_folder, evaluation_folder, policy_folder = (read_folder(path) for path in (baseline, evaluation, policy))
     record = json.loads((evaluation_folder / "evaluation.json").read_text(encoding="utf-8"))
     start = json.loads((baseline_folder / "start.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "candidate"
         with writing_folder(weights, producer=context.producer("promote", epoch)) as folder:
-            _write_candidate(read_folder(policy), context, record, folder)
+            _write_candidate(policy_folder, context, record, folder)
         decided = promote_candidate(
             Storage.open(about["storage"]),
             about["experiment"],
@@ -70,12 +68,10 @@ def promote(
             confidence=config.evaluation.confidence,
         )
     outcome = decided.as_json()
-    producer = context.producer("promote", epoch)
-    with writing_folder(decision, producer=producer) as folder:
-        (folder / "decision.json").write_text(json.dumps(outcome, indent=1) + "\n", encoding="utf-8")
-    with writing_folder(new_history, producer=producer) as folder:
+    with writing_folder(new_history, producer=context.producer("promote", epoch)) as folder:
         records = {"evaluation.json": record, "decision.json": outcome}
         target = extend_history(history, folder, epoch, records)
+        add_updates(policy_folder, folder)
         shutil.copyfile(evaluation_folder / "grid.png", target / "grid.png")
     emit("epoch-decided", epoch=epoch, outcome=decided.outcome)
     metrics: dict[str, Any] = {

@@ -17,14 +17,14 @@ from hrf.progress import emit
 from hrf.promoted import fetch_candidate
 from hrf.steps.artifacts import STATE_FILE
 from hrf.steps.context import TRAINED, Run, step
-from hrf.steps.history import extend_history
+from hrf.steps.history import copy_updates, extend_history
 from hrf.steps.policy_folder import POLICY_FILE, copy_policy, split_at
 from hrf.storage import Storage
 
 MANIFEST_ONLY = shutil.ignore_patterns("manifest.json")
 
 
-@step("steer", when_stopped=TRAINED)
+@step("steer", when_stopped={**TRAINED, "new_history": "history"})
 def steer(
     *,
     run: str,
@@ -66,6 +66,7 @@ def steer(
     with writing_folder(new_policy, producer=producer) as folder:
         if backs_up:
             _write_kept(context, steering.kept.candidate, read_folder(base), folder)
+            copy_updates(policy_folder, folder)
         else:
             shutil.copytree(policy_folder, folder, dirs_exist_ok=True, ignore=MANIFEST_ONLY)
         _change(folder / POLICY_FILE, split_at(steering.switch_step))

@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from hrf.checkpoint import read_folder, writing_folder
+from hrf.checkpoint import read_folder
 from hrf.cost import expected_sampling_evaluations
 from hrf.ranks import this_rank
 from hrf.rewards import build_reward
 from hrf.secrets import SCORING_SECRETS
 from hrf.steps.artifacts import load_prefix_pool
 from hrf.steps.context import TRAINED, Run, advance_reporter, step
-from hrf.steps.history import extend_history
 from hrf.steps.processes import in_processes
 from hrf.steps.sample import prompt_texts
 from hrf.steps.score import reward_samples
@@ -29,12 +28,10 @@ def train(
     policy: str,
     training_state: str,
     baseline: str,
-    history: str,
     epoch: int,
     num_epochs: int,
     new_policy: str,
     new_training_state: str,
-    new_history: str,
 ) -> dict[str, Any]:
     """Train `num_epochs` epochs from `epoch` on; bit for bit what the separate steps make of them.
 
@@ -44,12 +41,10 @@ def train(
         policy: Folder of the current policy.
         training_state: Folder of the optimizer's state and the counters.
         baseline: Folder of the baseline, which holds the prefix pool.
-        history: Folder of the records of past epochs.
         epoch: The first one, from 0.
         num_epochs: How many.
-        new_policy: Output folder: the updated policy.
+        new_policy: Output folder: the updated policy, with the records of these epochs.
         new_training_state: Output folder.
-        new_history: Output folder: `history` and these epochs' records.
 
     Returns:
         The last epoch's metrics.
@@ -83,8 +78,5 @@ def train(
         records[current] = session.learn(episodes.trajectories, rewards, episodes.record(), score_seconds, current)
     last = epoch + num_epochs - 1
     if ranks.writes():
-        session.save(new_policy, new_training_state, "train", last)
-        with writing_folder(new_history, producer=context.producer("train", last)) as folder:
-            for current, record in records.items():
-                extend_history(history, folder, current, {"update.json": record})
+        session.save(new_policy, new_training_state, "train", records)
     return update_metrics(records[last])

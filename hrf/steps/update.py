@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from hrf.ranks import this_rank
 from hrf.rollout import Trajectories
 from hrf.steps.artifacts import load_training_state, load_trajectories, save_training_state
 from hrf.steps.context import TRAINED, Run, advance_reporter, step
-from hrf.steps.history import extend_history
+from hrf.steps.history import copy_updates, update_file, write_record
 from hrf.steps.processes import in_processes
 from hrf.training import advantages_of, build_statistics
 from hrf.update import UpdateMetrics, Updater, build_optimizer, weight_sums
@@ -41,11 +41,9 @@ def update(
     training_state: str,
     trajectories: str,
     scores: str,
-    history: str,
     epoch: int,
     new_policy: str,
     new_training_state: str,
-    new_history: str,
 ) -> dict[str, Any]:
     """Make one epoch's updates.
 
@@ -56,11 +54,9 @@ def update(
         training_state: Folder of the optimizer's state and the counters.
         trajectories: Folder of the epoch's trajectories.
         scores: Folder of their rewards.
-        history: Folder of the records of past epochs.
         epoch: From 0.
-        new_policy: Output folder: the updated policy.
+        new_policy: Output folder: the updated policy, with the record of this epoch.
         new_training_state: Output folder.
-        new_history: Output folder: `history` and this epoch's `update.json`.
 
     Returns:
         The last update's metrics.
@@ -71,9 +67,7 @@ def update(
     session = TrainingSession(context, base, policy, training_state)
     record = session.learn(tails, np.asarray(scored["rewards"]), sampled, float(scored["seconds"]), epoch)
     if this_rank().writes():
-        session.save(new_policy, new_training_state, "update", epoch)
-        with writing_folder(new_history, producer=context.producer("update", epoch)) as folder:
-            extend_history(history, folder, epoch, {"update.json": record})
+        session.save(new_policy, new_training_state, "update", {epoch: record})
     return update_metrics(record)
 
 
@@ -95,7 +89,7 @@ class TrainingSession:
     def __init__(self, context: Run, base: str, policy: str, training_state: str) -> None:
         self._context = context
         self._base = read_folder(base)
-        folder = read_folder(policy)
+        self._origin = folder = read_folder(policy)
         config: Config = context.config
         self.policy: DiffusionPolicy = load_policy(
             config, self._base, folder, prompts=context.prompts_folder, reference=config.update.kl_weight > 0
@@ -129,7 +123,7 @@ class TrainingSession:
         score_seconds: float,
         epoch: int,
     ) -> dict[str, Any]:
-        """Make an epoch's updates; returns the epoch's `update.json`."""
+        """Make an epoch's updates; returns the record of the epoch."""
         config = self._context.config
         began = time.perf_counter()
         num_pairs = int(trajectories.tail_lengths.sum())
@@ -180,11 +174,16 @@ class TrainingSession:
                 fix="raise update.learning_rate: its steps are lost in the weights' own rounding",
             )
 
-    def save(self, policy: str | Path, training_state: str | Path, step_name: str, epoch: int) -> None:
-        """Write the policy and training state folders."""
-        producer = self._context.producer(step_name, epoch)
+    def save(
+        self, policy: str | Path, training_state: str | Path, step_name: str, records: Mapping[int, dict[str, Any]]
+    ) -> None:
+        """Write the policy folder, with the records of the epochs since it was read, and the training state folder."""
+        producer = self._context.producer(step_name, max(records))
         with writing_folder(policy, producer=producer) as folder:
             denoiser, average = self.policy.denoiser, self._updater.average
             save_policy(folder, denoiser, self._base, self._about, average, self._weights)
+            copy_updates(self._origin, folder)
+            for epoch, record in records.items():
+                write_record(update_file(folder, epoch), record)
         with writing_folder(training_state, producer=producer) as folder:
             save_training_state(self._updater, folder, self._num_evaluations, self._rate_scale, self._statistics)

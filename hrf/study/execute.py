@@ -19,7 +19,7 @@ from hrf.inputs import input_digests
 from hrf.policies.folders import POLICY_FILE
 from hrf.progress import PROGRESS_FILE
 from hrf.steps.baseline import baseline, read_baseline
-from hrf.steps.check import check
+from hrf.steps.check import PRESETS_SEED, check
 from hrf.steps.evaluate import evaluate
 from hrf.steps.fetch import fetch
 from hrf.steps.history import epoch_folder
@@ -78,27 +78,28 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
     base = _fetch(run.config, places)
     ways = [_prepare(arm, config, run, places, base) for arm, config in run.configs.items()]
     rows = [_row(way, run, read_baseline(way.folders["baseline"])[1], way.folders["policy"], point=0) for way in ways]
-    current = {name: ways[0].folders[name] for name in ("policy", "training_state", "history")}
+    current = {name: ways[0].folders[name] for name in ("policy", "training_state")}
+    histories: dict[str, str | None] = dict.fromkeys(run.configs)
     trained = 0
     for point, epochs in enumerate(run.measured_after, start=1):
         current = _train(ways[0], base, current, folder / f"trained-{epochs:04d}", trained, epochs - trained)
         for way in ways:
             at = folder / f"measured-{epochs:04d}" / way.arm
-            history = _measure(way, base, current, at, epochs - 1)
+            histories[way.arm] = history = _measure(way, base, current["policy"], histories[way.arm], at, epochs - 1)
             policy = current["policy"] if way.config.diversity_floor is not None else way.folders["policy"]
             evaluation = _read(at / "evaluation" / "evaluation.json")
             rows.append(_row(way, run, evaluation, policy, point=point, history=history))
-            if way is ways[0]:
-                own_history = history
         _keep_pictures(ways, run, places, folder / f"measured-{epochs:04d}")
-        current |= {"history": own_history}
         trained = epochs
         if ways[0].config.diversity_floor is not None:
-            current = _steer(ways[0], base, current, folder / f"steered-{epochs:04d}", epochs - 1)
+            own = {**current, "history": histories[ways[0].arm]}
+            steered = _steer(ways[0], base, own, folder / f"steered-{epochs:04d}", epochs - 1)
+            histories[ways[0].arm] = steered.pop("history")
+            current = steered
             if read_manifest(current["policy"]).stopped:
                 break
     if ways[0].config.diversity_floor is not None:
-        _keep_decisions(run, current["history"], places)
+        _keep_decisions(run, str(histories[ways[0].arm]), places)
     _clear(run, places)
     return rows
 
@@ -133,17 +134,22 @@ def _fetch(config: Config, places: Places) -> str:
 
 def _prepare(arm: str, config: Config, run: StudyRun, places: Places, base: str) -> _Measured:
     at, experiment = work_folder(run, places) / arm, _experiment(arm, run, run.digest)
-    shape = {
+    shape: dict[str, Any] = {
         "num_epochs": config.run.epochs,
         "epochs_per_step": config.run.epochs_per_step,
         "evaluate_every": config.evaluation.every,
         "steered": config.diversity_floor is not None,
     }
-    kept = {"experiment": experiment, "run_id": "run", "storage": places.storage}
-    asked = {"preset": "", "overrides": config.to_yaml(), "start_from": "base", "noise_tag": ""}
-    _once(check, {"request": at / "request"}, **shape, **kept, **asked)
-    outputs = {name: at / name for name in ("run", "policy", "training_state", "history")}
-    _once(prepare, outputs, request=str(at / "request"), base=base)
+    configured: dict[str, Any] = {
+        "preset": "",
+        "overrides": config.to_yaml(),
+        "learning_rate": 0.0,
+        "seed": PRESETS_SEED,
+    }
+    configured |= {"experiment": experiment, "run_id": "run", "storage": places.storage}
+    check(**shape, **configured, start_from="base", noise_tag="")
+    outputs = {name: at / name for name in ("run", "policy", "training_state")}
+    _once(prepare, outputs, **configured, base=base)
     folders = {name: str(path) for name, path in outputs.items()}
     # What several runs have in common is measured once: the base, and the states that their evaluations start from.
     shared = places.scratch / "shared" / "baselines" / _digest(_measured_alike(config))
@@ -161,7 +167,7 @@ def _train(
     return {name: str(at / name) for name in current}
 
 
-def _steer(way: _Measured, base: str, current: Mapping[str, str], at: Path, epoch: int) -> dict[str, str]:
+def _steer(way: _Measured, base: str, current: Mapping[str, str | None], at: Path, epoch: int) -> dict[str, str]:
     """Hold the run above its diversity floor."""
     outputs = {f"new_{name}": at / name for name in current}
     settled = {"run": way.folders["run"], "base": base, "baseline": way.folders["baseline"]}
@@ -169,18 +175,16 @@ def _steer(way: _Measured, base: str, current: Mapping[str, str], at: Path, epoc
     return {name: str(at / name) for name in current}
 
 
-def _measure(way: _Measured, base: str, current: Mapping[str, str], at: Path, epoch: int) -> str:
+def _measure(way: _Measured, base: str, policy: str, history: str | None, at: Path, epoch: int) -> str:
     """Evaluate and decide; returns the history with both."""
     given = {
         "run": way.folders["run"],
         "baseline": way.folders["baseline"],
-        "policy": current["policy"],
-        "history": current["history"],
+        "policy": policy,
         "epoch": epoch,
     }
     _once(evaluate, {"evaluation": at / "evaluation"}, **given, base=base)
-    outputs = {"new_history": at / "history", "decision": at / "decision"}
-    _once(promote, outputs, **given, evaluation=str(at / "evaluation"))
+    _once(promote, {"new_history": at / "history"}, **given, evaluation=str(at / "evaluation"), history=history)
     return str(at / "history")
 
 

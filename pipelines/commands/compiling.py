@@ -74,6 +74,7 @@ def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
         ConfigError: The placement is not valid or does not fit, or the run has too many tasks for a cluster.
     """
     from pipelines.finetune import build
+    from pipelines.forecasting import settle_epochs_per_step
     from pipelines.menus import finetune_menus
     from pipelines.package import compile_package
     from pipelines.placement import load_placement
@@ -81,13 +82,14 @@ def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
     from pipelines.workflow_size import check_size, estimate
 
     site = load_placement(placement, chosen.config)
+    config = settle_epochs_per_step(chosen.config, site)
     with warnings.catch_warnings(record=True, action="always", category=UserWarning) as noted:
         pipeline = build(chosen.config, preset=chosen.preset, overrides=chosen.overrides, placement=site)
-        menus = finetune_menus(chosen.config, site, preset=chosen.preset, overrides=chosen.overrides)
+        menus = finetune_menus(config, site, preset=chosen.preset, overrides=chosen.overrides)
         package = compile_package(pipeline, menus)
     for warning in noted:
         note(str(warning.message))
-    steps = plan_epochs(chosen.config, num_shards=site.shards)
+    steps = plan_epochs(config, num_shards=site.shards)
     size = estimate(package)
     check_size(size)
     return Compiled(package=package, num_tasks=count_tasks(steps), size=size, placement=site)

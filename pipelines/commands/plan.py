@@ -12,7 +12,6 @@ from pipelines.commands.configuring import Settings, choose
 from pipelines.commands.console import AsJson, Traceback, console, print_json
 
 if TYPE_CHECKING:
-    from hrf.config import Config
     from hrf.forecast import EpochForecast, Forecast, Work
 
 _UNITS = ("", "k", "M", "G", "T", "P", "E", "Z")
@@ -28,6 +27,8 @@ def plan(
     _traceback: Traceback = False,
 ) -> None:
     """Compute what a run will take: denoiser evaluations, FLOPs, time and memory on one GPU, bytes of artifacts."""
+    from pipelines.forecasting import compute
+
     chosen = choose(preset, settings, {"epochs": epochs} if epochs else {})
     found = compute(chosen.config, gpu, utilisation)
     if as_json:
@@ -45,28 +46,6 @@ def plan(
     screen.print(_bytes_table(found))
     for assumption in found.assumptions:
         screen.print(f"* {assumption}", highlight=False, soft_wrap=True)
-
-
-def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
-    """Forecast a configuration's run; of its base model only the configuration files are read.
-
-    Raises:
-        HrfError: If they can't be had, or there is no such GPU.
-    """
-    import tempfile
-    from pathlib import Path
-
-    from hrf.forecast import forecast
-    from hrf.policies.architectures import fetch_architecture
-    from hrf.policies.folders import noise_schedule
-    from hrf.policies.footprint import decoder_footprint, denoiser_footprint
-
-    with tempfile.TemporaryDirectory() as scratch:
-        model = fetch_architecture(config.model, Path(scratch))
-    denoiser = denoiser_footprint(model.denoiser, config.policy.lora)
-    decoder = decoder_footprint(model.decoder, denoiser.sample_shape) if model.decoder else None
-    schedule = noise_schedule(model.scheduler, config)
-    return forecast(config, schedule, denoiser, decoder, gpu=gpu, utilisation=utilisation)
 
 
 def amount(number: float) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 
 import pytest
-from kfp.dsl import Artifact, Metrics, Model
+from kfp.dsl import Metrics, Model
 
 from components.outputs import record
 from hrf.checkpoint import writing_folder
@@ -24,12 +24,11 @@ def metrics(tmp_path):
 
 
 def test_numbers_become_metrics_and_words_become_lineage(policy, metrics):
-    parent = Artifact(name="run", uri="/somewhere/run", metadata={"sha256": "abc"})
-    record({"loss": 0.5, "updates": 3, "window": "10-18"}, metrics=metrics, outputs=[policy], parents=[parent], epoch=2)
+    record({"loss": 0.5, "updates": 3, "window": "10-18"}, metrics=metrics, outputs=[policy], epoch=2)
     assert metrics.metadata == {"loss": 0.5, "updates": 3.0}
     assert policy.metadata["window"] == "10-18"
     assert policy.metadata["epoch"] == 2
-    assert policy.metadata["parents"] == ["run abc"]
+    assert "parents" not in policy.metadata
 
 
 def test_the_digest_of_a_folder_is_that_of_its_manifest(policy, metrics, tmp_path):
@@ -37,9 +36,9 @@ def test_the_digest_of_a_folder_is_that_of_its_manifest(policy, metrics, tmp_pat
     assert policy.metadata["sha256"] == hashlib.sha256((tmp_path / "policy" / "manifest.json").read_bytes()).hexdigest()
 
 
-def test_a_parent_without_digest_is_told_by_its_address(policy, metrics):
-    record({}, metrics=metrics, outputs=[policy], parents=[Artifact(name="page", uri="/somewhere/page")])
-    assert policy.metadata["parents"] == ["page /somewhere/page"]
+def test_a_step_without_numbers_has_no_metrics_but_lineage(policy):
+    record({"run_id": "r1", "trained_steps": 18}, outputs=[policy])
+    assert policy.metadata["run_id"] == "r1"
 
 
 def test_the_commit_of_the_image_is_written_down(policy, metrics, monkeypatch):

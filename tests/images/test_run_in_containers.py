@@ -16,11 +16,13 @@ import json, sys, warnings
 from kfp import local
 from hrf.config import resolve
 from pipelines.finetune import build
+from pipelines.handing_on import hand_on_everywhere
 from pipelines.placement import Images
 
 warnings.simplefilter("ignore")
 order = json.load(open(sys.argv[1]))
 runner = local.DockerRunner(**order["docker"]) if order["docker"] else local.SubprocessRunner(use_venv=False)
+hand_on_everywhere()
 local.init(runner, pipeline_root=order["root"])
 pipeline = build(resolve("avatars-smoke"), preset="avatars-smoke", images=Images(**order["images"]))
 pipeline(storage=order["storage"], experiment="equal", run_tag="equal-run")

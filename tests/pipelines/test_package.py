@@ -9,8 +9,9 @@ from hrf.config import resolve
 from hrf.errors import ConfigError
 from pipelines import compare, finetune
 from pipelines.package import compile_package, with_caching
-from pipelines.placement import Images
+from pipelines.placement import Images, Placement
 
+BEFORE_AND_AFTER = {"check", "fetch", "prepare", "baseline", "summarize"}
 IMAGES = Images(control="registry/control:1", worker="registry/worker:1", reward="registry/reward:1")
 
 
@@ -65,19 +66,13 @@ def test_the_tasks_and_their_order(spec):
         "baseline": ["fetch", "prepare"],
         "epoch": ["baseline", "fetch", "prepare"],
         "epoch-2": ["baseline", "epoch", "fetch", "prepare"],
-        "summarize": ["baseline", "epoch-2", "prepare"],
+        "evaluate": ["baseline", "epoch-2", "fetch", "prepare"],
+        "summarize": ["baseline", "evaluate", "prepare"],
     }
     assert _tasks(spec["components"]["comp-epoch"]["dag"]) == {
         "sample": [],
         "score": ["sample"],
         "update": ["sample", "score"],
-    }
-    assert _tasks(spec["components"]["comp-epoch-2"]["dag"]) == {
-        "sample": [],
-        "score": ["sample"],
-        "update": ["sample", "score"],
-        "evaluate": ["update"],
-        "promote": ["evaluate", "update"],
     }
 
 
@@ -88,6 +83,7 @@ def test_display_names_say_what_an_epoch_is_about(spec):
         "check",
         "epoch 0: window 10-last",
         "epoch 1: window 10-last",
+        "evaluate and promote: epoch 1",
         "fetch",
         "prepare",
         "summarize",
@@ -99,8 +95,10 @@ def test_the_parameters_are_flat_with_defaults_and_help(spec):
     parameters = spec["root"]["inputDefinitions"]["parameters"]
     assert {name: (entry["parameterType"], entry["defaultValue"]) for name, entry in parameters.items()} == {
         "preset": ("STRING", "avatars-compressibility"),
+        "start_from": ("STRING", "as configured"),
+        "learning_rate": ("NUMBER_DOUBLE", 0.0),
+        "seed": ("NUMBER_INTEGER", -1.0),
         "overrides": ("STRING", '{"x": 1}'),
-        "start_from": ("STRING", ""),
         "experiment": ("STRING", "default"),
         "storage": ("STRING", "s3://hrf"),
         "run_tag": ("STRING", ""),
@@ -113,7 +111,7 @@ def test_every_task_runs_in_the_image_of_its_role(spec):
     executors = spec["deploymentSpec"]["executors"]
     images = {name.removeprefix("exec-"): entry["container"]["image"] for name, entry in executors.items()}
     by_role = {
-        "control": {"check", "promote", "summarize", "report-status"},
+        "control": {"check", "summarize", "report-status"},
         "worker": {"fetch", "sample", "sample-2", "update", "update-2"},
         "reward": {"prepare", "baseline", "score", "score-2", "evaluate"},
     }
@@ -129,8 +127,21 @@ def _cached(spec):
     return {task["taskInfo"]["name"] for task in _all_tasks(spec) if task.get("cachingOptions", {}).get("enableCache")}
 
 
-def test_a_cluster_answers_only_the_fetching_of_the_base_from_its_cache(spec):
-    assert _cached(spec) == {"fetch"}
+def test_a_cluster_computes_check_and_status_anew_and_may_answer_all_else_from_its_cache(spec):
+    """What resumes a run there. Kills: a step that each attempt computes again, or a check of another day."""
+    uncached = {task["taskInfo"]["name"] for task in _all_tasks(spec)} - _cached(spec)
+    assert uncached == {"check", "report status", "run"}
+
+
+def test_no_cached_task_is_told_which_attempt_at_the_run_it_belongs_to(spec):
+    """Kubeflow's id of the attempt, which is another one each time, goes to `check` and the status alone."""
+    told = {
+        task["taskInfo"]["name"]
+        for task in _all_tasks(spec)
+        for entry in task.get("inputs", {}).get("parameters", {}).values()
+        if "{{$.pipeline_job_uuid}}" in str(entry)
+    }
+    assert told == {"check", "report status"}
 
 
 def test_here_every_task_but_the_one_that_reports_the_end_is_cached_and_nothing_else_differs(package):
@@ -144,39 +155,43 @@ def test_here_every_task_but_the_one_that_reports_the_end_is_cached_and_nothing_
 def test_the_number_of_epochs_and_the_evaluated_epoch_are_constants(spec):
     tasks = _run_tasks(spec)
     numbers = tasks["epoch-2"]["inputs"]["parameters"]
-    assert {name: entry["runtimeValue"]["constant"] for name, entry in numbers.items()} == {
-        "epoch": 1.0,
-        "last_epoch": 1.0,
-        "num_epochs": 1.0,
-    }
+    assert {name: entry["runtimeValue"]["constant"] for name, entry in numbers.items()} == {"epoch": 1.0}
+    assert tasks["evaluate"]["inputs"]["parameters"]["epoch"]["runtimeValue"]["constant"] == 1.0
     assert tasks["check"]["inputs"]["parameters"]["num_epochs"]["runtimeValue"]["constant"] == 2.0
 
 
 def test_several_epochs_per_step_are_one_task_that_is_evaluated_at_its_last_epoch():
     config = resolve("avatars-compressibility", "{run: {epochs: 6, epochs_per_step: 3}, evaluation: {every: 3}}")
     spec = parse(compile_package(finetune.build(config)))
-    assert _tasks(spec["components"]["comp-epochs"]["dag"]) == {
-        "train": [],
-        "evaluate": ["train"],
-        "promote": ["evaluate", "train"],
+    tasks = _run_tasks(spec)
+    assert {name for name in tasks if name not in BEFORE_AND_AFTER} == {"train", "train-2", "evaluate", "evaluate-2"}
+    numbers = {
+        name: entry["runtimeValue"]["constant"] for name, entry in tasks["train-2"]["inputs"]["parameters"].items()
     }
-    numbers = _run_tasks(spec)["epochs-2"]["inputs"]["parameters"]
-    assert numbers["epoch"]["runtimeValue"]["constant"] == 3.0
-    assert numbers["last_epoch"]["runtimeValue"]["constant"] == 5.0
+    assert numbers == {"epoch": 3.0, "num_epochs": 3.0}
+    assert tasks["evaluate-2"]["inputs"]["parameters"]["epoch"]["runtimeValue"]["constant"] == 5.0
+    assert tasks["train-2"]["taskInfo"]["name"].startswith("epochs 3-5: ")
+
+
+def test_a_cluster_trains_on_while_it_evaluates_and_one_machine_evaluates_first():
+    """Kills: an evaluation that holds up training on a cluster; promotions that come after all training here."""
+    config = resolve("avatars-compressibility", "{run: {epochs: 6, epochs_per_step: 3}, evaluation: {every: 3}}")
+    here, there = (
+        _run_tasks(parse(compile_package(finetune.build(config, placement=at)))) for at in (None, Placement())
+    )
+    assert "evaluate" in here["train-2"]["dependentTasks"]
+    assert "evaluate" not in there["train-2"]["dependentTasks"]
+    # Promotions of one run come one after another all the same.
+    assert "evaluate" in there["evaluate-2"]["dependentTasks"]
 
 
 def test_a_diversity_floor_steers_what_the_next_epoch_starts_from():
-    config = resolve("avatars-floor", "{run: {epochs: 4}, evaluation: {every: 2}}")
+    config = resolve("avatars-floor", "{run: {epochs: 4, epochs_per_step: 2}, evaluation: {every: 2}}")
     spec = parse(compile_package(finetune.build(config)))
-    dag = spec["components"]["comp-epochs"]["dag"]
-    assert _tasks(dag) == {
-        "train": [],
-        "evaluate": ["train"],
-        "promote": ["evaluate", "train"],
-        "steer": ["promote", "train"],
-    }
-    outputs = dag["outputs"]["artifacts"].values()
-    assert {entry["artifactSelectors"][0]["producerSubtask"] for entry in outputs} == {"steer"}
+    tasks = _run_tasks(spec)
+    for task, source in {("train-2", "steer"), ("steer", "train"), ("summarize", "steer-2"), ("evaluate-2", "steer")}:
+        inputs = tasks[task]["inputs"]["artifacts"].values()
+        assert source in {entry["taskOutputArtifact"]["producerTask"] for entry in inputs}, (task, source)
     assert _run_tasks(spec)["check"]["inputs"]["parameters"]["steered"]["runtimeValue"]["constant"] is True
 
 

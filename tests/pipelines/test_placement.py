@@ -66,7 +66,6 @@ def test_resources_of_every_task_on_a_small_cluster():
         "score": SMALL,
         "update": SMALL,
         "evaluate": SMALL,
-        "promote": LIGHT,
         "summarize": LIGHT,
         "report-status": LIGHT,
     }
@@ -83,7 +82,6 @@ def test_resources_of_every_task_with_gpus():
         "score": BESIDE_GPU,
         "update": ON_GPU,
         "evaluate": ON_GPU,
-        "promote": LIGHT_BESIDE_GPU,
         "summarize": LIGHT_BESIDE_GPU,
         "report-status": LIGHT_BESIDE_GPU,
     }
@@ -98,7 +96,7 @@ def test_steering_moves_records_and_weights_and_needs_no_gpu():
 def test_failed_steps_are_tried_again_but_for_the_one_whose_answer_would_be_the_same():
     spec, _ = compiled(CPU)
     assert retries(spec) == {
-        **dict.fromkeys(("fetch", "prepare", "baseline", "sample", "score", "update", "evaluate", "promote"), 2),
+        **dict.fromkeys(("fetch", "prepare", "baseline", "sample", "score", "update", "evaluate"), 2),
         "summarize": 2,
         "report-status": 1,
     }

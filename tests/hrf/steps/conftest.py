@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
+from hrf.checkpoint import writing_folder
 from hrf.config import Config
 from hrf.steps.baseline import baseline
-from hrf.steps.check import check
+from hrf.steps.check import PRESETS_SEED, check
 from hrf.steps.evaluate import evaluate
 from hrf.steps.fetch import fetch
 from hrf.steps.gather import gather
+from hrf.steps.history import copy_updates, read_update
 from hrf.steps.prepare import prepare
 from hrf.steps.promote import promote
 from hrf.steps.sample import sample
@@ -42,10 +44,12 @@ class StepByStep:
     def at(self, name: str) -> str:
         return str(self.folder / name)
 
+    def configured(self) -> dict:
+        return {"preset": "", "overrides": self.config.to_yaml(), "learning_rate": 0.0, "seed": PRESETS_SEED}
+
     def check(self, run_id: str = "run", experiment: str = "tiny") -> dict:
         return check(
-            preset="",
-            overrides=self.config.to_yaml(),
+            **self.configured(),
             num_epochs=self.config.run.epochs,
             epochs_per_step=self.config.run.epochs_per_step,
             evaluate_every=self.config.evaluation.every,
@@ -55,7 +59,6 @@ class StepByStep:
             start_from="",
             noise_tag="",
             storage=self.storage,
-            request=self.at("request"),
         )
 
     def prepare(self, run_id: str = "run", experiment: str = "tiny") -> None:
@@ -64,12 +67,14 @@ class StepByStep:
         model = {name: asked[name] for name in ("source", "revision", "version")}
         fetch(**model, base=self.at("base"))
         prepare(
-            request=self.at("request"),
+            **self.configured(),
+            experiment=experiment,
+            run_id=run_id,
+            storage=self.storage,
             base=self.at("base"),
             run=self.at("run"),
             policy=self.at("policy-0"),
             training_state=self.at("state-0"),
-            history=self.at("history-0"),
         )
         baseline(run=self.at("run"), base=self.at("base"), policy=self.at("policy-0"), baseline=self.at("baseline"))
 
@@ -110,11 +115,9 @@ class StepByStep:
             training_state=self.at(f"state-{epoch}"),
             trajectories=self.at(f"trajectories-{epoch}"),
             scores=self.at(f"scores-{epoch}"),
-            history=self.at(f"history-{epoch}"),
             epoch=epoch,
             new_policy=self.at(f"policy-{epoch + 1}"),
             new_training_state=self.at(f"state-{epoch + 1}"),
-            new_history=self.at(f"history-{epoch + 1}"),
         )
 
     def train(self, epoch: int, num_epochs: int) -> None:
@@ -124,12 +127,10 @@ class StepByStep:
             policy=self.at(f"policy-{epoch}"),
             training_state=self.at(f"state-{epoch}"),
             baseline=self.at("baseline"),
-            history=self.at(f"history-{epoch}"),
             epoch=epoch,
             num_epochs=num_epochs,
             new_policy=self.at(f"policy-{epoch + num_epochs}"),
             new_training_state=self.at(f"state-{epoch + num_epochs}"),
-            new_history=self.at(f"history-{epoch + num_epochs}"),
         )
 
     def judge(self, epoch: int) -> dict:
@@ -143,7 +144,6 @@ class StepByStep:
             base=self.at("base"),
             policy=self.at(f"policy-{epoch + 1}"),
             baseline=self.at("baseline"),
-            history=self.at(f"history-{epoch + 1}"),
             epoch=epoch,
             evaluation=self.at(f"evaluation-{epoch}"),
         )
@@ -154,11 +154,27 @@ class StepByStep:
             policy=self.at(f"policy-{epoch + 1}"),
             baseline=self.at("baseline"),
             evaluation=self.at(f"evaluation-{epoch}"),
-            history=self.at(f"history-{epoch + 1}"),
+            history=self.history_before(epoch),
             epoch=epoch,
             new_history=self.at(f"judged-{epoch}"),
-            decision=self.at(f"decision-{epoch}"),
         )
+
+    def history_before(self, epoch: int) -> str | None:
+        """What the last evaluation before an epoch's left, or `steer` after it; None if there was none."""
+        names = [name for past in reversed(range(epoch)) for name in (f"history-{past + 1}", f"judged-{past}")]
+        return next((self.at(name) for name in names if (self.folder / name).is_dir()), None)
+
+    def forget_training(self) -> None:
+        """Give the policy after epoch 0 the weights from before it, and leave it its records."""
+        (self.folder / "policy-1").rename(self.folder / "tuned")
+        with writing_folder(self.at("policy-1"), producer={}) as folder:
+            ignored = shutil.ignore_patterns("manifest.json")
+            shutil.copytree(self.at("policy-0"), folder, dirs_exist_ok=True, ignore=ignored)
+            copy_updates(self.folder / "tuned", folder)
+
+    def update_record(self, epoch: int) -> dict:
+        """What an epoch's training has recorded."""
+        return read_update(self.folder / f"policy-{epoch + 1}", epoch)
 
     def steer(self, epoch: int) -> dict:
         """Steer after `judge`: what the epoch's training and `promote` wrote is then `trained-NAME-EPOCH`."""
@@ -166,7 +182,6 @@ class StepByStep:
         for name, source in given.items():
             shutil.rmtree(self.at(f"trained-{name}-{epoch}"), ignore_errors=True)
             (self.folder / source).rename(self.folder / f"trained-{name}-{epoch}")
-        shutil.rmtree(self.at(f"history-{epoch + 1}"))
         return steer(
             run=self.at("run"),
             base=self.at("base"),

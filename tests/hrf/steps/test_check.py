@@ -5,12 +5,11 @@ from typing import get_args
 
 import pytest
 
-from hrf.checkpoint import read_manifest
 from hrf.config import StartChoice, StartFrom
 from hrf.errors import ArtifactError, ConfigError, HrfError, StorageError
 from hrf.records import Failure
 from hrf.run_records import RunRecords
-from hrf.steps.check import check, model_version
+from hrf.steps.check import PRESETS_SEED, check, model_version, settle_config
 from hrf.steps.prepare import run_seed
 from hrf.steps.report_status import report_status
 from hrf.storage import Storage
@@ -25,6 +24,8 @@ def ask(run, **changes):
     arguments = {
         "preset": "",
         "overrides": run.config.to_yaml(),
+        "learning_rate": 0.0,
+        "seed": PRESETS_SEED,
         "num_epochs": 4,
         "epochs_per_step": 1,
         "evaluate_every": 1,
@@ -34,7 +35,6 @@ def ask(run, **changes):
         "start_from": "",
         "noise_tag": "",
         "storage": run.storage,
-        "request": run.at("request"),
     }
     return check(**{**arguments, **changes})
 
@@ -71,11 +71,10 @@ def test_a_check_that_runs_again_starts_from_the_same_candidate_whatever_was_pro
     """Kills: the pointer read anew by a retry."""
     run, later = steps("first"), steps("later")
     run.check("first")
-    before = read_manifest(run.at("request")).files
     put_forward(Storage.open(run.storage), candidate_of(tmp_path, "other", 0.1, epoch=3), experiment="tiny")
 
     assert run.check("first")["started_from"] == "base"
-    assert read_manifest(run.at("request")).files == before
+    assert records(run, "first").settled(run.config.digest()).incumbent is None
     assert later.check("later")["started_from"] == "other/epoch-0003"
 
 
@@ -112,8 +111,42 @@ def test_without_start_and_tag_the_seed_is_the_configured_one():
 
 def test_a_run_id_that_was_used_for_another_configuration_is_refused(steps):
     steps().check()
-    with pytest.raises(ArtifactError, match="another configuration has the id run"):
+    with pytest.raises(ArtifactError, match=r"another configuration .* has the id run"):
         steps("again", {"run": {"seed": 1}}).check()
+
+
+def test_a_run_is_not_resumed_by_other_code(steps, monkeypatch):
+    """Kills: steps of two versions in one run, where Kubeflow's cache has some and an image the others."""
+    monkeypatch.setenv("HRF_GIT_SHA", "a" * 40)
+    steps().check()
+    assert steps("again").check()["started_from"] == "base"
+    monkeypatch.setenv("HRF_GIT_SHA", "b" * 40)
+    with pytest.raises(ArtifactError, match=r"another version of hrf, or image, .*aaaa.*bbbb"):
+        steps("other").check()
+
+
+def test_numbers_of_the_form_are_laid_over_the_preset_and_zero_is_a_seed():
+    given = settle_config("avatars-smoke", "{update: {clip_range: 1e-3}}", learning_rate=3e-5, seed=0)
+    assert (given.update.learning_rate, given.run.seed, given.update.clip_range) == (3e-5, 0, 1e-3)
+    other = settle_config("avatars-smoke", "{run: {seed: 7}}")
+    assert other.run.seed == 7
+    assert settle_config("avatars-smoke", "{run: {seed: 7}}", seed=7).run.seed == 7
+
+
+def test_a_number_of_the_form_that_contradicts_the_overrides_is_refused():
+    with pytest.raises(ConfigError, match=r"seed: expected 7, which overrides sets as run\.seed"):
+        settle_config("avatars-smoke", "{run: {seed: 7}}", seed=0)
+    with pytest.raises(ConfigError, match="learning_rate"):
+        settle_config("avatars-smoke", "update: {learning_rate: 1e-4}", learning_rate=1e-5)
+
+
+def test_the_next_step_refuses_a_record_that_is_gone_or_of_another_configuration(steps):
+    run = steps()
+    run.check()
+    with pytest.raises(ArtifactError, match="of another configuration"):
+        records(run).settled("0" * 64)
+    with pytest.raises(ArtifactError, match="it is gone"):
+        records(run, "never").settled(run.config.digest())
 
 
 @pytest.mark.parametrize(
@@ -135,7 +168,6 @@ def test_what_cannot_work_is_refused_and_nothing_is_written(steps, changes, erro
     run = steps()
     with pytest.raises(error, match=message):
         ask(run, **changes)
-    assert not (run.folder / "request").exists()
     assert Storage.open(run.storage).list("tiny/runs/run/run.json") == []
 
 

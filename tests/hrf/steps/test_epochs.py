@@ -14,6 +14,7 @@ from hrf.policies.components import scheduler_config
 from hrf.policies.folders import noise_schedule
 from hrf.steps.check import check_shape
 from hrf.steps.gather import gather
+from hrf.steps.history import read_update
 from hrf.steps.score import branch_name
 
 SPLIT = {
@@ -32,12 +33,10 @@ SELECTED = {
 }
 
 
-def digest(run, name: str) -> str:
-    return read_manifest(run.at(name)).content_digest()
-
-
-def record(run, epoch: int, name: str = "update.json") -> dict:
-    return json.loads((run.folder / f"history-{epoch + 1}" / "epochs" / f"{epoch:04d}" / name).read_text())
+def digest(run, name: str) -> dict:
+    """Digests of a folder's files, without the records that tell wall times."""
+    files = read_manifest(run.at(name)).files
+    return {file: entry["sha256"] for file, entry in files.items() if not file.startswith("updates/")}
 
 
 @pytest.mark.parametrize("changes", [{}, SPLIT, {"update": {"ema_decay": 0.9}}], ids=["hrf", "split", "average"])
@@ -63,8 +62,7 @@ def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit(steps, changes):
     assert digest(straight, "policy-4") == digest(resumed, "policy-4")
     assert digest(straight, "state-4") == digest(resumed, "state-4")
     for epoch in range(4):
-        folder = f"epochs/{epoch:04d}/update.json"
-        ours, theirs = (json.loads((run.folder / "history-4" / folder).read_text()) for run in (straight, resumed))
+        ours, theirs = (read_update(run.folder / "policy-4", epoch) for run in (straight, resumed))
         ours.pop("seconds"), theirs.pop("seconds")
         assert ours == theirs
     for run in (straight, resumed):
@@ -73,7 +71,7 @@ def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit(steps, changes):
         read_manifest(run.at("trajectories-4")).files["trajectories.safetensors"] for run in (straight, resumed)
     ]
     assert following[0] == following[1]
-    assert [update["update"] for update in record(resumed, 3)["updates"]] == [6, 7]
+    assert [update["update"] for update in resumed.update_record(3)["updates"]] == [6, 7]
 
 
 def test_moments_that_are_not_restored_change_the_next_weights(steps):
@@ -92,12 +90,14 @@ def test_moments_that_are_not_restored_change_the_next_weights(steps):
 
 
 def test_a_step_that_runs_again_gives_the_same_bytes(steps):
-    """All but the wall times, which `about.json` and the history tell."""
+    """All but the wall times, which `about.json` and the update records tell."""
 
     def contents() -> dict:
         folders = ("trajectories-0", "samples-0", "policy-1", "state-1")
         files = {(name, file): entry for name in folders for file, entry in read_manifest(run.at(name)).files.items()}
-        return {key: entry["sha256"] for key, entry in files.items() if key[1] != "about.json"}
+        return {
+            key: entry["sha256"] for key, entry in files.items() if key[1] not in ("about.json", "updates/0000.json")
+        }
 
     run = steps()
     run.prepare()
@@ -130,7 +130,7 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
         assert about["num_evaluations"] == roots + tails
     pool = run.config.policy.prefix_pool * switch
     spent = pool + about["num_evaluations"] + 3 * int((trained - starts).sum())
-    assert record(run, 0)["num_evaluations"] == spent
+    assert run.update_record(0)["num_evaluations"] == spent
     schedule = noise_schedule(scheduler_config(run.folder / "base"), run.config)
     assert expected_epoch_evaluations(run.config, schedule, 0) == pytest.approx(spent - pool, rel=0.5)
 
@@ -189,9 +189,6 @@ def test_the_records_of_a_run_are_gathered_in_its_summary(steps):
     run.prepare()
     run.epoch(0)
     run.judge(0)
-    (run.folder / "judged-0").rename(run.folder / "history-1b")
-    (run.folder / "history-1").rename(run.folder / "unused")
-    (run.folder / "history-1b").rename(run.folder / "history-1")
     run.epoch(1)
     run.judge(1)
 
@@ -210,8 +207,7 @@ def test_evaluation_noise_is_the_same_for_base_and_candidate(steps):
     run = steps()
     run.prepare()
     run.epoch(0)
-    (run.folder / "policy-1").rename(run.folder / "tuned")
-    (run.folder / "policy-0").rename(run.folder / "policy-1")
+    run.forget_training()
 
     run.judge(0)
 
@@ -258,7 +254,7 @@ def test_a_damaged_artifact_is_named_with_its_producer(steps):
 def test_a_pipeline_compiled_for_another_shape_is_refused(steps, shape, field):
     compiled = {"num_epochs": 4, "epochs_per_step": 1, "evaluate_every": 1, "steered": False}
     with pytest.raises(ConfigError, match=field):
-        check_shape(steps().config, **{**compiled, **shape})
+        check_shape(steps("run", {"run": {"epochs_per_step": 1}}).config, **{**compiled, **shape})
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from hrf.errors import ConfigError, NumericalError, ProcessError
 from hrf.processes import run_in_processes
 from hrf.ranks import this_rank
 from hrf.rewards import build_reward
+from hrf.steps.history import read_update
 from hrf.steps.sample import sample
 from hrf.steps.score import reward_samples, score
 from hrf.steps.update import update
@@ -63,7 +64,7 @@ def arguments_of_score(run, suffix: str) -> dict:
 
 
 def arguments_of_update(run, suffix: str) -> dict:
-    inputs = {name: run.at(f"{name}-0") for name in ("policy", "trajectories", "scores", "history")}
+    inputs = {name: run.at(f"{name}-0") for name in ("policy", "trajectories", "scores")}
     outputs = {f"new_{name}": run.at(f"{short}-1{suffix}") for name, short in OUTPUTS.items()}
     return {
         **{name: run.at(name) for name in ("run", "base")},
@@ -74,7 +75,7 @@ def arguments_of_update(run, suffix: str) -> dict:
     }
 
 
-OUTPUTS = {"policy": "policy", "training_state": "state", "history": "history"}
+OUTPUTS = {"policy": "policy", "training_state": "state"}
 
 
 def tensors_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -106,8 +107,7 @@ def assert_close_updates(run, suffix: str, epochs: int = 1) -> None:
     ours, theirs = (tensors_of(Path(run.at(f"state-{epochs}{end}"))) for end in ("", suffix))
     assert distance(ours, theirs) < 1e-4 * distance(ours, {name: torch.zeros(()) for name in ours})
     for epoch in range(epochs):
-        file = f"epochs/{epoch:04d}/update.json"
-        one, several = (json.loads((Path(run.at(f"history-{epochs}{end}")) / file).read_text()) for end in ("", suffix))
+        one, several = (read_update(Path(run.at(f"policy-{epochs}{end}")), epoch) for end in ("", suffix))
         assert several["grad_norm_by_step"] == pytest.approx(one["grad_norm_by_step"], rel=1e-4)
         assert len(one["updates"]) == len(several["updates"]) == 3
         for expected, found in zip(one["updates"], several["updates"], strict=True):
@@ -165,7 +165,7 @@ def test_epochs_of_training_in_two_processes_are_those_of_one_and_their_progress
     monkeypatch.setenv("HRF_PROGRESS_FILE", str(events))
     together.train(0, 2)
 
-    for name in ("policy-2", "state-2", "history-2"):
+    for name in ("policy-2", "state-2"):
         os.rename(together.at(name), alone.at(f"{name}-of-2"))
     assert_close_updates(alone, "-of-2", epochs=2)
     told = [json.loads(line) for line in events.read_text().splitlines()]

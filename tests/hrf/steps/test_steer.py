@@ -54,7 +54,7 @@ def start_steps(run, epoch: int) -> list[int]:
 
 
 def learning_rate(run, epoch: int) -> float:
-    return about(run, f"history-{epoch + 1}", f"epochs/{epoch:04d}/update.json")["updates"][0]["learning_rate"]
+    return run.update_record(epoch)["updates"][0]["learning_rate"]
 
 
 def test_a_run_that_nobody_touches_crosses_its_floor_and_backs_up_to_the_base(steps):
@@ -105,9 +105,9 @@ def test_a_crossed_floor_brings_the_best_candidate_back_with_fresh_moments_and_a
     run.epoch(3)
     assert min(start_steps(run, 3)) >= steered["switch_step"]
     assert learning_rate(run, 3) == 0.5 * learning_rate(run, 2)
-    updates = about(run, "history-4", "epochs/0003/update.json")["updates"]
+    updates = run.update_record(3)["updates"]
     assert updates[0]["update"] == before["num_updates"]
-    records = sorted((run.folder / "history-4" / "epochs").glob("*/steering.json"))
+    records = sorted((run.folder / "history-3" / "epochs").glob("*/steering.json"))
     assert [json.loads(file.read_text())["action"] for file in records] == ["keep", "keep", "back_up"]
 
 
@@ -196,11 +196,11 @@ def test_a_run_that_gains_nothing_stops_and_later_steps_pass_on_what_they_are_gi
     run.epoch(3)
     assert run.judge(3) == run.steer(3) == {"stopped": 1}
     run.train(4, 1)
-    for name in ("policy", "state", "history"):
-        assert read_manifest(run.at(f"{name}-5")) == read_manifest(run.at(f"{name}-3"))
-        read_folder(run.at(f"{name}-5"))
+    for name, last in (("policy", 5), ("state", 5), ("history", 4)):
+        assert read_manifest(run.at(f"{name}-{last}")) == read_manifest(run.at(f"{name}-3"))
+        read_folder(run.at(f"{name}-{last}"))
 
-    facts = run.summarize("history-5")
+    facts = run.summarize("history-4")
     assert facts["num_epochs"] == 3
     page = (run.folder / "report.html").read_text()
     table, reason, _ = page.rpartition("the reward has not risen for 3 evaluations")

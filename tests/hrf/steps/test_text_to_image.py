@@ -93,7 +93,7 @@ def test_every_start_distribution_trains_with_prompts_and_its_cost_is_counted(st
     samples = load_file(run.folder / "samples-0" / "samples.safetensors")["samples"]
     assert samples.shape == (6, 3, 16, 16)
     assert tensors["states"].shape[1:] == (4, 8, 8)
-    spent = json.loads((run.folder / "history-1" / "epochs" / "0000" / "update.json").read_text())["num_evaluations"]
+    spent = run.update_record(0)["num_evaluations"]
     schedule = noise_schedule(scheduler_config(run.folder / "base"), config)
     pool = 2 * config.policy.prefix_pool * config.switch_step
     starts, trained = tensors["start_steps"], schedule.num_trained_steps
@@ -184,7 +184,7 @@ def test_a_candidate_holds_the_adapter_alone_and_what_it_was_decided_on(steps):
 
     evaluation = json.loads((run.folder / "evaluation-0" / "evaluation.json").read_text())
     files = read_manifest(run.at("policy-1")).files
-    assert set(files) == {"pytorch_lora_weights.safetensors", "policy.json"}
+    assert set(files) == {"pytorch_lora_weights.safetensors", "policy.json", "updates/0000.json"}
     assert sum((run.folder / "policy-1" / name).stat().st_size for name in files) < 40_000
     assert decision["outcome"] in {"promoted", "rejected"}
     assert evaluation["prompts"] == [0, 1, 2, 3, 0, 1, 2, 3]
@@ -220,8 +220,7 @@ def test_an_untrained_adapter_measures_as_the_base_does(steps):
     run = steps()
     run.prepare()
     run.train(0, 1)
-    shutil.rmtree(run.folder / "policy-1")
-    shutil.copytree(run.folder / "policy-0", run.folder / "policy-1")
+    run.forget_training()
     run.judge(0)
 
     evaluation = json.loads((run.folder / "evaluation-0" / "evaluation.json").read_text())

@@ -1,0 +1,50 @@
+"""Judge: evaluate a candidate and put it before the gate, in one step of a pipeline."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hrf.report import render_evaluation
+from hrf.steps.evaluate import evaluate
+from hrf.steps.promote import promote
+
+
+def judge(
+    *,
+    run: str,
+    base: str,
+    policy: str,
+    baseline: str,
+    history: str | None,
+    epoch: int,
+    new_history: str,
+    page: str,
+) -> dict[str, Any]:
+    """Evaluate and promote.
+
+    Both are steps of their own, which report and fail under their own names. They share a pod, since what it takes to
+    start one is longer than a promotion.
+
+    Args:
+        run: Folder of the run.
+        base: Folder of the base model.
+        policy: Folder of the candidate.
+        baseline: Folder of the baseline.
+        history: Folder of the records up to the last evaluation; None for a run's first.
+        epoch: From 0.
+        new_history: Output folder: `history` with all records since.
+        page: Output file: the sample grid and the main numbers.
+
+    Returns:
+        The evaluation and the decision in flat values.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        given: dict[str, Any] = {"run": run, "policy": policy, "baseline": baseline, "epoch": epoch}
+        evaluation = str(Path(scratch) / "evaluation")
+        measured = evaluate(**given, base=base, evaluation=evaluation)
+        decided = promote(**given, evaluation=evaluation, history=history, new_history=new_history)
+        Path(page).parent.mkdir(parents=True, exist_ok=True)
+        Path(page).write_text(render_evaluation(Path(evaluation)), encoding="utf-8")
+    return {**measured, **decided}

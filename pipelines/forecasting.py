@@ -1,0 +1,84 @@
+"""What a configuration's run will take, before anything of its model but configuration files is here."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hrf.errors import HrfError
+
+if TYPE_CHECKING:
+    from hrf.config import Config
+    from hrf.forecast import Forecast
+    from pipelines.placement import Placement
+
+#: How long a task that trains should last at most: long beside what a pod costs, short enough to lose at a failure.
+STEP_SECONDS = 600.0
+#: What training the shipped model reaches on two cores (ours: its epoch of 520 GFLOPs takes some 15 seconds).
+CPU_FLOPS = 35e9
+#: What a task costs a cluster beside its work: the pods of Kubeflow's driver (seen: 10 s) and of the step (10 to 20).
+TASK_SECONDS = 25.0
+
+
+def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
+    """Forecast a configuration's run; of its base model only the configuration files are read.
+
+    Raises:
+        HrfError: If they can't be had, or there is no such GPU.
+    """
+    from hrf.forecast import forecast
+    from hrf.policies.architectures import fetch_architecture
+    from hrf.policies.folders import noise_schedule
+    from hrf.policies.footprint import decoder_footprint, denoiser_footprint
+
+    with tempfile.TemporaryDirectory() as scratch:
+        model = fetch_architecture(config.model, Path(scratch))
+    denoiser = denoiser_footprint(model.denoiser, config.policy.lora)
+    decoder = decoder_footprint(model.decoder, denoiser.sample_shape) if model.decoder else None
+    schedule = noise_schedule(model.scheduler, config)
+    return forecast(config, schedule, denoiser, decoder, gpu=gpu, utilisation=utilisation)
+
+
+def epoch_seconds(config: Config) -> float:
+    """How long the longest of a run's epochs will train: on one A100 or, without a GPU, on two cores.
+
+    Raises:
+        HrfError: If the model's configuration files can't be had.
+    """
+    from hrf.forecast import DEFAULT_UTILISATION
+
+    epochs = [epoch.sample + epoch.update for epoch in compute(config, "a100", DEFAULT_UTILISATION).epochs]
+    if config.model.device == "cuda":
+        return max(epoch.seconds for epoch in epochs)
+    return max(epoch.flops for epoch in epochs) / CPU_FLOPS
+
+
+def settle_epochs_per_step(config: Config, placement: Placement | None) -> Config:
+    """Put a number in the place of `run.epochs_per_step: auto`.
+
+    On a cluster a task costs half a minute whatever it does, so that short epochs share one: as many as lie between two
+    evaluations and last no more than ten minutes. On this machine, without a GPU, a task costs nothing, and each epoch
+    has its own.
+
+    Args:
+        config: A resolved configuration.
+        placement: Of a package for a cluster; None for this machine.
+
+    Returns:
+        The same configuration with a number, which divides `run.epochs` and `evaluation.every`.
+    """
+    if config.run.epochs_per_step != "auto":
+        return config
+    number = 1
+    # With a GPU, loading the model is worth saving here, too.
+    if (placement is not None or config.model.device == "cuda") and not (placement and placement.shards > 1):
+        try:
+            most = STEP_SECONDS / epoch_seconds(config)
+        except HrfError:
+            # Of a model that is not within reach from here, every epoch may be long.
+            most = 1.0
+        common = math.gcd(config.run.epochs, config.evaluation.every)
+        number = max(count for count in range(1, common + 1) if common % count == 0 and (count == 1 or count <= most))
+    return config.model_copy(update={"run": config.run.model_copy(update={"epochs_per_step": number})})

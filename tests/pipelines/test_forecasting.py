@@ -1,0 +1,60 @@
+"""How many epochs a task of a cluster trains, where the configuration leaves it open."""
+
+import pytest
+
+from hrf.config import resolve
+from pipelines.forecasting import CPU_FLOPS, STEP_SECONDS, epoch_seconds, settle_epochs_per_step
+from pipelines.placement import Placement
+from pipelines.plan import count_tasks, plan_epochs
+
+
+def settled(preset, overrides="", placement=None):
+    return settle_epochs_per_step(resolve(preset, overrides), placement).run.epochs_per_step
+
+
+def test_short_epochs_between_two_evaluations_share_a_task_on_a_cluster():
+    assert settled("avatars-compressibility", "{run: {epochs: 6}, evaluation: {every: 3}}", Placement()) == 3
+    assert settled("avatars-compressibility", "{run: {epochs: 6}, evaluation: {every: 2}}", Placement()) == 2
+
+
+def test_it_divides_the_run_too():
+    """Kills: epochs that are left over."""
+    assert settled("avatars-compressibility", "{run: {epochs: 4}, evaluation: {every: 6}}", Placement()) == 2
+
+
+def test_on_this_machine_every_epoch_has_its_own_steps():
+    assert settled("avatars-compressibility") == 1
+
+
+def test_epochs_that_last_minutes_keep_their_own_steps():
+    seconds = epoch_seconds(resolve("avatars-compressibility"))
+    # So many roots that an epoch lasts longer than a task should.
+    roots = round(4 * 1.5 * STEP_SECONDS / seconds)
+    changes = f"{{rollout: {{roots: {roots}}}, policy: {{prefix_pool: {roots}}}}}"
+    assert settled("avatars-compressibility", changes, Placement()) == 1
+
+
+def test_a_number_that_was_chosen_stays():
+    assert settled("avatars-compressibility", "{run: {epochs: 6, epochs_per_step: 1}}", Placement()) == 1
+
+
+def test_shards_share_the_sampling_of_single_epochs():
+    assert settled("avatars-compressibility", "", Placement(shards=2)) == 1
+
+
+def test_a_model_that_is_not_here_leaves_every_epoch_its_own_steps(tmp_path):
+    assert settled("avatars-compressibility", f"{{model: {{source: {tmp_path}/absent}}}}", Placement()) == 1
+
+
+@pytest.mark.parametrize("preset", ["avatars-compressibility", "avatars-floor"])
+def test_presets_of_short_epochs_have_few_tasks_on_a_cluster(preset):
+    config = settle_epochs_per_step(resolve(preset), Placement())
+    tasks = count_tasks(plan_epochs(config))
+    assert tasks <= (14 if preset == "avatars-compressibility" else 25)
+
+
+def test_an_epoch_lasts_as_long_as_its_operations_take():
+    config = resolve("avatars-compressibility")
+    twice = config.with_changes({"rollout": {"branches": 2 * config.rollout.branches}})
+    assert epoch_seconds(config) < epoch_seconds(twice) < 2 * epoch_seconds(config)
+    assert CPU_FLOPS < 1e12
