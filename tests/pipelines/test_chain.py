@@ -53,6 +53,7 @@ def begin(storage: Storage, run_id: str, minute: int = 0, *, started_from: str |
         "started_from_sequence": None,
         "incumbent": None,
         "noise_tag": "",
+        "code": "0",
         "created": f"2026-01-01T03:{minute:02d}:00Z",
         "config_digest": "c1",
         "preset": "avatars-smoke",

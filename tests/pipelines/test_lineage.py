@@ -49,6 +49,7 @@ def _store(storage, summary, sequence):
         started_from_sequence=None,
         incumbent=None,
         noise_tag="",
+        code="0",
         created="2026-01-01T00:00:00+00:00",
     )
     RunRecords(storage=storage, experiment="e", run_id=run_id).begin(start)
