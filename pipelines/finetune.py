@@ -161,10 +161,11 @@ def add_run(
         if step.evaluated:
             task = evaluate(epoch=step.last_epoch, policy=current["policy"], **settled, **history)
             judged = site.place(task, "evaluate", prefix=prefix)
-            judged.set_display_name(f"{prefix}evaluate and promote: epoch {step.last_epoch}")
+            judged.set_display_name(f"{prefix}epoch {step.last_epoch}: evaluate and promote")
             history = {"history": judged.outputs["new_history"]}
         if step.steered:
             task = site.place(steer(epoch=step.last_epoch, **settled, **current, **history), "steer", prefix=prefix)
+            task.set_display_name(f"{prefix}epoch {step.last_epoch}: steer")
             current = {key: task.outputs[output] for key, output in zip(Trained._fields, TRAINED, strict=True)}
             history = {"history": task.outputs["new_history"]}
     task = summarize(run=settled["run"], baseline=settled["baseline"], **history)

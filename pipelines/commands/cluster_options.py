@@ -77,6 +77,7 @@ def pack(
         StorageError: The storage is no `s3://` address.
     """
     from hrf.promoted import check_name
+    from hrf.steps.check import AS_CONFIGURED
     from pipelines.cluster.versions import about_package
     from pipelines.placement import Images, default_placement
 
@@ -98,7 +99,7 @@ def pack(
     parameters = {
         "preset": chosen.preset,
         "overrides": chosen.overrides,
-        "start_from": start_from,
+        "start_from": start_from or AS_CONFIGURED,
         "experiment": experiment,
         "storage": uri,
     }

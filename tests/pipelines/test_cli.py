@@ -125,7 +125,7 @@ def test_a_package_is_compiled_from_a_file(hrf, tmp_path):
 def test_a_package_that_a_cluster_could_not_retry_is_noted(hrf, tmp_path):
     result = hrf("compile", "avatars-smoke", "--epochs", "9", "-o", str(tmp_path / "package.yaml"))
     assert result.exit_code == 0
-    assert "Note: This pipeline has 61 tasks" in _words(result)
+    assert "Note: This pipeline has 52 tasks" in _words(result)
 
 
 def test_images_of_a_package_come_from_the_environment(hrf, tmp_path, monkeypatch):

@@ -52,7 +52,7 @@ def test_a_schedule_is_made_with_all_that_its_runs_need(hrf, kfp):
         "runtime_config": {
             "parameters": {
                 "preset": "avatars-smoke",
-                "start_from": "",
+                "start_from": "as configured",
                 "experiment": "mine",
                 "storage": "s3://bucket/hrf",
                 "run_tag": "nightly-[[ScheduledTime]]",

@@ -224,8 +224,7 @@ def test_waiting_ends_with_the_table_of_the_epochs(hrf, kfp, storage, storage_ur
         "epoch 0: sample",
         "epoch 0: score",
         "epoch 0: update",
-        "epoch 0: evaluate",
-        "epoch 0: promote",
+        "epoch 0: evaluate and promote",
         "summarize",
         "report status",
     ]
