@@ -36,6 +36,8 @@ _ATTEMPT = re.compile(r"\(\d+\)$")
 _ROLE = re.compile(r"(?:^|/)hrf-(control|worker|reward)(?:[:@]|$)")
 #: The sub-pipelines of single epochs as Kubeflow names them, where nothing else says which epoch it is.
 _EPOCH_KEY = re.compile(r"epoch(?:-(\d+))?")
+#: What stands before a step's name in the titles of tasks outside of them.
+_EPOCH_TITLE = re.compile(r"epochs? \d+[^:]*: ")
 _IMAGE = re.compile(
     r"ImagePullBackOff|ErrImagePull|InvalidImageName|ErrImageNeverPull|ImageInspectError|RegistryUnavailable"
 )
@@ -144,8 +146,13 @@ class _Asked:
 
     def field(self, step: str, name: str) -> str:
         """The placement's field for a step."""
-        own = f"`steps.{step.rpartition(': ')[2].replace(' ', '_')}.{name}`"
+        own = f"`steps.{_component(step)}.{name}`"
         return f"`{self.role}.{name}` in the placement, or {own} there" if self.role else f"{own} in the placement"
+
+
+def _component(title: str) -> str:
+    """The component that a task runs, by its title, such as `evaluate and promote`."""
+    return title.rpartition(": ")[2].removesuffix(" and promote").replace(" ", "_")
 
 
 class _Graph:
@@ -175,8 +182,11 @@ class _Graph:
         task_path = (*groups, key)
         if task_path == (_ROOT,):
             return "", None, is_driver
-        title = (self._tasks.get(task_path) or {}).get("taskInfo", {}).get("name") or key.replace("-", " ")
-        return str(title), self._epoch(task_path), is_driver
+        named = (self._tasks.get(task_path) or {}).get("taskInfo", {}).get("name")
+        title = str(named or re.sub(r"-\d+$", "", key).replace("-", " "))
+        if not _EPOCH_KEY.fullmatch(key):
+            title = _EPOCH_TITLE.sub("", title)
+        return title, self._epoch(task_path), is_driver
 
     def asked(self, node: Object) -> _Asked:
         """What a pod was given, by itself or else by what Kubeflow's driver settled for it."""
@@ -298,8 +308,9 @@ def _is_terminated(workflow: Object) -> bool:
 def _told(step: str, epoch: int | None, started: float, failures: Sequence[Failure]) -> Failure | None:
     """What a step wrote down of the failure at hand; what it wrote at an earlier attempt is about another one."""
     for failure in failures:
-        same = failure.step.replace("_", " ") == step.rpartition(": ")[2] and failure.epoch == epoch
-        if same and failure.time >= started:
+        component = _component(step)
+        told_by = (component, "promote") if component == "evaluate" else (component,)
+        if failure.step in told_by and failure.epoch == epoch and failure.time >= started:
             return failure
     return None
 

@@ -76,12 +76,13 @@ def add_training(
     """
     if step.in_one_task:
         task = site.place(train(epoch=step.first_epoch, num_epochs=step.num_epochs, **inputs), "train")
+        task.set_display_name(f"{prefix}{step.label.replace(': ', ', ')}: train")
         outputs = [task.outputs[name] for name in TRAINED]
     else:
         assert epoch_pipeline is not None
         task = epoch_pipeline(epoch=step.first_epoch, **inputs)
+        task.set_display_name(f"{prefix}{step.label}")
         outputs = [task.outputs[name] for name in Trained._fields]
-    task.set_display_name(f"{prefix}{step.label}")
     return task, dict(zip(Trained._fields, outputs, strict=True))
 
 

@@ -38,6 +38,17 @@ def test_the_reason_is_found_in_every_recorded_workflow(name):
     assert [reason.line for reason in find_reasons(recording(name))] == LINES[name]
 
 
+@pytest.mark.parametrize("step", ["evaluate", "promote"])
+def test_a_task_of_two_steps_fails_in_the_words_of_the_one_that_failed(step):
+    """The recorded failure of `update`, as one of the second task that evaluates and promotes."""
+    text = json.dumps(recording("workflow-retried-with-2.16-defaults"))
+    workflow = json.loads(text.replace("epoch(0).update", "evaluate-2"))
+    told = failure_of(step, None, "StorageError", "the bucket is away. Fix: wait", time=2e9)
+    (reason,) = find_reasons(workflow, failures=[told])
+    assert reason.where == "evaluate"
+    assert (reason.problem, reason.fix) == (f"{told.error_type}: the bucket is away", "wait")
+
+
 def test_what_a_pod_waits_for_is_found():
     (waiting,) = find_waiting(recording("workflow-image-absent"))
     assert waiting.where == "check"

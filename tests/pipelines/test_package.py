@@ -170,7 +170,7 @@ def test_several_epochs_per_step_are_one_task_that_is_evaluated_at_its_last_epoc
     }
     assert numbers == {"epoch": 3.0, "num_epochs": 3.0}
     assert tasks["evaluate-2"]["inputs"]["parameters"]["epoch"]["runtimeValue"]["constant"] == 5.0
-    assert tasks["train-2"]["taskInfo"]["name"].startswith("epochs 3-5: ")
+    assert tasks["train-2"]["taskInfo"]["name"] == "epochs 3-5, window 10-last: train"
 
 
 def test_a_cluster_trains_on_while_it_evaluates_and_one_machine_evaluates_first():
