@@ -12,7 +12,7 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
 from hrf.selection import SelectedSteps
-from hrf.starts import FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, Shard, uniform_steps
+from hrf.starts import WHOLE, FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, Shard, uniform_steps
 from tests.hrf.toys import small_policy
 
 CPU = torch.device("cpu")
@@ -219,6 +219,21 @@ def test_no_stream_of_noise_is_opened_twice_in_an_epoch(rule, monkeypatch):
 def test_a_window_with_one_candidate_leaves_nothing_to_select():
     with pytest.raises(ValueError, match="fewer than two candidates"):
         hrf_starts(Window(2, 3), choose_steps=selected()).draw(small_policy(), run_seed=0, epoch=0)
+
+
+@pytest.mark.parametrize("preview_steps", [0, 1])
+def test_previews_are_judged_in_calls_of_the_same_sizes_in_every_shard(preview_steps):
+    """How they are rounded must not depend on the shard, as one of two equal candidates wins by its last bit. Kills:
+    sizes chosen from a shard's own roots, or from how many candidates they have left to refine."""
+    rule = selected(coarse_stride=2, batch_size=64, preview_steps=preview_steps)
+    sizes = []
+    for shard in (WHOLE, *(Shard(index=index, count=3) for index in range(3))):
+        policy = small_policy()
+        hrf_starts(Window(0, 4), choose_steps=rule).draw(policy, run_seed=0, epoch=0, shard=shard)
+        sizes.append({*policy.denoiser.batch_sizes})
+    # Three roots; and their previews, two each of three coarse candidates and of one finer one at most.
+    assert all(own <= {3, 18, 6} for own in sizes)
+    assert {3, 18} <= set.intersection(*sizes)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
