@@ -29,6 +29,7 @@ SEAL = "sha256"
 """Field of a sealed JSON object: the digest of the others."""
 STOPPED = "stopped"
 """Producer field of a folder that was written when its run had stopped (see `hrf.floor`)."""
+_PARTIAL = ".partial-"
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -156,6 +157,41 @@ def writing_folder(target: str | Path, *, producer: Mapping[str, Any]) -> Iterat
         if (full := full_disk_error(target, error)) is not None:
             raise full from error
         raise
+
+
+@contextlib.contextmanager
+def writing_file(target: str | Path) -> Iterator[Path]:
+    """Write a file under another name beside `target`, and rename it there once the block ends well.
+
+    Args:
+        target: The file, which may be there already. What is no file, such as `/dev/stdout`, is written itself.
+
+    Yields:
+        The path to write to, with the target's ending.
+
+    Raises:
+        StorageError: If the disk is full. `target` is then what it was before.
+    """
+    target = Path(target)
+    if target.exists() and not target.is_file():
+        yield target
+        return
+    target = target.resolve()  # A link stays one.
+    partial = target.with_name(f"{_PARTIAL}{os.getpid()}-{target.name}")
+    try:
+        yield partial
+        os.replace(partial, target)
+    except BaseException as error:
+        partial.unlink(missing_ok=True)
+        if (full := full_disk_error(target, error)) is not None:
+            raise full from error
+        raise
+
+
+def clear_partial_files(folder: Path) -> None:
+    """Remove what killed writers of a folder's files left; only for who knows that none is at work."""
+    for partial in folder.glob(f"{_PARTIAL}*"):
+        partial.unlink()
 
 
 def read_folder(path: str | Path, *, expect: Mapping[str, Any] | None = None) -> Path:

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from hrf.checkpoint import writing_file
 from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError
 from hrf.images import grid, to_images
@@ -82,7 +83,8 @@ def draw_samples(
         prompts=asked,
     )
     columns = max(1, round(num_samples**0.5))
-    grid(to_images(policy.decode(samples).cpu().numpy()), columns=columns).save(output)
+    with writing_file(output) as file:
+        grid(to_images(policy.decode(samples).cpu().numpy()), columns=columns).save(file)
 
 
 def _embed(

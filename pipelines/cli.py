@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
+from hrf.checkpoint import full_disk_error
 from hrf.errors import HrfError
 from pipelines.commands import (
     compare,
@@ -52,6 +53,9 @@ class Commands(TyperGroup):
         except (typer.Exit, typer.Abort, typer.TyperException):
             raise
         except Exception as error:
+            if full := full_disk_error(getattr(error, "filename", None) or "a file", error):
+                show_error(full, with_traceback=wants_traceback(ctx))
+                raise typer.Exit(full.exit_code) from error
             show_unexpected(error, with_traceback=wants_traceback(ctx))
             raise typer.Exit(1) from error
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from hrf.checkpoint import MANIFEST, read_folder, read_manifest, writing_file, writing_folder
 from hrf.errors import ConfigError, HrfError, StorageError
 from hrf.progress import PROGRESS_FILE
 from hrf.s3_client import process_variables
@@ -292,9 +293,11 @@ def _keep_outputs(folder: RunFolder) -> None:
     """Copy report and summary to where they are easily found: those of the last step that made some, in any attempt."""
     events = EventReader(folder.path / PROGRESS, from_start=True).read()
     reported = [event for event in events if event["event"] == "reported"][-1]
-    shutil.copyfile(reported["report"], folder.report)
-    shutil.rmtree(folder.summary, ignore_errors=True)
-    shutil.copytree(reported["summary"], folder.summary)
+    with writing_file(folder.report) as report:
+        shutil.copyfile(reported["report"], report)
+    summary = read_folder(reported["summary"])
+    with writing_folder(folder.summary, producer=read_manifest(summary).producer) as copy:
+        shutil.copytree(summary, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
 
 
 class EventReader:

@@ -24,7 +24,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from hrf.checkpoint import MANIFEST, file_sha256
+from hrf.checkpoint import MANIFEST, clear_partial_files, file_sha256, writing_file
 from hrf.errors import ArtifactError, HrfError
 
 if TYPE_CHECKING:
@@ -144,11 +144,13 @@ class RunFolder:
 
     def write(self, state: RunState) -> None:
         """Replace the state, whole or not at all."""
-        self._replace(STATE_FILE, json.dumps(asdict(state), indent=1) + "\n")
+        with writing_file(self.path / STATE_FILE) as file:
+            file.write_text(json.dumps(asdict(state), indent=1) + "\n", encoding="utf-8")
 
     def write_package(self, package: str) -> None:
         """Keep the compiled pipeline, and its digest in the state."""
-        self._replace(PACKAGE_FILE, package)
+        with writing_file(self.path / PACKAGE_FILE) as file:
+            file.write_text(package, encoding="utf-8")
         self.change(package_sha256=file_sha256(self.path / PACKAGE_FILE))
 
     def holds_its_package(self) -> bool:
@@ -157,16 +159,6 @@ class RunFolder:
             return file_sha256(self.path / PACKAGE_FILE) == self.read().package_sha256
         except OSError:
             return False
-
-    def _replace(self, name: str, text: str) -> None:
-        """Replace a file, whole or not at all."""
-        partial = self.path / f"{name}.{os.getpid()}.partial"
-        try:
-            partial.write_text(text, encoding="utf-8")
-            partial.replace(self.path / name)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
 
     def change(self, **changes: Any) -> RunState:
         """Change fields of the state; returns the new one."""
@@ -183,8 +175,7 @@ class RunFolder:
     def clear_leftovers(self) -> None:
         """Remove temporary files, and what killed steps left half-written. Only for who holds the lock."""
         shutil.rmtree(self.path / SCRATCH, ignore_errors=True)
-        for partial in self.path.glob("*.partial"):
-            partial.unlink()
+        clear_partial_files(self.path)
         for partial in sorted((self.path / "artifacts").rglob(".*.partial-*")):
             shutil.rmtree(partial, ignore_errors=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from hrf import __version__
-from hrf.checkpoint import STOPPED, read_folder, read_manifest, writing_folder
+from hrf.checkpoint import STOPPED, full_disk_error, read_folder, read_manifest, writing_folder
 from hrf.config import Config
 from hrf.errors import ConfigError, HrfError
 from hrf.progress import emit
@@ -126,16 +127,21 @@ def step(
                     with only_secrets(secrets):
                         result = function(*args, **kwargs)
             except Exception as error:
+                told = full_disk_error(f"step {name}", error) or error
                 failure = {
                     "step": name,
                     "epoch": epoch,
-                    "error_type": type(error).__name__,
-                    "message": _as_utf8(str(error)),
-                    "exit_code": error.exit_code if isinstance(error, HrfError) else 1,
+                    "error_type": type(told).__name__,
+                    "message": _as_utf8(str(told)),
+                    "exit_code": told.exit_code if isinstance(told, HrfError) else 1,
                     "traceback": _as_utf8(traceback.format_exc()),
                 }
-                emit("step-failed", **failure)
-                _store_failure(kwargs, {**failure, "time": time.time()})
+                with contextlib.suppress(OSError):  # A full disk has no room for a line about it either.
+                    emit("step-failed", **failure)
+                with contextlib.suppress(OSError):
+                    _store_failure(kwargs, {**failure, "time": time.time()})
+                if told is not error:
+                    raise told from error
                 raise
             emit("step-finished", step=name, epoch=epoch, seconds=time.perf_counter() - began)
             return result

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hrf.checkpoint import canonical_json, read_folder, read_manifest
+from hrf.checkpoint import canonical_json, read_folder, read_manifest, writing_file
 from hrf.config import Config
 from hrf.inputs import input_digests
 from hrf.policies.folders import POLICY_FILE
@@ -211,15 +211,18 @@ def _keep_pictures(ways: list[_Measured], run: StudyRun, places: Places, measure
     places.pictures.mkdir(parents=True, exist_ok=True)
     for way in ways:
         grid = measured / way.arm / "evaluation" / "grid.png"
-        shutil.copyfile(grid, places.pictures / f"{run_name(way.arm, run.reward, run.seed)}.png")
-    shutil.copyfile(Path(ways[0].folders["baseline"]) / "base_grid.png", places.pictures / "base.png")
+        with writing_file(places.pictures / f"{run_name(way.arm, run.reward, run.seed)}.png") as file:
+            shutil.copyfile(grid, file)
+    with writing_file(places.pictures / "base.png") as file:
+        shutil.copyfile(Path(ways[0].folders["baseline"]) / "base_grid.png", file)
 
 
 def _keep_decisions(run: StudyRun, history: str, places: Places) -> None:
     places.decisions.mkdir(parents=True, exist_ok=True)
     files = sorted((read_folder(history) / "epochs").glob("*/steering.json"))
     records = [_decision_row(int(file.parent.name), _read(file)) for file in files]
-    (places.decisions / f"{run.name}.json").write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+    with writing_file(places.decisions / f"{run.name}.json") as file:
+        file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
 def _decision_row(epoch: int, record: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from hrf.checkpoint import writing_file
 from hrf.errors import ConfigError, HrfError
 from hrf.study.definition import Study
 from hrf.study.plan import StudyRun
@@ -102,14 +102,14 @@ class StudyFolder:
             )
         if not all(is_own):
             write_table(table[is_own], self.path)
-        partial = self.path / f".{STUDY_FILE}"
-        partial.write_text(study.to_yaml(), encoding="utf-8")
-        os.replace(partial, self.path / STUDY_FILE)
+        with writing_file(self.path / STUDY_FILE) as file:
+            file.write_text(study.to_yaml(), encoding="utf-8")
 
     def write_report(self) -> Path:
         """Render the comparison of what is in the table; returns its file."""
         page = self.path / REPORT_FILE
-        page.write_text(render_study(self.path), encoding="utf-8")
+        with writing_file(page) as file:
+            file.write_text(render_study(self.path), encoding="utf-8")
         return page
 
     def clear(self) -> None:

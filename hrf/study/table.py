@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from hrf.checkpoint import writing_file
 from hrf.config import Config
 from hrf.errors import ArtifactError
 from hrf.gate import tripped_monitors
@@ -163,11 +163,7 @@ def read_table_file(path: Path) -> pd.DataFrame:
 
 def write_table(frame: pd.DataFrame, folder: Path) -> None:
     """Write the table as CSV and as parquet; each is whole at any time."""
-    _replace(folder / TABLE_CSV, lambda path: frame.to_csv(path, index=False, na_rep="nan"))
-    _replace(folder / TABLE_PARQUET, lambda path: frame.to_parquet(path, index=False))
-
-
-def _replace(path: Path, write: Callable[[Path], object]) -> None:
-    partial = path.with_name(f".{path.name}")
-    write(partial)
-    os.replace(partial, path)
+    with writing_file(folder / TABLE_CSV) as file:
+        frame.to_csv(file, index=False, na_rep="nan")
+    with writing_file(folder / TABLE_PARQUET) as file:
+        frame.to_parquet(file, index=False)

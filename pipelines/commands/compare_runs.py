@@ -24,6 +24,7 @@ def compare_runs(
 ) -> None:
     """Put finished runs side by side, by the numbers that each ended in."""
     check_only_on_cluster(cluster, host=host, namespace=namespace)
+    from hrf.checkpoint import writing_file
     from hrf.errors import ConfigError
     from pipelines.run_comparison import as_csv, as_plain, as_table, compare, notes
 
@@ -31,7 +32,8 @@ def compare_runs(
     compared = compare(summaries)
     if csv:
         try:
-            csv.write_text(as_csv(compared), encoding="utf-8")
+            with writing_file(csv) as file:
+                file.write_text(as_csv(compared), encoding="utf-8")
         except OSError as error:
             raise ConfigError("--csv", expected="a file to write", got=str(csv), fix=str(error.strerror)) from error
     if as_json:

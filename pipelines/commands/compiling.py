@@ -39,12 +39,14 @@ def compile_(
 
     Images come from HRF_IMAGE_CONTROL, HRF_IMAGE_WORKER and HRF_IMAGE_REWARD.
     """
+    from hrf.checkpoint import writing_file
     from hrf.errors import ConfigError
 
     chosen = choose(preset, settings, {"epochs": epochs} if epochs else {})
     compiled = compile_chosen(chosen, placement)
     try:
-        output.write_text(compiled.package, encoding="ascii")
+        with writing_file(output) as file:
+            file.write_text(compiled.package, encoding="ascii")
     except OSError as error:
         raise ConfigError("--output", expected="a file to write", got=str(output), fix=str(error.strerror)) from error
     epochs = chosen.config.run.epochs
