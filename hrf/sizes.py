@@ -12,8 +12,8 @@ _ADAM_MOMENTS = 2
 _BFLOAT16_ACTIVATIONS = 0.5
 _SCORE_BYTES = 22
 """Of one reward in scores.json, at most."""
-_STEP_NORM_COPIES = 3
-"""An epoch's first update holds the gradient before and after a step, and the difference, to find each step's norm."""
+_STEP_NORM_COPIES = 1
+"""An update that measures each step's part in the gradient holds the one before that step."""
 
 
 def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None) -> dict[str, int]:

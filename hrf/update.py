@@ -8,7 +8,7 @@ their gradients, so that each of them makes the same update.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,6 +28,9 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.ranks import ALONE, Ranks
 from hrf.rollout import Pairs, Trajectories
 from hrf.seeds import Purpose, stream
+
+STEPS_MEASURED_EVERY = 10
+"""Epochs from one whose first update measures the gradient of each step to the next such one, from 0 on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +140,8 @@ class Updater:
             on_advance: Called with the number of pairs done by each forward and backward pass of this rank.
 
         Returns:
-            (metrics, one entry per update; gradient norm of each trained step, measured in the first update).
+            (metrics, one entry per update; gradient norm of each trained step, measured in the first update of every
+            `STEPS_MEASURED_EVERY`-th epoch and empty in others).
 
         Raises:
             NumericalError: If a loss or gradient is not finite; the weights are those before that update.
@@ -148,8 +152,12 @@ class Updater:
             shuffle = stream(run_seed, Purpose.MINIBATCH, epoch, inner_epoch)
             order = torch.randperm(len(advantages), generator=shuffle)
             for branches in order.split(self.settings.minibatch):
-                measure_steps = norms if not metrics else None
-                metrics.append(self._update(trajectories, advantages, branches, epoch, measure_steps, on_advance))
+                # The first one goes step by step in every epoch: measuring must not move a bit of the weights.
+                by_step = not metrics
+                measured = norms if by_step and epoch % STEPS_MEASURED_EVERY == 0 else None
+                metrics.append(
+                    self._update(trajectories, advantages, branches, epoch, on_advance, by_step=by_step, norms=measured)
+                )
         return metrics, norms
 
     def _update(
@@ -158,10 +166,12 @@ class Updater:
         advantages: Tensor,
         branches: Tensor,
         epoch: int,
-        step_norms: dict[int, float] | None,
         on_advance: Callable[[int], None] | None,
+        *,
+        by_step: bool,
+        norms: dict[int, float] | None,
     ) -> UpdateMetrics:
-        """One optimizer step on the given branches; fills step_norms with the gradient norm of each step, if given."""
+        """One optimizer step on the given branches; `norms`, where it goes by step, takes each one's gradient norm."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.optimizer.zero_grad(set_to_none=False)
         for parameter in parameters:
@@ -169,21 +179,27 @@ class Updater:
                 parameter.grad = torch.zeros_like(parameter)
         pairs = trajectories.pairs(branches)
         seen = [torch.empty(0, 5)]
-        before = [p.grad.clone() for p in parameters] if step_norms is not None else []
-        for microbatch, ended_step in self._microbatches(pairs, by_step=step_norms is not None):
+        before = [p.grad.clone() for p in parameters] if norms is not None else []
+        for microbatch, ended_step in self._microbatches(pairs, by_step=by_step):
             # A rank has nothing to do at a step that fewer branches are at than there are ranks.
             if len(microbatch):
                 seen.append(self._backward(trajectories, advantages, microbatch, len(branches)))
             if on_advance:
                 on_advance(len(microbatch))
-            if step_norms is not None and ended_step is not None:
-                after = [p.grad.clone() for p in parameters]
-                change = [new - old for new, old in zip(after, before, strict=True)]
-                self.ranks.add_up(change)
-                step_norms[ended_step] = float(torch.nn.utils.get_total_norm(change))
-                before = after
+            if norms is not None and ended_step is not None:
+                norms[ended_step] = self._norm_of_change(before, [p.grad for p in parameters])
         self.ranks.add_up([p.grad for p in parameters])
         return self._apply(parameters, self.ranks.concatenate(torch.cat(seen)), len(branches), epoch)
+
+    def _norm_of_change(self, before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
+        """Norm of what all ranks have added to a gradient since `before`, which becomes what the gradient is now."""
+        for old, new in zip(before, now, strict=True):
+            old.neg_().add_(new)
+        self.ranks.add_up(before)
+        norm = float(torch.nn.utils.get_total_norm(before))
+        for old, new in zip(before, now, strict=True):
+            old.copy_(new)
+        return norm
 
     def _microbatches(self, pairs: Pairs, *, by_step: bool) -> Iterator[tuple[Pairs, int | None]]:
         """This rank's pairs in full microbatches; or step by step, each with the step that it ends, if it ends one."""

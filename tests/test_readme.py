@@ -332,12 +332,14 @@ def measured(seed: int) -> Measured:
         return generator.random(shape)
 
     return Measured(
-        images=draw(24, 3, 8, 8).astype(np.float32),
         rewards=draw(24),
         reward_name="brightness",
         held_out_rewards=draw(24),
         held_out_reward_name="redness",
         features=draw(24, 6).astype(np.float32),
+        dark_pixel_fraction=draw(24),
+        edge_density=draw(24),
+        colour_entropy=draw(24),
         probabilities=generator.dirichlet(np.ones(3), 24),
         labels=("cat", "dog", "unrecognised"),
     )

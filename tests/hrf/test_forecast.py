@@ -256,8 +256,8 @@ class TestMemory:
         found = device_memory(config, counted, None)
         weights = 4 * counted.num_parameters
         assert found["sample"] == weights + 5 * counted.forward_bytes
-        # Weights, gradient, three copies of it for each step's norm, two moments.
-        assert found["update"] == 7 * weights + 16 * counted.backward_bytes
+        # Weights, gradient, a copy of it for each step's norm, two moments.
+        assert found["update"] == 5 * weights + 16 * counted.backward_bytes
         assert found["update"] - found["update_checkpointed"] == 16 * (
             counted.backward_bytes - counted.checkpointed_bytes
         )

@@ -19,6 +19,7 @@ from hrf.errors import ArtifactError, ConfigError
 from hrf.evaluation import Measured, evaluation_record
 from hrf.features import pixel_features
 from hrf.gate import decide
+from hrf.monitors import colour_entropy, dark_pixel_fraction, edge_density
 from hrf.report import compare_table, render_compare, render_evaluation, render_run
 from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks
 from hrf.report.formatting import interval, number, significant
@@ -350,10 +351,12 @@ def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Pat
     settings = Evaluation(num_samples=40, features="pixels", classifier="")
     base, better = (
         Measured(
-            images=images,
             rewards=images.mean(axis=(1, 2, 3), dtype=np.float64),
             reward_name="brightness",
             features=pixel_features(images).numpy(),
+            dark_pixel_fraction=dark_pixel_fraction(images),
+            edge_density=edge_density(images),
+            colour_entropy=colour_entropy(images),
         )
         for images in (generator.random((40, 3, 8, 8), dtype=np.float32) * scale for scale in (0.8, 1.0))
     )

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from hrf import update as update_module
 from hrf.config import Update
 from hrf.core.schedule import build_schedule
 from hrf.errors import NumericalError
@@ -203,6 +204,22 @@ def test_the_gradient_norm_of_every_trained_step_is_measured_in_the_first_update
         updater._backward(trajectories, advantages, pairs.select(pairs.step == step), 6)
         alone = torch.nn.utils.get_total_norm([p.grad for p in updater.policy.denoiser.parameters()])
         assert norm == pytest.approx(float(alone), rel=1e-4)
+
+
+def test_steps_are_measured_in_every_tenth_epoch_and_that_moves_no_bit_of_the_weights(monkeypatch):
+    """Kills: an epoch whose pairs are taken together otherwise where it is not measured."""
+
+    def run(epoch: int):
+        updater, trajectories, advantages = unet_case(inner_epochs=2)
+        _, norms = updater.run(trajectories, advantages, run_seed=0, epoch=epoch)
+        return norms, torch.cat([p.detach().flatten() for p in updater.policy.denoiser.parameters()])
+
+    assert [epoch for epoch in (0, 1, 9, 10) if run(epoch)[0]] == [0, 10]
+    unmeasured = run(1)[1]
+    monkeypatch.setattr(update_module, "STEPS_MEASURED_EVERY", 1)
+    norms, measured = run(1)
+    assert norms
+    assert torch.equal(measured, unmeasured)
 
 
 def test_a_later_start_has_a_tighter_trust_region():
