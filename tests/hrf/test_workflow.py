@@ -42,7 +42,7 @@ def test_the_reason_is_found_in_every_recorded_workflow(name):
 def test_a_task_of_two_steps_fails_in_the_words_of_the_one_that_failed(step):
     """The recorded failure of `update`, as one of the second task that evaluates and promotes."""
     text = json.dumps(recording("workflow-retried-with-2.16-defaults"))
-    workflow = json.loads(text.replace("epoch(0).update", "evaluate-2"))
+    workflow = json.loads(text.replace("epoch.update", "evaluate-2"))
     told = failure_of(step, None, "StorageError", "the bucket is away. Fix: wait", time=2e9)
     (reason,) = find_reasons(workflow, failures=[told])
     assert reason.where == "evaluate"
