@@ -20,7 +20,7 @@ from pipelines.cluster.runs import error_text, stands_still, state_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hrf.records import Failure
+    from hrf.records import Failure, Reason
     from hrf.workflow import Waiting
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.records import Records
@@ -38,6 +38,8 @@ class Cause:
     """What and where, with the fix."""
     pod: str = ""
     """Whose log may tell more; "" if that isn't known."""
+    may_pass: bool = True
+    """Whether another attempt may get past it: what a run's own settings or a user ended would end it again."""
 
 
 def find_causes(cluster: Cluster, run: Any, tasks: Sequence[Task], records: Records) -> list[Cause]:
@@ -51,7 +53,7 @@ def find_causes(cluster: Cluster, run: Any, tasks: Sequence[Task], records: Reco
     """
     status = end_of(run, records)
     if status and status.reasons:
-        return [Cause(line=reason.line, pod=reason.pod) for reason in status.reasons]
+        return [_cause(reason) for reason in status.reasons]
     failures = (status and status.failures) or records.failures
     try:
         kubernetes = Kubernetes.connect()
@@ -59,12 +61,12 @@ def find_causes(cluster: Cluster, run: Any, tasks: Sequence[Task], records: Reco
         if workflow:
             pods = kubernetes.pods_of(cluster.run_namespace, run.run_id)
             if reasons := find_reasons(workflow, pods, failures):
-                return [Cause(line=reason.line, pod=reason.pod) for reason in reasons]
+                return [_cause(reason) for reason in reasons]
     except HrfError:
         # Many who may ask Kubeflow may not look behind it.
         pass
     if failures:
-        return [Cause(line=failure_line(failure)) for failure in failures]
+        return [Cause(line=failure_line(failure), may_pass=_may_pass(failure.error_type)) for failure in failures]
     told = error_text(run.error) or (status and status.error.message)
     # A Workflow of more than 1 MiB is packed, and shows no messages.
     command = (pods_command if stands_still(run) else look_command)(cluster, run.run_id)
@@ -75,11 +77,22 @@ def find_causes(cluster: Cluster, run: Any, tasks: Sequence[Task], records: Reco
         where = ", ".join(reversed(failed.name.split(": ")))
         causes.append(Cause(line=f"{where}: {failed.error or told or f'failed, and {look}'}"))
     if state_of(run) == "TERMINATED" or (status and status.outcome == "terminated"):
-        causes.append(Cause(line=f"the run: terminated by a user. Fix: {RESUME}"))
+        causes.append(Cause(line=f"the run: terminated by a user. Fix: {RESUME}", may_pass=False))
     if not causes:
         what = "in a step of which Kubeflow tells nothing" if tasks else "before its first step"
         causes.append(Cause(line=f"the run: {told or f'failed {what}, and {look}'}"))
     return causes
+
+
+def _cause(reason: Reason) -> Cause:
+    own = reason.kind in ("memory", "deadline", "image", "account", "terminated")
+    told = reason.problem.partition(":")[0] if reason.kind == "code" else ""
+    return Cause(line=reason.line, pod=reason.pod, may_pass=not own and _may_pass(told))
+
+
+def _may_pass(error_type: str) -> bool:
+    """Whether a step's own error may be about the moment: storage that was away, or nothing that it said."""
+    return error_type in ("", "StorageError")
 
 
 def find_long_waits(cluster: Cluster, run_id: str) -> list[Waiting]:

@@ -1,4 +1,4 @@
-"""`hrf runs list --cluster` and `hrf runs show --cluster`."""
+"""What `hrf runs` and `hrf report` do on a cluster."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from pipelines.commands.cluster_options import connect
-from pipelines.commands.console import console, print_json
-from pipelines.commands.submit import show_causes, show_results
+from pipelines.commands.console import console, error_console, print_json
+from pipelines.commands.following import check_resumes, show_causes, show_results, tell_end
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -127,6 +127,40 @@ def fetch_cluster_report(name: str, host: str, namespace: str, work_dir: Path) -
     file = folder / "report.html"
     file.write_bytes(page)
     return file
+
+
+def resume_cluster_run(
+    name: str, host: str, namespace: str, *, wait: bool, resumes: int, poll: float, as_json: bool
+) -> None:
+    """Go on with a run that did not succeed, in a new one."""
+    from hrf.errors import ClusterError
+    from pipelines.cluster.resuming import resume_run
+    from pipelines.cluster.runs import find_run, package_of
+    from pipelines.cluster.view import link_of
+
+    check_resumes(resumes, wait)
+    cluster = connect(host, namespace)
+    found = find_run(cluster, name)
+    run = resume_run(cluster, found)
+    tag = run.runtime_config.parameters["run_tag"]
+    facts = {"id": run.run_id, "name": run.display_name, "resumes": found.run_id, "run_tag": tag}
+    facts["link"] = link_of(cluster, run.run_id)
+    screen = error_console() if as_json else console()
+    for line in (
+        f"Run:      {run.display_name}  {run.run_id}",
+        f"Goes on:  with {tag}; what it has finished comes from Kubeflow's cache",
+        f"See:      {facts['link']}",
+        *(() if wait else (f"Follow:   hrf runs show {run.run_id[:8]} --cluster",)),
+    ):
+        screen.print(escape(line), soft_wrap=True, highlight=False)
+    if not wait:
+        if as_json:
+            print_json(facts)
+        return
+    spec = package_of(cluster, run)
+    if spec is None:
+        raise ClusterError(cluster.host, problem="its pipeline version is gone", fix="look at the run in the UI")
+    tell_end(cluster, run, spec, poll=poll, resumes=resumes, facts=facts, as_json=as_json)
 
 
 def _show_progress(cluster: Cluster, run_id: str, records: Records) -> None:

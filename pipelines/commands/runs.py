@@ -1,4 +1,4 @@
-"""`hrf runs list`, `show`, `chain`, and `hrf report`. What they show of a cluster is in `cluster_runs`."""
+"""`hrf runs list`, `show`, `resume`, `chain`, and `hrf report`. What they show of a cluster is in `cluster_runs`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from pipelines.commands.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster
 from pipelines.commands.console import DEFAULT_WORK_DIR, AsJson, Bucket, Traceback, WorkDir, console, note, print_json
+from pipelines.commands.following import Poll, Resumes, Wait
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -112,6 +113,26 @@ def show(
         screen.print(epochs_table(summary))
     for line in lineage_lines(lineage):
         screen.print(escape(line), highlight=False, soft_wrap=True)
+
+
+@app.command()
+def resume(
+    run: RunName,
+    wait: Wait = False,
+    resumes: Resumes = 0,
+    poll: Poll = 5.0,
+    host: Host = "",
+    namespace: Namespace = "",
+    as_json: AsJson = False,
+    _traceback: Traceback = False,
+) -> None:
+    """Go on with a run of a cluster that failed, was terminated or got lost, from its last finished step.
+
+    On this machine the command that started a run resumes it.
+    """
+    from pipelines.commands.cluster_runs import resume_cluster_run
+
+    resume_cluster_run(run, host, namespace, wait=wait, resumes=resumes, poll=poll, as_json=as_json)
 
 
 @app.command()
