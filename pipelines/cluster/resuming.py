@@ -41,7 +41,8 @@ def resume_run(cluster: Cluster, run: Any) -> Any:
     _check_resumable(cluster, run, parameters, is_known=spec is not None)
     started = _started(run, parameters)
     names = names_in_bucket(run)
-    parameters |= {
+    own = {
+        **parameters_of(run),
         "run_tag": started.run_id if started else names[-1],
         # Of a scheduled run, the text may hold a macro that the first attempt filled with its own id.
         "noise_tag": started.noise_tag if started else fill_macros(str(parameters["noise_tag"]), run.run_id),
@@ -52,9 +53,7 @@ def resume_run(cluster: Cluster, run: Any) -> Any:
         experiment_id=run.experiment_id,
         pipeline_version_reference=run.pipeline_version_reference,
         pipeline_spec=None if run.pipeline_version_reference else run.pipeline_spec,
-        runtime_config=V2beta1RuntimeConfig(
-            parameters=parameters, pipeline_root=run.runtime_config.pipeline_root or None
-        ),
+        runtime_config=V2beta1RuntimeConfig(parameters=own, pipeline_root=run.runtime_config.pipeline_root or None),
         service_account=run.service_account or None,
     )
     return cluster.tell(cluster.api.runs.run_service_create_run, run=resumed)

@@ -1,0 +1,62 @@
+"""A cluster's part of a run, for tests of resuming: the package runs here, with Kubeflow's cache as the package has it.
+
+Run as `python -m tests.pipelines.cluster.resumable ORDER`, in a process of its own as Kubeflow's local runner needs it.
+The order, a JSON file, says what to run: `package`, `arguments`, `run_id` (Kubeflow's), `artifacts`, `cache` (one for
+all runs, as on a cluster), `notes` (a line for every step that is computed) and `fail_at` (a step that is killed).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+from kfp import components, local
+from kfp.local import status, subprocess_task_handler
+
+from pipelines.forked_steps import fork_steps
+from pipelines.handing_on import hand_on_everywhere
+
+JOB_ID = "{{$.pipeline_job_uuid}}"
+
+
+def watch(notes: Path, fail_at: str) -> None:
+    """From now on, note each step that is computed, and end one of them before it begins."""
+    handler = subprocess_task_handler.SubprocessTaskHandler
+
+    class Watched(handler):
+        def run(self) -> status.Status:
+            step = self.full_command[-1]
+            with notes.open("a") as stream:
+                stream.write(f"{step}\n")
+            return status.Status.FAILURE if step == fail_at else super().run()
+
+    subprocess_task_handler.SubprocessTaskHandler = Watched
+
+
+def main() -> int:
+    """Run the package to its end; returns the exit status."""
+    order = json.loads(Path(sys.argv[1]).read_text())
+    warnings.simplefilter("ignore")
+    fork_steps()
+    hand_on_everywhere()
+    watch(Path(order["notes"]), order["fail_at"])
+    local.init(
+        local.SubprocessRunner(use_venv=False),
+        pipeline_root=order["artifacts"],
+        enable_caching=True,
+        cache_root=order["cache"],
+        raise_on_error=True,
+    )
+    package = components.load_component_from_text(order["package"].replace(JOB_ID, order["run_id"]))
+    try:
+        package(**order["arguments"])
+    except RuntimeError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
