@@ -213,9 +213,15 @@ def tasks_of(run: Any, spec: Mapping[str, Any] | None) -> list[Task]:
                 if _within(entry, epoch) and (key in groups.get(epoch.display_name, ()) if names else entry.state)
             )
             title = ": ".join([*itertools.islice(inside, 1), title])
-        found.append(_task(run, entry, title))
-    last = datetime.datetime.max.replace(tzinfo=UTC)
-    return sorted(found, key=lambda task: (task.started or last, _place(task.name)))
+        found.append((key, _task(run, entry, title)))
+    order, last = _order(spec), datetime.datetime.max.replace(tzinfo=UTC)
+
+    def place(item: tuple[str, Task]) -> tuple[Any, ...]:
+        key, task = item
+        known = key if key in order else "summarize"
+        return task.started or last, order.index(known) if known in order else len(order), task.name
+
+    return [task for _, task in sorted(found, key=place)]
 
 
 def stands_still(run: Any) -> bool:
@@ -245,11 +251,20 @@ def _entries(run: Any) -> list[Any]:
     return list((run.run_details.task_details if run.run_details else None) or [])
 
 
-def _place(name: str) -> tuple[int, str]:
-    """Where a task that never began would have been in its run."""
-    step = name.rpartition(": ")[2].replace(" ", "_")
-    order = [*ROLES]
-    return (order.index(step) if step in ROLES else order.index("summarize"), name)
+def _order(spec: Mapping[str, Any] | None) -> list[str]:
+    """A pipeline's tasks, each after those that it waits for; without one, the steps in the order of a run."""
+    if not spec:
+        return [step.replace("_", "-") for step in ROLES]
+
+    def walk(dag: Mapping[str, Any]) -> Iterator[str]:
+        left = dict(dag["tasks"])
+        while left:
+            for key in [key for key, task in left.items() if not {*task.get("dependentTasks", [])} & {*left}]:
+                yield key
+                yield from walk(spec["components"][left[key]["componentRef"]["name"]].get("dag") or {"tasks": {}})
+            left = {key: task for key, task in left.items() if {*task.get("dependentTasks", [])} & {*left}}
+
+    return list(walk(spec["root"]["dag"]))
 
 
 def _workflow_name(entries: Sequence[Any]) -> str:
