@@ -6,7 +6,7 @@ Below `EXPERIMENT/runs/RUN/`:
     failures/STEP-epoch-0000.json  how a step failed, the last time that it did
     status.json                  how the run ended and why, with the failures; written at each of its ends
     summary.json                 the finished run as a whole; where it is, the run is complete
-    config.yaml, report.html     what else `summarize` makes of a finished run
+    config.yaml, report.html, tensorboard/    what else `summarize` makes of a finished run
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from hrf.secrets import without_secrets
 from hrf.storage import Conflict, Storage
 
 STARTED, STATUS, FAILURES, SUMMARY = "run.json", "status.json", "failures", "summary.json"
+TENSORBOARD = "tensorboard"
 #: What two starts of one run have to agree on: everything else is settled by whoever was first.
 _SAME = {
     "run_id": "id",

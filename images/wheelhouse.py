@@ -27,8 +27,8 @@ WHEELHOUSE, APPLICATION, CONTEXTS = WORK_DIR / "wheelhouse", WORK_DIR / "applica
 #: What our own wheel is made of. A copy of it, since setuptools would also pack what earlier builds left behind.
 _SOURCES = ("hrf", "components", "pipelines", "pyproject.toml", "README.md", "LICENSE")
 _DISTRIBUTION = "hrf-pipelines"
-#: The extra that holds all others that images need.
-_WIDEST = "reward"
+#: The extras of the last image hold those of all others.
+_WIDEST = ",".join(EXTRAS["reward"])
 #: Of kfp, a task needs the module that runs it, and none of the packages that compiling needs.
 _ALONE = "kfp"
 _FIX = "look at what pip said; pip's own configuration decides where packages come from"

@@ -18,13 +18,15 @@ from pipelines.placement import ROLES
 
 #: Set in each image: what it is for, and which torch it was built with.
 ROLE, VARIANT = "HRF_IMAGE_ROLE", "HRF_TORCH_VARIANT"
+#: Any step may have something to tell of its run.
+TRACKING = ("mlflow", "tensorboard")
 #: The extras of each role.
-EXTRAS = {"control": (), "worker": ("model",), "reward": ("reward",)}
+EXTRAS = {"control": TRACKING, "worker": ("model", *TRACKING), "reward": ("reward", *TRACKING)}
 #: What else a role promises to those who build on its image.
 LIBRARIES = {
-    "control": (),
-    "worker": ("accelerate", "transformers", "peft"),
-    "reward": ("torchvision", "open_clip", "onnxruntime"),
+    "control": ("hrf.tracking.mlflow_run", "tensorboardX"),
+    "worker": ("hrf.tracking.mlflow_run", "accelerate", "transformers", "peft"),
+    "reward": ("hrf.tracking.mlflow_run", "torchvision", "open_clip", "onnxruntime"),
 }
 
 

@@ -18,9 +18,11 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from hrf.checkpoint import MANIFEST, read_folder, read_manifest, writing_file, writing_folder
 from hrf.errors import ConfigError, HrfError, StorageError
 from hrf.progress import PROGRESS_FILE
+from hrf.run_records import TENSORBOARD, RunRecords
 from hrf.s3_client import process_variables
 from hrf.secrets import blotter
 from hrf.steps.context import RUNNER_PID
+from hrf.tracking.event_files import EVENT_FILE
 from pipelines.archive import archive_run
 from pipelines.failures import explain
 from pipelines.file_locks import exclusive
@@ -191,7 +193,9 @@ def execute(folder: RunFolder, location: Location, on_event: Callable[[dict[str,
             archive_run(folder, location.open(), state.experiment)
         raise StepFailedError(failure, log=folder.path / "kfp.log")
     _keep_outputs(folder)
-    archive_run(folder, location.open(), state.experiment)
+    storage = location.open()
+    archive_run(folder, storage, state.experiment)
+    _keep_event_file(folder, RunRecords(storage=storage, experiment=state.experiment, run_id=state.run_id))
     return folder.change(status="finished", finished=time.time())
 
 
@@ -298,6 +302,14 @@ def _keep_outputs(folder: RunFolder) -> None:
     summary = read_folder(reported["summary"])
     with writing_folder(folder.summary, producer=read_manifest(summary).producer) as copy:
         shutil.copytree(summary, copy, dirs_exist_ok=True, ignore=shutil.ignore_patterns(MANIFEST))
+
+
+def _keep_event_file(folder: RunFolder, records: RunRecords) -> None:
+    """Fetch what `summarize` has drawn for TensorBoard, if it has."""
+    found = records.storage.read_bytes(f"{records.prefix}/{TENSORBOARD}/{EVENT_FILE}")
+    if found:
+        (folder.path / TENSORBOARD).mkdir(exist_ok=True)
+        (folder.path / TENSORBOARD / EVENT_FILE).write_bytes(found[0])
 
 
 class EventReader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Self
 
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class ProgressView:
         self._whole = self._progress.add_task("run", total=num_epochs, amount="")
         self._bar: Any = None
         self._described = ""
+        self._said_once: set[str] = set()
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -63,6 +65,8 @@ class ProgressView:
             "epoch-evaluated": self._show_evaluated,
             "epoch-decided": self._show_decided,
             "epoch-steered": self._show_steered,
+            "tracked": self._show_tracked,
+            "tracking-problem": self._show_tracked,
         }.get(event["event"])
         if show:
             show(event)
@@ -107,6 +111,13 @@ class ProgressView:
 
     def _show_steered(self, event: dict[str, Any]) -> None:
         self._say(f"      diversity floor: {event['action'].replace('_', ' ')}: {event['reason']}")
+
+    def _show_tracked(self, event: dict[str, Any]) -> None:
+        """The run's page, or why nothing gets there: every step says the same."""
+        line = event.get("problem") or f"MLflow: {event['page']}"
+        if line not in self._said_once:
+            self._said_once.add(line)
+            self._say(f"      {escape(line)}")
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ runs/RUN_ID/kfp.log         everything the steps said
 runs/RUN_ID/progress.jsonl  their progress, line by line
 runs/RUN_ID/scratch/        their temporary files, while an attempt lasts
 runs/RUN_ID/report.html     the report, and summary/ what it was made from
+runs/RUN_ID/tensorboard/    the same curves for TensorBoard, where its extra is installed
 """
 
 from __future__ import annotations

@@ -30,6 +30,14 @@ def _stacks_without_source() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_server_of_the_developers_own() -> Iterator[None]:
+    """Steps tell an MLflow server whatever they do, wherever this variable is set."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def embedded_s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
     """A SeaweedFS server with the bucket `hrf`, started on first use and killed at the end."""

@@ -19,6 +19,7 @@ from hrf.records import RunStart
 from hrf.run_records import RunRecords
 from hrf.steps.context import step
 from hrf.storage import Storage
+from hrf.tracking import check_client
 
 GIT_SHA = "HRF_GIT_SHA"
 """Environment variable: the commit that an image was built from; a checkout has none."""
@@ -84,6 +85,7 @@ def check(
     start = settle_start(start_from, config)
     store = Storage.open(storage)
     store.check()
+    check_client()
     version = model_version(config, run_id)
     pointer = read_pointer(store, experiment) if start == "promoted" else None
     records = RunRecords(storage=store, experiment=experiment, run_id=run_id)

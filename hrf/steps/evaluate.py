@@ -15,6 +15,7 @@ from hrf.steps.artifacts import load_evaluation_starts
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.history import read_update
 from hrf.steps.measuring import measure_policy
+from hrf.steps.numbers import evaluation_metrics
 
 
 @step("evaluate", when_stopped={"evaluation": ""}, secrets=SCORING_SECRETS)
@@ -53,22 +54,3 @@ def evaluate(*, run: str, base: str, policy: str, baseline: str, epoch: int, eva
         pictures.save(folder / "grid.png")
     emit("epoch-evaluated", epoch=epoch, reward=record["reward"], diversity=record["diversity"]["vendi_order2_ratio"])
     return evaluation_metrics(record)
-
-
-def evaluation_metrics(record: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation record in flat numbers, for Kubeflow's metrics and for tables."""
-    metrics = {
-        "reward": record["reward"]["value"],
-        "reward_vs_base": record["reward_vs_base"]["value"],
-        "reward_vs_base_low": record["reward_vs_base"]["low"],
-        "vendi_order2": record["diversity"]["vendi_order2"]["value"],
-        "vendi_order2_ratio": record["diversity"]["vendi_order2_ratio"]["value"],
-        "vendi_order2_ratio_low": record["diversity"]["vendi_order2_ratio"]["low"],
-        "coverage": record["fidelity"]["coverage"],
-        "density": record["fidelity"]["density"],
-        "mode_entropy": record["mode_entropy"],
-        "num_evaluations": record["num_evaluations"],
-        **{name: monitor["value"] for name, monitor in record["monitors"].items()},
-    }
-    # What needs a classifier, or more samples, is absent rather than zero.
-    return {name: value for name, value in metrics.items() if value is not None}

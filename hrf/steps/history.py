@@ -72,3 +72,25 @@ def add_updates(policy: Path, history: Path) -> None:
         target = epoch_folder(history, int(source.stem))
         target.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target / "update.json")
+
+
+EVALUATED = ("evaluation", "decision", "steering")
+"""What an epoch has left besides its update, if it was evaluated, and the run is held above a floor."""
+
+
+def read_epochs(history: Path) -> list[dict[str, Any]]:
+    """The records of all epochs of a history folder: `epoch`, `update`, and `EVALUATED`; None for what there is not."""
+    return [
+        {"epoch": int(folder.name), **{name: _read(folder / f"{name}.json") for name in ("update", *EVALUATED)}}
+        for folder in sorted((history / "epochs").iterdir())
+    ]
+
+
+def read_updates(policy: Path) -> list[dict[str, Any]]:
+    """The same of a policy folder, which knows of updates only."""
+    files = sorted((policy / UPDATES).glob("*.json"))
+    return [{"epoch": int(file.stem), "update": _read(file), **dict.fromkeys(EVALUATED)} for file in files]
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -15,6 +15,7 @@ from hrf.promotion import promote as promote_candidate
 from hrf.steps.context import CONFIG_FILE, Run, step
 from hrf.steps.history import add_updates, extend_history
 from hrf.steps.policy_folder import copy_policy
+from hrf.steps.tracking import track
 from hrf.storage import Storage
 
 
@@ -74,6 +75,7 @@ def promote(
         add_updates(policy_folder, folder)
         shutil.copyfile(evaluation_folder / "grid.png", target / "grid.png")
     emit("epoch-decided", epoch=epoch, outcome=decided.outcome)
+    track(context, history=new_history, baseline=baseline)
     metrics: dict[str, Any] = {
         "outcome": decided.outcome,
         "promoted": int(decided.outcome == "promoted"),

@@ -14,6 +14,7 @@ from hrf.records import Failure, Reason, RunError, RunStatus
 from hrf.report import render_status
 from hrf.run_records import RunRecords
 from hrf.steps.context import step
+from hrf.steps.tracking import track_failure
 from hrf.storage import Storage
 from hrf.workflow import find_reasons
 
@@ -86,7 +87,20 @@ def report_status(
         sys.stderr.write(f"{line}\n" if line else "")
     Path(page).parent.mkdir(parents=True, exist_ok=True)
     Path(page).write_text(render_status(status, problem=problem), encoding="utf-8")
+    if status.outcome != "succeeded":
+        track_failure(storage=storage, experiments=experiments, run_id=run_id, why=_why(status))
     return {"failures": len(failures), "outcome": status.outcome}
+
+
+def _why(status: RunStatus) -> str:
+    """Why a run has failed, in one line: what its Workflow says, else the last step that said anything."""
+    if status.reasons:
+        return status.reasons[-1].line
+    if not status.failures:
+        return f"no step has said why; Kubeflow calls the run {status.state}"
+    last = status.failures[-1]
+    where = last.step if last.epoch is None else f"{last.step}, epoch {last.epoch}"
+    return f"{where}: {last.message}"
 
 
 def _find_out(kubeflow_run: str, failures: Sequence[Failure]) -> tuple[list[Reason], str]:

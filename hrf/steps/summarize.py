@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from hrf.progress import emit
 from hrf.promotion import read_pointer
 from hrf.records import RunSummary
 from hrf.report import render_run
-from hrf.run_records import RunRecords
+from hrf.run_records import TENSORBOARD, RunRecords
 from hrf.steps.context import CONFIG_FILE, Run, step
+from hrf.steps.history import read_epochs
+from hrf.steps.tracking import track, write_tensorboard
 from hrf.storage import Storage
 
 
@@ -35,7 +38,7 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
     baseline_folder, history_folder = read_folder(baseline), read_folder(history)
     store = Storage.open(context.about["storage"])
     experiment, run_id = context.about["experiment"], context.about["run_id"]
-    epochs = [_epoch_record(folder) for folder in sorted((history_folder / "epochs").iterdir())]
+    epochs = read_epochs(history_folder)
     pointer = read_pointer(store, experiment)
     closing = RunSummary(
         run=context.about,
@@ -60,9 +63,13 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
     records = RunRecords(storage=store, experiment=experiment, run_id=run_id)
     store.upload_file(Path(report), f"{records.prefix}/report.html")
     store.upload_file(context.folder / CONFIG_FILE, f"{records.prefix}/{CONFIG_FILE}")
+    with tempfile.TemporaryDirectory() as scratch:
+        if events := write_tensorboard(Path(summary), Path(scratch)):
+            store.upload_file(events, f"{records.prefix}/{TENSORBOARD}/{events.name}")
     # The summary comes last: where it is, the run is complete.
     records.write_summary(closing)
     emit("reported", report=report, summary=summary)
+    track(context, history=history, baseline=baseline, report=report)
     return closing_metrics(record)
 
 
@@ -81,15 +88,6 @@ def closing_metrics(record: dict[str, Any]) -> dict[str, Any]:
         "num_epochs": len(record["epochs"]),
         "num_promotions": sum(decision["outcome"] == "promoted" for decision in decisions),
     }
-
-
-def _epoch_record(folder: Path) -> dict[str, Any]:
-    """One epoch's update, and what followed its evaluation; null where there was none, or no floor to steer by."""
-    record: dict[str, Any] = {"epoch": int(folder.name)}
-    for name in ("update", "evaluation", "decision", "steering"):
-        file = folder / f"{name}.json"
-        record[name] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
-    return record
 
 
 def _totals(epochs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -12,10 +12,12 @@ from hrf.rewards import build_reward
 from hrf.secrets import SCORING_SECRETS
 from hrf.steps.artifacts import load_prefix_pool
 from hrf.steps.context import TRAINED, Run, advance_reporter, step
+from hrf.steps.numbers import update_metrics
 from hrf.steps.processes import in_processes
 from hrf.steps.sample import prompt_texts
 from hrf.steps.score import reward_samples
-from hrf.steps.update import TrainingSession, update_metrics
+from hrf.steps.tracking import track
+from hrf.steps.update import TrainingSession
 from hrf.training import build_starts, sample_episodes
 
 
@@ -79,4 +81,5 @@ def train(
     last = epoch + num_epochs - 1
     if ranks.writes():
         session.save(new_policy, new_training_state, "train", records)
+        track(context, policy=new_policy)
     return update_metrics(records[last])

@@ -26,7 +26,9 @@ from hrf.rollout import Trajectories
 from hrf.steps.artifacts import load_training_state, load_trajectories, save_training_state
 from hrf.steps.context import TRAINED, Run, advance_reporter, step
 from hrf.steps.history import copy_updates, update_file, write_record
+from hrf.steps.numbers import update_metrics
 from hrf.steps.processes import in_processes
+from hrf.steps.tracking import track
 from hrf.training import advantages_of, build_statistics
 from hrf.update import UpdateMetrics, Updater, build_optimizer, weight_sums
 
@@ -68,23 +70,8 @@ def update(
     record = session.learn(tails, np.asarray(scored["rewards"]), sampled, float(scored["seconds"]), epoch)
     if this_rank().writes():
         session.save(new_policy, new_training_state, "update", {epoch: record})
+        track(context, policy=new_policy)
     return update_metrics(record)
-
-
-def update_metrics(record: dict[str, Any]) -> dict[str, Any]:
-    """An epoch's update record in flat numbers: the last update's metrics, and the largest share of one step.
-
-    That share is absent where an epoch's steps were not measured.
-    """
-    norms = list(record["grad_norm_by_step"].values())
-    middle = float(np.median(norms)) if norms else 0.0
-    return {
-        **{name: value for name, value in record["updates"][-1].items() if name != "update"},
-        "num_updates": len(record["updates"]),
-        "num_evaluations": record["num_evaluations"],
-        **({"largest_step_over_median": max(norms) / middle if middle > 0 else 0.0} if norms else {}),
-        "seconds": record["seconds"]["update"],
-    }
 
 
 class TrainingSession:

@@ -22,6 +22,7 @@ from hrf.steps.context import RUNNER_PID
 from hrf.study.execute import PROGRESS, Places, execute, work_folder
 from hrf.study.plan import StudyRun
 from hrf.study.table import KEY, frame_of, read_table, short_digest, write_table
+from hrf.tracking import SERVER
 
 POLL_SECONDS = 0.5
 
@@ -187,6 +188,8 @@ def _pool(machine: Machine, environment: Mapping[str, str]) -> Iterator[ProcessP
 def _begin_worker(machine: Machine, environment: Mapping[str, str], gpus: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # The study's own process hears of it and ends its workers.
     adopt(environment)
+    # A study has a table of its own; hundreds of its runs would bury all others there.
+    os.environ.pop(SERVER, None)
     if machine.gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus.get()
     import torch

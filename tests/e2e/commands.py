@@ -57,8 +57,8 @@ class Said:
 
 
 def environment(**extra: str) -> dict[str, str]:
-    """This process's variables without any storage of the developer's own, on a terminal of 100 columns."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HRF_"))}
+    """This process's variables without any storage or server of the developer's own, on a terminal of 100 columns."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "HRF_", "MLFLOW_"))}
     settled = {"COLUMNS": str(COLUMNS), "OMP_NUM_THREADS": "1", "AWS_EC2_METADATA_DISABLED": "true"}
     return {**kept, **settled, "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, **extra}
 

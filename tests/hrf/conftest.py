@@ -1,0 +1,31 @@
+"""One MLflow server for all tests that need one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from mlflow import MlflowClient
+
+from tests.tracking_server import mlflow_server
+
+
+@pytest.fixture(scope="session")
+def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
+        yield url
+
+
+@pytest.fixture
+def server(_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The server, also in this process's variables."""
+    for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "KFP_MLFLOW_CONFIG", "MLFLOW_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", _server)
+    return _server
+
+
+@pytest.fixture
+def client(server: str) -> MlflowClient:
+    """Asks the server."""
+    return MlflowClient(server)
