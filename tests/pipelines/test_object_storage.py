@@ -2,7 +2,7 @@
 
 import pytest
 
-from hrf.errors import StorageError
+from hrf.errors import ConfigError, StorageError
 from pipelines.object_storage import CONFIGURED_BY, configured_location, is_configured, object_storage
 
 
@@ -10,6 +10,13 @@ from pipelines.object_storage import CONFIGURED_BY, configured_location, is_conf
 def nothing_configured(monkeypatch):
     for name in (*CONFIGURED_BY, "HRF_BUCKET"):
         monkeypatch.delenv(name, raising=False)
+
+
+def test_a_secret_that_could_not_be_blotted_out_is_refused_before_anything_is_made(monkeypatch, tmp_path):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hrf")
+    with pytest.raises(ConfigError, match="AWS_SECRET_ACCESS_KEY"), object_storage(tmp_path / "work"):
+        pass
+    assert not (tmp_path / "work").exists()
 
 
 def test_without_any_configuration_it_is_the_embedded_server():

@@ -110,6 +110,24 @@ class TestMessages:
         with pytest.raises(ProtocolError):
             decode_request(body)
 
+    def test_a_body_with_broken_bytes_is_a_request_or_refused(self):
+        """2,000 of them, most broken in the header."""
+        whole = encode_request(pictures(2), ["a", "b"])
+        generator = np.random.default_rng(7)
+        refused = 0
+        for _ in range(2000):
+            body = bytearray(whole)
+            for place in generator.integers(0, 250, size=generator.integers(1, 4)):
+                body[place] = generator.integers(0, 256)
+            try:
+                images, prompts = decode_request(bytes(body))
+            except ProtocolError:
+                refused += 1
+            else:
+                assert images.shape[1] == 3
+                assert prompts is None or len(prompts) == len(images)
+        assert refused > 1000
+
     def test_a_server_of_later_protocols_is_refused_and_fields_that_nobody_knows_are_not(self):
         assert Health.decode(says_json({**HEALTH, "colour": "red"})).name == NAME
         with pytest.raises(ProtocolError, match=r"protocol 2.*speaks 1"):

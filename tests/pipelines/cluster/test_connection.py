@@ -60,6 +60,14 @@ def test_a_token_that_is_missing_or_wrong(hrf, kfp, monkeypatch):
     assert hrf("runs", "--cluster").exit_code == 0
 
 
+def test_a_token_that_could_not_be_blotted_out_is_refused(hrf, kfp, monkeypatch):
+    monkeypatch.setenv("HRF_KFP_TOKEN", "hrf")
+    result = hrf("runs", "--cluster")
+    assert result.exit_code == 3
+    assert "HRF_KFP_TOKEN" in words(result)
+    assert not kfp.sent
+
+
 def test_the_token_of_a_notebook_is_used(hrf, kfp, monkeypatch, tmp_path):
     kfp.token = "from-a-file"
     (tmp_path / "token").write_text("from-a-file\n")
