@@ -36,6 +36,7 @@ class Kubernetes:
         Raises:
             ClusterError: There is none.
         """
+        import yaml
         from kubernetes import client, config
 
         settings = client.Configuration()
@@ -45,6 +46,10 @@ class Kubernetes:
             _, active = config.list_kube_config_contexts(files)
             config.load_kube_config(files, client_configuration=settings)
             context = str(active["name"])
+        except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+            raise ClusterError(
+                "kubeconfig", problem=f"{files} can't be read ({type(error).__name__})", fix="correct KUBECONFIG"
+            ) from None
         except config.ConfigException:
             try:
                 config.load_incluster_config(client_configuration=settings)

@@ -140,6 +140,14 @@ def test_without_a_kubeconfig_the_command_to_look_with_is_told(hrf, kfp):
     assert "kubectl get serviceaccounts,configmaps,secrets -n kubeflow" in words(result)
 
 
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"", b"apiVersion: v1"])
+def test_a_kubeconfig_that_can_not_be_read_is_none(kfp, monkeypatch, tmp_path, content):
+    (tmp_path / "config").write_bytes(content)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    (finding,) = _findings()
+    assert "can't be looked at" in finding.detail
+
+
 def test_the_namespace_of_several_users_is_theirs(kfp, prepared):
     kfp.state.multi_user = True
     arguments = {"service_account": "hrf-runner", "storage": "s3://hrf"}
