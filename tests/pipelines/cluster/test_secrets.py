@@ -44,7 +44,7 @@ def test_secrets_are_neither_sent_nor_printed_nor_logged(hrf, planted, caplog):
     caplog.set_level(logging.INFO)
     for name in ("kfp", "kfp_server_api", "urllib3", "pipelines"):
         caplog.set_level(logging.DEBUG, logger=name)
-    planted.state.plays = plays.failing("sample", "it failed")
+    planted.state.plays = plays.failing("sample")
     said = []
     for command in (
         ("submit", *SMOKE, *STORAGE, "--run-tag", "mine", "--wait", "--poll", "0.01"),
