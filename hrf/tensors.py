@@ -63,7 +63,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
         whole,
         problem=f"no {whole.name} here, in one file or in shards (variants such as fp16 are not looked for; pickled "
         "weights are not loaded: they can run code)",
-        fix="save the model in safetensors, with its library's save_pretrained(safe_serialization=True)",
+        fix="save the model with its library's save_pretrained: safe_serialization=True, and no variant",
     )
 
 

@@ -143,7 +143,9 @@ def load_model(kind: str, folder: Path) -> Any:
     misfit = Misfit(
         missing=sorted(report["missing_keys"]),
         unexpected=sorted(report["unexpected_keys"]),
-        misshapen=[f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in report["mismatched_keys"]],
+        misshapen=[
+            f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in sorted(report["mismatched_keys"])
+        ],
     )
     misfit.refuse(files[0], f"a {type(model).__name__}")
     return model.eval().requires_grad_(False)

@@ -51,13 +51,12 @@ def check_parts(source: Path, used: Collection[str], *, left_out: Collection[str
         ArtifactError: If its index is damaged.
         ConfigError: If it has others.
     """
-    parts = _parts(source)
-    others = [name for name in parts if name not in used and name not in left_out]
+    others = {name: kind for name, kind in _parts(source).items() if name not in used and name not in left_out}
     if others:
         raise ConfigError(
             "model.source",
             expected=f"a model of the parts {', '.join(used)} and no other, which would be ignored",
-            got=_described(source, parts),
+            got=_described(source, others),
             fix=_FIX,
         )
 

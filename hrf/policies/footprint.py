@@ -27,10 +27,10 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from hrf.config import Lora
 from hrf.errors import ConfigError
+from hrf.policies.components import DENOISERS
 
 _PROMPT_TOKENS = 77
 """CLIP's context length; what the denoisers of Stable Diffusion are conditioned on."""
-_DENOISERS = ("UNet2DModel", "UNet2DConditionModel")
 _META = torch.device("meta")
 
 
@@ -80,7 +80,7 @@ def denoiser_footprint(config: Mapping[str, Any], lora: Lora | None = None) -> F
     counted = _count_denoiser(json.dumps(dict(config), sort_keys=True))
     if lora is None:
         return counted
-    sizes = _adapter_sizes(_build(config, _DENOISERS), lora)
+    sizes = _adapter_sizes(_build(config, DENOISERS), lora)
     return replace(counted, num_tuned=sum(sizes), num_tuned_tensors=len(sizes))
 
 
@@ -97,7 +97,7 @@ def decoder_footprint(config: Mapping[str, Any], latent_shape: tuple[int, ...]) 
 def _count_denoiser(config: str) -> Footprint:
     """Count what `config.json` describes; it takes seconds, and plans of several runs have few models."""
     values = json.loads(config)
-    model = _build(values, _DENOISERS)
+    model = _build(values, DENOISERS)
     settings: Any = model.config
     size = settings.sample_size
     shape = (settings.in_channels, *((size, size) if isinstance(size, int) else size))

@@ -146,8 +146,8 @@ class StableDiffusion:
         denoiser = load_component(source / "unet", self.denoiser)
         autoencoder = load_component(source / "vae", "AutoencoderKL")
         encoder = load_text_encoder(source / "text_encoder")
-        load_tokenizer(source / "tokenizer")
-        _check_fits(denoiser.config, autoencoder.config, encoder.config)
+        tokenizer = load_tokenizer(source / "tokenizer")
+        _check_fits(denoiser.config, autoencoder.config, encoder.config, num_tokens=len(tokenizer))
         text = torch.zeros(1, encoder.config.max_position_embeddings, encoder.config.hidden_size)
         check_answers(denoiser, _num_timesteps(scheduler), encoder_hidden_states=text)
         denoiser.save_pretrained(target / "unet")
@@ -276,7 +276,7 @@ def _check_unconditional(denoiser: Any) -> None:
         )
 
 
-def _check_fits(denoiser: Any, autoencoder: Any, encoder: Any) -> None:
+def _check_fits(denoiser: Any, autoencoder: Any, encoder: Any, *, num_tokens: int) -> None:
     """Refuse UNets that read more than a latent, a timestep and a text, and parts that don't belong together."""
     check_sample_size(denoiser)
     extras = (
@@ -297,6 +297,13 @@ def _check_fits(denoiser: Any, autoencoder: Any, encoder: Any) -> None:
             got=f"channels {channels} and {autoencoder.out_channels}, widths {widths}"
             + (f", with {', '.join(found)}" if found else ""),
             fix="choose a Stable Diffusion 1 or 2 text-to-image model; none for inpainting, depth or upscaling",
+        )
+    if num_tokens > encoder.vocab_size:
+        raise ConfigError(
+            "model.source",
+            expected=f"a tokenizer of the text encoder's {encoder.vocab_size} tokens at most",
+            got=f"one of {num_tokens}",
+            fix="give the tokenizer that belongs to the text encoder, or one whose embeddings were added to it",
         )
 
 

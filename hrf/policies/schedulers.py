@@ -63,6 +63,7 @@ def training_scheduler(scheduler: Mapping[str, Any]) -> DDIMScheduler:
     if name not in SCHEDULERS:
         raise _refused(f"a scheduler of a variance-preserving process with betas: {', '.join(SCHEDULERS)}", name)
     prediction_of(scheduler)
+    clip_range_of(scheduler, by_default=True)
     for setting, harmless in _OTHER_SETTINGS.items():
         if scheduler.get(setting) not in harmless:
             raise _refused(
@@ -122,12 +123,13 @@ def _check_betas(found: DDIMScheduler, alpha_bars: torch.Tensor, name: str) -> N
     inside = (betas > 0) & (betas < 1)
     inside[-1:] |= betas[-1:] == 1  # zero terminal SNR
     if len(betas) != total or not bool(inside.all()):
-        odd = betas[~inside[: len(betas)]]
         raise _refused(
             "as many betas as `num_train_timesteps`, each in (0, 1); the last may be 1",
-            f"{len(betas)} betas for {total} timesteps" if len(betas) != total else f"a beta of {float(odd[0]):.4g}",
+            f"{len(betas)} betas for {total} timesteps"
+            if len(betas) != total
+            else f"a beta of {float(betas[~inside][0]):.4g}",
         )
-    gap = float((found.alphas_cumprod - alpha_bars).abs().max()) if len(alpha_bars) == total else float("inf")
+    gap = float((found.alphas_cumprod - alpha_bars).abs().max())
     if not gap <= _TOLERANCE:
         raise _refused(
             f"a configuration that {name} and DDIMScheduler, which draws from tuned models, read alike",

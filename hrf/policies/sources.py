@@ -16,7 +16,7 @@ from hrf.policies.kinds import normalise_base
 from hrf.storage import Storage
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
-_HUB_FILES = [
+HUB_FILES = [
     *("model_index.json", "config.json", "*/config.json", "scheduler_config.json", "scheduler/*.json", "tokenizer/*"),
     *(f"{folder}diffusion_pytorch_model{ending}" for folder in ("", "unet/", "vae/") for ending in _WEIGHTS),
     *(f"text_encoder/model{ending}" for ending in _WEIGHTS),
@@ -61,7 +61,7 @@ def fetch_model(model: Model, target: Path) -> Path:
     if source.startswith("s3://"):
         return Storage.open(source).download_all(target)
     if source.startswith("hf:"):
-        cached = hub_folder(source.removeprefix("hf:"), model.revision, _HUB_FILES)
+        cached = hub_folder(source.removeprefix("hf:"), model.revision, HUB_FILES)
         return Path(shutil.copytree(cached, target, dirs_exist_ok=True))
     folder = Path(source).expanduser()
     if not folder.is_dir():

@@ -21,14 +21,16 @@ from diffusers import (
     UNet2DModel,
     VQModel,
 )
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 
-from hrf.config import Config
+from hrf.config import Config, Model
 from hrf.core.schedule import NoiseSchedule
 from hrf.errors import ArtifactError, ConfigError, HrfError
 from hrf.policies.folders import load_policy, noise_schedule
 from hrf.policies.kinds import kind_of, normalise_base
-from hrf.policies.schedulers import SCHEDULERS, clip_range_of, training_scheduler
+from hrf.policies.schedulers import SCHEDULERS, training_scheduler
+from hrf.policies.sources import HUB_FILES, fetch_base
 from tests.hrf import tiny_stable_diffusion as tiny
 from tests.hrf.toys import small_unet
 
@@ -281,9 +283,8 @@ class TestScheduler:
         assert words in refused(with_scheduler(model, **changes))
 
     @pytest.mark.parametrize("limit", [None, 0, -1.0, "1", True])
-    def test_a_clip_range_is_a_positive_number(self, limit: object) -> None:
-        with pytest.raises(ConfigError, match="clip_sample_range"):
-            clip_range_of({"clip_sample": True, "clip_sample_range": limit}, by_default=True)
+    def test_a_clip_range_is_a_positive_number(self, model: Path, limit: object) -> None:
+        assert "clip_sample_range" in refused(with_scheduler(model, clip_sample_range=limit))
 
     def test_a_model_of_latents_is_clipped_only_where_its_file_says_so(self, latent_model: Path) -> None:
         file = latent_model / "scheduler" / "scheduler_config.json"
@@ -315,10 +316,26 @@ class TestZeroTerminalSnr:
         assert self.schedule("epsilon", spacing="leading").alpha_bars[0] > 0
 
 
-def test_a_refusal_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
-    from hrf.config import Model
-    from hrf.policies.sources import fetch_base
+def test_of_a_repository_the_networks_come_whole_or_in_shards_and_nothing_that_is_not_loaded() -> None:
+    wanted = [
+        *("model_index.json", "scheduler/scheduler_config.json", "tokenizer/merges.txt", "vqvae/config.json"),
+        *("unet/config.json", "unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"),
+        *("unet/diffusion_pytorch_model.safetensors.index.json", "text_encoder/model-00001-of-00002.safetensors"),
+        "vae/diffusion_pytorch_model-00002-of-00003.safetensors",
+    ]
+    left = [
+        *(
+            "unet/diffusion_pytorch_model.fp16.safetensors",
+            "unet/diffusion_pytorch_model.bin",
+            "v1-5-pruned.safetensors",
+        ),
+        *("unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors", "safety_checker/model.safetensors"),
+        *("unet/diffusion_pytorch_model-00001-of-00002.fp16.safetensors", "text_encoder/pytorch_model.bin"),
+    ]
+    assert list(filter_repo_objects([*wanted, *left], allow_patterns=HUB_FILES)) == wanted
 
+
+def test_a_refusal_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
     with_scheduler(model, _class_name="KarrasVeScheduler")
     with pytest.raises(HrfError):
         fetch_base(Model(source=str(model)), tmp_path / "base", {"step": "fetch"})

@@ -338,6 +338,12 @@ def _pickled_text(folder):
     (folder / "text_encoder" / "model.safetensors").rename(folder / "text_encoder" / "pytorch_model.bin")
 
 
+def _larger_tokenizer(folder):
+    words = tiny.tokenizer()
+    words.add_tokens(["<my-concept>"])
+    words.save_pretrained(folder / "tokenizer")
+
+
 def _no_tokenizer(folder):
     shutil.rmtree(folder / "tokenizer")
 
@@ -349,6 +355,7 @@ def _no_tokenizer(folder):
         (_inpainting, ConfigError, "none for inpainting"),
         (_narrow_text, ConfigError, "a text encoder of the width"),
         (_pickled_text, ArtifactError, "they can run code"),
+        (_larger_tokenizer, ConfigError, "54 tokens at most, got 'one of 55'"),
         (_no_tokenizer, ArtifactError, "no tokenizer here"),
     ],
 )
