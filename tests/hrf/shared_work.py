@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -33,6 +34,19 @@ def talk(value: int) -> dict:
         "different": ranks.all_have(torch.full((2,), float(ranks.index))),
         "threads": torch.get_num_threads(),
         "writes": ranks.concatenate(torch.tensor([ranks.writes()]).int()).tolist(),
+    }
+
+
+def exchange(num_floats: int) -> dict:
+    """Exchange what large networks do, gradients and samples, and look at the shared memory meanwhile."""
+    ranks = this_rank()
+    gradients = torch.full((num_floats,), 1.0 + ranks.index)
+    ranks.add_up([gradients])
+    samples = ranks.concatenate(torch.full((num_floats,), float(ranks.index)))
+    return {
+        "sum": gradients.mean().item(),
+        "samples": samples.mean().item(),
+        "room": shutil.disk_usage("/dev/shm").total,
     }
 
 

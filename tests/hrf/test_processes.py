@@ -1,5 +1,6 @@
 """The processes of a step: what they tell each other, how their ends are told, and that nothing is left of them."""
 
+import ast
 import multiprocessing
 import os
 import signal
@@ -93,6 +94,28 @@ def test_ranks_hear_each_other_in_order_and_one_writes():
         "writes": [1, 0, 0],
     }
     assert multiprocessing.active_children() == []
+
+
+SMALL_SHARED_MEMORY = """
+from hrf.processes import run_in_processes
+from tests.hrf.shared_work import exchange
+if __name__ == "__main__":
+    print(run_in_processes(exchange, {"num_floats": 2**25}, num_processes=2, on_gpu=False))
+"""
+
+
+@pytest.mark.slow
+def test_processes_do_with_the_shared_memory_that_a_container_has(tmp_path):
+    """Kills: exchanging through /dev/shm, of which containers have 64 MiB: here it would take twice 128 MiB."""
+    (tmp_path / "program.py").write_text(SMALL_SHARED_MEMORY)
+    mounted = "mount -t tmpfs -o size=64m tmpfs /dev/shm"
+    if subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, check=False).returncode:
+        pytest.skip("this user may not mount")
+    command = ["unshare", "-m", "sh", "-c", f'{mounted} && exec "$@"', "sh", sys.executable, "program.py"]
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    said = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert ast.literal_eval(said.stdout) == {"sum": 3.0, "samples": 0.5, "room": 64 * 2**20}
 
 
 @pytest.mark.slow
