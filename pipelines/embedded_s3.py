@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
+from hrf.checkpoint import clear_partial_files, writing_file
 from hrf.errors import StorageError
 from pipelines.file_locks import exclusive, lock_file, private
 
@@ -191,16 +192,17 @@ def _load_settings(work_dir: Path) -> dict[str, Any] | None:
 
 def _prepare_settings(work_dir: Path, settings: dict[str, Any] | None) -> dict[str, Any]:
     """Keys (made once) and free ports (kept where still free), saved for the next start, readable to the owner only."""
+    clear_partial_files(work_dir)
     keys = settings or {"access_key": secrets.token_hex(10), "secret_key": secrets.token_urlsafe(30), "ports": {}}
     ports = keys["ports"] if keys["ports"] and _are_free(keys["ports"].values()) else _choose_ports()
     chosen = {**keys, "ports": ports}
-    partial = work_dir / ".s3.json.partial"
-    partial.unlink(missing_ok=True)
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+    with (
+        writing_file(work_dir / "s3.json") as file,
+        os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream,
+    ):
         json.dump(chosen, stream)
         stream.flush()
         os.fsync(stream.fileno())
-    partial.replace(work_dir / "s3.json")
     return chosen
 
 
