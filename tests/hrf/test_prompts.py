@@ -131,7 +131,7 @@ def test_prompts_are_drawn_from_streams_of_their_own_uniformly():
     assert draw_prompts(0, streams) is None
 
 
-def published(buffer, min_count, delta):
+def published(buffer, min_count, delta, ddof):
     """The rule in plain Python: the last `buffer` rewards of a prompt once it has `min_count`, else the epoch's."""
     seen = defaultdict(list)
 
@@ -142,7 +142,8 @@ def published(buffer, min_count, delta):
         for reward, prompt in zip(rewards, prompts, strict=True):
             last = seen[prompt][-buffer:]
             known = last if len(last) >= min_count else rewards
-            result.append((reward - np.mean(known)) / (np.std(known) + delta))
+            constant = len(set(known)) == 1
+            result.append(0.0 if constant else (reward - np.mean(known)) / (np.std(known, ddof=ddof) + delta))
         return result
 
     return advantages
@@ -150,17 +151,19 @@ def published(buffer, min_count, delta):
 
 @given(st.data())
 def test_statistics_of_each_prompt_are_the_published_rule_over_epochs(data):
-    """Kills: the epoch's own rewards left out, a buffer per epoch, min_count per epoch, std with 1/(n-1)."""
+    """Kills: the epoch's own rewards left out, a buffer per epoch, min_count per epoch, n for n - 1 and the reverse."""
+    spread, ddof = data.draw(st.sampled_from([("population", 0), ("sample", 1)]))
     buffer = data.draw(st.integers(2, 6))
     min_count = data.draw(st.integers(1, buffer))
-    ours = PromptStatistics(buffer=buffer, min_count=min_count, delta=1e-3)
-    theirs = published(buffer, min_count, 1e-3)
+    options = {"buffer": buffer, "min_count": min_count, "delta": 1e-3, "spread": spread}
+    ours = PromptStatistics(**options)
+    theirs = published(buffer, min_count, 1e-3, ddof)
     for _ in range(3):
         rewards = data.draw(st.lists(st.floats(-3, 3), min_size=2, max_size=8))
         prompts = data.draw(st.lists(st.sampled_from("abc"), min_size=len(rewards), max_size=len(rewards)))
         got = ours.advantages(torch.tensor(rewards, dtype=torch.float64), prompts)
         np.testing.assert_allclose(got.numpy(), theirs(rewards, prompts), rtol=1e-9, atol=1e-9)
-        ours = PromptStatistics(buffer=buffer, min_count=min_count, delta=1e-3, kept=ours.state())
+        ours = PromptStatistics(**options, kept=ours.state())
 
 
 def test_equal_rewards_are_no_advantage_however_small_delta_is():
