@@ -5,7 +5,7 @@ from typing import NamedTuple
 from kfp import dsl
 
 
-@dsl.component(base_image="hrf-control:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-control", install_kfp_package=False)
 def check(
     preset: str,
     overrides: str,

@@ -4,7 +4,7 @@ from kfp import dsl
 from kfp.dsl import Model, Output
 
 
-@dsl.component(base_image="hrf-worker:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-worker", install_kfp_package=False)
 def fetch(
     source: str,
     revision: str,

@@ -13,6 +13,7 @@ from typing import Any
 
 #: The image build writes the commit it was built from here; a checkout has none.
 GIT_SHA = "HRF_GIT_SHA"
+_SHA_DIGITS = 12
 MANIFEST = "manifest.json"
 
 
@@ -28,9 +29,10 @@ def record(
     Nothing here depends on the clock or the machine: a step that runs again describes its outputs in the same words.
 
     Args:
-        facts: What the step returned. Numbers become metrics, words become lineage.
-        outputs: The artifacts that the step wrote; each gets the lineage in its metadata. What they were made from,
-            Kubeflow itself records.
+        facts: What the step returned. Its numbers become metrics; words are in the run's own records.
+        outputs: The artifacts that the step wrote. Each gets in its metadata which code made it, the epoch, and the
+            digest of its contents; what it was made from, Kubeflow itself records. Not more: all of it stands in the
+            Workflow in six places for each step that is given the artifact.
         metrics: The `dsl.Metrics` output; None for a step whose numbers nobody compares.
         epoch: The epoch, for steps that belong to one.
 
@@ -45,14 +47,10 @@ def record(
             metrics.log_metric(name, number)
         # Kubeflow keeps metrics in the metadata only; its local cache would take the absent file for a lost output.
         Path(metrics.path).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    lineage: dict[str, Any] = {name: value for name, value in facts.items() if isinstance(value, str)}
-    lineage["hrf_version"] = __version__
-    if os.environ.get(GIT_SHA):
-        lineage["git_sha"] = os.environ[GIT_SHA]
+    commit = os.environ.get(GIT_SHA, "")
+    lineage: dict[str, Any] = {"git_sha": commit[:_SHA_DIGITS]} if commit else {"hrf_version": __version__}
     if epoch is not None:
         lineage["epoch"] = epoch
-    if "seed" in facts:
-        lineage["seed"] = facts["seed"]
     for output in outputs:
         output.metadata.update(lineage)
         digest = manifest_digest(Path(output.path))

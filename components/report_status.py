@@ -4,7 +4,7 @@ from kfp import dsl
 from kfp.dsl import HTML, Output
 
 
-@dsl.component(base_image="hrf-control:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-control", install_kfp_package=False)
 def report_status(
     experiments: str,
     run_tag: str,

@@ -4,7 +4,7 @@ from kfp import dsl
 from kfp.dsl import Artifact, Dataset, Input, Metrics, Output
 
 
-@dsl.component(base_image="hrf-reward:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-reward", install_kfp_package=False)
 def score(
     epoch: int,
     run: Input[Artifact],

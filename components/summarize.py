@@ -4,7 +4,7 @@ from kfp import dsl
 from kfp.dsl import HTML, Artifact, Input, Metrics, Output
 
 
-@dsl.component(base_image="hrf-control:latest", install_kfp_package=False)
+@dsl.component(base_image="hrf-control", install_kfp_package=False)
 def summarize(
     run: Input[Artifact],
     baseline: Input[Artifact],

@@ -8,6 +8,7 @@ from hrf.config import StartChoice, resolve
 from hrf.config.loading import list_presets
 from hrf.errors import ConfigError
 from hrf.steps.check import check_shape
+from pipelines.forecasting import settle_epochs_per_step
 from pipelines.placement import Placement, Site, check_accelerators, check_shards
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def finetune_menus(config: Config, placement: Placement, *, preset: str, overrid
     Returns:
         The values of each parameter that has a list, the default first.
     """
+    config = settle_epochs_per_step(config, placement)
     others = [info.name for info in list_presets()] if preset else []
     presets = [name for name in others if _fits(name, overrides, config, placement)]
     return {

@@ -33,8 +33,9 @@ def finish(spec: dict[str, Any], menus: Mapping[str, Sequence[str]]) -> None:
     """Bring a compiled pipeline into the form that is shipped.
 
     What describes a component goes: while a run is at work, the cluster holds it in up to six places for each task,
-    in one object that may not grow past a megabyte. What describes the pipeline's own parameters stays, and stands in
-    the description of the pipeline, too: the form in which a run is started shows names and types only.
+    in one object that may not grow past a megabyte. So do waits that others imply, and with them edges of the graph.
+    What describes the pipeline's own parameters stays, and stands in the description of the pipeline, too: the form in
+    which a run is started shows names and types only.
 
     Args:
         spec: The pipeline's specification, which is changed.
@@ -48,6 +49,9 @@ def finish(spec: dict[str, Any], menus: Mapping[str, Sequence[str]]) -> None:
     for executor in spec["deploymentSpec"]["executors"].values():
         command = executor["container"]["command"]
         command[-1] = without_comments(command[-1])
+    for part in (spec["root"], *spec["components"].values()):
+        if "dag" in part:
+            _leave_out_implied_waits(part["dag"]["tasks"])
     parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     for name, values in menus.items():
         parameters[name]["literals"] = list(values)
@@ -97,6 +101,31 @@ def with_caching(package: str) -> str:
             ends = task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
             task["cachingOptions"] = {} if ends else {"enableCache": True}
     return yaml.safe_dump_all(documents, sort_keys=True)
+
+
+def _leave_out_implied_waits(tasks: Mapping[str, dict[str, Any]]) -> None:
+    """Have no task wait for one that another one, which it waits for, has waited for itself.
+
+    The SDK has each task wait for all whose outputs it is given, which the UI draws as an edge each, beside those of
+    the outputs. What runs before what stays the same.
+
+    Args:
+        tasks: Of one pipeline, which are changed.
+    """
+
+    def has_waited_for(name: str) -> set[str]:
+        # One with a policy of its own may also have run where those before it failed.
+        earlier = [] if "triggerPolicy" in tasks[name] else tasks[name].get("dependentTasks", [])
+        return set(earlier).union(*map(has_waited_for, earlier))
+
+    needed = {}
+    for name, task in tasks.items():
+        earlier = task.get("dependentTasks", [])
+        implied = set[str]().union(*map(has_waited_for, earlier))
+        needed[name] = [other for other in earlier if other not in implied]
+    for name, others in needed.items():
+        if others:
+            tasks[name]["dependentTasks"] = others
 
 
 def _definitions(of_kinds: Mapping[str, Mapping[str, dict[str, Any]]]) -> Iterator[dict[str, Any]]:

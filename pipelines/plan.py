@@ -5,7 +5,6 @@ Kubeflow has no loop over a run-time number, so epochs are unrolled when a packa
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,9 +15,8 @@ if TYPE_CHECKING:
 
     from hrf.config import Config
 
-#: A run's Workflow object holds the state of all its tasks and outgrows what a cluster can retry at about 56 of them.
-COMFORTABLE_TASKS = 40
-#: Far past that, the object outgrows the database and the run itself breaks.
+#: A cluster keeps the state of all of a run's tasks in one object, which can't hold many more. How large it becomes,
+#: and what no longer works long before that, `pipelines.workflow_size` tells from the compiled package.
 MOST_TASKS = 150
 #: check, fetch, prepare, baseline, summarize; the group that holds them and its exit task.
 TASKS_AROUND_EPOCHS = 7
@@ -93,7 +91,7 @@ def count_tasks(steps: Sequence[EpochStep]) -> int:
 
 
 def check_task_budget(num_tasks: int) -> None:
-    """Warn of a run that a cluster could not retry, and refuse one that it could not hold.
+    """Refuse a run that a cluster could not hold, before it is compiled.
 
     Args:
         num_tasks: As counted by `count_tasks`.
@@ -101,16 +99,12 @@ def check_task_budget(num_tasks: int) -> None:
     Raises:
         ConfigError: More than 150 tasks.
     """
-    fix = "train several epochs per step (run.epochs_per_step), evaluate less often, or chain shorter runs"
     if num_tasks > MOST_TASKS:
         raise ConfigError(
-            "run.epochs", expected=f"a pipeline of at most {MOST_TASKS} tasks", got=f"{num_tasks} tasks", fix=fix
-        )
-    if num_tasks > COMFORTABLE_TASKS:
-        warnings.warn(
-            f"This pipeline has {num_tasks} tasks. Above {COMFORTABLE_TASKS}, a failed run can't be retried from "
-            f"Kubeflow's UI: {fix}.",
-            stacklevel=2,
+            "run.epochs",
+            expected=f"a pipeline of at most {MOST_TASKS} tasks",
+            got=f"{num_tasks} tasks",
+            fix="train several epochs per step (run.epochs_per_step), evaluate less often, or chain shorter runs",
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pipelines.commands.configuring import Settings, choose
-from pipelines.commands.console import Traceback, console, note
+from pipelines.commands.console import Traceback, console
 
 if TYPE_CHECKING:
     from pipelines import placement as placements
@@ -75,23 +74,15 @@ def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
     Raises:
         ConfigError: The placement is not valid or does not fit, or the run has too many tasks for a cluster.
     """
-    from pipelines.finetune import build
+    from pipelines.compiled import compile_finetune
     from pipelines.forecasting import settle_epochs_per_step
-    from pipelines.menus import finetune_menus
-    from pipelines.package import compile_package
     from pipelines.placement import load_placement
     from pipelines.plan import count_tasks, plan_epochs
     from pipelines.workflow_size import check_size, estimate
 
     site = load_placement(placement, chosen.config)
-    config = settle_epochs_per_step(chosen.config, site)
-    with warnings.catch_warnings(record=True, action="always", category=UserWarning) as noted:
-        pipeline = build(chosen.config, preset=chosen.preset, overrides=chosen.overrides, placement=site)
-        menus = finetune_menus(config, site, preset=chosen.preset, overrides=chosen.overrides)
-        package = compile_package(pipeline, menus)
-    for warning in noted:
-        note(str(warning.message))
-    steps = plan_epochs(config, num_shards=site.shards)
+    package = compile_finetune(chosen.config, site, preset=chosen.preset, overrides=chosen.overrides)
     size = estimate(package)
     check_size(size)
+    steps = plan_epochs(settle_epochs_per_step(chosen.config, site), num_shards=site.shards)
     return Compiled(package=package, num_tasks=count_tasks(steps), size=size, placement=site)

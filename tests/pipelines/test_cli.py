@@ -1,6 +1,7 @@
 """The command `hrf`, without running a pipeline."""
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -122,10 +123,14 @@ def test_a_package_is_compiled_from_a_file(hrf, tmp_path):
     assert resolve("", parameters["overrides"]["defaultValue"]) == resolve("avatars-smoke", "run: {epochs: 1}")
 
 
-def test_a_package_that_a_cluster_could_not_retry_is_noted(hrf, tmp_path):
-    result = hrf("compile", "avatars-smoke", "--epochs", "9", "-o", str(tmp_path / "package.yaml"))
+@pytest.mark.parametrize(
+    ("epochs", "told"), [("1", "Kubeflow's UI shows each task, and its Retry works"), ("9", "its Retry is refused")]
+)
+def test_the_size_of_a_run_on_a_cluster_is_told_and_what_it_means(hrf, tmp_path, epochs, told):
+    result = hrf("compile", "avatars-smoke", "--epochs", epochs, "-o", str(tmp_path / "package.yaml"))
     assert result.exit_code == 0
-    assert "Note: This pipeline has 52 tasks" in _words(result)
+    assert re.search(r"Workflow: \d+ nodes, about \d\.\d\d MB at the end", _words(result))
+    assert told in _words(result)
 
 
 def test_images_of_a_package_come_from_the_environment(hrf, tmp_path, monkeypatch):

@@ -228,7 +228,7 @@ def test_shards_are_a_loop_of_samples_and_a_task_that_joins_them():
     (loop,) = (task for task in dag.values() if "parameterIterator" in task)
     assert loop["parameterIterator"]["items"]["raw"] == "[0, 1, 2, 3]"
     assert dag["score"]["dependentTasks"] == ["gather"]
-    assert dag["update"]["dependentTasks"] == ["gather", "score"]
+    assert dag["update"]["dependentTasks"] == ["score"]
 
 
 def test_starts_that_are_selected_by_reward_need_the_image_with_the_scorers():

@@ -1,7 +1,5 @@
 """How a run's epochs become tasks, and how many that makes."""
 
-import warnings
-
 import pytest
 
 from hrf.config import resolve
@@ -82,20 +80,8 @@ def test_shards_of_sampling_are_counted_with_the_loop_and_the_task_that_joins_th
     assert count_tasks(plan_epochs(config, num_shards=3)) == 7 + 5 + (1 + 3 + 3 + 1) - 1
 
 
-def test_up_to_forty_tasks_pass_without_a_word():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        check_task_budget(40)
-
-
-def test_more_than_forty_tasks_are_warned_of():
-    with pytest.warns(UserWarning, match="41 tasks.*epochs_per_step"):
-        check_task_budget(41)
-
-
 def test_up_to_a_hundred_and_fifty_tasks_are_taken():
-    with pytest.warns(UserWarning, match="150 tasks"):
-        check_task_budget(150)
+    check_task_budget(150)
 
 
 def test_more_than_a_hundred_and_fifty_tasks_are_refused():

@@ -135,3 +135,50 @@ def test_a_pipeline_without_parameters_or_placement_can_be_shipped():
     spec, *others = yaml.safe_load_all(compile_package(small))
     assert not others
     assert spec["deploymentSpec"]["executors"]["exec-nothing"]["container"]["command"][-1].endswith("pass")
+
+
+def _before(tasks):
+    """What has run before each task."""
+
+    def of(name):
+        earlier = tasks[name].get("dependentTasks", [])
+        return set(earlier).union(*map(of, earlier))
+
+    return {name: of(name) for name in tasks}
+
+
+@pytest.mark.parametrize("preset", [DEFAULT, "avatars-floor", "avatars-smoke"])
+def test_no_task_waits_twice_for_the_same_and_each_for_all_that_the_sdk_had_it_wait_for(preset):
+    with warnings.catch_warnings(action="ignore"):
+        config = resolve(preset)
+        plain = json_format.MessageToDict(finetune.build(config, placement=load_placement("", config)).pipeline_spec)
+    spec = shipped(preset)
+    for part, was in zip(
+        (spec["root"], *spec["components"].values()),
+        (plain["root"], *(plain["components"][name] for name in spec["components"])),
+        strict=True,
+    ):
+        if "dag" not in part:
+            continue
+        tasks = part["dag"]["tasks"]
+        assert _before(tasks) == _before(was["dag"]["tasks"])
+        for task in tasks.values():
+            earlier = task.get("dependentTasks", [])
+            assert not any(one in _before(tasks)[other] for one in earlier for other in earlier)
+
+
+def test_a_task_that_runs_whatever_became_of_others_vouches_for_none_of_them():
+    """Else what it was to wait for would no longer have to succeed."""
+
+    @dsl.component(base_image="hrf-control", install_kfp_package=False)
+    def nothing() -> None:
+        """Does nothing."""
+
+    @dsl.pipeline(name="small")
+    def small() -> None:
+        first = nothing()
+        second = nothing().after(first).ignore_upstream_failure()
+        nothing().after(first, second)
+
+    (spec,) = yaml.safe_load_all(compile_package(small))
+    assert sorted(spec["root"]["dag"]["tasks"]["nothing-3"]["dependentTasks"]) == ["nothing", "nothing-2"]

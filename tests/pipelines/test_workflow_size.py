@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components import outputs
 from hrf.config import resolve
 from hrf.errors import ConfigError
 from pipelines import finetune
 from pipelines.package import compile_package
 from pipelines.placement import load_placement
-from pipelines.workflow_model import WorkflowModel, hexadecimal
+from pipelines.workflow_model import WorkflowModel, hexadecimal, lineage
 from pipelines.workflow_size import MOST_RETRIED, MOST_UNPACKED, WorkflowSize, check_size, estimate, measure
 from tests.kfp_api.recordings import recording
 
@@ -156,6 +157,21 @@ def test_a_step_that_reads_a_loop_is_given_one_artifact_of_each_shard():
     sizes = [estimate(documents("avatars-hrf", "run: {epochs: 1}", shards=number)[0]) for number in (2, 3)]
     assert sizes[1].num_steps == sizes[0].num_steps + 1
     assert sizes[1].nodes_bytes > sizes[0].nodes_bytes
+
+
+def test_lineage_is_what_steps_write_down(tmp_path, monkeypatch):
+    """Else the estimate would no longer be about what is shipped."""
+    monkeypatch.setenv(outputs.GIT_SHA, "0" * 40)
+    (tmp_path / "manifest.json").write_text("{}")
+
+    class Output:
+        path, metadata = str(tmp_path), {}
+
+    outputs.record({}, outputs=[Output], epoch=0)
+    written = lineage("policy", [])
+    assert {name: len(str(value)) for name, value in written.items()} == {
+        name: len(str(value)) for name, value in Output.metadata.items()
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,29 @@
+"""The fine-tuning pipeline compiled for a cluster: placed, and with menus."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pipelines.finetune import build
+from pipelines.menus import finetune_menus
+from pipelines.package import compile_package
+
+if TYPE_CHECKING:
+    from hrf.config import Config
+    from pipelines.placement import Placement
+
+
+def compile_finetune(config: Config, placement: Placement, *, preset: str, overrides: str = "") -> str:
+    """Compile the package of a configuration.
+
+    Args:
+        config: What a run of it is by default.
+        placement: Where its tasks run.
+        preset: Default of the parameter of the same name.
+        overrides: Likewise.
+
+    Raises:
+        ConfigError: As `pipelines.finetune.build`.
+    """
+    pipeline = build(config, preset=preset, overrides=overrides, placement=placement)
+    return compile_package(pipeline, finetune_menus(config, placement, preset=preset, overrides=overrides))
