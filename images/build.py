@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,23 @@ ROLES = ("control", "worker", "reward")
 REFERENCES_FILE = WORK_DIR / "images.json"
 #: How a container of these images is run wherever nothing more is asked for.
 LOCKED_DOWN = ("--rm", "--read-only", "--tmpfs", "/tmp", "--network", "none", "--cap-drop", "ALL")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """What the images take with a kind of torch (ours; those with CUDA as a user of this project has seen them)."""
+
+    image_gb: float
+    """The worker."""
+    disk_gb: int
+    """While they are built: wheels, layers of all stages, the images."""
+    minutes: int
+
+
+COSTS = {
+    "cpu": Cost(image_gb=1.5, disk_gb=8, minutes=4),
+    "cuda": Cost(image_gb=5.5, disk_gb=34, minutes=12),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +93,7 @@ def build(order: Order) -> None:
     Raises:
         HrfError: Something is missing, or a build failed.
     """
+    check_cost(order.variant or wheelhouse.installed_variant(), shutil.disk_usage(WORK_DIR.parent).free)
     commit = revision()
     base = _collect(order, commit.get("CREATED", ""))
     variant = wheelhouse.check_variant(order.variant)
@@ -85,7 +104,36 @@ def build(order: Order) -> None:
     for role in ROLES:
         with _told(f"Building {order.reference(role)}"):
             _build_image(role, order.reference(role), contexts[role], {**start, **provenance})
+        if variant == "cuda":
+            _drop_stages()
     REFERENCES_FILE.write_text(json.dumps({role: order.reference(role) for role in ROLES}, indent=1) + "\n")
+
+
+def check_cost(variant: str, free_bytes: int) -> None:
+    """Say what the images will take, before the first minute of it.
+
+    Args:
+        variant: `cpu` or `cuda`.
+        free_bytes: Of the disk that wheels go to, and of a daemon of our own its data.
+
+    Raises:
+        ImagesError: The disk has less.
+    """
+    cost = COSTS[variant]
+    size = f"about {cost.image_gb:g} GB each, {cost.disk_gb} GB of disk while they are built"
+    text = f"Images with torch for {variant.upper()}: {size}"
+    hint = "" if variant == "cpu" else "; with pip's CPU builds of torch (VARIANT=cpu) it is a quarter"
+    _say(f"{text}, some {cost.minutes} minutes on two cores{hint}.")
+    if free_bytes < cost.disk_gb * 1e9:
+        raise ImagesError(f"{text}, and {free_bytes / 1e9:.0f} GB are free", fix=f"free some space{hint}")
+
+
+def _drop_stages() -> None:
+    """Remove what a build leaves of its first stages: wheels, and a copy of what they install.
+
+    Without CUDA's libraries they are small, and make the next build a short one.
+    """
+    run(["docker", "image", "prune", "--force", "--filter=label=hrf.stage"], fix="look at `docker image ls`")
 
 
 def _collect(order: Order, created: str) -> str:

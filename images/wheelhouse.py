@@ -96,6 +96,12 @@ def wheels_by_role() -> dict[str, set[Path]]:
     }
 
 
+def installed_variant() -> str:
+    """The kind of torch that this environment has, `cpu` or `cuda`: asked in the same way, pip finds the same again."""
+    (version,) = (file for file in metadata.files("torch") or () if file.as_posix() == "torch/version.py")
+    return _variant_of(version.read_text())
+
+
 def check_variant(wanted: str) -> str:
     """Tell which torch the wheelhouse holds.
 
@@ -111,7 +117,7 @@ def check_variant(wanted: str) -> str:
     (wheel,) = WHEELHOUSE.glob("torch-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         text = archive.read("torch/version.py").decode()
-    found = "cuda" if re.search(r"^cuda\b.*=\s*['\"]", text, re.MULTILINE) else "cpu"
+    found = _variant_of(text)
     if wanted in ("", found):
         return found
     other = {
@@ -121,6 +127,11 @@ def check_variant(wanted: str) -> str:
     raise ConfigError(
         "VARIANT", expected=f"what pip found, {wheel.name} ({found})", got=wanted, fix=other.get(wanted, "cpu or cuda")
     )
+
+
+def _variant_of(version: str) -> str:
+    """`cpu` or `cuda`, by the text of `torch/version.py`."""
+    return "cuda" if re.search(r"^cuda\b.*=\s*['\"]", version, re.MULTILINE) else "cpu"
 
 
 def _fingerprint() -> str:

@@ -154,3 +154,20 @@ def test_what_control_runs_needs_nothing_that_its_image_lacks():
     assert done.returncode == 0, done.stderr
     refused = subprocess.run([*command[:3], "hrf.steps.sample", *absent], capture_output=True, text=True, check=False)
     assert "No module named 'safetensors'" in refused.stderr
+
+
+@pytest.mark.parametrize(("variant", "said"), [("cuda", "34 GB of disk"), ("cpu", "8 GB of disk")])
+def test_what_images_take_is_said_before_they_are_built(variant, said, capsys):
+    build.check_cost(variant, 10**12)
+    assert said in capsys.readouterr().err
+
+
+def test_a_disk_without_room_for_the_images_is_refused_first():
+    with pytest.raises(ImagesError, match=r"34 GB of disk.* and 20 GB are free(?s:.*)VARIANT=cpu"):
+        build.check_cost("cuda", 20 * 10**9)
+
+
+def test_the_kind_of_torch_that_pip_will_find_is_told_by_the_one_that_is_installed():
+    import torch
+
+    assert wheelhouse.installed_variant() == ("cuda" if torch.version.cuda else "cpu")
