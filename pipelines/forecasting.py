@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrf.errors import HrfError
+from pipelines.plan import count_tasks, plan_epochs
 
 if TYPE_CHECKING:
     from hrf.config import Config
@@ -18,8 +20,19 @@ if TYPE_CHECKING:
 STEP_SECONDS = 600.0
 #: What training the shipped model reaches on two cores (ours: its epoch of 520 GFLOPs takes some 15 seconds).
 CPU_FLOPS = 35e9
-#: What a task costs a cluster beside its work: the pods of Kubeflow's driver (seen: 10 s) and of the step (10 to 20).
+#: What a task costs a cluster beside its work: the pods of Kubeflow's driver and of the step (seen: 35 tasks with three
+#: minutes of work took 17:43).
 TASK_SECONDS = 25.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterShare:
+    """What a run on a cluster takes beside its work."""
+
+    epochs_per_step: int
+    tasks: int
+    overhead_seconds: float
+    """At most: some of its tasks run beside others."""
 
 
 def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
@@ -39,6 +52,15 @@ def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
     decoder = decoder_footprint(model.decoder, denoiser.sample_shape) if model.decoder else None
     schedule = noise_schedule(model.scheduler, config)
     return forecast(config, schedule, denoiser, decoder, gpu=gpu, utilisation=utilisation)
+
+
+def cluster_share(config: Config, placement: Placement) -> ClusterShare:
+    """How many tasks a configuration's run has on a cluster, and what these cost beside its work."""
+    settled = settle_epochs_per_step(config, placement)
+    tasks = count_tasks(plan_epochs(settled, num_shards=placement.shards))
+    number = settled.run.epochs_per_step
+    assert isinstance(number, int)
+    return ClusterShare(epochs_per_step=number, tasks=tasks, overhead_seconds=tasks * TASK_SECONDS)
 
 
 def epoch_seconds(config: Config) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,12 +28,14 @@ def plan(
     _traceback: Traceback = False,
 ) -> None:
     """Compute what a run will take: denoiser evaluations, FLOPs, time and memory on one GPU, bytes of artifacts."""
-    from pipelines.forecasting import compute
+    from pipelines.forecasting import cluster_share, compute
+    from pipelines.placement import Placement
 
     chosen = choose(preset, settings, {"epochs": epochs} if epochs else {})
     found = compute(chosen.config, gpu, utilisation)
+    share = cluster_share(chosen.config, Placement())
     if as_json:
-        print_json(found.to_mapping())
+        print_json({**found.to_mapping(), "cluster": asdict(share)})
         return
     screen = console()
     screen.print(
@@ -44,6 +47,13 @@ def plan(
     screen.print(_work_table(found))
     screen.print(_memory_table(found))
     screen.print(_bytes_table(found))
+    epochs_each = "an epoch" if share.epochs_per_step == 1 else f"{share.epochs_per_step} epochs"
+    screen.print(
+        f"On a cluster: {share.tasks} tasks with {epochs_each} a step; their pods take up to "
+        f"{duration(share.overhead_seconds)} beside the work.",
+        highlight=False,
+        soft_wrap=True,
+    )
     for assumption in found.assumptions:
         screen.print(f"* {assumption}", highlight=False, soft_wrap=True)
 
