@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 import typer
+import yaml
 from diffusers import PNDMScheduler
 from numpy.typing import NDArray
 
@@ -236,6 +237,9 @@ class TestCommands:
         for text in fenced("yaml", PAGES[page]):
             if page == "docs/study.md":
                 Study.from_yaml(text)
+                continue
+            if text.startswith("apiVersion:"):  # an object of Kubernetes
+                assert {"kind", "metadata", "spec"} < set(yaml.safe_load(text))
                 continue
             pinned = text.replace("40-HEX-DIGITS", "'" + 40 * "0" + "'").replace("64-HEX-DIGITS", "'" + 64 * "0" + "'")
             resolve("" if "extends:" in pinned else "avatars-compressibility", pinned)
