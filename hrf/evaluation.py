@@ -17,7 +17,17 @@ from hrf.errors import NumericalError
 from hrf.features import CLASSIFIER_BATCH, Embedder
 from hrf.images import to_images
 from hrf.measured import Measured, mode_entropy, mode_histogram, prompt_numbers
-from hrf.monitors import MonitorReading, colour_entropy, dark_pixel_fraction, edge_density, read_monitor
+from hrf.monitors import (
+    MonitorReading,
+    colour_entropy,
+    dark_pixel_fraction,
+    edge_density,
+    hue_vectors,
+    mean_hue,
+    photographic_variance,
+    read_monitor,
+    saturation_value_contrast,
+)
 from hrf.rewards import Prompts, Reward
 
 NUM_NEIGHBOURS = 5
@@ -58,6 +68,8 @@ def measure(
         dark_pixel_fraction=dark_pixel_fraction(images),
         edge_density=edge_density(images),
         colour_entropy=colour_entropy(images),
+        hue_vectors=hue_vectors(images),
+        exposures=saturation_value_contrast(images),
         probabilities=None if classifier is None else _probabilities(images, classifier),
         labels=None if classifier is None else classifier.labels,
         prompts=None if prompts is None else tuple(prompts),
@@ -243,12 +255,14 @@ def _monitors(candidate: Measured, base: Measured, limits: Monitors) -> dict[str
     }
 
 
-def _statistics(measured: Measured) -> dict[str, float]:
-    """Each monitor's mean; "unrecognised_fraction" only where there is a classifier to recognise anything."""
-    values = {
+def _statistics(measured: Measured) -> dict[str, float | None]:
+    """Each monitor's value over all images; the share of unrecognised ones only where there is a classifier."""
+    values: dict[str, float | None] = {
         "dark_pixel_fraction": float(measured.dark_pixel_fraction.mean()),
         "edge_density": float(measured.edge_density.mean()),
         "colour_entropy": float(measured.colour_entropy.mean()),
+        "mean_hue": mean_hue(measured.hue_vectors),
+        "photographic_variance": photographic_variance(measured.exposures),
     }
     counts = mode_histogram(measured)
     if counts is not None:

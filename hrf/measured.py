@@ -25,6 +25,8 @@ _RANKS = {
     "dark_pixel_fraction": 1,
     "edge_density": 1,
     "colour_entropy": 1,
+    "hue_vectors": 2,
+    "exposures": 2,
     "probabilities": 2,
 }
 
@@ -46,11 +48,15 @@ class Measured:
     features: NDArray[np.float32]
     """[n, D]."""
     dark_pixel_fraction: NDArray[np.float64]
-    """[n], as the two below: what `hrf.monitors` watches."""
+    """[n], as the four below: what `hrf.monitors` watches."""
     edge_density: NDArray[np.float64]
     """[n]."""
     colour_entropy: NDArray[np.float64]
     """[n]."""
+    hue_vectors: NDArray[np.float64]
+    """[n, 2]."""
+    exposures: NDArray[np.float64]
+    """[n, 3] of `hrf.monitors.saturation_value_contrast`."""
     probabilities: NDArray[np.float64] | None = None
     """[n, C] of the classifier, or None without one."""
     labels: tuple[str, ...] | None = None

@@ -344,6 +344,8 @@ def measured(seed: int) -> Measured:
         dark_pixel_fraction=draw(24),
         edge_density=draw(24),
         colour_entropy=draw(24),
+        hue_vectors=draw(24, 2) / 2,
+        exposures=draw(24, 3) / 2,
         probabilities=generator.dirichlet(np.ones(3), 24),
         labels=("cat", "dog", "unrecognised"),
     )

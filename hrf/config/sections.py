@@ -249,6 +249,12 @@ class Monitors(Section):
     somewhat; halving it means blur or blank images."""
     colour_entropy: Positive | None = 1.0
     """Decrease of the entropy of an image's colours, in bits: half as many colours in use."""
+    mean_hue: Annotated[float, Field(gt=0, lt=180)] | None = None
+    """Turn of the mean hue either way, in degrees; a candidate that has gone grey, unlike the base, exceeds any limit.
+    Reported only: how much chance turns it depends on how much the hues of a model's pictures agree."""
+    photographic_variance: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decrease of how much images differ in saturation, brightness and contrast, as a fraction of the base's. Reported
+    only: no limit has been shown to tell a gamed reward from an honest one."""
     unrecognised_fraction: Positive | None = 0.10
     """Increase of the share of images that the classifier recognises as nothing."""
 

@@ -81,11 +81,14 @@ class Fidelity(Record):
 
 
 class Monitor(Record):
-    """One drift monitor: its value, the base's, the change and the largest change allowed."""
+    """One drift monitor: its value, the base's, the change and the largest change allowed.
 
-    value: float
-    base: float
-    change: float
+    A statistic that has no value, such as the hue of grey pictures, is None, and so is a change from or to it.
+    """
+
+    value: float | None
+    base: float | None
+    change: float | None
     limit: float | None = None
     tripped: bool
 

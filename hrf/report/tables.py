@@ -145,7 +145,10 @@ def monitor_table(summary: Summary) -> Table | None:
         if monitor is None:
             rows.append([words(name), *["–"] * 4, Cell("not measured", "muted"), "–"])
             continue
-        state = Cell("past the limit", "bad") if monitor.tripped else Cell("within", "good")
+        if monitor.limit is None:
+            state = Cell("reported only", "muted")
+        else:
+            state = Cell("past the limit", "bad") if monitor.tripped else Cell("within", "good")
         values = (
             significant(monitor.base),
             significant(monitor.value),
@@ -156,13 +159,16 @@ def monitor_table(summary: Summary) -> Table | None:
     return Table(caption="Drift monitors", header=header, rows=rows) if rows else None
 
 
+_SCALES = {"absolute": (1, 3, ""), "relative": (100, 1, " %"), "circular": (1, 1, "°")}
+"""How a kind of change is written: what it is multiplied by, its decimals, its unit."""
+
+
 def _change_and_limit(name: str, monitor: Monitor) -> tuple[str, str]:
     """The change in its unit, and the limit in words, such as `rise of 0.15`; see `hrf.monitors.MONITORS`."""
     kind = MONITORS.get(name)
-    if kind is not None and kind.relative:
-        change, limit = f"{number(100 * monitor.change, 1, sign=True)} %", f"{100 * (monitor.limit or 0):g} %"
-    else:
-        change, limit = number(monitor.change, 3, sign=True), f"{monitor.limit or 0:g}"
+    scale, decimals, unit = _SCALES["absolute" if kind is None else kind.change]
+    change = "–" if monitor.change is None else number(scale * monitor.change, decimals, sign=True) + unit
+    limit = f"{scale * (monitor.limit or 0):g}{unit}"
     if monitor.limit is None:
         return change, "none"
     directions = {"increase": "rise of ", "decrease": "fall of ", "either": "change of "}

@@ -43,8 +43,10 @@ def evaluation_metrics(record: dict[str, Any]) -> dict[str, Any]:
         "mode_entropy": record["mode_entropy"],
         "num_evaluations": record["num_evaluations"],
         **{name: monitor["value"] for name, monitor in record["monitors"].items()},
+        # Degrees go round: of a mean hue, only its turn makes a curve.
+        "hue_shift": record["monitors"].get("mean_hue", {}).get("change"),
     }
-    # What needs a classifier, or more samples, is absent rather than zero.
+    # What needs a classifier, more samples, or pictures with a hue, is absent rather than zero.
     return {name: value for name, value in metrics.items() if value is not None}
 
 

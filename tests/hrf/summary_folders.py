@@ -49,8 +49,9 @@ def evaluation(epoch: int, *, gain: float, ratio: float, spent: int) -> dict[str
     counts = [round(186 * weight) for weight in weights]
     dark = 0.02 * gain
 
-    def monitor(base: float, change: float, limit: float) -> dict[str, Any]:
-        return {"value": base + change, "base": base, "change": change, "limit": limit, "tripped": abs(change) > limit}
+    def monitor(base: float, change: float, limit: float | None) -> dict[str, Any]:
+        tripped = limit is not None and abs(change) > limit
+        return {"value": base + change, "base": base, "change": change, "limit": limit, "tripped": tripped}
 
     return {
         "epoch": epoch,
@@ -82,6 +83,8 @@ def evaluation(epoch: int, *, gain: float, ratio: float, spent: int) -> dict[str
             "dark_pixel_fraction": monitor(0.061, dark, 0.05),
             "edge_density": monitor(0.184, -0.1 * gain, 0.06),
             "colour_entropy": monitor(4.31, -0.4 * gain, 0.5),
+            "mean_hue": {**monitor(7.0, -8.5 * gain, None), "value": (7.0 - 8.5 * gain) % 360},
+            "photographic_variance": monitor(0.21, -0.03 * gain, None),
             "unrecognised_fraction": monitor(0.031, 0.01, 0.05),
         },
         "rewards": [source.gauss(-1.277 + gain, 0.1) for _ in range(192)],

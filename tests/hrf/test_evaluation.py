@@ -1,5 +1,6 @@
 """The evaluation record: what it says of the base itself, of a better, a collapsed and a broken candidate."""
 
+import colorsys
 import json
 import math
 from dataclasses import replace
@@ -20,6 +21,7 @@ from hrf.evaluation import Measured, evaluation_record, measure
 from hrf.features import build_embedder
 from hrf.measured import mode_entropy, mode_histogram
 from hrf.rewards import CheckedReward
+from hrf.steps.numbers import evaluation_metrics
 
 COUNT = 40
 LABELS = ("cat", "dog", "unrecognised")
@@ -133,6 +135,43 @@ def test_a_blackened_candidate_trips_the_monitors(classifier: ImageClassifier) -
     assert {"dark_pixel_fraction", "edge_density", "colour_entropy"} <= tripped
 
 
+def test_a_tint_turns_the_hue_of_all_images_together(classifier: ImageClassifier) -> None:
+    """Kills: the mean of each image's own hue; saturation, value and contrast stored in each other's place."""
+    images = pictures(0)
+    turned = images[:, [2, 0, 1]]  # what was red is green, and so on: 120 degrees
+    base, candidate = measured(images, classifier), measured(turned, classifier)
+    monitors = record(candidate, base, limits=Monitors(mean_hue=119))["monitors"]
+    red, green, blue = images.astype(float).transpose(1, 0, 2, 3).reshape(3, -1)
+    hues, saturations, _ = np.array([colorsys.rgb_to_hsv(*pixel) for pixel in zip(red, green, blue, strict=True)]).T
+    mean = stats.circmean(np.repeat(hues, np.rint(500 * saturations).astype(int)), high=1.0)
+    assert monitors["mean_hue"]["base"] == pytest.approx(360 * mean, abs=1.0)
+    assert monitors["mean_hue"]["change"] == pytest.approx(120.0)
+    assert monitors["mean_hue"]["tripped"]
+    assert monitors["photographic_variance"]["value"] != monitors["photographic_variance"]["base"]  # luma changed
+    assert np.ptp(candidate.exposures[:, :2] - base.exposures[:, :2]) < 1e-9
+
+
+def test_a_candidate_that_goes_grey_has_no_hue_and_exceeds_any_limit_of_it(classifier: ImageClassifier) -> None:
+    """Kills: grey as a hue of 0, or as no change of the base's."""
+    base = measured(pictures(0), classifier)
+    grey = measured(np.repeat(pictures(0)[:, :1], 3, axis=1), classifier)
+    unlimited, limited = (record(grey, base, limits=Monitors(mean_hue=limit)) for limit in (None, 90.0))
+    lost = {"value": None, "base": unlimited["monitors"]["mean_hue"]["base"], "change": None}
+    assert unlimited["monitors"]["mean_hue"] == {**lost, "limit": None, "tripped": False}
+    assert limited["monitors"]["mean_hue"] == {**lost, "limit": 90.0, "tripped": True}
+    assert {"mean_hue", "hue_shift"}.isdisjoint(evaluation_metrics(limited))
+    assert not record(base, grey, limits=Monitors(mean_hue=90.0))["monitors"]["mean_hue"]["tripped"]
+    assert evaluation_metrics(record(base, base))["hue_shift"] == 0.0
+
+
+def test_images_that_are_exposed_alike_lose_photographic_variance(classifier: ImageClassifier) -> None:
+    base = measured(pictures(0), classifier)
+    alike = measured(np.repeat(pictures(0)[:1], COUNT, axis=0), classifier)
+    reading = record(alike, base, limits=Monitors(photographic_variance=0.9))["monitors"]["photographic_variance"]
+    assert reading["change"] == pytest.approx(-1.0)
+    assert reading["tripped"]
+
+
 def test_modes_are_counted_and_nonsense_is_no_mode(classifier: ImageClassifier) -> None:
     """Kills: nonsense counted into the entropy; shares of all samples, not of the recognised; the wrong label last."""
     base = with_modes(measured(pictures(0), classifier), [0] * 20 + [1] * 20)
@@ -171,7 +210,7 @@ def test_what_was_not_measured_is_none(classifier: ImageClassifier) -> None:
         "classifier_inception_score": None,
     }
     assert made["diversity"]["features"] == "pixels"
-    assert set(made["monitors"]) == {"dark_pixel_fraction", "edge_density", "colour_entropy"}
+    assert set(made["monitors"]) == set(Monitors.model_fields) - {"unrecognised_fraction"}
     assert mode_histogram(few) is None
 
 
@@ -212,7 +251,16 @@ def test_measurements_survive_a_folder_bit_for_bit(classifier: ImageClassifier, 
     original.save(tmp_path)
     loaded = Measured.load(tmp_path)
     assert record(loaded, original) == record(original, original)
-    for name in ("rewards", "held_out_rewards", "features", "probabilities", "dark_pixel_fraction", "edge_density"):
+    names = (
+        "rewards",
+        "held_out_rewards",
+        "features",
+        "probabilities",
+        "dark_pixel_fraction",
+        "exposures",
+        "hue_vectors",
+    )
+    for name in names:
         ours, theirs = getattr(original, name), getattr(loaded, name)
         if ours is None:
             assert theirs is None

@@ -19,7 +19,13 @@ from hrf.errors import ArtifactError, ConfigError
 from hrf.evaluation import Measured, evaluation_record
 from hrf.features import pixel_features
 from hrf.gate import decide
-from hrf.monitors import colour_entropy, dark_pixel_fraction, edge_density
+from hrf.monitors import (
+    colour_entropy,
+    dark_pixel_fraction,
+    edge_density,
+    hue_vectors,
+    saturation_value_contrast,
+)
 from hrf.report import compare_table, render_compare, render_evaluation, render_run
 from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks
 from hrf.report.formatting import interval, number, significant
@@ -346,6 +352,21 @@ def test_an_epoch_after_the_stop_of_a_run_has_a_page_that_says_so(tmp_path: Path
     assert "The run had stopped before this epoch" in Page(render_evaluation(tmp_path / "evaluation")).text
 
 
+def test_a_monitor_is_shown_in_its_unit_and_a_hue_that_there_is_not_as_a_dash(tmp_path: Path) -> None:
+    record = summary_record(gains=(0.04,))
+    monitors = record["epochs"][0]["evaluation"]["monitors"]
+    turned = {"value": 352.0, "base": 7.0, "change": -15.0, "limit": 10.0, "tripped": True}
+    monitors["mean_hue"] = turned
+    lost = {"value": 0.15, "base": 0.2, "change": -0.25, "limit": None, "tripped": False}
+    monitors["photographic_variance"] = lost
+    text = Page(render_run(write_summary(tmp_path / "turned", record))).text
+    assert "mean hue 7.00 352 \u221215.0° change of 10° past the limit 0" in text
+    assert "photographic variance 0.200 0.150 \u221225.0 % none reported only none" in text
+    monitors["mean_hue"] = {**turned, "value": None, "change": None}
+    text = Page(render_run(write_summary(tmp_path / "grey", record))).text
+    assert "mean hue 7.00 – – change of 10° past the limit 0" in text
+
+
 def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Path) -> None:
     generator = np.random.default_rng(5)
     settings = Evaluation(num_samples=40, features="pixels", classifier="")
@@ -357,6 +378,8 @@ def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Pat
             dark_pixel_fraction=dark_pixel_fraction(images),
             edge_density=edge_density(images),
             colour_entropy=colour_entropy(images),
+            hue_vectors=hue_vectors(images),
+            exposures=saturation_value_contrast(images),
         )
         for images in (generator.random((40, 3, 8, 8), dtype=np.float32) * scale for scale in (0.8, 1.0))
     )
