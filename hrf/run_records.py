@@ -7,11 +7,13 @@ Below `EXPERIMENT/runs/RUN/`:
     status.json                  how the run ended and why, with the failures; written at each of its ends
     summary.json                 the finished run as a whole; where it is, the run is complete
     config.yaml, report.html, tensorboard/    what else `summarize` makes of a finished run
+    base_grid.png, grid.png      samples of the base, and of the last candidate from the same noise
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from hrf.errors import ArtifactError
 from hrf.records import Failure, Kind, RunStart, RunStatus, RunSummary, read_record
@@ -20,6 +22,7 @@ from hrf.storage import Conflict, Storage
 
 STARTED, STATUS, FAILURES, SUMMARY = "run.json", "status.json", "failures", "summary.json"
 TENSORBOARD = "tensorboard"
+BASE_GRID, LAST_GRID = "base_grid.png", "grid.png"
 #: What two starts of one run have to agree on: everything else is settled by whoever was first.
 _SAME = {
     "run_id": "id",
@@ -124,6 +127,15 @@ class RunRecords:
     def status(self) -> RunStatus | None:
         """How the run ended; None while it has not, or where nobody could write it down."""
         return self._read(STATUS, RunStatus)
+
+    def add_pictures(self, *, base: Path, last: Path) -> None:
+        """Store the sample grids of the base and of the last candidate.
+
+        Raises:
+            StorageError: If the storage fails.
+        """
+        self.storage.upload_file(base, f"{self.prefix}/{BASE_GRID}")
+        self.storage.upload_file(last, f"{self.prefix}/{LAST_GRID}")
 
     def write_summary(self, summary: RunSummary) -> None:
         """Write the finished run as a whole. It comes last of all that a run stores."""

@@ -85,6 +85,27 @@ def plan_epochs(config: Config, *, few_tasks: bool = False, num_shards: int = 1)
     return tuple(steps)
 
 
+def plan_points(config: Config, measured_after: Sequence[int]) -> tuple[EpochStep, ...]:
+    """Split a run's epochs at the points at which a study measures it: one task trains from each to the next.
+
+    Args:
+        config: A configuration.
+        measured_after: Numbers of trained epochs, rising; the last one is the run's length.
+    """
+    parts = zip((0, *measured_after), measured_after, strict=False)
+    return tuple(
+        EpochStep(
+            first_epoch=first,
+            num_epochs=stop - first,
+            in_one_task=True,
+            evaluated=True,
+            steered=config.diversity_floor is not None,
+            label=_label(config, first, stop - 1),
+        )
+        for first, stop in parts
+    )
+
+
 def count_tasks(steps: Sequence[EpochStep]) -> int:
     """How many tasks a run of this plan has on a cluster, with those before and after the epochs."""
     return TASKS_AROUND_EPOCHS + sum(step.num_tasks for step in steps)

@@ -66,6 +66,8 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
     with tempfile.TemporaryDirectory() as scratch:
         if events := write_tensorboard(Path(summary), Path(scratch)):
             store.upload_file(events, f"{records.prefix}/{TENSORBOARD}/{events.name}")
+    last_grid = max((history_folder / "epochs").glob("*/grid.png"))
+    records.add_pictures(base=baseline_folder / "base_grid.png", last=last_grid)
     # The summary comes last: where it is, the run is complete.
     records.write_summary(closing)
     emit("reported", report=report, summary=summary)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -16,20 +15,19 @@ from typing import Any
 from hrf.checkpoint import canonical_json, read_folder, read_manifest, writing_file
 from hrf.config import Config
 from hrf.inputs import input_digests
-from hrf.policies.folders import POLICY_FILE
 from hrf.progress import PROGRESS_FILE
 from hrf.steps.baseline import baseline, read_baseline
 from hrf.steps.check import PRESETS_SEED, check
 from hrf.steps.evaluate import evaluate
 from hrf.steps.fetch import fetch
-from hrf.steps.history import epoch_folder
+from hrf.steps.history import read_epochs
 from hrf.steps.prepare import prepare
 from hrf.steps.promote import promote
 from hrf.steps.steer import steer
 from hrf.steps.train import train
 from hrf.storage import Storage
 from hrf.study.plan import StudyRun, run_name
-from hrf.study.table import row
+from hrf.study.rows import Measured, keep_decisions, rows_of
 
 PROGRESS = "progress.jsonl"
 
@@ -49,7 +47,7 @@ class Places:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Measured:
+class _Way:
     """A way in which a run's weights are sampled and measured: the run's own, or a control's."""
 
     arm: str
@@ -77,18 +75,14 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
     os.environ[PROGRESS_FILE] = str(folder / PROGRESS)
     base = _fetch(run.config, places)
     ways = [_prepare(arm, config, run, places, base) for arm, config in run.configs.items()]
-    rows = [_row(way, run, read_baseline(way.folders["baseline"])[1], way.folders["policy"], point=0) for way in ways]
     current = {name: ways[0].folders[name] for name in ("policy", "training_state")}
     histories: dict[str, str | None] = dict.fromkeys(run.configs)
     trained = 0
-    for point, epochs in enumerate(run.measured_after, start=1):
+    for epochs in run.measured_after:
         current = _train(ways[0], base, current, folder / f"trained-{epochs:04d}", trained, epochs - trained)
         for way in ways:
             at = folder / f"measured-{epochs:04d}" / way.arm
-            histories[way.arm] = history = _measure(way, base, current["policy"], histories[way.arm], at, epochs - 1)
-            policy = current["policy"] if way.config.diversity_floor is not None else way.folders["policy"]
-            evaluation = _read(at / "evaluation" / "evaluation.json")
-            rows.append(_row(way, run, evaluation, policy, point=point, history=history))
+            histories[way.arm] = _measure(way, base, current["policy"], histories[way.arm], at, epochs - 1)
         _keep_pictures(ways, run, places, folder / f"measured-{epochs:04d}")
         trained = epochs
         if ways[0].config.diversity_floor is not None:
@@ -98,10 +92,10 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
             current = steered
             if read_manifest(current["policy"]).stopped:
                 break
-    if ways[0].config.diversity_floor is not None:
-        _keep_decisions(run, str(histories[ways[0].arm]), places)
+    measured = {way.arm: _records(way, histories[way.arm]) for way in ways}
+    keep_decisions(run, measured[run.arm], places.decisions)
     _clear(run, places)
-    return rows
+    return rows_of(run, measured)
 
 
 def work_folder(run: StudyRun, places: Places) -> Path:
@@ -117,8 +111,8 @@ def _clear(run: StudyRun, places: Places) -> None:
     """Remove the work of a finished run, that of attempts before an edit, too."""
     storage = Storage.open(places.storage)
     for folder in places.scratch.glob(f"{run.name}--*"):
-        for request in folder.glob("*/request"):
-            storage.delete(f"{_experiment(request.parent.name, run, folder.name.rpartition('--')[2])}/")
+        for prepared in folder.glob("*/run"):
+            storage.delete(f"{_experiment(prepared.parent.name, run, folder.name.rpartition('--')[2])}/")
         shutil.rmtree(folder)
 
 
@@ -132,7 +126,7 @@ def _fetch(config: Config, places: Places) -> str:
     return str(base)
 
 
-def _prepare(arm: str, config: Config, run: StudyRun, places: Places, base: str) -> _Measured:
+def _prepare(arm: str, config: Config, run: StudyRun, places: Places, base: str) -> _Way:
     at, experiment = work_folder(run, places) / arm, _experiment(arm, run, run.digest)
     shape: dict[str, Any] = {
         "num_epochs": config.run.epochs,
@@ -155,11 +149,11 @@ def _prepare(arm: str, config: Config, run: StudyRun, places: Places, base: str)
     shared = places.scratch / "shared" / "baselines" / _digest(_measured_alike(config))
     with _exclusive(shared):
         _once(baseline, {"baseline": shared}, run=folders["run"], base=base, policy=folders["policy"])
-    return _Measured(arm=arm, config=config, experiment=experiment, folders=folders | {"baseline": str(shared)})
+    return _Way(arm=arm, config=config, experiment=experiment, folders=folders | {"baseline": str(shared)})
 
 
 def _train(
-    way: _Measured, base: str, current: Mapping[str, str], at: Path, epoch: int, num_epochs: int
+    way: _Way, base: str, current: Mapping[str, str], at: Path, epoch: int, num_epochs: int
 ) -> dict[str, str]:
     outputs = {f"new_{name}": at / name for name in current}
     settled = {"run": way.folders["run"], "base": base, "baseline": way.folders["baseline"]}
@@ -167,7 +161,7 @@ def _train(
     return {name: str(at / name) for name in current}
 
 
-def _steer(way: _Measured, base: str, current: Mapping[str, str | None], at: Path, epoch: int) -> dict[str, str]:
+def _steer(way: _Way, base: str, current: Mapping[str, str | None], at: Path, epoch: int) -> dict[str, str]:
     """Hold the run above its diversity floor."""
     outputs = {f"new_{name}": at / name for name in current}
     settled = {"run": way.folders["run"], "base": base, "baseline": way.folders["baseline"]}
@@ -175,7 +169,7 @@ def _steer(way: _Measured, base: str, current: Mapping[str, str | None], at: Pat
     return {name: str(at / name) for name in current}
 
 
-def _measure(way: _Measured, base: str, policy: str, history: str | None, at: Path, epoch: int) -> str:
+def _measure(way: _Way, base: str, policy: str, history: str | None, at: Path, epoch: int) -> str:
     """Evaluate and decide; returns the history with both."""
     given = {
         "run": way.folders["run"],
@@ -188,26 +182,13 @@ def _measure(way: _Measured, base: str, policy: str, history: str | None, at: Pa
     return str(at / "history")
 
 
-def _row(
-    way: _Measured, run: StudyRun, evaluation: Mapping[str, Any], policy: str, *, point: int, history: str = ""
-) -> dict[str, Any]:
-    switch_step = _read(Path(policy) / POLICY_FILE)["switch_step"]
-    about: dict[str, Any] = {"arm": way.arm, "reward": run.reward, "config": way.config, "point": point}
-    if not history:
-        return row(evaluation, **about, switch_step=switch_step)
-    folders = [epoch_folder(read_folder(history), epoch) for epoch in range(evaluation["epoch"] + 1)]
-    updates = [_read(folder / "update.json") for folder in folders]
-    return row(
-        evaluation,
-        **about,
-        switch_step=switch_step,
-        wall_seconds=sum(sum(update["seconds"].values()) for update in updates),
-        promoted=_read(folders[-1] / "decision.json")["outcome"] == "promoted",
-        update=updates[-1],
-    )
+def _records(way: _Way, history: str | None) -> Measured:
+    """What measuring in one way has left."""
+    assert history is not None, "a run is measured at least once"
+    return Measured(base=read_baseline(way.folders["baseline"])[1], epochs=read_epochs(read_folder(history)))
 
 
-def _keep_pictures(ways: list[_Measured], run: StudyRun, places: Places, measured: Path) -> None:
+def _keep_pictures(ways: list[_Way], run: StudyRun, places: Places, measured: Path) -> None:
     places.pictures.mkdir(parents=True, exist_ok=True)
     for way in ways:
         grid = measured / way.arm / "evaluation" / "grid.png"
@@ -215,27 +196,6 @@ def _keep_pictures(ways: list[_Measured], run: StudyRun, places: Places, measure
             shutil.copyfile(grid, file)
     with writing_file(places.pictures / "base.png") as file:
         shutil.copyfile(Path(ways[0].folders["baseline"]) / "base_grid.png", file)
-
-
-def _keep_decisions(run: StudyRun, history: str, places: Places) -> None:
-    places.decisions.mkdir(parents=True, exist_ok=True)
-    files = sorted((read_folder(history) / "epochs").glob("*/steering.json"))
-    records = [_decision_row(int(file.parent.name), _read(file)) for file in files]
-    with writing_file(places.decisions / f"{run.name}.json") as file:
-        file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
-
-
-def _decision_row(epoch: int, record: Mapping[str, Any]) -> dict[str, Any]:
-    reading, steering = record["reading"], record["steering"]
-    return {
-        "epoch": epoch,
-        "bound": reading["bound"],
-        "gain": reading["reward"],
-        "action": record["action"],
-        "switch_step": steering["switch_step"],
-        "rate_scale": steering["rate_scale"],
-        "reason": record["reason"],
-    }
 
 
 def _once(step: Callable[..., Any], outputs: Mapping[str, Path], **inputs: Any) -> None:
@@ -263,8 +223,3 @@ def _exclusive(target: Path) -> Iterator[None]:
     with target.with_suffix(".lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
-
-
-def _read(path: Path) -> dict[str, Any]:
-    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return value

@@ -1,0 +1,104 @@
+"""From a run's records to its rows of the table, wherever the run was: the records are the same everywhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hrf.checkpoint import writing_file
+from hrf.study.plan import StudyRun
+from hrf.study.table import row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What measuring a run's weights in one way has left: the run's own, or a control's."""
+
+    base: Mapping[str, Any]
+    """Evaluation record of the base."""
+    epochs: Sequence[Mapping[str, Any]]
+    """Of each trained epoch, see `hrf.steps.history.read_epochs`."""
+
+
+def rows_of(run: StudyRun, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+    """A run's rows of the table, and those of its controls.
+
+    A run that its diversity floor has stopped has fewer points than were planned.
+
+    Args:
+        run: The run.
+        measured: By arm, the run's own and its controls'.
+    """
+    rows = [
+        row(
+            measured[arm].base,
+            arm=arm,
+            reward=run.reward,
+            config=config,
+            point=0,
+            switch_step=config.switch_step,
+        )
+        for arm, config in run.configs.items()
+    ]
+    trained = measured[run.arm].epochs
+    for point, length in enumerate(run.measured_after, start=1):
+        if length > len(trained):
+            break
+        for arm, config in run.configs.items():
+            epochs = measured[arm].epochs[:length]
+            update, evaluation, decision = (epochs[-1][name] for name in ("update", "evaluation", "decision"))
+            # Of a run under a floor the policy itself says from where its weights are used; of others, the way that it
+            # is sampled in.
+            steered = config.diversity_floor is not None
+            rows.append(
+                row(
+                    evaluation,
+                    arm=arm,
+                    reward=run.reward,
+                    config=config,
+                    point=point,
+                    switch_step=_switch_step(run, trained[: length - 1]) if steered else config.switch_step,
+                    wall_seconds=sum(sum(epoch["update"]["seconds"].values()) for epoch in epochs),
+                    promoted=decision["outcome"] == "promoted",
+                    update=update,
+                )
+            )
+    return rows
+
+
+def keep_decisions(run: StudyRun, measured: Measured, folder: Path) -> None:
+    """Write down what held a run above its diversity floor, where it has one: an entry for each time it was steered.
+
+    Args:
+        run: The run.
+        measured: Its own records.
+        folder: Receives a file of the run's name.
+    """
+    if run.config.diversity_floor is None:
+        return
+    records = [_decision(epoch["epoch"], epoch["steering"]) for epoch in measured.epochs if epoch["steering"]]
+    folder.mkdir(parents=True, exist_ok=True)
+    with writing_file(folder / f"{run.name}.json") as file:
+        file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
+
+
+def _switch_step(run: StudyRun, epochs: Sequence[Mapping[str, Any]]) -> int:
+    """From which step a run's weights are used after these epochs, where its floor has moved that step."""
+    moved = [epoch["steering"]["steering"]["switch_step"] for epoch in epochs if epoch["steering"]]
+    return int(moved[-1]) if moved else run.config.switch_step
+
+
+def _decision(epoch: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    reading, steering = record["reading"], record["steering"]
+    return {
+        "epoch": epoch,
+        "bound": reading["bound"],
+        "gain": reading["reward"],
+        "action": record["action"],
+        "switch_step": steering["switch_step"],
+        "rate_scale": steering["rate_scale"],
+        "reason": record["reason"],
+    }
