@@ -1,6 +1,7 @@
 """The fine-tuning pipeline: check, fetch, prepare, baseline, then training and evaluation by turns, and the status."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from kfp import dsl
@@ -109,6 +110,18 @@ def add_status(site: Site, *, experiments: Any, storage: Any, run_tag: Any) -> A
     return site.place(task, "report_status")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """Another way to sample what a run trains: measured beside it, with records and a promoted model of its own."""
+
+    name: str
+    """Set before the display names."""
+    config: Config
+    parameters: Mapping[str, Any]
+    """As of `add_run`."""
+    site: Site
+
+
 def add_run(
     parameters: Mapping[str, Any],
     identity: Mapping[str, Any],
@@ -118,6 +131,7 @@ def add_run(
     epoch: Callable[..., Any] | None,
     site: Site,
     name: str = "",
+    controls: Sequence[Control] = (),
 ) -> Any:
     """Add one whole run, from `check` to `summarize`, to the pipeline that is being built.
 
@@ -129,11 +143,63 @@ def add_run(
         epoch: The sub-pipeline of a single epoch, as `build_epoch` made it.
         site: Where the tasks run.
         name: Set before the display names, where a pipeline has several runs.
+        controls: Other ways to sample what it trains, which are measured whenever it is.
 
     Returns:
         The output `summary` of its last task.
     """
     prefix = f"{name}: " if name else ""
+    settled, current = _add_start(parameters, identity, config=config, site=site, prefix=prefix)
+    own = _Way(site=site, prefix=prefix, settled=settled)
+    ways = [own, *(_add_control(control, identity, base=settled["base"]) for control in controls)]
+    judged: list[Any] = []
+    for step in steps:
+        task, current = add_training(step, epoch, site, prefix=prefix, **settled, **current)
+        if judged and not site.on_cluster:
+            # A cluster evaluates while it goes on training. One machine does one thing at a time: the evaluation first.
+            task.after(*judged)
+        judged = [_add_judging(way, step, current["policy"]) for way in ways] if step.evaluated else []
+        if step.steered:
+            task = steer(epoch=step.last_epoch, **settled, **current, **own.history)
+            task = site.place(task, "steer", prefix=prefix)
+            task.set_display_name(f"{prefix}epoch {step.last_epoch}: steer")
+            current = {key: task.outputs[output] for key, output in zip(Trained._fields, TRAINED, strict=True)}
+            own.history = {"history": task.outputs["new_history"]}
+    summaries = [_add_summary(way) for way in ways]
+    return summaries[0]
+
+
+@dataclass(kw_only=True)
+class _Way:
+    """A way in which a run's weights are sampled and measured: its own, or a control's."""
+
+    site: Site
+    prefix: str
+    settled: Mapping[str, Any]
+    """Artifacts that stay as they are."""
+    history: Mapping[str, Any] = field(default_factory=dict)
+    """The records of what was measured so far, once there are some."""
+
+
+def _add_start(
+    parameters: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    *,
+    config: Config,
+    site: Site,
+    prefix: str,
+    base: Any = None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Add what comes before the first epoch; returns the artifacts that stay, and those to train from.
+
+    Args:
+        parameters: As of `add_run`.
+        identity: As of `add_run`.
+        config: As of `add_run`.
+        site: As of `add_run`.
+        prefix: Set before the display names.
+        base: The base model, where it has been fetched.
+    """
     shape = {
         "num_epochs": config.run.epochs,
         "epochs_per_step": config.run.epochs_per_step,
@@ -142,31 +208,36 @@ def add_run(
     }
     task = check(job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **shape, **parameters, **identity)
     asked = site.place(task, "check", prefix=prefix).outputs
-    task = fetch(source=asked["source"], revision=asked["revision"], version=asked["version"])
-    base = site.place(task, "fetch", prefix=prefix).outputs["base"]
+    if base is None:
+        task = fetch(source=asked["source"], revision=asked["revision"], version=asked["version"])
+        base = site.place(task, "fetch", prefix=prefix).outputs["base"]
     task = prepare(run_id=asked["run_id"], base=base, **parameters)
     prepared = site.place(task, "prepare", prefix=prefix).outputs
     settled = {"run": prepared["run"], "base": base}
     task = site.place(baseline(policy=prepared["policy"], **settled), "baseline", prefix=prefix)
     settled["baseline"] = task.outputs["baseline"]
-    current = {key: prepared[key] for key in Trained._fields}
-    history: dict[str, Any] = {}
-    judged = None
-    for step in steps:
-        task, current = add_training(step, epoch, site, prefix=prefix, **settled, **current)
-        if judged is not None and not site.on_cluster:
-            # A cluster evaluates while it goes on training. One machine does one thing at a time: the evaluation first.
-            task.after(judged)
-        judged = None
-        if step.evaluated:
-            task = evaluate(epoch=step.last_epoch, policy=current["policy"], **settled, **history)
-            judged = site.place(task, "evaluate", prefix=prefix)
-            judged.set_display_name(f"{prefix}epoch {step.last_epoch}: evaluate and promote")
-            history = {"history": judged.outputs["new_history"]}
-        if step.steered:
-            task = site.place(steer(epoch=step.last_epoch, **settled, **current, **history), "steer", prefix=prefix)
-            task.set_display_name(f"{prefix}epoch {step.last_epoch}: steer")
-            current = {key: task.outputs[output] for key, output in zip(Trained._fields, TRAINED, strict=True)}
-            history = {"history": task.outputs["new_history"]}
-    task = summarize(run=settled["run"], baseline=settled["baseline"], **history)
-    return site.place(task, "summarize", prefix=prefix).outputs["summary"]
+    return settled, {key: prepared[key] for key in Trained._fields}
+
+
+def _add_control(control: Control, identity: Mapping[str, Any], *, base: Any) -> _Way:
+    """Add what comes before a control is measured."""
+    prefix = f"{control.name}: "
+    settled, _ = _add_start(
+        control.parameters, identity, config=control.config, site=control.site, prefix=prefix, base=base
+    )
+    return _Way(site=control.site, prefix=prefix, settled=settled)
+
+
+def _add_judging(way: _Way, step: EpochStep, policy: Any) -> Any:
+    """Add an evaluation and its decision, which join the history."""
+    task = evaluate(epoch=step.last_epoch, policy=policy, **way.settled, **way.history)
+    judged = way.site.place(task, "evaluate", prefix=way.prefix)
+    judged.set_display_name(f"{way.prefix}epoch {step.last_epoch}: evaluate and promote")
+    way.history = {"history": judged.outputs["new_history"]}
+    return judged
+
+
+def _add_summary(way: _Way) -> Any:
+    """Add the end; returns its output `summary`."""
+    task = summarize(run=way.settled["run"], baseline=way.settled["baseline"], **way.history)
+    return way.site.place(task, "summarize", prefix=way.prefix).outputs["summary"]

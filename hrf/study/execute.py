@@ -152,9 +152,7 @@ def _prepare(arm: str, config: Config, run: StudyRun, places: Places, base: str)
     return _Way(arm=arm, config=config, experiment=experiment, folders=folders | {"baseline": str(shared)})
 
 
-def _train(
-    way: _Way, base: str, current: Mapping[str, str], at: Path, epoch: int, num_epochs: int
-) -> dict[str, str]:
+def _train(way: _Way, base: str, current: Mapping[str, str], at: Path, epoch: int, num_epochs: int) -> dict[str, str]:
     outputs = {f"new_{name}": at / name for name in current}
     settled = {"run": way.folders["run"], "base": base, "baseline": way.folders["baseline"]}
     _once(train, outputs, **settled, **current, epoch=epoch, num_epochs=num_epochs)

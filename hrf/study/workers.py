@@ -146,7 +146,7 @@ def run_all(
             for future in ready:
                 run = at_work.pop(future)
                 try:
-                    _add(folder, future.result(), run)
+                    add_rows(folder, future.result(), run)
                     finished += 1
                 except BrokenProcessPool as error:
                     raise WorkerLostError(run.name) from error
@@ -156,7 +156,7 @@ def run_all(
         return progress()
 
 
-def _add(folder: Path, rows: list[dict[str, Any]], run: StudyRun) -> None:
+def add_rows(folder: Path, rows: list[dict[str, Any]], run: StudyRun) -> None:
     """Put a run's rows into the table, in place of what it holds of the same run."""
     table = read_table(folder)
     same = (table["reward_name"] == run.reward) & (table["seed"] == run.seed) & table["arm"].isin(list(run.configs))

@@ -42,8 +42,9 @@ def put_version(cluster: Cluster, package: str, about: str = "") -> Version:
     Raises:
         ClusterError: The cluster refuses, or has another package of this name.
     """
-    explained = read_package(package)[0]["pipelineInfo"].get("description", "")
-    pipeline_id = _put_pipeline(cluster, explained)
+    info = read_package(package)[0]["pipelineInfo"]
+    explained = info.get("description", "")
+    pipeline_id = _put_pipeline(cluster, info["name"], explained)
     wanted = name_version(package, about)
     found = _find_version(cluster, pipeline_id, wanted)
     was_there = found is not None
@@ -120,15 +121,15 @@ def equals(key: str, value: str) -> str:
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "string_value": value}]})
 
 
-def _put_pipeline(cluster: Cluster, description: str) -> str:
+def _put_pipeline(cluster: Cluster, name: str, description: str) -> str:
     from kfp_server_api import V2beta1Pipeline
 
     pipelines = cluster.api.pipelines
-    found = _first(cluster, pipelines.pipeline_service_list_pipelines, "pipelines", "name", PIPELINE)
+    found = _first(cluster, pipelines.pipeline_service_list_pipelines, "pipelines", "name", name)
     if found is None:
         wanted = V2beta1Pipeline(
-            name=PIPELINE,
-            display_name=PIPELINE,
+            name=name,
+            display_name=name,
             description=description,
             namespace=cluster.namespace or None,
         )
@@ -136,7 +137,7 @@ def _put_pipeline(cluster: Cluster, description: str) -> str:
             found = cluster.tell(pipelines.pipeline_service_create_pipeline, pipeline=wanted)
         except ClusterError as error:
             found = _made_meanwhile(
-                error, cluster, pipelines.pipeline_service_list_pipelines, "pipelines", "name", PIPELINE
+                error, cluster, pipelines.pipeline_service_list_pipelines, "pipelines", "name", name
             )
     return str(found.pipeline_id)
 

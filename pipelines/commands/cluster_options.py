@@ -126,16 +126,21 @@ def connect(host: str, namespace: str) -> Cluster:
     return Cluster.connect(host, namespace)
 
 
-def check_prepared(cluster: Cluster, packed: Packed, service_account: str) -> None:
+def check_prepared(cluster: Cluster, placement: Placement, *, storage: str, service_account: str) -> None:
     """Refuse a run that is bound to fail, as far as the user's kubeconfig shows, and tell what else is wrong.
+
+    Args:
+        cluster: Where it is to run.
+        placement: What its pods ask for.
+        storage: Where it is to keep what it makes.
+        service_account: What its pods run as.
 
     Raises:
         ClusterError: Something that it needs is not there.
     """
     from pipelines.cluster.checks import NOT_LOOKED, UNSEEN, check_cluster, refuse_unprepared
 
-    storage = packed.parameters["storage"]
-    findings = check_cluster(cluster, packed.placement, service_account=service_account, storage=storage)
+    findings = check_cluster(cluster, placement, service_account=service_account, storage=storage)
     refuse_unprepared(findings, cluster.host)
     for finding in findings:
         if finding.level == "warn" and finding.name != NOT_LOOKED and UNSEEN not in finding.detail:
@@ -164,6 +169,19 @@ def checked_storage(given: str) -> str:
     uri = name if name.startswith("s3://") or given else f"s3://{name}"
     bucket, prefix = split_uri(uri)
     return f"s3://{bucket}/{prefix}".rstrip("/")
+
+
+def check_only_here(**options: str) -> None:
+    """Refuse options that would have no effect with `--cluster`.
+
+    Raises:
+        ConfigError: One is given.
+    """
+    from hrf.errors import ConfigError
+
+    for name, value in options.items():
+        if value:
+            raise ConfigError(f"--{name}", expected="no --cluster beside it", got=value, fix="leave out one of them")
 
 
 def check_only_on_cluster(cluster: bool, **options: str) -> None:

@@ -76,7 +76,7 @@ def schedule(
     called = name or packed.stem
     check_name(called, "--name")
     cluster, account = connect(host, namespace), service_account or packed.placement.service_account
-    check_prepared(cluster, packed, account)
+    check_prepared(cluster, packed.placement, storage=packed.parameters["storage"], service_account=account)
     if not replace:
         refuse_second(cluster, called)
     _explain(called, read, experiment, packed.parameters["storage"])

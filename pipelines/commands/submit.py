@@ -66,7 +66,7 @@ def submit(
         placement=placement,
     )
     cluster, account = connect(host, namespace), service_account or packed.placement.service_account
-    check_prepared(cluster, packed, account)
+    check_prepared(cluster, packed.placement, storage=packed.parameters["storage"], service_account=account)
     version = put_version(cluster, packed.package, packed.about)
     experiment_id = put_experiment(cluster, experiment)
     run = start_run(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
-
 import pytest
-import yaml
 
 from hrf.records import RunStart
 from hrf.run_records import RunRecords
 from hrf.storage import Storage
 from tests.hrf.run_ends import failure_of, status_of
 from tests.kfp_api import plays
+from tests.pipelines.cluster.computing import compute
 from tests.pipelines.cluster.conftest import SMOKE, words
 
 pytestmark = pytest.mark.slow
@@ -182,33 +178,9 @@ def test_a_run_that_is_cut_off_at_each_of_its_steps_computes_nothing_twice_and_e
     """
 
     def work(run, fail_at):
-        version = next(
-            each
-            for each in kfp.state.versions
-            if each["pipeline_version_id"] == run["pipeline_version_reference"]["pipeline_version_id"]
-        )
-        spec = version["pipeline_spec"].get("pipeline_spec") or version["pipeline_spec"]
-        order = {
-            "package": yaml.safe_dump(spec),
-            "arguments": run["runtime_config"]["parameters"],
-            "run_id": run["run_id"],
-            "fail_at": fail_at,
-            **{name: str(tmp_path / name) for name in ("artifacts", "cache", "notes")},
-        }
-        (tmp_path / "order.json").write_text(json.dumps(order))
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.pipelines.cluster.resumable", str(tmp_path / "order.json")],
-            env=s3_environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert (done.returncode == 0) == (not fail_at), done.stdout[-3000:] + done.stderr[-3000:]
+        computed = compute(kfp, run, tmp_path, s3_environment, fail_at)
         ended(kfp, run, "FAILED" if fail_at else "SUCCEEDED")
-        computed = (tmp_path / "notes").read_text().split()
-        (tmp_path / "notes").unlink()
-        assert computed.count("check") == 1
-        return [step for step in computed if step not in ("check", "report_status")]
+        return computed
 
     run = submitted(hrf, kfp, "--storage", storage_uri, "--experiment", "cut")
     first = run["run_id"]
