@@ -326,8 +326,11 @@ def test_a_study_there_has_the_rows_of_one_here_though_a_run_was_cut_off(study, 
 
 
 def numbers(folder: Path) -> pd.DataFrame:
-    """The table without what differs between two runs of the same: its order and its times."""
-    table = read_table(folder).drop(columns="wall_seconds")
+    """The table without what differs between two runs of the same: its order and its times.
+
+    Storage keeps the classes that a record counts in alphabetical order.
+    """
+    table = read_table(folder).drop(columns="wall_seconds").sort_index(axis="columns")
     return table.sort_values(["arm", "seed", "point"]).reset_index(drop=True)
 
 
