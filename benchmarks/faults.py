@@ -117,6 +117,7 @@ class Run:
                 started_from_sequence=None,
                 incumbent=None,
                 noise_tag="",
+                code="0",
                 created=f"2026-01-01T00:00:00.{number:06d}+00:00",
             ),
             failure=failure,
