@@ -187,4 +187,4 @@ def test_one_run_goes_on_after_each_fault_and_ends_well(tmp_path, disk, bucket, 
     assert run.leftovers() == []
     pointer = read_pointer(bucket, EXPERIMENT)
     assert history(bucket, EXPERIMENT) == [pointer]
-    assert pointer["candidate_id"] == f"{only_run(run.work_dir).name}/epoch-0000"
+    assert pointer.candidate_id == f"{only_run(run.work_dir).name}/epoch-0000"

@@ -82,7 +82,6 @@ def test_the_bucket_holds_decisions_candidates_artifacts_and_the_pointer(undistu
     artifacts = [key for key in keys if f"/runs/{run_id}/artifacts/" in key]
     stored = {key.split("/")[-3] for key in artifacts if key.endswith("/manifest.json")}
     assert {
-        "check",
         "fetch",
         "prepare",
         "baseline",
@@ -90,7 +89,6 @@ def test_the_bucket_holds_decisions_candidates_artifacts_and_the_pointer(undistu
         "score",
         "update",
         "evaluate",
-        "promote",
         "summarize",
     } <= stored
     assert pointer["candidate_id"] == f"{run_id}/epoch-0001"
