@@ -250,7 +250,7 @@ def test_every_decision_is_about_the_incumbent_that_it_names(scene):
     rewards = {None: np.array(summary["base"]["rewards"])}
     for name in ("first", "second", "third"):
         key = f"{EXPERIMENT}/candidates/{scene.candidate(name)}/evaluation.json"
-        rewards[scene.candidate(name)] = np.array(read(scene.storage, key)["rewards"])
+        rewards[scene.candidate(name)] = np.array(json.loads(scene.storage.read_bytes(key)[0])["rewards"])
     digests = {scene.decision(name)["evaluation_digest"] for name in ("first", "second", "third")}
     assert len(digests) == 1
     for name in ("first", "second", "third"):
