@@ -164,12 +164,12 @@ class StepByStep:
         names = [name for past in reversed(range(epoch)) for name in (f"history-{past + 1}", f"judged-{past}")]
         return next((self.at(name) for name in names if (self.folder / name).is_dir()), None)
 
-    def forget_training(self) -> None:
-        """Give the policy after epoch 0 the weights from before it, and leave it its records."""
-        (self.folder / "policy-1").rename(self.folder / "tuned")
-        with writing_folder(self.at("policy-1"), producer={}) as folder:
-            ignored = shutil.ignore_patterns("manifest.json")
-            shutil.copytree(self.at("policy-0"), folder, dirs_exist_ok=True, ignore=ignored)
+    def forget_training(self, epoch: int = 0) -> None:
+        """Give the policy after an epoch the weights from before it, and leave it its records."""
+        (self.folder / f"policy-{epoch + 1}").rename(self.folder / "tuned")
+        with writing_folder(self.at(f"policy-{epoch + 1}"), producer={}) as folder:
+            ignored = shutil.ignore_patterns("manifest.json", "updates")
+            shutil.copytree(self.at(f"policy-{epoch}"), folder, dirs_exist_ok=True, ignore=ignored)
             copy_updates(self.folder / "tuned", folder)
 
     def update_record(self, epoch: int) -> dict:
