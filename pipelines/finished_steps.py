@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-def forget_damaged(cache: Path) -> Iterator[str]:
+def forget_damaged(cache: Path) -> Iterator[Path]:
     """Take the notes away of steps whose outputs are not what they wrote, so that they are done again.
 
     Args:
         cache: The runner's folder of notes; it may not exist yet.
 
     Yields:
-        What is wrong, for each of them.
+        For each of them, the file that is not what it was.
     """
     for note in sorted(cache.glob("*.json")):
         try:
@@ -32,7 +32,7 @@ def forget_damaged(cache: Path) -> Iterator[str]:
                 _check(Path(output["uri"]), output["metadata"].get("sha256"))
         except (ArtifactError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             note.unlink()
-            yield str(error) if isinstance(error, ArtifactError) else f"{note}: {error}"
+            yield Path(error.path if isinstance(error, ArtifactError) else note)
 
 
 def _outputs(noted: Any) -> Iterator[dict[str, Any]]:

@@ -138,7 +138,7 @@ def open_run(
         found.write_package(request.build())
         tell(f"{found.path / PACKAGE_FILE} was changed or damaged, and is compiled again.")
     for damage in forget_damaged(found.path / "cache"):
-        tell(f"A finished step is done again: {damage}")
+        tell(f"A finished step is done again, as its output was damaged:\n  {os.path.relpath(damage, found.path)}")
     return found, True
 
 

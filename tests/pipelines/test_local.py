@@ -229,7 +229,7 @@ def test_a_damaged_output_of_a_finished_step_is_made_again_in_its_place(asked, l
     assert made(folder) == [output]
     assert read_manifest(read_folder(output)) == before
     (told,) = asked.told
-    assert told.startswith("A finished step is done again: ")
+    assert told.startswith("A finished step is done again, as its output was damaged:\n  ")
     assert "first/made/value" in told
 
 
