@@ -13,7 +13,7 @@ from torch import Tensor
 from hrf.classifier import ImageClassifier
 from hrf.config import Encoder
 from hrf.encoders.calls import usable_device
-from hrf.weights import weights_folder
+from hrf.storage.weights import weights_folder
 
 PIXEL_GRID = 8
 """Height and width, in boxes, of the grid that pixel features are averaged over."""

@@ -13,10 +13,10 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from hrf.checkpoint import canonical_json, file_sha256
 from hrf.config import ClassifierReward, Config, PythonReward
 from hrf.config.rewards import leaf_rewards
-from hrf.weights import digest_of
+from hrf.storage.folders import canonical_json, file_sha256
+from hrf.storage.weights import digest_of
 
 ABSENT = "absent"
 """In place of a digest: whatever needs it will say so."""

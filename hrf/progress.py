@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Callable
 
-from hrf.secrets import without_secrets
+from hrf.storage.secrets import without_secrets
 
 PROGRESS_FILE = "HRF_PROGRESS_FILE"
 _take: Callable[[str, dict[str, object]], None] | None = None

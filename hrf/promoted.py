@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from hrf.checkpoint import read_manifest
 from hrf.errors import ArtifactError, ConfigError
 from hrf.records import DecisionRecord, Promotion, read_record
-from hrf.storage import Storage
+from hrf.storage.folders import read_manifest
+from hrf.storage.objects import Storage
 
 
 def check_name(name: str, field: str) -> None:

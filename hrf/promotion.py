@@ -28,12 +28,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hrf.checkpoint import read_manifest
 from hrf.errors import ArtifactError, StorageError
 from hrf.gate import Decision, decide
 from hrf.promoted import fetch_incumbent, history, read_candidate_json, read_pointer, versioned_pointer
 from hrf.records import Attempt, DecisionRecord, Promotion, read_record
-from hrf.storage import Conflict, Storage
+from hrf.storage.folders import read_manifest
+from hrf.storage.objects import Conflict, Storage
 
 __all__ = ["Candidate", "Decision", "decide", "fetch_incumbent", "history", "promote", "read_pointer"]
 

@@ -11,7 +11,7 @@ Below the experiment's name:
     runs/RUN/status.json                  `RunStatus`
     runs/RUN/summary.json                 `RunSummary`
 
-Each is sealed (`hrf.checkpoint.seal`), so a changed byte is noticed, and held to its schema when it is read, so one of
+Each is sealed (`hrf.storage.folders.seal`), so a changed byte is noticed, and held to its schema when it is read, so one of
 another version of hrf is refused by name, and not where a field of it turns out to be missing.
 """
 
@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hrf.errors import ArtifactError
-from hrf.storage import RESTORE, Storage
+from hrf.storage.objects import RESTORE, Storage
 
 Outcome = Literal["promoted", "rejected", "lost"]
 ReasonKind = Literal[

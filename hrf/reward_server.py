@@ -28,7 +28,7 @@ from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError, HrfError
 from hrf.rewards import build_reward
 from hrf.rewards.server import RewardServer
-from hrf.secrets import REWARD_TOKEN, BlottingFormatter, check_secrets
+from hrf.storage.secrets import REWARD_TOKEN, BlottingFormatter, check_secrets
 
 _log = logging.getLogger("hrf.reward_server")
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 from hrf.errors import ArtifactError
 from hrf.records import Failure, Kind, RunStart, RunStatus, RunSummary, read_record
-from hrf.secrets import without_secrets
-from hrf.storage import Conflict, Storage
+from hrf.storage.objects import Conflict, Storage
+from hrf.storage.secrets import without_secrets
 
 STARTED, STATUS, FAILURES, SUMMARY = "run.json", "status.json", "failures", "summary.json"
 TENSORBOARD = "tensorboard"

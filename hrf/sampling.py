@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from hrf.checkpoint import writing_file
 from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError
 from hrf.images import grid, to_images
@@ -20,7 +19,8 @@ from hrf.policies.text import embed_prompts
 from hrf.promoted import check_name, fetch_incumbent, read_pointer
 from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
-from hrf.storage import Storage
+from hrf.storage.folders import writing_file
+from hrf.storage.objects import Storage
 
 
 def draw_samples(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hrf.storage import Storage
+    from hrf.storage.objects import Storage
     from pipelines.run_state import RunFolder
 
 

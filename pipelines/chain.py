@@ -20,7 +20,7 @@ from hrf.steps.policy_folder import POLICY_FILE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from hrf.storage import Storage
+    from hrf.storage.objects import Storage
 
 #: As `hrf.promotion` names the objects of a candidate, below `decisions/`, `attempts/` and `candidates/`.
 _CANDIDATE = re.compile(

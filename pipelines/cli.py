@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from hrf.checkpoint import full_disk_error
 from hrf.errors import HrfError
+from hrf.storage.folders import full_disk_error
 from pipelines.commands import (
     compare,
     compare_runs,

@@ -116,7 +116,7 @@ def check_torch() -> Finding:
 
 def check_shipped_model() -> Finding:
     """The base model that comes with the package: every file against the digests that its manifest lists."""
-    from hrf.checkpoint import MANIFEST, read_folder
+    from hrf.storage.folders import MANIFEST, read_folder
 
     folder = Path(str(resources.files("hrf"))) / "assets" / SHIPPED_MODEL
     fix = f"install {DISTRIBUTION} again"

@@ -31,8 +31,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any, Self
 
-from hrf.checkpoint import clear_partial_files, writing_file
 from hrf.errors import StorageError
+from hrf.storage.folders import clear_partial_files, writing_file
 from pipelines.file_locks import exclusive, lock_file, private
 
 _HOST = "127.0.0.1"
@@ -325,7 +325,7 @@ def _find_program() -> str:
 
 def _wait_ready(work_dir: Path, settings: dict[str, Any], bucket: str) -> bool:
     """Wait until the server takes signed, conditional writes into its bucket; False if it ends or takes too long."""
-    from hrf.storage import Storage
+    from hrf.storage.objects import Storage
 
     end = time.monotonic() + _START_SECONDS
     # One attempt each: this loop is faster than the client's own pauses between attempts.

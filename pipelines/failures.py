@@ -7,7 +7,7 @@ import re
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from hrf.checkpoint import full_disk_error
+from hrf.storage.folders import full_disk_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -10,8 +10,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hrf.checkpoint import MANIFEST, file_sha256, read_folder
 from hrf.errors import ArtifactError
+from hrf.storage.folders import MANIFEST, file_sha256, read_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

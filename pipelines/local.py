@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from hrf.checkpoint import MANIFEST, read_folder, read_manifest, writing_file, writing_folder
 from hrf.errors import ConfigError, HrfError, StorageError
 from hrf.progress import PROGRESS_FILE
 from hrf.run_records import TENSORBOARD, RunRecords
-from hrf.s3_client import process_variables
-from hrf.secrets import blotter
 from hrf.steps.context import RUNNER_PID
+from hrf.storage.folders import MANIFEST, read_folder, read_manifest, writing_file, writing_folder
+from hrf.storage.s3 import process_variables
+from hrf.storage.secrets import blotter
 from hrf.tracking.event_files import EVENT_FILE
 from pipelines.archive import archive_run
 from pipelines.failures import explain

@@ -7,15 +7,15 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hrf.checkpoint import full_disk_error
 from hrf.errors import ConfigError, StorageError
-from hrf.secrets import check_secrets
+from hrf.storage.folders import full_disk_error
+from hrf.storage.secrets import check_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from hrf.storage import Storage
+    from hrf.storage.objects import Storage
 
 #: Any of these says that there is a storage to use.
 CONFIGURED_BY = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID")
@@ -36,7 +36,7 @@ class Location:
 
     def open(self) -> Storage:
         """A client for it."""
-        from hrf.storage import Storage
+        from hrf.storage.objects import Storage
 
         return Storage.open(self.uri, environment=self.environment or None)
 

@@ -21,7 +21,7 @@ from hrf.config.sections import Count, Section
 from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError
-from hrf.secrets import HUB_TOKEN, REWARD_TOKEN
+from hrf.storage.secrets import HUB_TOKEN, REWARD_TOKEN
 from pipelines.forecasting import settle_epochs_per_step
 from pipelines.scorers import hub_steps, scorers_of
 

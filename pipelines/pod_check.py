@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hrf.errors import ClusterError, HrfError
 from hrf.own_workflow import is_in_pod, read_own_workflow
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from pipelines.doctor import Finding
 from pipelines.image_check import ROLE, check_revision
 from pipelines.object_storage import BUCKET

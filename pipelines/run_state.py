@@ -25,8 +25,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from hrf.checkpoint import MANIFEST, clear_partial_files, file_sha256, writing_file
 from hrf.errors import ArtifactError, HrfError
+from hrf.storage.folders import MANIFEST, clear_partial_files, file_sha256, writing_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

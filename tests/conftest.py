@@ -12,7 +12,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from pipelines import embedded_s3 as embedded_s3_module
 from pipelines.embedded_s3 import EmbeddedS3
 

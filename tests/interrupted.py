@@ -10,7 +10,7 @@ from typing import Any
 from botocore.exceptions import ConnectionClosedError
 from botocore.httpsession import URLLib3Session
 
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 
 
 class Killed(Exception):  # noqa: N818 - it stands for a signal.

@@ -39,7 +39,7 @@ from hrf.policies.sources import shipped_folder
 from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
 from hrf.rewards.remote import RemoteScorer
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from hrf.study.definition import Study
 from hrf.update import UpdateMetrics
 from pipelines.cli import app

@@ -15,7 +15,7 @@ Triple = tuple[float, float, float]
 
 
 class Weights(Section):
-    """Where the weights of a pretrained network come from, and what exactly they are. See `hrf.weights`."""
+    """Where the weights of a pretrained network come from, and what exactly they are. See `hrf.storage.weights`."""
 
     source: str = ""
     """A local file or folder, `s3://bucket/key`, `hf:owner/name` or `hf:owner/name/file` (with a revision), or

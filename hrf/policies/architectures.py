@@ -11,10 +11,10 @@ from typing import Any
 
 from hrf.config import Model
 from hrf.errors import ArtifactError
-from hrf.hub import hub_folder
 from hrf.policies.components import component_folder, scheduler_config
 from hrf.policies.sources import fetch_model
-from hrf.storage import Storage
+from hrf.storage.hub import hub_folder
+from hrf.storage.objects import Storage
 
 _CONFIGURATION = "config.json"
 _CONFIGURATIONS = (

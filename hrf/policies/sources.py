@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 
-from hrf.checkpoint import read_folder, read_manifest, writing_folder
 from hrf.config import Model
 from hrf.errors import ArtifactError, ConfigError
-from hrf.hub import hub_folder
 from hrf.policies.kinds import normalise_base
-from hrf.storage import Storage
+from hrf.storage.folders import read_folder, read_manifest, writing_folder
+from hrf.storage.hub import hub_folder
+from hrf.storage.objects import Storage
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
 HUB_FILES = [

@@ -19,7 +19,7 @@ from hrf.rewards.aesthetic import Aesthetic, check_embedding_size, load_head
 from hrf.rewards.base import CheckedReward
 from hrf.rewards.probabilities import ClassesProbability, check_classes, label_indices, logits_of
 from hrf.rewards.text_image import TextImageCosine
-from hrf.weights import weights_file, weights_folder
+from hrf.storage.weights import weights_file, weights_folder
 
 NetworkReward = AestheticReward | ClipScoreReward | PickScoreReward | ImageClassifierReward | OnnxClassifierReward
 

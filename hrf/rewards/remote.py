@@ -37,7 +37,7 @@ from hrf.rewards.protocol import (
     encode_request,
     is_loopback,
 )
-from hrf.secrets import REWARD_TOKEN, without_secrets
+from hrf.storage.secrets import REWARD_TOKEN, without_secrets
 
 HEALTH_SECONDS = 60.0
 """How long a server may take to come up, when a step looks for it."""

@@ -27,7 +27,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from hrf.errors import ConfigError, HrfError
 from hrf.rewards.base import ImageError, Reward
 from hrf.rewards.protocol import PROTOCOL, Health, ProtocolError, Scores, decode_request, is_loopback
-from hrf.secrets import REWARD_TOKEN, without_secrets
+from hrf.storage.secrets import REWARD_TOKEN, without_secrets
 
 HEAD_SECONDS = 60
 """How long a connection may take to send the head of a request, or to take an answer."""

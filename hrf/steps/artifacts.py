@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hrf.checkpoint import read_folder
 from hrf.prompt_statistics import PromptStatistics
 from hrf.rollout import Trajectories
 from hrf.starts import PrefixPool
+from hrf.storage.folders import read_folder
 from hrf.training import EvaluationStarts
 from hrf.update import Updater
 

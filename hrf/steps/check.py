@@ -18,7 +18,7 @@ from hrf.prompts import resolve_prompts
 from hrf.records import RunStart
 from hrf.run_records import RunRecords
 from hrf.steps.context import step
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from hrf.tracking import check_client
 
 GIT_SHA = "HRF_GIT_SHA"

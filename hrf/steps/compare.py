@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from hrf import __version__
-from hrf.checkpoint import read_folder, writing_folder
 from hrf.progress import emit
 from hrf.report import compare_table, render_compare
 from hrf.steps.context import step
+from hrf.storage.folders import read_folder, writing_folder
 
 
 @step("compare")

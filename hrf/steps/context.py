@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 from hrf import __version__
-from hrf.checkpoint import STOPPED, full_disk_error, read_folder, read_manifest, writing_folder
 from hrf.config import Config
 from hrf.errors import ConfigError, HrfError
 from hrf.progress import emit
 from hrf.prompts import PromptTable
 from hrf.records import Failure
 from hrf.run_records import RunRecords
-from hrf.secrets import check_secrets, only_secrets
-from hrf.storage import Storage
+from hrf.storage.folders import STOPPED, full_disk_error, read_folder, read_manifest, writing_folder
+from hrf.storage.objects import Storage
+from hrf.storage.secrets import check_secrets, only_secrets
 
 RUNNER_PID = "HRF_RUNNER_PID"
 """Environment variable: the process that wants this step's output; without it the step ends itself."""

@@ -8,8 +8,8 @@ from typing import Any
 from hrf import __version__
 from hrf.config import Model
 from hrf.policies.sources import fetch_base
-from hrf.secrets import HUB_TOKEN
 from hrf.steps.context import step
+from hrf.storage.secrets import HUB_TOKEN
 
 
 @step("fetch", secrets=(HUB_TOKEN,))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hrf.checkpoint import read_folder
+from hrf.storage.folders import read_folder
 
 UPDATES = "updates"
 

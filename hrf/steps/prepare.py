@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from hrf import __version__
-from hrf.checkpoint import canonical_json, read_folder, read_manifest, writing_folder
 from hrf.config import ClassifierReward, Config, Reward, WeightedSumReward
 from hrf.config.rewards import leaf_rewards, measured_settings
 from hrf.errors import ConfigError
@@ -26,13 +25,14 @@ from hrf.promoted import fetch_incumbent
 from hrf.prompts import PromptTable, resolve_prompts
 from hrf.rewards import build_reward, missing_prompts
 from hrf.run_records import RunRecords
-from hrf.secrets import SCORING_SECRETS
 from hrf.seeds import derive_seed
 from hrf.steps.check import settle_config
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
 from hrf.steps.picture_size import check_classifier, check_pixel_grid
 from hrf.steps.policy_folder import copy_policy, split_at
-from hrf.storage import Storage
+from hrf.storage.folders import canonical_json, read_folder, read_manifest, writing_folder
+from hrf.storage.objects import Storage
+from hrf.storage.secrets import SCORING_SECRETS
 
 
 @step("prepare", secrets=SCORING_SECRETS)

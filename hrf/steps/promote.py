@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hrf.checkpoint import read_folder, writing_folder
 from hrf.progress import emit
 from hrf.promotion import Candidate
 from hrf.promotion import promote as promote_candidate
@@ -16,7 +15,8 @@ from hrf.steps.context import CONFIG_FILE, Run, step
 from hrf.steps.history import add_updates, extend_history
 from hrf.steps.policy_folder import copy_policy
 from hrf.steps.tracking import track
-from hrf.storage import Storage
+from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.objects import Storage
 
 
 @step("promote", when_stopped={"new_history": "history"})

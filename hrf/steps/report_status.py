@@ -15,7 +15,7 @@ from hrf.report import render_status
 from hrf.run_records import RunRecords
 from hrf.steps.context import step
 from hrf.steps.tracking import track_failure
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from hrf.workflow import find_reasons
 
 #: How Kubeflow tells its exit handler that all went well, on a cluster and on this machine. Else it says FAILED, or

@@ -7,19 +7,19 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hrf.checkpoint import read_folder, writing_folder
 from hrf.cost import expected_sampling_evaluations
 from hrf.policies.folders import load_policy
 from hrf.prompts import PromptTable
 from hrf.ranks import this_rank
 from hrf.rewards import build_reward
 from hrf.rollout import Trajectories
-from hrf.secrets import SCORING_SECRETS
 from hrf.starts import Shard
 from hrf.steps.artifacts import load_prefix_pool, save_trajectories
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.processes import in_processes
 from hrf.steps.score import write_prompts
+from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.secrets import SCORING_SECRETS
 from hrf.training import build_starts, sample_episodes
 
 

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from hrf.checkpoint import read_folder, writing_folder
 from hrf.errors import ArtifactError, NumericalError
 from hrf.ranks import ALONE, Ranks, this_rank
 from hrf.rewards import ImageError, Prompts, Reward, build_reward
-from hrf.secrets import SCORING_SECRETS
 from hrf.steps.context import Run, step
 from hrf.steps.processes import in_processes
+from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.secrets import SCORING_SECRETS
 
 PROMPTS_FILE = "prompts.json"
 """Beside a text-to-image model's samples: a list of texts, the prompt of each sample."""

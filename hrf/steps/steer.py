@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hrf.checkpoint import STOPPED, read_folder, writing_folder
 from hrf.floor import Decision, Reading, Steering, replay
 from hrf.gate import tripped_monitors
 from hrf.policies.folders import save_fresh_policy
@@ -19,7 +18,8 @@ from hrf.steps.artifacts import STATE_FILE
 from hrf.steps.context import TRAINED, Run, step
 from hrf.steps.history import copy_updates, extend_history
 from hrf.steps.policy_folder import POLICY_FILE, copy_policy, split_at
-from hrf.storage import Storage
+from hrf.storage.folders import STOPPED, read_folder, writing_folder
+from hrf.storage.objects import Storage
 
 MANIFEST_ONLY = shutil.ignore_patterns("manifest.json")
 

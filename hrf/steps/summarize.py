@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hrf.checkpoint import read_folder, writing_folder
 from hrf.progress import emit
 from hrf.promotion import read_pointer
 from hrf.records import RunSummary
@@ -17,7 +16,8 @@ from hrf.run_records import TENSORBOARD, RunRecords
 from hrf.steps.context import CONFIG_FILE, Run, step
 from hrf.steps.history import read_epochs
 from hrf.steps.tracking import track, write_tensorboard
-from hrf.storage import Storage
+from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.objects import Storage
 
 
 @step("summarize")

@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from hrf.checkpoint import read_folder
 from hrf.cost import expected_sampling_evaluations
 from hrf.ranks import this_rank
 from hrf.rewards import build_reward
-from hrf.secrets import SCORING_SECRETS
 from hrf.steps.artifacts import load_prefix_pool
 from hrf.steps.context import TRAINED, Run, advance_reporter, step
 from hrf.steps.numbers import update_metrics
@@ -18,6 +16,8 @@ from hrf.steps.sample import prompt_texts
 from hrf.steps.score import reward_samples
 from hrf.steps.tracking import track
 from hrf.steps.update import TrainingSession
+from hrf.storage.folders import read_folder
+from hrf.storage.secrets import SCORING_SECRETS
 from hrf.training import build_starts, sample_episodes
 
 

@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hrf.checkpoint import read_folder, writing_folder
 from hrf.config import Config
 from hrf.cost import pool_evaluations, update_evaluations
 from hrf.errors import NumericalError
@@ -29,6 +28,7 @@ from hrf.steps.history import copy_updates, update_file, write_record
 from hrf.steps.numbers import update_metrics
 from hrf.steps.processes import in_processes
 from hrf.steps.tracking import track
+from hrf.storage.folders import read_folder, writing_folder
 from hrf.training import advantages_of, build_statistics
 from hrf.update import UpdateMetrics, Updater, build_optimizer, weight_sums
 

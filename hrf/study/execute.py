@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hrf.checkpoint import canonical_json, read_folder, read_manifest, writing_file
 from hrf.config import Config
 from hrf.inputs import input_digests
 from hrf.progress import PROGRESS_FILE
@@ -25,7 +24,8 @@ from hrf.steps.prepare import prepare
 from hrf.steps.promote import promote
 from hrf.steps.steer import steer
 from hrf.steps.train import train
-from hrf.storage import Storage
+from hrf.storage.folders import canonical_json, read_folder, read_manifest, writing_file
+from hrf.storage.objects import Storage
 from hrf.study.plan import StudyRun, run_name
 from hrf.study.rows import Measured, keep_decisions, rows_of
 

@@ -16,8 +16,8 @@ import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from hrf.checkpoint import writing_file
 from hrf.errors import ConfigError, HrfError
+from hrf.storage.folders import writing_file
 from hrf.study.definition import Study
 from hrf.study.plan import StudyRun
 from hrf.study.report import PICTURES, STUDY_FILE, render_study

@@ -7,10 +7,10 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hrf.checkpoint import canonical_json
 from hrf.config import Config
 from hrf.errors import ConfigError
 from hrf.inputs import input_digests
+from hrf.storage.folders import canonical_json
 from hrf.study.definition import Study
 
 FEWEST_EPOCHS = 2

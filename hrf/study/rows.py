@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hrf.checkpoint import writing_file
+from hrf.storage.folders import writing_file
 from hrf.study.plan import StudyRun
 from hrf.study.table import row
 

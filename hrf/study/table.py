@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 
-from hrf.checkpoint import writing_file
 from hrf.config import Config
 from hrf.errors import ArtifactError
 from hrf.gate import tripped_monitors
+from hrf.storage.folders import writing_file
 
 TABLE_CSV, TABLE_PARQUET = "table.csv", "table.parquet"
 KEY = ("arm", "reward_name", "seed")

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 
 from hrf.errors import ConfigError
 from hrf.progress import emit
-from hrf.secrets import without_secrets
+from hrf.storage.secrets import without_secrets
 
 SERVER = "MLFLOW_TRACKING_URI"
 """Environment variable: where the server is. MLflow's own; without it there is none."""

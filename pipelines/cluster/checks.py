@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ClusterError, HrfError
-from hrf.storage import split_uri
+from hrf.storage.objects import split_uri
 from pipelines.cluster.connection import KUBEFLOW
 from pipelines.cluster.kubernetes import Kubernetes, in_namespace
 from pipelines.doctor import Finding

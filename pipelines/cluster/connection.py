@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from hrf.errors import ClusterError
-from hrf.secrets import KUBEFLOW_TOKEN as TOKEN
-from hrf.secrets import check_secrets
+from hrf.storage.secrets import KUBEFLOW_TOKEN as TOKEN
+from hrf.storage.secrets import check_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hrf.errors import ArtifactError, HrfError
 from hrf.records import DecisionRecord, read_record
 from hrf.run_records import RunRecords
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from pipelines.cluster.runs import default_parameters, last_begin, names_in_bucket, parameters_of
 
 if TYPE_CHECKING:

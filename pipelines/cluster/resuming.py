@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from hrf.errors import ClusterError, HrfError
 from hrf.run_ids import fill_macros
 from hrf.run_records import RunRecords
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from pipelines.cluster.records import end_of, fetch_records
 from pipelines.cluster.runs import FINAL, default_parameters, names_in_bucket, package_of, parameters_of
 

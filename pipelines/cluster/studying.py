@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hrf.checkpoint import writing_file
 from hrf.errors import ArtifactError, ClusterError
 from hrf.run_records import BASE_GRID, LAST_GRID, RunRecords
-from hrf.storage import Storage
+from hrf.storage.folders import writing_file
+from hrf.storage.objects import Storage
 from hrf.study.plan import StudyRun, run_name
 from hrf.study.rows import Measured, keep_decisions, rows_of
 from hrf.study.table import read_table

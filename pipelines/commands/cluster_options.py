@@ -155,7 +155,7 @@ def checked_storage(given: str) -> str:
         StorageError: It is none.
     """
     from hrf.errors import ConfigError
-    from hrf.storage import split_uri
+    from hrf.storage.objects import split_uri
     from pipelines.object_storage import BUCKET
 
     name = (given or os.environ.get(BUCKET, "")).rstrip("/")

@@ -24,8 +24,8 @@ def compare_runs(
 ) -> None:
     """Put finished runs side by side, by the numbers that each ended in."""
     check_only_on_cluster(cluster, host=host, namespace=namespace)
-    from hrf.checkpoint import writing_file
     from hrf.errors import ConfigError
+    from hrf.storage.folders import writing_file
     from pipelines.run_comparison import as_csv, as_plain, as_table, compare, notes
 
     summaries = _from_cluster(runs, host, namespace) if cluster else _from_here(runs, work_dir)

@@ -38,8 +38,8 @@ def compile_(
 
     Images come from HRF_IMAGE_CONTROL, HRF_IMAGE_WORKER and HRF_IMAGE_REWARD.
     """
-    from hrf.checkpoint import writing_file
     from hrf.errors import ConfigError
+    from hrf.storage.folders import writing_file
 
     chosen = choose(preset, settings, {"epochs": epochs} if epochs else {})
     compiled = compile_chosen(chosen, placement)

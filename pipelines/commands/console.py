@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
-from hrf.secrets import without_secrets
+from hrf.storage.secrets import without_secrets
 
 if TYPE_CHECKING:
     from hrf.errors import HrfError

@@ -40,6 +40,6 @@ def rewards(ctx: typer.Context, as_json: AsJson = False) -> None:
 @app.command()
 def digest(path: Annotated[Path, typer.Argument(exists=True, help="A file or a folder.")]) -> None:
     """Print the sha256 to write beside a source of weights."""
-    from hrf.weights import digest_of
+    from hrf.storage.weights import digest_of
 
     typer.echo(digest_of(path))

@@ -36,8 +36,8 @@ def sample(
 ) -> None:
     """Draw images from the promoted model, or from the base, into one picture."""
     _check_output(output)
-    from hrf.s3_client import adopt
     from hrf.sampling import draw_samples
+    from hrf.storage.s3 import adopt
     from pipelines.object_storage import object_storage
 
     with object_storage(work_dir, bucket) as location:

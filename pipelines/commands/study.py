@@ -187,7 +187,7 @@ def reach_site(
         HrfError: Something that its runs need is not there, or the bucket can't be reached from here.
     """
     from hrf.promoted import check_name
-    from hrf.storage import Storage
+    from hrf.storage.objects import Storage
     from pipelines.cluster.studying import Site
     from pipelines.cluster.submitting import put_experiment
     from pipelines.placement import load_placement

@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.faults import break_requests, flip_bytes
 from benchmarks.faulty_s3 import FAULTS
-from hrf import checkpoint
+from hrf.storage import folders as checkpoint
 
 SECONDS = 120
 """A budget for machines that are busy; it takes a few."""
@@ -22,7 +22,7 @@ def test_flipped_bytes_are_refused_or_change_nothing(embedded_s3, tmp_path):
 
 def test_it_would_tell_what_goes_unnoticed(embedded_s3, tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "unseal", lambda text, origin, fix: _without_looking(text))
-    monkeypatch.setattr("hrf.storage.unseal", checkpoint.unseal)
+    monkeypatch.setattr("hrf.storage.objects.objects.unseal", checkpoint.unseal)
     flips = flip_bytes(embedded_s3, tmp_path, number=60, seed=2, seconds=SECONDS)
     assert flips.unnoticed
 

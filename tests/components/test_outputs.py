@@ -7,8 +7,8 @@ import pytest
 from kfp.dsl import Metrics, Model
 
 from components.outputs import record
-from hrf.checkpoint import writing_folder
 from hrf.errors import NumericalError
+from hrf.storage.folders import writing_folder
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from pipelines.embedded_s3 import EmbeddedS3
 
 VARYING = frozenset({"time", "seconds"})

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from hrf.checkpoint import read_manifest
 from hrf.config import resolve
+from hrf.storage.folders import read_manifest
 from pipelines.overrides import from_settings, lay_over
 from tests.e2e.commands import PROMOTING, environment, state
 

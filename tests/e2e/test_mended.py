@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from hrf.promotion import history, read_pointer
-from hrf.s3_client import connect
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
+from hrf.storage.s3 import connect
 from tests.e2e.commands import PROMOTING, Said, descendants, end_of, events, hrf, kill, only_run, start, state, wait_for
 from tests.e2e.test_bad_inputs import CONFIG, NUMERICAL, STORAGE, check_told_well, flip_a_bit
 

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from hrf.promotion import history, read_pointer
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from pipelines.chain import read_chain
 from pipelines.overrides import from_settings, lay_over
 from tests.e2e.commands import (

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hrf.checkpoint import read_manifest
+from hrf.storage.folders import read_manifest
 from tests.e2e.commands import Said, hrf, state
 from tests.e2e.conftest import EXPERIMENT, removed_at_the_end, run_command
 from tests.e2e.objects import read, storage_of

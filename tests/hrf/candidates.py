@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrf.checkpoint import writing_folder
 from hrf.promotion import Candidate, promote
 from hrf.records import DecisionRecord
-from hrf.storage import Storage
+from hrf.storage.folders import writing_folder
+from hrf.storage.objects import Storage
 
 EXPERIMENT = "avatars"
 NUM_SEEDS = 32

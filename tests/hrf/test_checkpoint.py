@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from hrf.checkpoint import MANIFEST, SEAL, canonical_json, read_folder, read_manifest, seal, unseal, writing_folder
 from hrf.errors import ArtifactError, StorageError
+from hrf.storage.folders import MANIFEST, SEAL, canonical_json, read_folder, read_manifest, seal, unseal, writing_folder
 
 PRODUCER = {"step": "update", "run": "r1", "epoch": 3, "hrf": "0.1.0"}
 # What a writer of folders asks of the file system; a process may be killed right before any of these.

@@ -16,7 +16,7 @@ from hrf.classifier import ImageClassifier, reinitialise
 from hrf.config import Encoder, Evaluation, Weights
 from hrf.errors import ArtifactError
 from hrf.features import CLASSIFIER_BATCH, build_embedder, classifier_features, embed, pixel_features
-from hrf.weights import digest_of
+from hrf.storage.weights import digest_of
 from tests.hrf import small_networks
 
 

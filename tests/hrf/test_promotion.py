@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hrf.checkpoint import read_folder, writing_folder
 from hrf.errors import ArtifactError, NumericalError
 from hrf.promotion import Candidate, decide, fetch_incumbent, history, read_pointer
 from hrf.records import DecisionRecord, read_record
-from hrf.storage import Storage
+from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.objects import Storage
 from tests.hrf.candidates import (
     BASE_REWARDS,
     EXPERIMENT,

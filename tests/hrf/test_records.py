@@ -10,7 +10,7 @@ from benchmarks.faults import EXPERIMENT, Run
 from hrf.errors import ArtifactError
 from hrf.promotion import history, read_pointer
 from hrf.records import Attempt, DecisionRecord, Failure, Promotion, RunStart, RunStatus, RunSummary, read_record
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 
 KINDS = {
     "promoted.json": Promotion,

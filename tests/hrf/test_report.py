@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrf.checkpoint import writing_folder
 from hrf.config import Evaluation, Monitors
 from hrf.errors import ArtifactError, ConfigError
 from hrf.evaluation import Measured, evaluation_record
@@ -30,6 +29,7 @@ from hrf.report import compare_table, render_compare, render_evaluation, render_
 from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks
 from hrf.report.formatting import interval, number, significant
 from hrf.report.summary import Interval, read_summary
+from hrf.storage.folders import writing_folder
 from hrf.update import UpdateMetrics
 from tests.hrf.summary_folders import evaluation, stripped, summary_record, write_grid, write_summary
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from hrf.checkpoint import writing_folder
 from hrf.config import Weights
 from hrf.errors import ArtifactError, StorageError
 from hrf.promotion import history
-from hrf.s3_client import ATTEMPTS, adopt, process_variables
-from hrf.storage import Storage
-from hrf.weights import digest_of, weights_file
+from hrf.storage.folders import writing_folder
+from hrf.storage.objects import Storage
+from hrf.storage.s3 import ATTEMPTS, adopt, process_variables
+from hrf.storage.weights import digest_of, weights_file
 from tests.hrf.answering_s3 import LISTING, Answer, answering, listing, refusal
 
 OTHER_SETTINGS = ("no profile", "damaged files")
@@ -127,7 +127,7 @@ class TestBrokenAnswers:
         assert len(s3.asked) == ATTEMPTS
 
     def test_a_body_that_stalls_is_tried_again(self, monkeypatch):
-        monkeypatch.setattr("hrf.s3_client._READ_SECONDS", 0.5)
+        monkeypatch.setattr("hrf.storage.objects.s3._READ_SECONDS", 0.5)
         stalled = Answer(body="content", headers={"ETag": '"1"'}, cut=3, stalls_seconds=2.0)
         with answering(lambda _, number: stalled if number == 1 else WHOLE) as s3:
             assert opened(s3).read_bytes("k") == (b"content", '"1"')

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrf.errors import ConfigError
-from hrf.secrets import (
+from hrf.storage.secrets import (
     HUB_TOKEN,
     KUBEFLOW_TOKEN,
     REWARD_TOKEN,

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from hrf.checkpoint import MANIFEST, read_folder, writing_folder
 from hrf.errors import ArtifactError, StorageError
-from hrf.storage import Conflict, Storage
+from hrf.storage.folders import MANIFEST, read_folder, writing_folder
+from hrf.storage.objects import Conflict, Storage
 from pipelines.embedded_s3 import EmbeddedS3
 from tests.interrupted import Killed, dying_before, losing_the_answer_of
 

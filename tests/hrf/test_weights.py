@@ -12,7 +12,7 @@ import pytest
 
 from hrf.config import Weights
 from hrf.errors import ArtifactError, ConfigError, StorageError
-from hrf.weights import cache_folder, digest_of, weights_file, weights_folder
+from hrf.storage.weights import cache_folder, digest_of, weights_file, weights_folder
 
 CONTENT = b"some tensors"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

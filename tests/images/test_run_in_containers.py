@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 
 pytestmark = [pytest.mark.container, pytest.mark.slow]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from hrf.errors import StorageError
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from tests.manifests.kustomize import ROOT, build, find
 
 PORTS = ("master", "volume", "filer", "s3")

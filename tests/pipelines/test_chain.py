@@ -20,8 +20,8 @@ from hrf.errors import ArtifactError
 from hrf.promotion import Candidate, history
 from hrf.records import Failure, Promotion, RunError, RunStart, RunSummary
 from hrf.run_records import RunRecords
-from hrf.s3_client import connect
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
+from hrf.storage.s3 import connect
 from pipelines.chain import read_chain
 from pipelines.chain_view import chain_view
 from pipelines.cli import app

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from hrf.errors import StorageError
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from pipelines import embedded_s3
 from pipelines.embedded_s3 import EmbeddedS3
 from tests.e2e.commands import processes_that_mention, wait_for
@@ -25,7 +25,7 @@ from tests.e2e.commands import processes_that_mention, wait_for
 START_AND_WAIT = """
 import sys, time, pathlib
 from pipelines.embedded_s3 import EmbeddedS3
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 server = EmbeddedS3.start(pathlib.Path(sys.argv[1]), "hrf")
 storage = Storage.open("s3://hrf", environment=server.environment())
 for number in range(int(sys.argv[2])):

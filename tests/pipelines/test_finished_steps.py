@@ -8,7 +8,7 @@ from kfp import dsl
 from kfp.local.cache import LocalCache
 
 from components.outputs import record
-from hrf.checkpoint import writing_folder
+from hrf.storage.folders import writing_folder
 from pipelines.finished_steps import forget_damaged
 
 

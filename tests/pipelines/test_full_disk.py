@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from hrf.checkpoint import writing_file
 from hrf.errors import StorageError
 from hrf.progress import PROGRESS_FILE
 from hrf.steps.context import step
+from hrf.storage.folders import writing_file
 from hrf.study.table import frame_of, read_table, write_table
 from pipelines.cli import app
 from pipelines.local import Request, open_run

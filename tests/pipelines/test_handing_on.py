@@ -6,7 +6,7 @@ import pytest
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Output
 
-from hrf.checkpoint import writing_folder
+from hrf.storage.folders import writing_folder
 from pipelines.handing_on import keep_files_only
 from pipelines.local_worker import run_package
 from pipelines.package import compile_package

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from hrf.checkpoint import read_folder, read_manifest
 from hrf.config import resolve
 from hrf.errors import ArtifactError
+from hrf.storage.folders import read_folder, read_manifest
 from pipelines.local import EventReader, Request, StepFailedError, execute, open_run
 from pipelines.object_storage import Location
 from pipelines.run_state import RunBusyError, RunFolder, find_run

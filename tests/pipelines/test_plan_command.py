@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from hrf.config import list_presets
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from pipelines.cli import app
 from pipelines.commands.plan import amount, duration
 from tests.hrf.policies.test_footprint import PIXELS

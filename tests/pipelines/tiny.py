@@ -12,8 +12,8 @@ def first(run_tag: str, notes: str, made: Output[Artifact]) -> None:
     import os
     from pathlib import Path
 
-    from hrf.checkpoint import writing_folder
     from hrf.progress import emit
+    from hrf.storage.folders import writing_folder
 
     with open(notes, "a") as stream:
         stream.write("first\n")
@@ -32,10 +32,10 @@ def second(notes: str, gate: str, made: Input[Artifact], report: Output[HTML], s
     import time
     from pathlib import Path
 
-    from hrf.checkpoint import writing_folder
     from hrf.errors import NumericalError
     from hrf.progress import emit
     from hrf.steps.context import step
+    from hrf.storage.folders import writing_folder
 
     def work() -> None:
         with open(notes, "a") as stream:

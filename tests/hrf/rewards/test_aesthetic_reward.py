@@ -13,7 +13,7 @@ from torch import nn
 from hrf.config import AestheticReward, Weights
 from hrf.errors import ArtifactError, ConfigError
 from hrf.rewards import build_reward
-from hrf.weights import digest_of
+from hrf.storage.weights import digest_of
 from tests.hrf.small_networks import images
 
 

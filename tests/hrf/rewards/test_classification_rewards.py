@@ -12,7 +12,7 @@ from PIL import Image
 from hrf.config import ImageClassifierReward, OnnxClassifierReward, Weights
 from hrf.errors import ArtifactError, ConfigError, NumericalError
 from hrf.rewards import build_reward
-from hrf.weights import digest_of
+from hrf.storage.weights import digest_of
 from tests.hrf import small_networks
 from tests.hrf.small_networks import images
 
@@ -161,7 +161,7 @@ OVER_50 = OnnxClassifierReward(
 
 def test_the_age_network_of_the_package_gives_the_probability_of_fifty_and_more():
     """The real weights, against onnxruntime fed as their manifest says: (byte - mean) / 256, probabilities of 0..80."""
-    from hrf.weights import weights_file
+    from hrf.storage.weights import weights_file
 
     session = onnxruntime.InferenceSession(weights_file(AGE, "reward.model").read_bytes())
     shown, expected = images(3, height=64, width=64, seed=5), []

@@ -30,7 +30,7 @@ from hrf.rewards.protocol import (
     encode_request,
 )
 from hrf.rewards.remote import RemoteScorer
-from hrf.secrets import REWARD_TOKEN
+from hrf.storage.secrets import REWARD_TOKEN
 from tests.hrf.rewards.servers import (
     NAME,
     VERSION,

@@ -29,7 +29,7 @@ from hrf.rewards import remote as remote_module
 from hrf.rewards.protocol import encode_request
 from hrf.rewards.remote import RemoteScorer
 from hrf.rewards.server import RewardServer
-from hrf.secrets import REWARD_TOKEN
+from hrf.storage.secrets import REWARD_TOKEN
 from tests.hrf.rewards.servers import NAME, brightness, running, serving
 
 TOKEN = "tok-3f9a"

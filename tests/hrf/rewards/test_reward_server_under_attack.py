@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from hrf.rewards.protocol import encode_request
-from hrf.secrets import REWARD_TOKEN
+from hrf.storage.secrets import REWARD_TOKEN
 
 TOKEN = "tok-3f9a-77c1"
 JPEG = "{name: jpeg_compressibility}"

@@ -12,7 +12,7 @@ from PIL import Image
 from hrf.config import ClipScoreReward, PickScoreReward, Weights
 from hrf.errors import ArtifactError, ConfigError, NumericalError
 from hrf.rewards import build_reward
-from hrf.weights import digest_of
+from hrf.storage.weights import digest_of
 from tests.hrf import small_networks
 from tests.hrf.small_networks import images
 

@@ -8,7 +8,7 @@ import pytest
 from hrf.config import ClipScoreReward, Config, JpegReward, PythonReward, Term, WeightedSumReward, Weights
 from hrf.errors import ConfigError, NumericalError
 from hrf.rewards import build_reward
-from hrf.weights import digest_of
+from hrf.storage.weights import digest_of
 from tests.hrf.small_networks import images
 
 SOURCE = """

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from hrf.checkpoint import writing_folder
 from hrf.config import Config
 from hrf.steps.baseline import baseline
 from hrf.steps.check import PRESETS_SEED, check
@@ -22,6 +21,7 @@ from hrf.steps.steer import steer
 from hrf.steps.summarize import summarize
 from hrf.steps.train import train
 from hrf.steps.update import update
+from hrf.storage.folders import writing_folder
 from tests.hrf.toys import small_unet
 
 TINY = {

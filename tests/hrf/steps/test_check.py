@@ -12,7 +12,7 @@ from hrf.run_records import RunRecords
 from hrf.steps.check import PRESETS_SEED, check, model_version, settle_config
 from hrf.steps.prepare import run_seed
 from hrf.steps.report_status import report_status
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from tests.hrf.candidates import candidate_of, put_forward
 
 

@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrf.checkpoint import read_manifest
 from hrf.cost import expected_epoch_evaluations
 from hrf.errors import ArtifactError, ConfigError, HrfError, NumericalError
 from hrf.policies.components import scheduler_config
@@ -16,6 +15,7 @@ from hrf.steps.check import check_shape
 from hrf.steps.gather import gather
 from hrf.steps.history import read_update
 from hrf.steps.score import branch_name
+from hrf.storage.folders import read_manifest
 
 SPLIT = {
     "policy": {"split": 0.5, "prefix_pool": 4},

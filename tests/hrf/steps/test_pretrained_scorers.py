@@ -16,8 +16,8 @@ from hrf.policies.folders import load_policy
 from hrf.rewards import build_reward
 from hrf.steps.artifacts import load_evaluation_starts
 from hrf.steps.score import score
+from hrf.storage.weights import digest_of
 from hrf.training import evaluation_samples
-from hrf.weights import digest_of
 from tests.hrf import small_networks
 
 
@@ -103,7 +103,7 @@ def test_prompts_beside_the_samples_reach_the_reward(steps, tmp_path, monkeypatc
 
 
 def write_samples(folder, samples: dict, prompts: list) -> str:
-    from hrf.checkpoint import writing_folder
+    from hrf.storage.folders import writing_folder
 
     with writing_folder(folder, producer={"step": "sample"}) as target:
         save_file(samples, target / "samples.safetensors")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrf.checkpoint import read_manifest
 from hrf.config import Config, PythonReward
 from hrf.errors import ConfigError, NumericalError, ProcessError
 from hrf.processes import run_in_processes
@@ -20,6 +19,7 @@ from hrf.steps.history import read_update
 from hrf.steps.sample import sample
 from hrf.steps.score import reward_samples, score
 from hrf.steps.update import update
+from hrf.storage.folders import read_manifest
 from tests.hrf.shared_work import call_steps
 from tests.hrf.steps.test_epochs import DDPO, SELECTED, SPLIT
 

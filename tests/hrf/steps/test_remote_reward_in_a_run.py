@@ -11,7 +11,7 @@ from hrf.config import JpegReward
 from hrf.errors import ConfigError, NumericalError, RemoteError
 from hrf.rewards import build_reward
 from hrf.rewards.server import RewardServer
-from hrf.secrets import REWARD_TOKEN
+from hrf.storage.secrets import REWARD_TOKEN
 from tests.hrf.rewards.servers import NAME, serving
 
 

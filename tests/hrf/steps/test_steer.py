@@ -6,12 +6,12 @@ import shutil
 import pytest
 from safetensors.torch import load_file
 
-from hrf.checkpoint import read_folder, read_manifest, writing_folder
 from hrf.config import Config
 from hrf.errors import ConfigError
 from hrf.progress import PROGRESS_FILE
 from hrf.steps.check import check_shape
 from hrf.steps.gather import gather
+from hrf.storage.folders import read_folder, read_manifest, writing_folder
 from tests.hrf.steps.test_epochs import DDPO, SELECTED
 
 WHOLE = {"diversity_floor": 0.9, "starts": {"kind": "window", "schedule": "uniform", "width": 0.0}}

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file
 
-from hrf.checkpoint import read_manifest, writing_folder
 from hrf.config import Config
 from hrf.cost import expected_epoch_evaluations
 from hrf.errors import ConfigError, NumericalError
@@ -15,6 +14,7 @@ from hrf.policies.components import scheduler_config
 from hrf.policies.folders import noise_schedule
 from hrf.prompts import PromptTable
 from hrf.steps.context import Run
+from hrf.storage.folders import read_manifest, writing_folder
 from tests.hrf import tiny_stable_diffusion as tiny
 from tests.hrf.steps.conftest import StepByStep
 

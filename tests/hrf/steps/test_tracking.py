@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hrf.checkpoint import read_manifest
 from hrf.errors import ArtifactError
 from hrf.steps.numbers import curves
 from hrf.steps.report_status import report_status
+from hrf.storage.folders import read_manifest
 from hrf.study.workers import Machine, _pool
 from hrf.tracking.event_files import EVENT_FILE
 from tests.tracking_server import silent_server

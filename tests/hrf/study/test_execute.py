@@ -9,7 +9,7 @@ from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 from hrf.config import Config
 from hrf.errors import NumericalError
 from hrf.progress import PROGRESS_FILE
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from hrf.study.execute import Places, execute, work_folder
 from hrf.study.plan import StudyRun
 from tests.hrf.steps.conftest import TINY

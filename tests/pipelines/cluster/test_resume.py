@@ -6,7 +6,7 @@ import pytest
 
 from hrf.records import RunStart
 from hrf.run_records import RunRecords
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from tests.hrf.run_ends import failure_of, status_of
 from tests.kfp_api import plays
 from tests.pipelines.cluster.computing import compute

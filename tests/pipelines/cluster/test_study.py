@@ -12,7 +12,7 @@ import pytest
 
 from hrf.records import RunSummary
 from hrf.run_records import RunRecords
-from hrf.storage import Storage
+from hrf.storage.objects import Storage
 from hrf.study.table import read_table
 from tests.e2e import commands
 from tests.hrf.run_ends import failure_of, status_of

@@ -16,7 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, Self, TypeAlias, TypeVar
 
-from hrf.checkpoint import (
+from hrf.errors import ArtifactError, HrfError, StorageError
+from hrf.storage.folders import (
     MANIFEST,
     Manifest,
     file_sha256,
@@ -27,8 +28,7 @@ from hrf.checkpoint import (
     verify_file,
     writing_folder,
 )
-from hrf.errors import ArtifactError, HrfError, StorageError
-from hrf.s3_client import (
+from hrf.storage.s3 import (
     ATTEMPTS,
     BUSY,
     BrokenAnswer,

@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from hrf.checkpoint import canonical_json, file_sha256
 from hrf.config.rewards import Weights
 from hrf.errors import ArtifactError, ConfigError, StorageError
-from hrf.hub import hub_file, hub_folder
-from hrf.storage import Storage
+from hrf.storage.folders import canonical_json, file_sha256
+from hrf.storage.hub import hub_file, hub_folder
+from hrf.storage.objects import Storage
 
 CACHE_DIR = "HRF_CACHE_DIR"
 """Environment variable: where weights from S3 are kept."""
