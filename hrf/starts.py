@@ -14,8 +14,8 @@ from torch import Generator, Tensor
 
 from hrf.core.schedule import renoise
 from hrf.core.window import Window
+from hrf.distributed.ranks import Ranks
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.ranks import Ranks
 from hrf.rollout import OnAdvance, denoise, draw_noise
 from hrf.seeds import Purpose, stream
 

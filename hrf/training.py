@@ -15,12 +15,12 @@ from torch import Tensor
 from hrf.config import Config
 from hrf.core.objective import group_advantages
 from hrf.core.window import Window
+from hrf.distributed.ranks import ALONE, Ranks
 from hrf.features import pixel_features
 from hrf.images import to_images
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.prompt_statistics import PromptStatistics
 from hrf.prompts import PromptTable
-from hrf.ranks import ALONE, Ranks
 from hrf.rewards import Reward
 from hrf.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
 from hrf.seeds import Purpose, stream

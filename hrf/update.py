@@ -23,9 +23,9 @@ from hrf.core.objective import (
     tail_fraction,
 )
 from hrf.core.schedule import gaussian_kl, gaussian_log_prob
+from hrf.distributed.ranks import ALONE, Ranks
 from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.ranks import ALONE, Ranks
 from hrf.rollout import Pairs, Trajectories
 from hrf.seeds import Purpose, stream
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+from hrf.distributed.progress import PROGRESS_FILE
 from hrf.errors import ConfigError, HrfError, StorageError
-from hrf.progress import PROGRESS_FILE
 from hrf.run_records import TENSORBOARD, RunRecords
 from hrf.steps.context import RUNNER_PID
 from hrf.storage.folders import MANIFEST, read_folder, read_manifest, writing_file, writing_folder

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hrf import __version__
-from hrf.progress import emit
+from hrf.distributed.progress import emit
 from hrf.report import compare_table, render_compare
 from hrf.steps.context import step
 from hrf.storage.folders import read_folder, writing_folder

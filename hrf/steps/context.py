@@ -18,8 +18,8 @@ from typing import Any, ParamSpec
 
 from hrf import __version__
 from hrf.config import Config
+from hrf.distributed.progress import emit
 from hrf.errors import ConfigError, HrfError
-from hrf.progress import emit
 from hrf.prompts import PromptTable
 from hrf.records import Failure
 from hrf.run_records import RunRecords

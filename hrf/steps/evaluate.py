@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hrf.distributed.progress import emit
 from hrf.evaluation import evaluation_record
 from hrf.measured import Measured
 from hrf.policies.folders import load_policy
-from hrf.progress import emit
 from hrf.steps.artifacts import load_evaluation_starts
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.history import read_update

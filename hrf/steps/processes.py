@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 
 from hrf.config import Config
 from hrf.config.rewards import leaf_rewards
-from hrf.processes import check_processes, run_in_processes
+from hrf.distributed.processes import check_processes, run_in_processes
 from hrf.steps.context import Run
 
 Arguments = ParamSpec("Arguments")
@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def in_processes(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Decorate a step that knows `hrf.ranks.this_rank`: run it in `model.num_processes` processes.
+    """Decorate a step that knows `hrf.distributed.ranks.this_rank`: run it in `model.num_processes` processes.
 
     With one it runs here. Of several, this process is none: it waits for them, and raises what one of them raised.
     """

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hrf.progress import emit
+from hrf.distributed.progress import emit
 from hrf.promotion import Candidate
 from hrf.promotion import promote as promote_candidate
 from hrf.steps.context import CONFIG_FILE, Run, step

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from hrf.distributed.ranks import ALONE, Ranks, this_rank
 from hrf.errors import ArtifactError, NumericalError
-from hrf.ranks import ALONE, Ranks, this_rank
 from hrf.rewards import ImageError, Prompts, Reward, build_reward
 from hrf.steps.context import Run, step
 from hrf.steps.processes import in_processes

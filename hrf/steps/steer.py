@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hrf.distributed.progress import emit
 from hrf.floor import Decision, Reading, Steering, replay
 from hrf.gate import tripped_monitors
 from hrf.policies.folders import save_fresh_policy
-from hrf.progress import emit
 from hrf.promoted import fetch_candidate
 from hrf.steps.artifacts import STATE_FILE
 from hrf.steps.context import TRAINED, Run, step

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from hrf.progress import emit
+from hrf.distributed.progress import emit
 from hrf.promotion import read_pointer
 from hrf.records import RunSummary
 from hrf.report import render_run

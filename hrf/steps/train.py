@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from hrf.cost import expected_sampling_evaluations
-from hrf.ranks import this_rank
+from hrf.distributed.ranks import this_rank
 from hrf.rewards import build_reward
 from hrf.steps.artifacts import load_prefix_pool
 from hrf.steps.context import TRAINED, Run, advance_reporter, step

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from hrf.config import Config
 from hrf.cost import pool_evaluations, update_evaluations
+from hrf.distributed.progress import emit
+from hrf.distributed.ranks import this_rank
 from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import POLICY_FILE, load_policy, save_policy, weights_of
-from hrf.progress import emit
-from hrf.ranks import this_rank
 from hrf.rollout import Trajectories
 from hrf.steps.artifacts import load_training_state, load_trajectories, save_training_state
 from hrf.steps.context import TRAINED, Run, advance_reporter, step

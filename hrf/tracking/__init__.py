@@ -19,8 +19,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 
+from hrf.distributed.progress import emit
 from hrf.errors import ConfigError
-from hrf.progress import emit
 from hrf.storage.secrets import without_secrets
 
 SERVER = "MLFLOW_TRACKING_URI"

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from hrf.distributed.ranks import this_rank
 from hrf.errors import NumericalError
-from hrf.ranks import this_rank
 
 
 def call_steps(calls: list) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from hrf.distributed.processes import check_processes, run_in_processes
+from hrf.distributed.ranks import Ranks
 from hrf.errors import ConfigError, NumericalError, ProcessError, StorageError
-from hrf.processes import check_processes, run_in_processes
-from hrf.ranks import Ranks
 from hrf.rewards import ImageError
 from hrf.starts import Shard
 from tests.hrf.shared_work import fail, talk
@@ -97,7 +97,7 @@ def test_ranks_hear_each_other_in_order_and_one_writes():
 
 
 SMALL_SHARED_MEMORY = """
-from hrf.processes import run_in_processes
+from hrf.distributed.processes import run_in_processes
 from tests.hrf.shared_work import exchange
 if __name__ == "__main__":
     print(run_in_processes(exchange, {"num_floats": 2**25}, num_processes=2, on_gpu=False))

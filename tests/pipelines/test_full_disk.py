@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from hrf.distributed.progress import PROGRESS_FILE
 from hrf.errors import StorageError
-from hrf.progress import PROGRESS_FILE
 from hrf.steps.context import step
 from hrf.storage.folders import writing_file
 from hrf.study.table import frame_of, read_table, write_table

@@ -12,7 +12,7 @@ def first(run_tag: str, notes: str, made: Output[Artifact]) -> None:
     import os
     from pathlib import Path
 
-    from hrf.progress import emit
+    from hrf.distributed.progress import emit
     from hrf.storage.folders import writing_folder
 
     with open(notes, "a") as stream:
@@ -32,8 +32,8 @@ def second(notes: str, gate: str, made: Input[Artifact], report: Output[HTML], s
     import time
     from pathlib import Path
 
+    from hrf.distributed.progress import emit
     from hrf.errors import NumericalError
-    from hrf.progress import emit
     from hrf.steps.context import step
     from hrf.storage.folders import writing_folder
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from hrf.config import Config, PythonReward
+from hrf.distributed.processes import run_in_processes
+from hrf.distributed.ranks import this_rank
 from hrf.errors import ConfigError, NumericalError, ProcessError
-from hrf.processes import run_in_processes
-from hrf.ranks import this_rank
 from hrf.rewards import build_reward
 from hrf.steps.history import read_update
 from hrf.steps.sample import sample

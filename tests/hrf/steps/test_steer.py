@@ -7,8 +7,8 @@ import pytest
 from safetensors.torch import load_file
 
 from hrf.config import Config
+from hrf.distributed.progress import PROGRESS_FILE
 from hrf.errors import ConfigError
-from hrf.progress import PROGRESS_FILE
 from hrf.steps.check import check_shape
 from hrf.steps.gather import gather
 from hrf.storage.folders import read_folder, read_manifest, writing_folder

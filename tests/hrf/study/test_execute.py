@@ -7,8 +7,8 @@ import pytest
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from hrf.config import Config
+from hrf.distributed.progress import PROGRESS_FILE
 from hrf.errors import NumericalError
-from hrf.progress import PROGRESS_FILE
 from hrf.storage.objects import Storage
 from hrf.study.execute import Places, execute, work_folder
 from hrf.study.plan import StudyRun

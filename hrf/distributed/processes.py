@@ -22,9 +22,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-from hrf import progress
+from hrf.distributed import progress
+from hrf.distributed.ranks import Ranks, joined
 from hrf.errors import ConfigError, HrfError, ProcessError
-from hrf.ranks import Ranks, joined
 
 TIMEOUT_SECONDS = 1800.0
 """After which a rank gives up waiting for the others: far longer than their shares of the work differ."""
@@ -68,7 +68,7 @@ def run_in_processes(
     on_gpu: bool,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> Any:
-    """Call a module's function in several processes, each of which knows its place by `hrf.ranks.this_rank`.
+    """Call a module's function in several processes, each of which knows its place by `hrf.distributed.ranks.this_rank`.
 
     Progress events count what all of them have done.
 
