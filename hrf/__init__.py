@@ -2,7 +2,7 @@
 
 from importlib.metadata import version
 
-from hrf import torchvision_ops
+from hrf.networks import torchvision_ops
 
 __version__ = version("hrf-pipelines")
 

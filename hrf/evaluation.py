@@ -9,12 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from hrf.classifier import UNRECOGNISED, ImageClassifier
 from hrf.config import Evaluation, Monitors
 from hrf.core import diversity
 from hrf.core.statistics import Interval, mean_interval, means_by, paired_difference
 from hrf.errors import NumericalError
-from hrf.features import CLASSIFIER_BATCH, Embedder
 from hrf.images import to_images
 from hrf.measured import Measured, mode_entropy, mode_histogram, prompt_numbers
 from hrf.monitors import (
@@ -28,6 +26,8 @@ from hrf.monitors import (
     read_monitor,
     saturation_value_contrast,
 )
+from hrf.networks.classifier import UNRECOGNISED, ImageClassifier
+from hrf.networks.features import CLASSIFIER_BATCH, Embedder
 from hrf.rewards import Prompts, Reward
 
 NUM_NEIGHBOURS = 5
@@ -54,7 +54,7 @@ def measure(
         samples: [n, 3, H, W], float32 nominally in [-1, 1], one per evaluation seed.
         reward: What the policy is trained on.
         held_out_reward: What it is never trained on, or None.
-        embedder: Images to features; see `hrf.features.build_embedder`.
+        embedder: Images to features; see `hrf.networks.features.build_embedder`.
         classifier: Counts modes; None leaves them out.
         prompts: What each image was made from; None for an unconditional model.
     """

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from hrf.classifier import UNRECOGNISED
 from hrf.errors import ArtifactError
+from hrf.networks.classifier import UNRECOGNISED
 
 _TENSORS, _NAMES = "measured.safetensors", "measured.json"
 #: Axes of each array; the first is the images'.

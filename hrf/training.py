@@ -16,8 +16,8 @@ from hrf.config import Config
 from hrf.core.objective import group_advantages
 from hrf.core.window import Window
 from hrf.distributed.ranks import ALONE, Ranks
-from hrf.features import pixel_features
 from hrf.images import to_images
+from hrf.networks.features import pixel_features
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.prompt_statistics import PromptStatistics
 from hrf.prompts import PromptTable

@@ -18,7 +18,7 @@ from hrf.base_model.train_classifier import ClassifierTraining, evaluate
 from hrf.base_model.train_classifier import train as train_classifier
 from hrf.base_model.train_diffusion import DiffusionTraining, averaged_unet, make_noise_scheduler
 from hrf.base_model.train_diffusion import train as train_diffusion
-from hrf.classifier import ImageClassifier
+from hrf.networks.classifier import ImageClassifier
 from hrf.storage.folders import write_manifest
 
 logger = logging.getLogger(__name__)

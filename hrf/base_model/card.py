@@ -91,7 +91,7 @@ def _introduction(record: BuildRecord) -> str:
     )
     classifier = _paragraph(
         f"""the classifier ({record.num_classifier_parameters / 1e3:.0f} thousand parameters), for
-        `hrf.classifier.ImageClassifier.from_pretrained`"""
+        `hrf.networks.classifier.ImageClassifier.from_pretrained`"""
     )
     folders = _table(
         ["folder", "what it is"],

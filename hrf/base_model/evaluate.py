@@ -15,7 +15,7 @@ from torch import Tensor
 from hrf.base_model.dataset import IMAGE_SIZE
 from hrf.base_model.train_classifier import probabilities
 from hrf.base_model.train_diffusion import make_noise_scheduler
-from hrf.classifier import ImageClassifier
+from hrf.networks.classifier import ImageClassifier
 from hrf.seeds import derive_seed
 
 NUM_STEPS = 20

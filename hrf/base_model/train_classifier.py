@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hrf.base_model import outliers
 from hrf.base_model.dataset import STYLES, LabelledImages
-from hrf.classifier import UNRECOGNISED, ImageClassifier, reinitialise
 from hrf.errors import NumericalError
+from hrf.networks.classifier import UNRECOGNISED, ImageClassifier, reinitialise
 from hrf.seeds import derive_seed
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import diffusers
 from diffusers.models.modeling_utils import no_init_weights
 
 from hrf.errors import ArtifactError, ConfigError
-from hrf.tensors import load_exactly, read_tensors, weight_files
+from hrf.networks.tensor_files import load_exactly, read_tensors, weight_files
 
 DENOISERS = ("UNet2DModel", "UNet2DConditionModel")
 _WEIGHTS = "diffusion_pytorch_model"

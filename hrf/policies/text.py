@@ -72,6 +72,6 @@ def load_text_encoder(folder: Path) -> Any:
     Raises:
         ArtifactError: If it is missing, damaged, pickled, or holds other tensors than a CLIP text encoder's.
     """
-    from hrf.encoders.pretrained import load_model
+    from hrf.networks.pretrained import load_model
 
     return load_model("CLIPTextModel", folder)

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from hrf.config import Lora
 from hrf.errors import ArtifactError, ConfigError
+from hrf.networks.tensor_files import Misfit
 from hrf.policies.components import component_folder, load_component, load_denoiser, read_json
 from hrf.seeds import Purpose, stream
-from hrf.tensors import Misfit
 
 AVERAGE_FOLDER = "average"
 LORA_FILE = "pytorch_lora_weights.safetensors"

@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hrf.errors import ArtifactError, ConfigError
+from hrf.networks.tensor_files import load_exactly
 from hrf.rewards.base import Prompts
-from hrf.tensors import load_exactly
 
 if TYPE_CHECKING:
-    from hrf.encoders.clip import OpenClip
+    from hrf.networks.clip import OpenClip
 
 EMBEDDING_SIZE = 768
 """Of CLIP ViT-L/14, which the published head was trained on."""

@@ -14,7 +14,7 @@ from hrf.errors import ConfigError
 from hrf.rewards.base import Prompts
 
 if TYPE_CHECKING:
-    from hrf.classifier import ImageClassifier
+    from hrf.networks.classifier import ImageClassifier
 
 _BATCH_SIZE = 256
 
@@ -60,7 +60,7 @@ def load_class_probability(folder: str | Path, label: str, *, field: str) -> Cla
         ArtifactError: If the folder holds no classifier.
         ConfigError: If the classifier has no such class.
     """
-    from hrf.classifier import ImageClassifier
+    from hrf.networks.classifier import ImageClassifier
 
     classifier = ImageClassifier.from_pretrained(folder).double()
     return ClassProbability(classifier=classifier, index=_index(classifier.labels, label, field), field=field)

@@ -12,9 +12,9 @@ from hrf.config.rewards import (
     PickScoreReward,
     Thresholded,
 )
-from hrf.encoders import clip, pretrained
-from hrf.encoders.calls import usable_device
-from hrf.encoders.onnx import load_onnx
+from hrf.networks import clip, pretrained
+from hrf.networks.calls import usable_device
+from hrf.networks.onnx import load_onnx
 from hrf.rewards.aesthetic import Aesthetic, check_embedding_size, load_head
 from hrf.rewards.base import CheckedReward
 from hrf.rewards.probabilities import ClassesProbability, check_classes, label_indices, logits_of

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from PIL.Image import Image
 
-from hrf.classifier import ImageClassifier
 from hrf.evaluation import measure
-from hrf.features import build_embedder
 from hrf.images import grid, to_images
 from hrf.measured import Measured
+from hrf.networks.classifier import ImageClassifier
+from hrf.networks.features import build_embedder
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rewards import build_reward
 from hrf.rollout import OnAdvance

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hrf.classifier import ImageClassifier
 from hrf.config import Config
 from hrf.errors import ConfigError
-from hrf.features import PIXEL_GRID
+from hrf.networks.classifier import ImageClassifier
+from hrf.networks.features import PIXEL_GRID
 
 
 def check_pixel_grid(config: Config, size: tuple[int, int]) -> None:

@@ -15,7 +15,7 @@ from hrf import __version__
 from hrf.config import ClassifierReward, Config, Reward, WeightedSumReward
 from hrf.config.rewards import leaf_rewards, measured_settings
 from hrf.errors import ConfigError
-from hrf.features import build_embedder
+from hrf.networks.features import build_embedder
 from hrf.policies.components import scheduler_config
 from hrf.policies.folders import POLICY_FILE, noise_schedule, save_fresh_policy
 from hrf.policies.kinds import kind_of

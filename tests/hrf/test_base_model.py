@@ -15,8 +15,8 @@ from hrf.base_model import outliers, train_classifier, train_diffusion
 from hrf.base_model.dataset import STYLES, LabelledImages, credits, draw, render, without_copies_of
 from hrf.base_model.evaluate import ETA, judge, make_sampler, sample, save_grid
 from hrf.base_model.train_diffusion import DiffusionTraining
-from hrf.classifier import ImageClassifier
 from hrf.errors import ArtifactError
+from hrf.networks.classifier import ImageClassifier
 
 SHIPPED = Path(hrf.__file__).parent / "assets" / "avatars-32"
 

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import hrf
-from hrf.classifier import UNRECOGNISED, ImageClassifier, reinitialise
 from hrf.errors import ArtifactError
+from hrf.networks.classifier import UNRECOGNISED, ImageClassifier, reinitialise
 
 LABELS = ("cats", "dogs", UNRECOGNISED)
 SHIPPED = Path(hrf.__file__).parent / "assets" / "avatars-32" / "classifier"

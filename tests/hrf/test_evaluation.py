@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
-from hrf.classifier import ImageClassifier, reinitialise
 from hrf.config import Evaluation, Monitors
 from hrf.core.diversity import coverage_density, frechet_distance, vendi_order2_ratio_interval, vendi_score
 from hrf.errors import ArtifactError, NumericalError
 from hrf.evaluation import Measured, evaluation_record, measure
-from hrf.features import build_embedder
 from hrf.measured import mode_entropy, mode_histogram
+from hrf.networks.classifier import ImageClassifier, reinitialise
+from hrf.networks.features import build_embedder
 from hrf.rewards import CheckedReward
 from hrf.steps.numbers import evaluation_metrics
 

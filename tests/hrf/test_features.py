@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from hrf.classifier import ImageClassifier, reinitialise
 from hrf.config import Encoder, Evaluation, Weights
 from hrf.errors import ArtifactError
-from hrf.features import CLASSIFIER_BATCH, build_embedder, classifier_features, embed, pixel_features
+from hrf.networks.classifier import ImageClassifier, reinitialise
+from hrf.networks.features import CLASSIFIER_BATCH, build_embedder, classifier_features, embed, pixel_features
 from hrf.storage.weights import digest_of
 from tests.hrf import small_networks
 

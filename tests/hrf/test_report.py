@@ -16,7 +16,6 @@ import pytest
 from hrf.config import Evaluation, Monitors
 from hrf.errors import ArtifactError, ConfigError
 from hrf.evaluation import Measured, evaluation_record
-from hrf.features import pixel_features
 from hrf.gate import decide
 from hrf.monitors import (
     colour_entropy,
@@ -25,6 +24,7 @@ from hrf.monitors import (
     hue_vectors,
     saturation_value_contrast,
 )
+from hrf.networks.features import pixel_features
 from hrf.report import compare_table, render_compare, render_evaluation, render_run
 from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks
 from hrf.report.formatting import interval, number, significant

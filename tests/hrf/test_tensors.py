@@ -14,18 +14,18 @@ from diffusers import AutoencoderKL, DDPMPipeline, DDPMScheduler, UNet2DConditio
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hrf.classifier import ImageClassifier
 from hrf.config import Config, Lora
-from hrf.encoders.clip import load_open_clip
-from hrf.encoders.pretrained import load_model
 from hrf.errors import ArtifactError
+from hrf.networks.classifier import ImageClassifier
+from hrf.networks.clip import load_open_clip
+from hrf.networks.pretrained import load_model
+from hrf.networks.tensor_files import read_tensors, weight_files
 from hrf.policies.components import load_component, load_denoiser
 from hrf.policies.folders import load_policy, save_fresh_policy, save_policy
 from hrf.policies.kinds import normalise_base
 from hrf.policies.text import load_text_encoder
 from hrf.policies.weights import FullWeights, LoraWeights
 from hrf.rewards.aesthetic import load_head
-from hrf.tensors import read_tensors, weight_files
 from tests.hrf import small_networks
 from tests.hrf import tiny_stable_diffusion as tiny
 from tests.hrf.toys import small_unet

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from hrf.classifier import ImageClassifier, reinitialise
 from hrf.config import ClassifierReward
 from hrf.errors import ArtifactError, ConfigError
+from hrf.networks.classifier import ImageClassifier, reinitialise
 from hrf.rewards import build_reward
 
 LABELS = ("squares", "circles", "unrecognised")

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
-from hrf.classifier import ImageClassifier
 from hrf.errors import ConfigError
+from hrf.networks.classifier import ImageClassifier
 from tests.hrf.toys import small_unet
 
 WITH_CLASSIFIER = {"features": "classifier", "classifier": "shipped"}

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from hrf.classifier import ImageClassifier
 from hrf.errors import ArtifactError, ConfigError
 from hrf.images import to_images
 from hrf.measured import Measured
+from hrf.networks.classifier import ImageClassifier
 from hrf.policies.folders import load_policy
 from hrf.rewards import build_reward
 from hrf.steps.artifacts import load_evaluation_starts

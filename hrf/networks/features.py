@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hrf.classifier import ImageClassifier
 from hrf.config import Encoder
-from hrf.encoders.calls import usable_device
+from hrf.networks.calls import usable_device
+from hrf.networks.classifier import ImageClassifier
 from hrf.storage.weights import weights_folder
 
 PIXEL_GRID = 8
@@ -90,7 +90,7 @@ def build_embedder(
 
 def _clip_embedder(encoder: Encoder, device: str | None) -> Embedder:
     """CLIP's image embeddings, of length 1: [n, D]."""
-    from hrf.encoders import clip
+    from hrf.networks import clip
 
     folder = weights_folder(encoder.model, f"{_ENCODER}.model", clip.HUB_FILES)
     network = clip.load_open_clip(
@@ -104,7 +104,7 @@ def _clip_embedder(encoder: Encoder, device: str | None) -> Embedder:
 
 def _dinov2_embedder(encoder: Encoder, device: str | None) -> Embedder:
     """What DINOv2's class token ends as, after the last normalisation (its paper's image feature): [n, D]."""
-    from hrf.encoders import pretrained
+    from hrf.networks import pretrained
 
     network = pretrained.load_pretrained(
         weights_folder(encoder.model, f"{_ENCODER}.model", pretrained.HUB_FILES),

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from hrf.encoders.calls import in_calls, pictures, scorer_library
 from hrf.errors import ArtifactError, ConfigError
+from hrf.networks.calls import in_calls, pictures, scorer_library
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hrf.errors import ArtifactError
-from hrf.tensors import load_exactly
+from hrf.networks.tensor_files import load_exactly
 
 UNRECOGNISED = "unrecognised"
 """Label of the outlier class; always the last one."""

@@ -19,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from hrf.encoders.calls import in_calls, pictures, scorer_library, without_warnings
 from hrf.errors import ArtifactError
-from hrf.tensors import load_exactly
+from hrf.networks.calls import in_calls, pictures, scorer_library, without_warnings
+from hrf.networks.tensor_files import load_exactly
 
 HUB_FILES = (
     "open_clip_config.json",

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from hrf.encoders.calls import in_calls, pictures, scorer_library, without_warnings
 from hrf.errors import ArtifactError
-from hrf.tensors import Misfit, weight_files
+from hrf.networks.calls import in_calls, pictures, scorer_library, without_warnings
+from hrf.networks.tensor_files import Misfit, weight_files
 
 HUB_FILES = ("*.json", "model*.safetensors", "*.txt")
 PROCESSOR_FILES = ("*.json", "*.txt")
