@@ -19,8 +19,8 @@ from hrf.distributed.ranks import ALONE, Ranks
 from hrf.images import to_images
 from hrf.networks.features import pixel_features
 from hrf.policies.diffusion import DiffusionPolicy
+from hrf.policies.prompts import PromptTable
 from hrf.prompt_statistics import PromptStatistics
-from hrf.prompts import PromptTable
 from hrf.rewards import Reward
 from hrf.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
 from hrf.seeds import Purpose, stream

@@ -13,8 +13,8 @@ from hrf.config.messages import suggest
 from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError
+from hrf.policies.prompts import resolve_prompts
 from hrf.promoted import check_name, read_pointer
-from hrf.prompts import resolve_prompts
 from hrf.records import RunStart
 from hrf.run_records import RunRecords
 from hrf.steps.context import step

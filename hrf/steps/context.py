@@ -20,7 +20,7 @@ from hrf import __version__
 from hrf.config import Config
 from hrf.distributed.progress import emit
 from hrf.errors import ConfigError, HrfError
-from hrf.prompts import PromptTable
+from hrf.policies.prompts import PromptTable
 from hrf.records import Failure
 from hrf.run_records import RunRecords
 from hrf.storage.folders import STOPPED, full_disk_error, read_folder, read_manifest, writing_folder

@@ -19,17 +19,17 @@ from hrf.networks.features import build_embedder
 from hrf.policies.components import scheduler_config
 from hrf.policies.folders import POLICY_FILE, noise_schedule, save_fresh_policy
 from hrf.policies.kinds import kind_of
+from hrf.policies.policy_folder import copy_policy, split_at
+from hrf.policies.prompts import PromptTable, resolve_prompts
 from hrf.policies.sources import classifier_folder
 from hrf.policies.text import embed_prompts
 from hrf.promoted import fetch_incumbent
-from hrf.prompts import PromptTable, resolve_prompts
 from hrf.rewards import build_reward, missing_prompts
 from hrf.run_records import RunRecords
 from hrf.seeds import derive_seed
 from hrf.steps.check import settle_config
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
 from hrf.steps.picture_size import check_classifier, check_pixel_grid
-from hrf.steps.policy_folder import copy_policy, split_at
 from hrf.storage.folders import canonical_json, read_folder, read_manifest, writing_folder
 from hrf.storage.objects import Storage
 from hrf.storage.secrets import SCORING_SECRETS

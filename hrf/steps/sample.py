@@ -10,7 +10,7 @@ from torch import Tensor
 from hrf.cost import expected_sampling_evaluations
 from hrf.distributed.ranks import this_rank
 from hrf.policies.folders import load_policy
-from hrf.prompts import PromptTable
+from hrf.policies.prompts import PromptTable
 from hrf.rewards import build_reward
 from hrf.rollout import Trajectories
 from hrf.starts import Shard

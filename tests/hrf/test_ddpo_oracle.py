@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from hrf.config import Config
 from hrf.policies.folders import load_policy, save_fresh_policy
 from hrf.policies.kinds import normalise_base
+from hrf.policies.prompts import resolve_prompts
 from hrf.policies.text import embed_prompts
-from hrf.prompts import resolve_prompts
 from hrf.training import advantages_of, build_starts, build_statistics, sample_episodes
 from hrf.update import Updater, build_optimizer
 from tests.hrf import tiny_stable_diffusion as tiny

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from hrf.config import Prompts
 from hrf.errors import ArtifactError, ConfigError
+from hrf.policies.prompts import ANIMALS, PromptTable, resolve_prompts, with_article
 from hrf.prompt_statistics import PromptStatistics
-from hrf.prompts import ANIMALS, PromptTable, resolve_prompts, with_article
 from hrf.seeds import Purpose, stream
 from hrf.starts import draw_prompts
 

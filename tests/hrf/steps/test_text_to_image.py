@@ -12,7 +12,7 @@ from hrf.cost import expected_epoch_evaluations
 from hrf.errors import ConfigError, NumericalError
 from hrf.policies.components import scheduler_config
 from hrf.policies.folders import noise_schedule
-from hrf.prompts import PromptTable
+from hrf.policies.prompts import PromptTable
 from hrf.steps.context import Run
 from hrf.storage.folders import read_manifest, writing_folder
 from tests.hrf import tiny_stable_diffusion as tiny
