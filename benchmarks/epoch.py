@@ -26,7 +26,7 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from hrf.config import Config, resolve
-from hrf.cost import pool_evaluations
+from hrf.planning.cost import pool_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import classifier_folder, fetch_base

@@ -23,7 +23,7 @@ from rich.table import Table
 from hrf.config import Config, resolve
 from hrf.core.selection import pair_scores
 from hrf.core.window import Window
-from hrf.cost import update_evaluations
+from hrf.planning.cost import update_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base

@@ -90,7 +90,7 @@ def evaluations_by_epoch(config: Config, model_folder: Path) -> list[float]:
         config: The run's configuration.
         model_folder: Its base model, whose noise schedule says which steps are trained.
     """
-    from hrf.cost import expected_epoch_evaluations, pool_evaluations
+    from hrf.planning.cost import expected_epoch_evaluations, pool_evaluations
     from hrf.policies.components import scheduler_config
     from hrf.policies.folders import noise_schedule
 

@@ -13,7 +13,7 @@ from pipelines.plan import count_tasks, plan_epochs
 
 if TYPE_CHECKING:
     from hrf.config import Config
-    from hrf.forecast import Forecast
+    from hrf.planning.forecast import Forecast
     from pipelines.placement import Placement
 
 #: How long a task that trains should last at most: long beside what a pod costs, short enough to lose at a failure.
@@ -41,10 +41,10 @@ def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
     Raises:
         HrfError: If they can't be had, or there is no such GPU.
     """
-    from hrf.forecast import forecast
-    from hrf.policies.architectures import fetch_architecture
+    from hrf.planning.architectures import fetch_architecture
+    from hrf.planning.footprint import decoder_footprint, denoiser_footprint
+    from hrf.planning.forecast import forecast
     from hrf.policies.folders import noise_schedule
-    from hrf.policies.footprint import decoder_footprint, denoiser_footprint
 
     with tempfile.TemporaryDirectory() as scratch:
         model = fetch_architecture(config.model, Path(scratch))
@@ -69,7 +69,7 @@ def epoch_seconds(config: Config) -> float:
     Raises:
         HrfError: If the model's configuration files can't be had.
     """
-    from hrf.forecast import DEFAULT_UTILISATION
+    from hrf.planning.forecast import DEFAULT_UTILISATION
 
     epochs = [epoch.sample + epoch.update for epoch in compute(config, "a100", DEFAULT_UTILISATION).epochs]
     if config.model.device == "cuda":

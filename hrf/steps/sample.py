@@ -7,8 +7,8 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
-from hrf.cost import expected_sampling_evaluations
 from hrf.distributed.ranks import this_rank
+from hrf.planning.cost import expected_sampling_evaluations
 from hrf.policies.folders import load_policy
 from hrf.policies.prompts import PromptTable
 from hrf.rewards import build_reward

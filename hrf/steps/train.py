@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from hrf.cost import expected_sampling_evaluations
 from hrf.distributed.ranks import this_rank
+from hrf.planning.cost import expected_sampling_evaluations
 from hrf.rewards import build_reward
 from hrf.steps.artifacts import load_prefix_pool
 from hrf.steps.context import TRAINED, Run, advance_reporter, step

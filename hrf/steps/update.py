@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hrf.config import Config
-from hrf.cost import pool_evaluations, update_evaluations
 from hrf.distributed.progress import emit
 from hrf.distributed.ranks import this_rank
 from hrf.errors import NumericalError
+from hrf.planning.cost import pool_evaluations, update_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import POLICY_FILE, load_policy, save_policy, weights_of
 from hrf.rollout import Trajectories

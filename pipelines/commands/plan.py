@@ -13,7 +13,7 @@ from pipelines.commands.configuring import Settings, choose
 from pipelines.commands.console import AsJson, Traceback, console, print_json
 
 if TYPE_CHECKING:
-    from hrf.forecast import EpochForecast, Forecast, Work
+    from hrf.planning.forecast import EpochForecast, Forecast, Work
 
 _UNITS = ("", "k", "M", "G", "T", "P", "E", "Z")
 

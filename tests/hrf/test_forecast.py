@@ -16,14 +16,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hrf.config import Config, resolve
 from hrf.core.schedule import build_schedule
-from hrf.cost import expected_epoch_evaluations, expected_sampling_evaluations, pool_evaluations
 from hrf.errors import ConfigError
-from hrf.forecast import GPUS, OPERATION_SECONDS, forecast, num_calls
+from hrf.planning.cost import expected_epoch_evaluations, expected_sampling_evaluations, pool_evaluations
+from hrf.planning.footprint import Footprint, denoiser_footprint
+from hrf.planning.forecast import GPUS, OPERATION_SECONDS, forecast, num_calls
+from hrf.planning.sizes import device_memory
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.footprint import Footprint, denoiser_footprint
 from hrf.rollout import call_size, denoise
 from hrf.seeds import Purpose, stream
-from hrf.sizes import device_memory
 from hrf.steps.artifacts import save_training_state, save_trajectories
 from hrf.training import (
     advantages_of,

@@ -14,8 +14,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hrf.config import Lora
 from hrf.errors import ConfigError
-from hrf.policies import footprint as footprint_module
-from hrf.policies.footprint import Footprint, decoder_footprint, denoiser_footprint
+from hrf.planning import footprint as footprint_module
+from hrf.planning.footprint import Footprint, decoder_footprint, denoiser_footprint
 
 PIXELS = {
     "_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
@@ -199,7 +199,7 @@ class TestMemory:
         assert counted.forward_bytes < counted.checkpointed_bytes < 0.6 * counted.backward_bytes
 
     def test_in_bfloat16_activations_take_half(self):
-        """The rule of `hrf.forecast`, on tensors without contents that are as if on a CPU: there autocast exists."""
+        """The rule of `hrf.planning.forecast`, on tensors without contents that are as if on a CPU: there autocast exists."""
 
         def peak(batch: int, enabled: bool) -> int:
             with FakeTensorMode():

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrf.cost import expected_epoch_evaluations
 from hrf.errors import ArtifactError, ConfigError, HrfError, NumericalError
+from hrf.planning.cost import expected_epoch_evaluations
 from hrf.policies.components import scheduler_config
 from hrf.policies.folders import noise_schedule
 from hrf.steps.check import check_shape

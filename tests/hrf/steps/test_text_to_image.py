@@ -8,8 +8,8 @@ import pytest
 from safetensors.torch import load_file
 
 from hrf.config import Config
-from hrf.cost import expected_epoch_evaluations
 from hrf.errors import ConfigError, NumericalError
+from hrf.planning.cost import expected_epoch_evaluations
 from hrf.policies.components import scheduler_config
 from hrf.policies.folders import noise_schedule
 from hrf.policies.prompts import PromptTable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from hrf.config import Config
-from hrf.policies.footprint import Footprint
+from hrf.planning.footprint import Footprint
 
 FLOAT_BYTES, INDEX_BYTES = 4, 8
 _ADAM_MOMENTS = 2

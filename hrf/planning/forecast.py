@@ -1,7 +1,7 @@
 """What a run will take: denoiser evaluations, FLOPs, time, memory, bytes. Computed from its configuration.
 
-Evaluations are counted as training counts them (`hrf.cost`), a denoiser's FLOPs by running it without contents
-(`hrf.policies.footprint`). Time is those FLOPs at a stated share of what a GPU can do; `assumptions` says all that is
+Evaluations are counted as training counts them (`hrf.planning.cost`), a denoiser's FLOPs by running it without contents
+(`hrf.planning.footprint`). Time is those FLOPs at a stated share of what a GPU can do; `assumptions` says all that is
 assumed.
 """
 
@@ -13,16 +13,16 @@ from typing import Any
 
 from hrf.config import Config
 from hrf.core.schedule import NoiseSchedule
-from hrf.cost import (
+from hrf.errors import ConfigError
+from hrf.planning.cost import (
     BACKWARD,
     expected_epoch_evaluations,
     expected_sampling_evaluations,
     update_evaluations,
 )
-from hrf.errors import ConfigError
-from hrf.policies.footprint import Footprint
+from hrf.planning.footprint import Footprint
+from hrf.planning.sizes import artifact_bytes, device_memory
 from hrf.rollout import call_size
-from hrf.sizes import artifact_bytes, device_memory
 
 OPERATION_SECONDS = 20e-6
 """From Python to one kernel: what an operation takes at least, however small (eager PyTorch; ours)."""
@@ -285,7 +285,7 @@ def _sampling(
 
 
 def _middle(config: Config, window: tuple[int, int]) -> float:
-    """Mean of the candidate steps, as `hrf.cost` assumes them."""
+    """Mean of the candidate steps, as `hrf.planning.cost` assumes them."""
     steps = range(*window, config.starts.selection.stride)
     return sum(steps) / len(steps)
 
