@@ -31,10 +31,10 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import classifier_folder, fetch_base
 from hrf.rewards import build_reward
-from hrf.steps.artifacts import save_training_state, save_trajectories
 from hrf.steps.score import reward_samples
-from hrf.training import Episodes, advantages_of, build_starts, draw_prefix_pool, sample_episodes
-from hrf.update import Updater, build_optimizer
+from hrf.trainer.state import save_training_state, save_trajectories
+from hrf.trainer.trainer import Episodes, advantages_of, build_starts, draw_prefix_pool, sample_episodes
+from hrf.trainer.update import Updater, build_optimizer
 
 #: Samples in a call of the floor's forward passes, whatever the run's own calls hold.
 FLOOR_BATCH = 64

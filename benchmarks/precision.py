@@ -29,8 +29,8 @@ from hrf.core.schedule import gaussian_log_prob
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
-from hrf.rollout import Trajectories, draw_noise, rollout
 from hrf.seeds import Purpose, stream
+from hrf.trainer.rollout import Trajectories, draw_noise, rollout
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -44,12 +44,12 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
 from hrf.rewards import Reward, build_reward
-from hrf.rollout import draw_noise
 from hrf.seeds import Purpose, stream
-from hrf.starts import RenoisedStarts
 from hrf.steps.score import reward_samples
-from hrf.training import advantages_of, build_starts, draw_prefix_pool, sample_episodes
-from hrf.update import Updater, build_optimizer
+from hrf.trainer.rollout import draw_noise
+from hrf.trainer.starts import RenoisedStarts
+from hrf.trainer.trainer import advantages_of, build_starts, draw_prefix_pool, sample_episodes
+from hrf.trainer.update import Updater, build_optimizer
 
 PARTS = ("roots", "selection", "branches", "score", "update")
 WITHIN = ("denoiser forward", "denoiser backward", "optimizer", "everything else")

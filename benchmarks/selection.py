@@ -28,11 +28,11 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
 from hrf.rewards import build_reward
-from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
-from hrf.selection import SelectedSteps
-from hrf.starts import Roots
-from hrf.training import build_selection
+from hrf.trainer.rollout import denoise, draw_noise
+from hrf.trainer.selection import SelectedSteps
+from hrf.trainer.starts import Roots
+from hrf.trainer.trainer import build_selection
 
 
 class Count:

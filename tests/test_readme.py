@@ -41,7 +41,7 @@ from hrf.rewards import build_reward
 from hrf.rewards.remote import RemoteScorer
 from hrf.storage.objects import Storage
 from hrf.study.definition import Study
-from hrf.update import UpdateMetrics
+from hrf.trainer.update import UpdateMetrics
 from pipelines.cli import app
 from pipelines.overrides import from_settings, lay_over
 from pipelines.placement import ROLES

@@ -22,7 +22,7 @@ from hrf.planning.cost import (
 )
 from hrf.planning.footprint import Footprint
 from hrf.planning.sizes import artifact_bytes, device_memory
-from hrf.rollout import call_size
+from hrf.trainer.rollout import call_size
 
 OPERATION_SECONDS = 20e-6
 """From Python to one kernel: what an operation takes at least, however small (eager PyTorch; ours)."""
@@ -165,7 +165,7 @@ def forecast(
 
 
 def num_calls(lengths: Sequence[int], size: int) -> int:
-    """Denoiser calls of `size` samples that `hrf.rollout.denoise` makes for samples of so many steps each.
+    """Denoiser calls of `size` samples that `hrf.trainer.rollout.denoise` makes for samples of so many steps each.
 
     The longest go first. The last calls are filled up; so what is computed is more than what is asked for.
     """

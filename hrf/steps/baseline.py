@@ -10,12 +10,12 @@ from hrf.config import Config
 from hrf.evaluation import evaluation_record
 from hrf.measured import Measured
 from hrf.policies.folders import load_policy
-from hrf.steps.artifacts import save_evaluation_starts, save_prefix_pool
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.measuring import measure_policy
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.secrets import SCORING_SECRETS
-from hrf.training import draw_prefix_pool, evaluation_starts
+from hrf.trainer.state import save_evaluation_starts, save_prefix_pool
+from hrf.trainer.trainer import draw_prefix_pool, evaluation_starts
 
 
 @step("baseline", secrets=SCORING_SECRETS)

@@ -9,13 +9,13 @@ from hrf.distributed.progress import emit
 from hrf.evaluation import evaluation_record
 from hrf.measured import Measured
 from hrf.policies.folders import load_policy
-from hrf.steps.artifacts import load_evaluation_starts
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.history import read_update
 from hrf.steps.measuring import measure_policy
 from hrf.steps.numbers import evaluation_metrics
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.secrets import SCORING_SECRETS
+from hrf.trainer.state import load_evaluation_starts
 
 
 @step("evaluate", when_stopped={"evaluation": ""}, secrets=SCORING_SECRETS)

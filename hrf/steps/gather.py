@@ -9,12 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hrf.errors import ArtifactError
-from hrf.rollout import Trajectories
-from hrf.steps.artifacts import load_trajectories, save_trajectories
 from hrf.steps.context import Run, step
 from hrf.steps.sample import sampling_metrics
 from hrf.steps.score import read_prompts, write_prompts
 from hrf.storage.folders import describe_producer, read_folder, read_manifest, writing_folder
+from hrf.trainer.rollout import Trajectories
+from hrf.trainer.state import load_trajectories, save_trajectories
 
 
 @step("gather", when_stopped={"trajectories": "", "samples": ""})

@@ -11,9 +11,9 @@ from hrf.networks.classifier import ImageClassifier
 from hrf.networks.features import build_embedder
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rewards import build_reward
-from hrf.rollout import OnAdvance
 from hrf.steps.context import Run
-from hrf.training import EvaluationStarts, evaluation_samples
+from hrf.trainer.rollout import OnAdvance
+from hrf.trainer.trainer import EvaluationStarts, evaluation_samples
 
 _GRID_IMAGES = 32
 """How many of the fixed seeds the sample grids show."""

@@ -12,15 +12,15 @@ from hrf.planning.cost import expected_sampling_evaluations
 from hrf.policies.folders import load_policy
 from hrf.policies.prompts import PromptTable
 from hrf.rewards import build_reward
-from hrf.rollout import Trajectories
-from hrf.starts import Shard
-from hrf.steps.artifacts import load_prefix_pool, save_trajectories
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.processes import in_processes
 from hrf.steps.score import write_prompts
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.secrets import SCORING_SECRETS
-from hrf.training import build_starts, sample_episodes
+from hrf.trainer.rollout import Trajectories
+from hrf.trainer.starts import Shard
+from hrf.trainer.state import load_prefix_pool, save_trajectories
+from hrf.trainer.trainer import build_starts, sample_episodes
 
 
 @step("sample", when_stopped={"trajectories": "", "samples": ""}, secrets=SCORING_SECRETS)

@@ -15,11 +15,11 @@ from hrf.gate import tripped_monitors
 from hrf.policies.folders import save_fresh_policy
 from hrf.policies.policy_folder import POLICY_FILE, copy_policy, split_at
 from hrf.promoted import fetch_candidate
-from hrf.steps.artifacts import STATE_FILE
 from hrf.steps.context import TRAINED, Run, step
 from hrf.steps.history import copy_updates, extend_history
 from hrf.storage.folders import STOPPED, read_folder, writing_folder
 from hrf.storage.objects import Storage
+from hrf.trainer.state import STATE_FILE
 
 MANIFEST_ONLY = shutil.ignore_patterns("manifest.json")
 

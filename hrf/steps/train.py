@@ -8,7 +8,6 @@ from typing import Any
 from hrf.distributed.ranks import this_rank
 from hrf.planning.cost import expected_sampling_evaluations
 from hrf.rewards import build_reward
-from hrf.steps.artifacts import load_prefix_pool
 from hrf.steps.context import TRAINED, Run, advance_reporter, step
 from hrf.steps.numbers import update_metrics
 from hrf.steps.processes import in_processes
@@ -18,7 +17,8 @@ from hrf.steps.tracking import track
 from hrf.steps.update import TrainingSession
 from hrf.storage.folders import read_folder
 from hrf.storage.secrets import SCORING_SECRETS
-from hrf.training import build_starts, sample_episodes
+from hrf.trainer.state import load_prefix_pool
+from hrf.trainer.trainer import build_starts, sample_episodes
 
 
 @step("train", when_stopped=TRAINED, secrets=SCORING_SECRETS)

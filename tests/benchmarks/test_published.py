@@ -10,10 +10,10 @@ from benchmarks.published import PARTS, PublishedEpoch, measure, print_clocks
 from hrf.config import Config, resolve
 from hrf.core.schedule import build_schedule, renoise
 from hrf.rewards import CheckedReward
-from hrf.rollout import rollout
 from hrf.seeds import Purpose, stream
-from hrf.training import advantages_of
-from hrf.update import Updater, build_optimizer
+from hrf.trainer.rollout import rollout
+from hrf.trainer.trainer import advantages_of
+from hrf.trainer.update import Updater, build_optimizer
 from tests.hrf.toys import LINEAR_ALPHA_BARS, small_policy, small_unet
 
 STEPS, FIRST, BRANCHES = 6, 2, 4

@@ -10,8 +10,8 @@ from hrf.policies.folders import load_policy, save_fresh_policy
 from hrf.policies.kinds import normalise_base
 from hrf.policies.prompts import resolve_prompts
 from hrf.policies.text import embed_prompts
-from hrf.training import advantages_of, build_starts, build_statistics, sample_episodes
-from hrf.update import Updater, build_optimizer
+from hrf.trainer.trainer import advantages_of, build_starts, build_statistics, sample_episodes
+from hrf.trainer.update import Updater, build_optimizer
 from tests.hrf import tiny_stable_diffusion as tiny
 
 STEPS, EPISODES, GUIDANCE, CLIP = 5, 6, 2.5, 1e-3

@@ -22,10 +22,10 @@ from hrf.planning.footprint import Footprint, denoiser_footprint
 from hrf.planning.forecast import GPUS, OPERATION_SECONDS, forecast, num_calls
 from hrf.planning.sizes import device_memory
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.rollout import call_size, denoise
 from hrf.seeds import Purpose, stream
-from hrf.steps.artifacts import save_training_state, save_trajectories
-from hrf.training import (
+from hrf.trainer.rollout import call_size, denoise
+from hrf.trainer.state import save_training_state, save_trajectories
+from hrf.trainer.trainer import (
     advantages_of,
     build_starts,
     draw_prefix_pool,
@@ -33,7 +33,7 @@ from hrf.training import (
     evaluation_starts,
     sample_episodes,
 )
-from hrf.update import Updater, build_optimizer
+from hrf.trainer.update import Updater, build_optimizer
 from tests.hrf.policies.test_footprint import PIXELS
 from tests.hrf.toys import LINEAR_ALPHA_BARS, small_policy
 

@@ -15,7 +15,7 @@ from hrf.distributed.processes import check_processes, run_in_processes
 from hrf.distributed.ranks import Ranks
 from hrf.errors import ConfigError, NumericalError, ProcessError, StorageError
 from hrf.rewards import ImageError
-from hrf.starts import Shard
+from hrf.trainer.starts import Shard
 from tests.hrf.shared_work import fail, talk
 
 

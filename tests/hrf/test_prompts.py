@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from hrf.config import Prompts
 from hrf.errors import ArtifactError, ConfigError
 from hrf.policies.prompts import ANIMALS, PromptTable, resolve_prompts, with_article
-from hrf.prompt_statistics import PromptStatistics
 from hrf.seeds import Purpose, stream
-from hrf.starts import draw_prompts
+from hrf.trainer.prompt_statistics import PromptStatistics
+from hrf.trainer.starts import draw_prompts
 
 
 def test_the_built_in_list_is_the_45_animals_each_once():

@@ -30,7 +30,7 @@ from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks
 from hrf.report.formatting import interval, number, significant
 from hrf.report.summary import Interval, read_summary
 from hrf.storage.folders import writing_folder
-from hrf.update import UpdateMetrics
+from hrf.trainer.update import UpdateMetrics
 from tests.hrf.summary_folders import evaluation, stripped, summary_record, write_grid, write_summary
 
 LARGEST_PAGE = 3_000_000

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrf.core.schedule import gaussian_log_prob, renoise
-from hrf.rollout import call_size, denoise, draw_noise, rollout
 from hrf.seeds import Purpose, stream
+from hrf.trainer.rollout import call_size, denoise, draw_noise, rollout
 from tests.hrf.toys import small_policy
 
 SHAPE = (3, 8, 8)

@@ -9,8 +9,8 @@ from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
 from hrf.rewards import build_reward
 from hrf.steps.score import reward_samples
-from hrf.training import advantages_of, build_starts, sample_episodes
-from hrf.update import Updater, build_optimizer
+from hrf.trainer.trainer import advantages_of, build_starts, sample_episodes
+from hrf.trainer.update import Updater, build_optimizer
 
 
 def norms_by_step(tmp_path, **sampler) -> dict[int, float]:

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from hrf.core.schedule import renoise
 from hrf.core.window import Window
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
-from hrf.selection import SelectedSteps
-from hrf.starts import WHOLE, FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, Shard, uniform_steps
+from hrf.trainer.rollout import denoise, draw_noise
+from hrf.trainer.selection import SelectedSteps
+from hrf.trainer.starts import WHOLE, FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, Shard, uniform_steps
 from tests.hrf.toys import small_policy
 
 CPU = torch.device("cpu")
@@ -210,7 +210,7 @@ def test_no_stream_of_noise_is_opened_twice_in_an_epoch(rule, monkeypatch):
         opened.append((purpose, *coordinates))
         return stream(run_seed, purpose, *coordinates)
 
-    monkeypatch.setattr("hrf.starts.stream", listening)
+    monkeypatch.setattr("hrf.trainer.starts.stream", listening)
     hrf_starts(Window(0, 4), choose_steps=rule).draw(small_policy(), run_seed=0, epoch=0)
 
     assert len(opened) == len(set(opened)) > 3 + 3 * 4

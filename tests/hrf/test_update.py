@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from hrf import update as update_module
 from hrf.config import Update
 from hrf.core.schedule import build_schedule
 from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.rollout import draw_noise, rollout
 from hrf.seeds import Purpose, stream
-from hrf.update import Updater, build_optimizer, learning_rate
+from hrf.trainer import update as update_module
+from hrf.trainer.rollout import draw_noise, rollout
+from hrf.trainer.update import Updater, build_optimizer, learning_rate
 from tests.hrf.toys import LINEAR_ALPHA_BARS, LinearChain, chain_coefficients, small_policy, small_unet
 
 NUM_STEPS = 6

@@ -11,8 +11,8 @@ from hrf.errors import ArtifactError, ConfigError, StorageError
 from hrf.policies.folders import load_policy, noise_schedule, save_policy
 from hrf.policies.kinds import normalise_base
 from hrf.policies.sources import fetch_model, shipped_folder
-from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
+from hrf.trainer.rollout import denoise, draw_noise
 from tests.hrf.toys import small_unet
 
 

@@ -17,8 +17,8 @@ from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, we
 from hrf.policies.kinds import normalise_base
 from hrf.policies.text import embed_prompts
 from hrf.policies.weights import LORA_FILE, AdapterOff
-from hrf.rollout import denoise, draw_noise
 from hrf.seeds import Purpose, stream
+from hrf.trainer.rollout import denoise, draw_noise
 from tests.hrf import tiny_stable_diffusion as tiny
 
 GUIDANCE = 3.0

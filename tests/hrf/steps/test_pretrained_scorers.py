@@ -14,10 +14,10 @@ from hrf.measured import Measured
 from hrf.networks.classifier import ImageClassifier
 from hrf.policies.folders import load_policy
 from hrf.rewards import build_reward
-from hrf.steps.artifacts import load_evaluation_starts
 from hrf.steps.score import score
 from hrf.storage.weights import digest_of
-from hrf.training import evaluation_samples
+from hrf.trainer.state import load_evaluation_starts
+from hrf.trainer.trainer import evaluation_samples
 from tests.hrf import small_networks
 
 

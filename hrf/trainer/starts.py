@@ -1,4 +1,4 @@
-"""Where episodes start: from noise (DDPO), or from re-noised roots (HRF, and HRF-D with `hrf.selection`).
+"""Where episodes start: from noise (DDPO), or from re-noised roots (HRF, and HRF-D with `hrf.trainer.selection`).
 
 DDPO, HRF and HRF-D differ here and in the width of the trust region, and nowhere else.
 """
@@ -16,8 +16,8 @@ from hrf.core.schedule import renoise
 from hrf.core.window import Window
 from hrf.distributed.ranks import Ranks
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.rollout import OnAdvance, denoise, draw_noise
 from hrf.seeds import Purpose, stream
+from hrf.trainer.rollout import OnAdvance, denoise, draw_noise
 
 
 @dataclass(frozen=True, kw_only=True)

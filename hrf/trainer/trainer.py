@@ -20,12 +20,12 @@ from hrf.images import to_images
 from hrf.networks.features import pixel_features
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.prompts import PromptTable
-from hrf.prompt_statistics import PromptStatistics
 from hrf.rewards import Reward
-from hrf.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
 from hrf.seeds import Purpose, stream
-from hrf.selection import SelectedSteps
-from hrf.starts import (
+from hrf.trainer.prompt_statistics import PromptStatistics
+from hrf.trainer.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
+from hrf.trainer.selection import SelectedSteps
+from hrf.trainer.starts import (
     WHOLE,
     FreshStarts,
     NoiseStarts,

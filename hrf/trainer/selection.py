@@ -12,9 +12,9 @@ from hrf.core.schedule import renoise
 from hrf.core.selection import best_pair, coarse_candidates, refined_candidates
 from hrf.core.window import Window
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.rollout import OnAdvance, call_size, denoise, draw_noise
 from hrf.seeds import Purpose, stream
-from hrf.starts import Roots
+from hrf.trainer.rollout import OnAdvance, call_size, denoise, draw_noise
+from hrf.trainer.starts import Roots
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,8 +26,8 @@ from hrf.core.schedule import gaussian_kl, gaussian_log_prob
 from hrf.distributed.ranks import ALONE, Ranks
 from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.rollout import Pairs, Trajectories
 from hrf.seeds import Purpose, stream
+from hrf.trainer.rollout import Pairs, Trajectories
 
 STEPS_MEASURED_EVERY = 10
 """Epochs from one whose first update measures the gradient of each step to the next such one, from 0 on."""
