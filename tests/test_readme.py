@@ -27,10 +27,10 @@ from numpy.typing import NDArray
 from hrf import errors
 from hrf.config import Config, Evaluation, Monitors, list_presets, resolve, rewards
 from hrf.core.window import Window
-from hrf.evaluation import Measured, evaluation_record
+from hrf.evaluation.measure import Measured, evaluation_record
+from hrf.evaluation.monitors import MONITORS
 from hrf.gate import decide
 from hrf.images import to_images
-from hrf.monitors import MONITORS
 from hrf.policies.components import load_denoiser
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, weights_of

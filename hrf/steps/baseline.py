@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from hrf.config import Config
-from hrf.evaluation import evaluation_record
-from hrf.measured import Measured
+from hrf.evaluation.measure import evaluation_record
+from hrf.evaluation.measured import Measured
 from hrf.policies.folders import load_policy
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.measuring import measure_policy

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from hrf.distributed.progress import emit
-from hrf.evaluation import evaluation_record
-from hrf.measured import Measured
+from hrf.evaluation.measure import evaluation_record
+from hrf.evaluation.measured import Measured
 from hrf.policies.folders import load_policy
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.history import read_update

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from PIL.Image import Image
 
-from hrf.evaluation import measure
+from hrf.evaluation.measure import measure
+from hrf.evaluation.measured import Measured
 from hrf.images import grid, to_images
-from hrf.measured import Measured
 from hrf.networks.classifier import ImageClassifier
 from hrf.networks.features import build_embedder
 from hrf.policies.diffusion import DiffusionPolicy

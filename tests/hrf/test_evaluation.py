@@ -16,8 +16,8 @@ from scipy import stats
 from hrf.config import Evaluation, Monitors
 from hrf.core.diversity import coverage_density, frechet_distance, vendi_order2_ratio_interval, vendi_score
 from hrf.errors import ArtifactError, NumericalError
-from hrf.evaluation import Measured, evaluation_record, measure
-from hrf.measured import mode_entropy, mode_histogram
+from hrf.evaluation.measure import Measured, evaluation_record, measure
+from hrf.evaluation.measured import mode_entropy, mode_histogram
 from hrf.networks.classifier import ImageClassifier, reinitialise
 from hrf.networks.features import build_embedder
 from hrf.rewards import CheckedReward

@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 from scipy import stats
 
 from hrf.config import Monitors
-from hrf.monitors import (
+from hrf.evaluation.monitors import (
     MONITORS,
     colour_entropy,
     dark_pixel_fraction,

@@ -15,15 +15,15 @@ import pytest
 
 from hrf.config import Evaluation, Monitors
 from hrf.errors import ArtifactError, ConfigError
-from hrf.evaluation import Measured, evaluation_record
-from hrf.gate import decide
-from hrf.monitors import (
+from hrf.evaluation.measure import Measured, evaluation_record
+from hrf.evaluation.monitors import (
     colour_entropy,
     dark_pixel_fraction,
     edge_density,
     hue_vectors,
     saturation_value_contrast,
 )
+from hrf.gate import decide
 from hrf.networks.features import pixel_features
 from hrf.report import compare_table, render_compare, render_evaluation, render_run
 from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks

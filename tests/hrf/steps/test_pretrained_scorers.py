@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from hrf.errors import ArtifactError, ConfigError
+from hrf.evaluation.measured import Measured
 from hrf.images import to_images
-from hrf.measured import Measured
 from hrf.networks.classifier import ImageClassifier
 from hrf.policies.folders import load_policy
 from hrf.rewards import build_reward

@@ -13,9 +13,8 @@ from hrf.config import Evaluation, Monitors
 from hrf.core import diversity
 from hrf.core.statistics import Interval, mean_interval, means_by, paired_difference
 from hrf.errors import NumericalError
-from hrf.images import to_images
-from hrf.measured import Measured, mode_entropy, mode_histogram, prompt_numbers
-from hrf.monitors import (
+from hrf.evaluation.measured import Measured, mode_entropy, mode_histogram, prompt_numbers
+from hrf.evaluation.monitors import (
     MonitorReading,
     colour_entropy,
     dark_pixel_fraction,
@@ -26,6 +25,7 @@ from hrf.monitors import (
     read_monitor,
     saturation_value_contrast,
 )
+from hrf.images import to_images
 from hrf.networks.classifier import UNRECOGNISED, ImageClassifier
 from hrf.networks.features import CLASSIFIER_BATCH, Embedder
 from hrf.rewards import Prompts, Reward

@@ -48,7 +48,7 @@ class Measured:
     features: NDArray[np.float32]
     """[n, D]."""
     dark_pixel_fraction: NDArray[np.float64]
-    """[n], as the four below: what `hrf.monitors` watches."""
+    """[n], as the four below: what `hrf.evaluation.monitors` watches."""
     edge_density: NDArray[np.float64]
     """[n]."""
     colour_entropy: NDArray[np.float64]
@@ -56,7 +56,7 @@ class Measured:
     hue_vectors: NDArray[np.float64]
     """[n, 2]."""
     exposures: NDArray[np.float64]
-    """[n, 3] of `hrf.monitors.saturation_value_contrast`."""
+    """[n, 3] of `hrf.evaluation.monitors.saturation_value_contrast`."""
     probabilities: NDArray[np.float64] | None = None
     """[n, C] of the classifier, or None without one."""
     labels: tuple[str, ...] | None = None
@@ -152,5 +152,5 @@ def mode_entropy(measured: Measured) -> float | None:
 
 def _broken(path: Path, problem: str) -> ArtifactError:
     return ArtifactError(
-        path, problem=problem, producer="hrf.evaluation", fix="run the step that made this folder again"
+        path, problem=problem, producer="hrf.evaluation.measure", fix="run the step that made this folder again"
     )
