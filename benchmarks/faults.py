@@ -28,12 +28,21 @@ from typing import Any, TypeVar
 
 from benchmarks.faulty_s3 import faulty_network
 from hrf.errors import HrfError, StorageError
-from hrf.promotion import Candidate, fetch_incumbent, history, promote, read_pointer
-from hrf.records import Attempt, DecisionRecord, Failure, RunError, RunStart, RunStatus, RunSummary, read_record
-from hrf.run_records import RunRecords
+from hrf.promotion.chain import read_chain
+from hrf.promotion.protocol import Candidate, fetch_incumbent, history, promote, read_pointer
+from hrf.promotion.records import (
+    Attempt,
+    DecisionRecord,
+    Failure,
+    RunError,
+    RunStart,
+    RunStatus,
+    RunSummary,
+    read_record,
+)
+from hrf.promotion.runs import RunRecords
 from hrf.storage.folders import MANIFEST, read_folder, writing_folder
 from hrf.storage.objects import Storage
-from pipelines.chain import read_chain
 from pipelines.embedded_s3 import EmbeddedS3
 
 EXPERIMENT = "faults"

@@ -1,4 +1,4 @@
-"""How well the rule of `hrf.floor` spends a diversity budget, against other rules and against fixed settings.
+"""How well the rule of `hrf.promotion.floor` spends a diversity budget, against other rules and against fixed settings.
 
     python -m benchmarks.floor        # a minute on one core
 
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from hrf.floor import BASE, MOST_BACK_UPS, Decision, Reading, Steering, steer
+from hrf.promotion.floor import BASE, MOST_BACK_UPS, Decision, Reading, Steering, steer
 
 NUM_TRAINED_STEPS = 18
 FLOOR = 0.9

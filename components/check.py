@@ -46,7 +46,7 @@ def check(
     Returns:
         The run's id; and the base model's source and revision, and what changes whenever its files may have.
     """
-    from hrf.run_ids import fill_macros, settle_run_id
+    from hrf.promotion.run_ids import fill_macros, settle_run_id
     from hrf.steps.check import check as step
 
     facts = step(

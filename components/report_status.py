@@ -23,7 +23,7 @@ def report_status(
         status: How the run ended, which Kubeflow fills in.
         page: The same for people: state, failures, where in the code.
     """
-    from hrf.run_ids import settle_run_id
+    from hrf.promotion.run_ids import settle_run_id
     from hrf.steps.report_status import report_status as step
 
     step(

@@ -16,7 +16,7 @@ from hrf.images import grid, to_images
 from hrf.policies.folders import POLICY_FILE, load_policy
 from hrf.policies.sources import fetch_base
 from hrf.policies.text import embed_prompts
-from hrf.promoted import check_name, fetch_incumbent, read_pointer
+from hrf.promotion.pointer import check_name, fetch_incumbent, read_pointer
 from hrf.seeds import Purpose, stream
 from hrf.storage.folders import writing_file
 from hrf.storage.objects import Storage

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hrf.errors import ArtifactError
-from hrf.records import Failure, Reason, ReasonKind, place_words
+from hrf.promotion.records import Failure, Reason, ReasonKind, place_words
 
 Object = Mapping[str, Any]
 #: Phases of a node that went wrong.

@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.text import Text
 from rich.tree import Tree
 
-from pipelines.chain import parse_time
+from hrf.promotion.chain import parse_time
 from pipelines.tables import OUTCOME_COLOURS
 
 if TYPE_CHECKING:

@@ -64,8 +64,8 @@ def _own_promotions(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _promotions(experiment: str, work_dir: Path, bucket: str) -> dict[str, dict[str, Any]]:
     """All promotions of an experiment, by candidate. What each run started from stands in its run.json."""
-    from hrf.promotion import history
-    from hrf.run_records import RunRecords
+    from hrf.promotion.protocol import history
+    from hrf.promotion.runs import RunRecords
 
     with object_storage(work_dir, bucket) as location:
         storage = location.open()

@@ -17,7 +17,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 from hrf.distributed.progress import PROGRESS_FILE
 from hrf.errors import ConfigError, HrfError, StorageError
-from hrf.run_records import TENSORBOARD, RunRecords
+from hrf.promotion.runs import TENSORBOARD, RunRecords
 from hrf.steps.context import RUNNER_PID
 from hrf.storage.folders import MANIFEST, read_folder, read_manifest, writing_file, writing_folder
 from hrf.storage.s3 import process_variables

@@ -29,7 +29,6 @@ from hrf.config import Config, Evaluation, Monitors, list_presets, resolve, rewa
 from hrf.core.window import Window
 from hrf.evaluation.measure import Measured, evaluation_record
 from hrf.evaluation.monitors import MONITORS
-from hrf.gate import decide
 from hrf.images import to_images
 from hrf.policies.components import load_denoiser
 from hrf.policies.diffusion import DiffusionPolicy
@@ -37,6 +36,7 @@ from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, we
 from hrf.policies.kinds import normalise_base
 from hrf.policies.sources import shipped_folder
 from hrf.policies.text import embed_prompts
+from hrf.promotion.gate import decide
 from hrf.rewards import build_reward
 from hrf.rewards.remote import RemoteScorer
 from hrf.storage.objects import Storage

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from hrf.records import RunStatus, place_words
+from hrf.promotion.records import RunStatus, place_words
 from hrf.report.page import render
 
 _TONES = {"succeeded": "good", "failed": "bad"}

@@ -14,9 +14,9 @@ from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError
 from hrf.policies.prompts import resolve_prompts
-from hrf.promoted import check_name, read_pointer
-from hrf.records import RunStart
-from hrf.run_records import RunRecords
+from hrf.promotion.pointer import check_name, read_pointer
+from hrf.promotion.records import RunStart
+from hrf.promotion.runs import RunRecords
 from hrf.steps.context import step
 from hrf.storage.objects import Storage
 from hrf.tracking import check_client

@@ -21,8 +21,8 @@ from hrf.config import Config
 from hrf.distributed.progress import emit
 from hrf.errors import ConfigError, HrfError
 from hrf.policies.prompts import PromptTable
-from hrf.records import Failure
-from hrf.run_records import RunRecords
+from hrf.promotion.records import Failure
+from hrf.promotion.runs import RunRecords
 from hrf.storage.folders import STOPPED, full_disk_error, read_folder, read_manifest, writing_folder
 from hrf.storage.objects import Storage
 from hrf.storage.secrets import check_secrets, only_secrets

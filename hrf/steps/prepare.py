@@ -23,9 +23,9 @@ from hrf.policies.policy_folder import copy_policy, split_at
 from hrf.policies.prompts import PromptTable, resolve_prompts
 from hrf.policies.sources import classifier_folder
 from hrf.policies.text import embed_prompts
-from hrf.promoted import fetch_incumbent
+from hrf.promotion.pointer import fetch_incumbent
+from hrf.promotion.runs import RunRecords
 from hrf.rewards import build_reward, missing_prompts
-from hrf.run_records import RunRecords
 from hrf.seeds import derive_seed
 from hrf.steps.check import settle_config
 from hrf.steps.context import CONFIG_FILE, RUN_FILE, step

@@ -10,8 +10,8 @@ from typing import Any
 
 from hrf.distributed.progress import emit
 from hrf.policies.policy_folder import copy_policy
-from hrf.promotion import Candidate
-from hrf.promotion import promote as promote_candidate
+from hrf.promotion.protocol import Candidate
+from hrf.promotion.protocol import promote as promote_candidate
 from hrf.steps.context import CONFIG_FILE, Run, step
 from hrf.steps.history import add_updates, extend_history
 from hrf.steps.tracking import track

@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from hrf.errors import HrfError
 from hrf.own_workflow import is_in_pod, read_own_workflow
-from hrf.records import Failure, Reason, RunError, RunStatus
+from hrf.promotion.records import Failure, Reason, RunError, RunStatus
+from hrf.promotion.runs import RunRecords
 from hrf.report import render_status
-from hrf.run_records import RunRecords
 from hrf.steps.context import step
 from hrf.steps.tracking import track_failure
 from hrf.storage.objects import Storage

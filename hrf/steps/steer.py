@@ -1,4 +1,4 @@
-"""Steer: hold a run above its diversity floor (see `hrf.floor`)."""
+"""Steer: hold a run above its diversity floor (see `hrf.promotion.floor`)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hrf.distributed.progress import emit
-from hrf.floor import Decision, Reading, Steering, replay
-from hrf.gate import tripped_monitors
 from hrf.policies.folders import save_fresh_policy
 from hrf.policies.policy_folder import POLICY_FILE, copy_policy, split_at
-from hrf.promoted import fetch_candidate
+from hrf.promotion.floor import Decision, Reading, Steering, replay
+from hrf.promotion.gate import tripped_monitors
+from hrf.promotion.pointer import fetch_candidate
 from hrf.steps.context import TRAINED, Run, step
 from hrf.steps.history import copy_updates, extend_history
 from hrf.storage.folders import STOPPED, read_folder, writing_folder

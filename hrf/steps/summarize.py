@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from hrf.distributed.progress import emit
-from hrf.promotion import read_pointer
-from hrf.records import RunSummary
+from hrf.promotion.protocol import read_pointer
+from hrf.promotion.records import RunSummary
+from hrf.promotion.runs import TENSORBOARD, RunRecords
 from hrf.report import render_run
-from hrf.run_records import TENSORBOARD, RunRecords
 from hrf.steps.context import CONFIG_FILE, Run, step
 from hrf.steps.history import read_epochs
 from hrf.steps.tracking import track, write_tensorboard

@@ -28,7 +28,7 @@ FORMAT_VERSION = 2
 SEAL = "sha256"
 """Field of a sealed JSON object: the digest of the others."""
 STOPPED = "stopped"
-"""Producer field of a folder that was written when its run had stopped (see `hrf.floor`)."""
+"""Producer field of a folder that was written when its run had stopped (see `hrf.promotion.floor`)."""
 _PARTIAL = ".partial-"
 _DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

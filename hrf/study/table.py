@@ -10,7 +10,7 @@ import pandas as pd
 
 from hrf.config import Config
 from hrf.errors import ArtifactError
-from hrf.gate import tripped_monitors
+from hrf.promotion.gate import tripped_monitors
 from hrf.storage.folders import writing_file
 
 TABLE_CSV, TABLE_PARQUET = "table.csv", "table.parquet"

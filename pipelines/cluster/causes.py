@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import HrfError
-from hrf.records import place_words
+from hrf.promotion.records import place_words
 from hrf.workflow import RESUME, find_reasons, find_waiting
 from pipelines.cluster.kubernetes import Kubernetes
 from pipelines.cluster.records import end_of
@@ -20,7 +20,7 @@ from pipelines.cluster.runs import error_text, stands_still, state_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hrf.records import Failure, Reason
+    from hrf.promotion.records import Failure, Reason
     from hrf.workflow import Waiting
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.records import Records

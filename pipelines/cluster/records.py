@@ -6,15 +6,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ArtifactError, HrfError
-from hrf.records import DecisionRecord, read_record
-from hrf.run_records import RunRecords
+from hrf.promotion.records import DecisionRecord, read_record
+from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
 from pipelines.cluster.runs import default_parameters, last_begin, names_in_bucket, parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hrf.records import Failure, RunStatus
+    from hrf.promotion.records import Failure, RunStatus
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,14 +10,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ClusterError, HrfError
-from hrf.run_ids import fill_macros
-from hrf.run_records import RunRecords
+from hrf.promotion.run_ids import fill_macros
+from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
 from pipelines.cluster.records import end_of, fetch_records
 from pipelines.cluster.runs import FINAL, default_parameters, names_in_bucket, package_of, parameters_of
 
 if TYPE_CHECKING:
-    from hrf.records import RunStart
+    from hrf.promotion.records import RunStart
     from pipelines.cluster.connection import Cluster
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ClusterError
-from hrf.run_ids import settle_run_id
+from hrf.promotion.run_ids import settle_run_id
 from pipelines.placement import ROLES
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ArtifactError, ClusterError
-from hrf.run_records import BASE_GRID, LAST_GRID, RunRecords
+from hrf.promotion.runs import BASE_GRID, LAST_GRID, RunRecords
 from hrf.storage.folders import writing_file
 from hrf.storage.objects import Storage
 from hrf.study.plan import StudyRun, run_name

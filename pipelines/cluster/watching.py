@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from hrf.records import DecisionRecord
+    from hrf.promotion.records import DecisionRecord
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.records import Records
     from pipelines.cluster.runs import Task

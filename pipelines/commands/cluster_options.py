@@ -76,7 +76,7 @@ def pack(
         ConfigError: Anything in it is wrong.
         StorageError: The storage is no `s3://` address.
     """
-    from hrf.promoted import check_name
+    from hrf.promotion.pointer import check_name
     from hrf.steps.check import AS_CONFIGURED
     from pipelines.cluster.versions import about_package
     from pipelines.placement import Images, default_placement

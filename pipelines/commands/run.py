@@ -66,7 +66,7 @@ def run(
 
 def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> RunFolder:
     """Run a request on this machine and show its progress; returns the finished run."""
-    from hrf.promoted import check_name
+    from hrf.promotion.pointer import check_name
     from pipelines.local import check_devices, execute, open_run
     from pipelines.object_storage import object_storage
     from pipelines.progress_view import ProgressView

@@ -144,8 +144,8 @@ def chain(
     _traceback: Traceback = False,
 ) -> None:
     """Show what an experiment's runs promoted, wherever they ran: each run's start, and the chain back to the base."""
-    from hrf.promoted import check_name
-    from pipelines.chain import read_chain
+    from hrf.promotion.chain import read_chain
+    from hrf.promotion.pointer import check_name
     from pipelines.chain_view import chain_view
     from pipelines.object_storage import has_embedded_data, is_configured, object_storage
 

@@ -57,7 +57,7 @@ def schedule(
 
     One run at a time; times that pass meanwhile, or while the schedule is paused, are left out.
     """
-    from hrf.promoted import check_name
+    from hrf.promotion.pointer import check_name
     from pipelines.cluster.cron import parse
     from pipelines.cluster.schedules import SCHEDULED_TIME, put_schedule, refuse_second
     from pipelines.cluster.submitting import put_experiment, put_version

@@ -186,7 +186,7 @@ def reach_site(
     Raises:
         HrfError: Something that its runs need is not there, or the bucket can't be reached from here.
     """
-    from hrf.promoted import check_name
+    from hrf.promotion.pointer import check_name
     from hrf.storage.objects import Storage
     from pipelines.cluster.studying import Site
     from pipelines.cluster.submitting import put_experiment

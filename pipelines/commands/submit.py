@@ -49,7 +49,7 @@ def submit(
     """Fine-tune on a Kubeflow cluster: upload the package, unless it is there, and start a run of it."""
     import yaml
 
-    from hrf.promoted import check_name
+    from hrf.promotion.pointer import check_name
     from pipelines.cluster.submitting import PIPELINE, put_experiment, put_version, start_run
     from pipelines.cluster.view import link_of
 

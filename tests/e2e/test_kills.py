@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hrf.promotion import fetch_incumbent, history, read_pointer
+from hrf.promotion.protocol import fetch_incumbent, history, read_pointer
 from tests.e2e.commands import (
     descendants,
     events,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from hrf.promotion import history, read_pointer
+from hrf.promotion.protocol import history, read_pointer
 from hrf.storage.objects import Storage
 from hrf.storage.s3 import connect
 from tests.e2e.commands import PROMOTING, Said, descendants, end_of, events, hrf, kill, only_run, start, state, wait_for

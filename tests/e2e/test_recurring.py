@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hrf.promotion import history, read_pointer
+from hrf.promotion.chain import read_chain
+from hrf.promotion.protocol import history, read_pointer
 from hrf.storage.objects import Storage
-from pipelines.chain import read_chain
 from pipelines.overrides import from_settings, lay_over
 from tests.e2e.commands import (
     PROMOTING,

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
 from hrf.images import grid
-from hrf.promotion import fetch_incumbent, read_pointer
+from hrf.promotion.protocol import fetch_incumbent, read_pointer
 from hrf.seeds import Purpose, stream
 from hrf.steps.context import Run
 from tests.e2e.commands import hrf, only_run

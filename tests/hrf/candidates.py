@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hrf.promotion import Candidate, promote
-from hrf.records import DecisionRecord
+from hrf.promotion.protocol import Candidate, promote
+from hrf.promotion.records import DecisionRecord
 from hrf.storage.folders import writing_folder
 from hrf.storage.objects import Storage
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hrf.records import DecisionRecord, Failure, Reason, RunError, RunStatus
+from hrf.promotion.records import DecisionRecord, Failure, Reason, RunError, RunStatus
 
 
 def status_of(run_id: str, state: str = "FAILED", **changes: Any) -> RunStatus:

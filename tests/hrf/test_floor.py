@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.floor import EARLY, FLOOR, LATE, MEASURED, also_without_a_split, nothing, only_rate, ours, simulate
-from hrf.floor import BASE, MOST_BACK_UPS, PATIENCE, Reading, Steering, replay, steer
+from hrf.promotion.floor import BASE, MOST_BACK_UPS, PATIENCE, Reading, Steering, replay, steer
 
 bounds = st.floats(0.3, 1.1)
 monitors = st.sampled_from([(), (), (), ("edge_density",), ("colour_entropy", "edge_density")])

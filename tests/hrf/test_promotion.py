@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from hrf.errors import ArtifactError, NumericalError
-from hrf.promotion import Candidate, decide, fetch_incumbent, history, read_pointer
-from hrf.records import DecisionRecord, read_record
+from hrf.promotion.protocol import Candidate, decide, fetch_incumbent, history, read_pointer
+from hrf.promotion.records import DecisionRecord, read_record
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.objects import Storage
 from tests.hrf.candidates import (

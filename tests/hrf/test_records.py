@@ -8,8 +8,17 @@ import pytest
 
 from benchmarks.faults import EXPERIMENT, Run
 from hrf.errors import ArtifactError
-from hrf.promotion import history, read_pointer
-from hrf.records import Attempt, DecisionRecord, Failure, Promotion, RunStart, RunStatus, RunSummary, read_record
+from hrf.promotion.protocol import history, read_pointer
+from hrf.promotion.records import (
+    Attempt,
+    DecisionRecord,
+    Failure,
+    Promotion,
+    RunStart,
+    RunStatus,
+    RunSummary,
+    read_record,
+)
 from hrf.storage.objects import Storage
 
 KINDS = {

@@ -23,8 +23,8 @@ from hrf.evaluation.monitors import (
     hue_vectors,
     saturation_value_contrast,
 )
-from hrf.gate import decide
 from hrf.networks.features import pixel_features
+from hrf.promotion.gate import decide
 from hrf.report import compare_table, render_compare, render_evaluation, render_run
 from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks
 from hrf.report.formatting import interval, number, significant

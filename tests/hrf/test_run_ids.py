@@ -2,8 +2,8 @@
 
 import pytest
 
-from hrf.promoted import check_name
-from hrf.run_ids import fill_macros, settle_run_id
+from hrf.promotion.pointer import check_name
+from hrf.promotion.run_ids import fill_macros, settle_run_id
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from hrf.config import Weights
 from hrf.errors import ArtifactError, StorageError
-from hrf.promotion import history
+from hrf.promotion.protocol import history
 from hrf.storage.folders import writing_folder
 from hrf.storage.objects import Storage
 from hrf.storage.s3 import ATTEMPTS, adopt, process_variables

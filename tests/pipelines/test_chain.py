@@ -17,12 +17,12 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hrf.errors import ArtifactError
-from hrf.promotion import Candidate, history
-from hrf.records import Failure, Promotion, RunError, RunStart, RunSummary
-from hrf.run_records import RunRecords
+from hrf.promotion.chain import read_chain
+from hrf.promotion.protocol import Candidate, history
+from hrf.promotion.records import Failure, Promotion, RunError, RunStart, RunSummary
+from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
 from hrf.storage.s3 import connect
-from pipelines.chain import read_chain
 from pipelines.chain_view import chain_view
 from pipelines.cli import app
 from pipelines.object_storage import CONFIGURED_BY

@@ -1,7 +1,7 @@
 """Where a model comes from, in a chain back to the base."""
 
-from hrf.records import DecisionRecord, Promotion, RunStart
-from hrf.run_records import RunRecords
+from hrf.promotion.records import DecisionRecord, Promotion, RunStart
+from hrf.promotion.runs import RunRecords
 from pipelines.lineage import lineage_lines, trace
 
 CONFIG = {"model": {"source": "shipped:avatars-32", "revision": ""}}

@@ -7,8 +7,8 @@ import pytest
 
 from hrf.config import StartChoice, StartFrom
 from hrf.errors import ArtifactError, ConfigError, HrfError, StorageError
-from hrf.records import Failure
-from hrf.run_records import RunRecords
+from hrf.promotion.records import Failure
+from hrf.promotion.runs import RunRecords
 from hrf.steps.check import PRESETS_SEED, check, model_version, settle_config
 from hrf.steps.prepare import run_seed
 from hrf.steps.report_status import report_status

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from hrf import own_workflow
-from hrf.records import Reason
-from hrf.run_records import RunRecords
+from hrf.promotion.records import Reason
+from hrf.promotion.runs import RunRecords
 from hrf.steps.report_status import report_status
 from tests.hrf.run_ends import failure_of
 from tests.kfp_api.recordings import recorded, recording

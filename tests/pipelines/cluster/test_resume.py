@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hrf.records import RunStart
-from hrf.run_records import RunRecords
+from hrf.promotion.records import RunStart
+from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
 from tests.hrf.run_ends import failure_of, status_of
 from tests.kfp_api import plays

@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hrf.records import RunSummary
-from hrf.run_records import RunRecords
+from hrf.promotion.records import RunSummary
+from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
 from hrf.study.table import read_table
 from tests.e2e import commands

@@ -1,4 +1,4 @@
-"""Reading what was promoted: the pointer, its policy and the history. `hrf.promotion` explains the objects."""
+"""Reading what was promoted: the pointer, its policy and the history. `hrf.promotion.protocol` explains the objects."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hrf.errors import ArtifactError, ConfigError
-from hrf.records import DecisionRecord, Promotion, read_record
+from hrf.promotion.records import DecisionRecord, Promotion, read_record
 from hrf.storage.folders import read_manifest
 from hrf.storage.objects import Storage
 

@@ -1,6 +1,6 @@
 """The runs of one experiment and the chain of their promotions, from the bucket alone.
 
-So runs on a cluster, on this machine and on other machines are shown alike. `hrf.run_records` and `hrf.promotion` say
+So runs on a cluster, on this machine and on other machines are shown alike. `hrf.promotion.runs` and `hrf.promotion.protocol` say
 what a run leaves there.
 """
 
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hrf.errors import ArtifactError
 from hrf.policies.policy_folder import POLICY_FILE
-from hrf.promoted import history, read_candidate_json
-from hrf.records import Attempt, DecisionRecord, Kind, Promotion, read_record
-from hrf.run_records import SUMMARY, RunRecords
+from hrf.promotion.pointer import history, read_candidate_json
+from hrf.promotion.records import Attempt, DecisionRecord, Kind, Promotion, read_record
+from hrf.promotion.runs import SUMMARY, RunRecords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from hrf.storage.objects import Storage
 
-#: As `hrf.promotion` names the objects of a candidate, below `decisions/`, `attempts/` and `candidates/`.
+#: As `hrf.promotion.protocol` names the objects of a candidate, below `decisions/`, `attempts/` and `candidates/`.
 _CANDIDATE = re.compile(
     r"(?P<kind>\w+)/(?P<id>(?P<run>[^/]+)/epoch-(?P<epoch>\d+))(?:\.json|/\d+\.json|/manifest\.json)"
 )
@@ -47,7 +47,7 @@ def read_chain(storage: Storage, experiment: str) -> dict[str, Any]:
         JSON values only:
         `runs` in order of their start, each with `run_id`, `state` (finished, failed, terminated or unfinished: at
         work, paused or killed, which a bucket can't tell), `error`, what is in its run.json, and its `candidates`;
-        `promotions` as `hrf.promotion.history` gives them, without the decision; and the `base` they all come from.
+        `promotions` as `hrf.promotion.protocol.history` gives them, without the decision; and the `base` they all come from.
 
     Raises:
         ArtifactError: The promotions are no unbroken chain, or a decision is not on it.

@@ -2,11 +2,11 @@
 
 Below the experiment's name:
 
-    promoted.json                         `Promotion`: the last one, see `hrf.promotion`
+    promoted.json                         `Promotion`: the last one, see `hrf.promotion.protocol`
     history/000001.json                   `Promotion`
     decisions/RUN/epoch-0000.json         `DecisionRecord`
     attempts/RUN/epoch-0000/001.json      `Attempt`
-    runs/RUN/run.json                     `RunStart`, see `hrf.run_records`
+    runs/RUN/run.json                     `RunStart`, see `hrf.promotion.runs`
     runs/RUN/failures/STEP-epoch-0000.json  `Failure`
     runs/RUN/status.json                  `RunStatus`
     runs/RUN/summary.json                 `RunSummary`

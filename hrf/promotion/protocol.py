@@ -8,7 +8,7 @@ Below the experiment's name:
     attempts/RUN/epoch-0000/001.json      the verdict against one incumbent, with the pointer version it is about
     candidates/RUN/epoch-0000/            the policy folder, with its evaluation.json and its manifest
 
-`hrf.records` has the schemas. Only the pointer is ever replaced, and only by compare-and-swap; everything else is
+`hrf.promotion.records` has the schemas. Only the pointer is ever replaced, and only by compare-and-swap; everything else is
 created once. The protocol, safe for any number of promoters, each of which may die between any two calls and be run
 again:
 
@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hrf.errors import ArtifactError, StorageError
-from hrf.gate import Decision, decide
-from hrf.promoted import fetch_incumbent, history, read_candidate_json, read_pointer, versioned_pointer
-from hrf.records import Attempt, DecisionRecord, Promotion, read_record
+from hrf.promotion.gate import Decision, decide
+from hrf.promotion.pointer import fetch_incumbent, history, read_candidate_json, read_pointer, versioned_pointer
+from hrf.promotion.records import Attempt, DecisionRecord, Promotion, read_record
 from hrf.storage.folders import read_manifest
 from hrf.storage.objects import Conflict, Storage
 

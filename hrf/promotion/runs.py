@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrf.errors import ArtifactError
-from hrf.records import Failure, Kind, RunStart, RunStatus, RunSummary, read_record
+from hrf.promotion.records import Failure, Kind, RunStart, RunStatus, RunSummary, read_record
 from hrf.storage.objects import Conflict, Storage
 from hrf.storage.secrets import without_secrets
 
