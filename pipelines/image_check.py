@@ -24,9 +24,9 @@ TRACKING = ("mlflow", "tensorboard")
 EXTRAS = {"control": TRACKING, "worker": ("model", *TRACKING), "reward": ("reward", *TRACKING)}
 #: What else a role promises to those who build on its image.
 LIBRARIES = {
-    "control": ("hrf.tracking.mlflow_run", "tensorboardX"),
-    "worker": ("hrf.tracking.mlflow_run", "accelerate", "transformers", "peft"),
-    "reward": ("hrf.tracking.mlflow_run", "torchvision", "open_clip", "onnxruntime"),
+    "control": ("hrf.report.tracking.mlflow_run", "tensorboardX"),
+    "worker": ("hrf.report.tracking.mlflow_run", "accelerate", "transformers", "peft"),
+    "reward": ("hrf.report.tracking.mlflow_run", "torchvision", "open_clip", "onnxruntime"),
 }
 
 

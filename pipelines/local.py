@@ -18,11 +18,11 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 from hrf.distributed.progress import PROGRESS_FILE
 from hrf.errors import ConfigError, HrfError, StorageError
 from hrf.promotion.runs import TENSORBOARD, RunRecords
+from hrf.report.tracking.event_files import EVENT_FILE
 from hrf.steps.context import RUNNER_PID
 from hrf.storage.folders import MANIFEST, read_folder, read_manifest, writing_file, writing_folder
 from hrf.storage.s3 import process_variables
 from hrf.storage.secrets import blotter
-from hrf.tracking.event_files import EVENT_FILE
 from pipelines.archive import archive_run
 from pipelines.failures import explain
 from pipelines.file_locks import exclusive
@@ -73,7 +73,7 @@ class Request:
     def fingerprint(self, location: Location) -> str:
         """Digest of what is asked for; the unfinished run with the same one is resumed."""
         from hrf import __version__
-        from hrf.inputs import input_digests
+        from hrf.config.inputs import input_digests
 
         return fingerprint(
             {

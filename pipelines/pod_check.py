@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from hrf.errors import ClusterError, HrfError
-from hrf.own_workflow import is_in_pod, read_own_workflow
+from hrf.steps.own_workflow import is_in_pod, read_own_workflow
 from hrf.storage.objects import Storage
 from pipelines.doctor import Finding
 from pipelines.image_check import ROLE, check_revision

@@ -202,7 +202,7 @@ class RunError(StoredRecord):
 
 
 class Reason(StoredRecord):
-    """Why one step of a run on a cluster failed, see `hrf.workflow`."""
+    """Why one step of a run on a cluster failed, see `hrf.steps.workflow`."""
 
     step: str
     """The task's name, such as `sample`; "" where the run ended before any."""

@@ -14,7 +14,7 @@ from hrf.report.formatting import ABSENT, bounds, number, with_unit
 from hrf.report.pictures import Picture
 from hrf.report.summary import Interval
 
-TEMPLATES = Path(__file__).parent.parent / "templates"
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)

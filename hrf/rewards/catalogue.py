@@ -133,7 +133,7 @@ RECORDS = (
     ),
     RewardRecord(
         name="remote",
-        measures="what a server says, by HTTP: python -m hrf.reward_server, or one of yours",
+        measures="what a server says, by HTTP: python -m hrf.rewards.serve, or one of yours",
         range="any finite number; the server says which",
         direction="the server's to decide: higher is better",
         needs_prompts=False,

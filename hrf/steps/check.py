@@ -17,9 +17,9 @@ from hrf.policies.prompts import resolve_prompts
 from hrf.promotion.pointer import check_name, read_pointer
 from hrf.promotion.records import RunStart
 from hrf.promotion.runs import RunRecords
+from hrf.report.tracking import check_client
 from hrf.steps.context import step
 from hrf.storage.objects import Storage
-from hrf.tracking import check_client
 
 GIT_SHA = "HRF_GIT_SHA"
 """Environment variable: the commit that an image was built from; a checkout has none."""

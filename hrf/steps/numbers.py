@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hrf.tracking import Point
+from hrf.report.tracking import Point
 
 BASE = -1
 """Where the base stands on the axis of epochs: before the first."""

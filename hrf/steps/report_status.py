@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hrf.errors import HrfError
-from hrf.own_workflow import is_in_pod, read_own_workflow
 from hrf.promotion.records import Failure, Reason, RunError, RunStatus
 from hrf.promotion.runs import RunRecords
 from hrf.report import render_status
 from hrf.steps.context import step
+from hrf.steps.own_workflow import is_in_pod, read_own_workflow
 from hrf.steps.tracking import track_failure
+from hrf.steps.workflow import find_reasons
 from hrf.storage.objects import Storage
-from hrf.workflow import find_reasons
 
 #: How Kubeflow tells its exit handler that all went well, on a cluster and on this machine. Else it says FAILED, or
 #: RUNNING of what was ended from outside, and never why.

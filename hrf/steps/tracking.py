@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from hrf import __version__
+from hrf.report.tracking import TrackedRun, follow, is_wanted
+from hrf.report.tracking.event_files import has_writer, write_event_file
 from hrf.steps.context import CONFIG_FILE, Run
 from hrf.steps.history import epoch_folder, read_epochs, read_updates
 from hrf.steps.numbers import BASE, curves
-from hrf.tracking import TrackedRun, follow, is_wanted
-from hrf.tracking.event_files import has_writer, write_event_file
 
 _LINEAGE = ("run_id", "experiment", "storage", "preset", "started_from", "noise_tag", "run_seed", "evaluation_digest")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from hrf.config import Config
+from hrf.config.inputs import input_digests
 from hrf.distributed.progress import PROGRESS_FILE
-from hrf.inputs import input_digests
 from hrf.steps.baseline import baseline, read_baseline
 from hrf.steps.check import PRESETS_SEED, check
 from hrf.steps.evaluate import evaluate

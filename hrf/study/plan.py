@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from hrf.config import Config
+from hrf.config.inputs import input_digests
 from hrf.errors import ConfigError
-from hrf.inputs import input_digests
 from hrf.storage.folders import canonical_json
 from hrf.study.definition import Study
 

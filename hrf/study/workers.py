@@ -17,12 +17,12 @@ from typing import Any
 import pandas as pd
 
 from hrf.errors import HrfError
+from hrf.report.tracking import SERVER
 from hrf.steps.context import RUNNER_PID
 from hrf.storage.s3 import adopt
 from hrf.study.execute import PROGRESS, Places, execute, work_folder
 from hrf.study.plan import StudyRun
 from hrf.study.table import KEY, frame_of, read_table, short_digest, write_table
-from hrf.tracking import SERVER
 
 POLL_SECONDS = 0.5
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from hrf.errors import HrfError
 from hrf.promotion.records import place_words
-from hrf.workflow import RESUME, find_reasons, find_waiting
+from hrf.steps.workflow import RESUME, find_reasons, find_waiting
 from pipelines.cluster.kubernetes import Kubernetes
 from pipelines.cluster.records import end_of
 from pipelines.cluster.runs import error_text, stands_still, state_of
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hrf.promotion.records import Failure, Reason
-    from hrf.workflow import Waiting
+    from hrf.steps.workflow import Waiting
     from pipelines.cluster.connection import Cluster
     from pipelines.cluster.records import Records
     from pipelines.cluster.runs import Task

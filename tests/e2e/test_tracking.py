@@ -7,7 +7,7 @@ import json
 import pytest
 from mlflow import MlflowClient
 
-from hrf.tracking.event_files import EVENT_FILE
+from hrf.report.tracking.event_files import EVENT_FILE
 from tests.e2e.commands import descendants, events, hrf, kill, only_run, start, wait_for
 from tests.e2e.conftest import EXPERIMENT, removed_at_the_end, run_command
 from tests.tracking_server import mlflow_server

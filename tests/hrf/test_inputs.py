@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from hrf.config import Config, resolve
-from hrf.inputs import ABSENT, input_digests
+from hrf.config.inputs import ABSENT, input_digests
 
 TEXT = {"model": {"source": "somewhere", "guidance_scale": 5.0}, "evaluation": {"features": "pixels", "classifier": ""}}
 LIMITS = {"gate": {"monitors": {"unrecognised_fraction": None}}}

@@ -10,7 +10,7 @@ import json
 import pytest
 
 from hrf.errors import ArtifactError
-from hrf.workflow import find_reasons, find_waiting, read_nodes
+from hrf.steps.workflow import find_reasons, find_waiting, read_nodes
 from tests.hrf.run_ends import failure_of
 from tests.kfp_api.recordings import recorded, recording
 

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from hrf.workflow import read_nodes
+from hrf.steps.workflow import read_nodes
 
 FOLDER = Path(__file__).with_name("recorded")
 

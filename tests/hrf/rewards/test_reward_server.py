@@ -23,11 +23,11 @@ import pytest
 from hrf.config import ClassifierReward, JpegReward
 from hrf.errors import ConfigError, RemoteError
 from hrf.policies.sources import classifier_folder
-from hrf.reward_server import build_server, main
 from hrf.rewards import ImageError, build_reward
 from hrf.rewards import remote as remote_module
 from hrf.rewards.protocol import encode_request
 from hrf.rewards.remote import RemoteScorer
+from hrf.rewards.serve import build_server, main
 from hrf.rewards.server import RewardServer
 from hrf.storage.secrets import REWARD_TOKEN
 from tests.hrf.rewards.servers import NAME, brightness, running, serving
@@ -296,7 +296,7 @@ class TestStop:
 
     def test_as_a_process_it_serves_a_configured_reward_until_sigterm(self):
         settings = "{name: jpeg_incompressibility, quality: 80}"
-        command = [sys.executable, "-m", "hrf.reward_server", settings, "--port", "0"]
+        command = [sys.executable, "-m", "hrf.rewards.serve", settings, "--port", "0"]
         environment = {**os.environ, REWARD_TOKEN: TOKEN}
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
             line = process.stderr.readline()

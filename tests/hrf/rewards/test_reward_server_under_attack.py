@@ -135,7 +135,7 @@ def shaped(*shape: int, dtype: str = "F32") -> bytes:
 class TestToken:
     @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])
     def test_it_is_not_taken_in_the_clear_from_other_machines(self, host):
-        command = [sys.executable, "-m", "hrf.reward_server", JPEG, "--port", "0", "--host", host]
+        command = [sys.executable, "-m", "hrf.rewards.serve", JPEG, "--port", "0", "--host", host]
         environment = {**os.environ, REWARD_TOKEN: TOKEN}
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert ended.returncode == 3
@@ -145,7 +145,7 @@ class TestToken:
 
     def test_a_short_one_is_refused(self):
         environment = {**os.environ, REWARD_TOKEN: "tok"}
-        command = [sys.executable, "-m", "hrf.reward_server", JPEG, "--port", "0"]
+        command = [sys.executable, "-m", "hrf.rewards.serve", JPEG, "--port", "0"]
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
         assert ended.returncode == 3
         assert REWARD_TOKEN in ended.stderr

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hrf import own_workflow
 from hrf.promotion.records import Reason
 from hrf.promotion.runs import RunRecords
+from hrf.steps import own_workflow
 from hrf.steps.report_status import report_status
 from tests.hrf.run_ends import failure_of
 from tests.kfp_api.recordings import recorded, recording

@@ -11,11 +11,11 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hrf.errors import ArtifactError
+from hrf.report.tracking.event_files import EVENT_FILE
 from hrf.steps.numbers import curves
 from hrf.steps.report_status import report_status
 from hrf.storage.folders import read_manifest
 from hrf.study.workers import Machine, _pool
-from hrf.tracking.event_files import EVENT_FILE
 from tests.tracking_server import silent_server
 
 PAGE = (Path(__file__).parents[3] / "docs" / "tracking.md").read_text(encoding="utf-8")

@@ -8,8 +8,8 @@ from pathlib import Path
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hrf.tracking import Point
-from hrf.tracking.event_files import has_writer, write_event_file
+from hrf.report.tracking import Point
+from hrf.report.tracking.event_files import has_writer, write_event_file
 
 POINTS = [
     Point(group="evaluation", epoch=-1, numbers={"reward": 1.0}),

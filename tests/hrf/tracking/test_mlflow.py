@@ -17,10 +17,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from PIL import Image
 
-from hrf import tracking
 from hrf.errors import ConfigError
-from hrf.tracking import Point, TrackedRun, check_client, follow
-from hrf.tracking.mlflow_run import LONGEST_PARAMETER, MOST_METRICS, MOST_OTHERS, tell
+from hrf.report import tracking
+from hrf.report.tracking import Point, TrackedRun, check_client, follow
+from hrf.report.tracking.mlflow_run import LONGEST_PARAMETER, MOST_METRICS, MOST_OTHERS, tell
 from tests.tracking_server import failing_server, free_port, silent_server
 
 PASSWORD = "correct-horse-battery-1"

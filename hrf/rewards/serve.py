@@ -1,6 +1,6 @@
 """The reference server of a remote reward: it wraps any reward that a configuration can name.
 
-    python -m hrf.reward_server '{name: classifier, label: planets}' --port 8080
+    python -m hrf.rewards.serve '{name: classifier, label: planets}' --port 8080
 
 One request is scored at a time, as rewards are not made for several threads; others wait their turn, and beyond a few
 of them the server asks to come back later. `hrf.rewards.protocol` says what client and server say to each other.
@@ -30,7 +30,7 @@ from hrf.rewards import build_reward
 from hrf.rewards.server import RewardServer
 from hrf.storage.secrets import REWARD_TOKEN, BlottingFormatter, check_secrets
 
-_log = logging.getLogger("hrf.reward_server")
+_log = logging.getLogger("hrf.rewards.serve")
 
 
 def build_server(
@@ -87,7 +87,7 @@ def _classifiers(reward: RewardConfig, target: Path) -> Path | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until SIGTERM or Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="python -m hrf.reward_server", description="Serve a reward over HTTP.")
+    parser = argparse.ArgumentParser(prog="python -m hrf.rewards.serve", description="Serve a reward over HTTP.")
     parser.add_argument("reward", help="the section `reward` of a configuration as YAML, or a file NAME.yaml with it")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 in a container")
     parser.add_argument("--port", type=int, default=8080, help="0 takes any that is free")

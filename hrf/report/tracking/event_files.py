@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hrf.tracking import Point
+from hrf.report.tracking import Point
 
 EVENT_FILE = "events.out.tfevents.hrf"
 

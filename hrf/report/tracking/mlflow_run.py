@@ -1,4 +1,4 @@
-"""Tells an MLflow server what it lacks of a run: `python -m hrf.tracking.mlflow_run`, the run as JSON on its input.
+"""Tells an MLflow server what it lacks of a run: `python -m hrf.report.tracking.mlflow_run`, the run as JSON on its input.
 
 Where Kubeflow's MLflow plugin has made an MLflow run for its own run, that one is added to. Elsewhere, and for each of
 several runs in one of Kubeflow's, as in a comparison, there is one MLflow run a run, found again by its tag.
@@ -21,7 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
-from hrf.tracking import SERVER, Point, TrackedRun, patience
+from hrf.report.tracking import SERVER, Point, TrackedRun, patience
 
 KUBEFLOW = "KFP_MLFLOW_CONFIG"
 """Environment variable of Kubeflow's plugin: JSON with `parentRunId`, the MLflow run of its run, and `experimentId`."""
