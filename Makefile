@@ -51,7 +51,7 @@ manifests: $(VENV)/.dev  ## compile the pipeline into manifests/base/pipeline.ya
 	$(BIN)/python -m pipelines.workflow_table docs/workflow-size.md
 
 base-model: $(VENV)/.dev  ## draw the data, train the shipped model and its classifier anew (about an hour)
-	$(BIN)/python -m hrf.base_model hrf/assets/avatars-32
+	$(BIN)/python -m tools.base_model hrf/assets/avatars-32
 
 # One virtual environment: the development one holds the run-time one.
 $(VENV)/.runtime: pyproject.toml constraints.txt

@@ -11,12 +11,12 @@ import torch
 from diffusers import DDIMScheduler, DDPMPipeline
 
 import hrf
-from hrf.base_model import outliers, train_classifier, train_diffusion
-from hrf.base_model.dataset import STYLES, LabelledImages, credits, draw, render, without_copies_of
-from hrf.base_model.evaluate import ETA, judge, make_sampler, sample, save_grid
-from hrf.base_model.train_diffusion import DiffusionTraining
 from hrf.errors import ArtifactError
 from hrf.networks.classifier import ImageClassifier
+from tools.base_model import outliers, train_classifier, train_diffusion
+from tools.base_model.dataset import STYLES, LabelledImages, credits, draw, render, without_copies_of
+from tools.base_model.evaluate import ETA, judge, make_sampler, sample, save_grid
+from tools.base_model.train_diffusion import DiffusionTraining
 
 SHIPPED = Path(hrf.__file__).parent / "assets" / "avatars-32"
 
@@ -185,7 +185,7 @@ class TestShipped:
         for style in STYLES:
             assert f"| {style.name} |" in card
         assert "CC0 1.0" in card
-        assert "python -m hrf.base_model" in card
+        assert "python -m tools.base_model" in card
 
     @pytest.mark.slow
     def test_samples_cover_all_modes(self, pipeline: DDPMPipeline, tmp_path: Path):

@@ -1,4 +1,4 @@
-"""The command ``python -m hrf.base_model OUT``."""
+"""The command ``python -m tools.base_model OUT``."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from hrf.base_model.build import BuildSettings, build
-from hrf.base_model.train_diffusion import DiffusionTraining
+from tools.base_model.build import BuildSettings, build
+from tools.base_model.train_diffusion import DiffusionTraining
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     defaults = BuildSettings()
     cores = os.cpu_count() or 1
     parser = argparse.ArgumentParser(
-        prog="python -m hrf.base_model",
+        prog="python -m tools.base_model",
         description="Draw the data, train the base model and its classifier, judge both.",
     )
     parser.add_argument("output", type=Path, help="folder for the models and the model card")
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
         settings,
         scratch=options.scratch,
         num_workers=options.threads,
-        command=shlex.join(["python", "-m", "hrf.base_model", *arguments]),
+        command=shlex.join(["python", "-m", "tools.base_model", *arguments]),
         machine=f"{options.threads} CPU cores",
     )
 

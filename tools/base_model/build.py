@@ -11,15 +11,15 @@ from pathlib import Path
 from diffusers import DDPMPipeline, UNet2DModel
 
 from hrf import __version__
-from hrf.base_model.card import BuildRecord, render_card
-from hrf.base_model.dataset import credits, render, without_copies_of
-from hrf.base_model.evaluate import judge, sample, save_grid
-from hrf.base_model.train_classifier import ClassifierTraining, evaluate
-from hrf.base_model.train_classifier import train as train_classifier
-from hrf.base_model.train_diffusion import DiffusionTraining, averaged_unet, make_noise_scheduler
-from hrf.base_model.train_diffusion import train as train_diffusion
 from hrf.networks.classifier import ImageClassifier
 from hrf.storage.folders import write_manifest
+from tools.base_model.card import BuildRecord, render_card
+from tools.base_model.dataset import credits, render, without_copies_of
+from tools.base_model.evaluate import judge, sample, save_grid
+from tools.base_model.train_classifier import ClassifierTraining, evaluate
+from tools.base_model.train_classifier import train as train_classifier
+from tools.base_model.train_diffusion import DiffusionTraining, averaged_unet, make_noise_scheduler
+from tools.base_model.train_diffusion import train as train_diffusion
 
 logger = logging.getLogger(__name__)
 

@@ -10,11 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hrf.base_model import outliers
-from hrf.base_model.dataset import STYLES, LabelledImages
 from hrf.errors import NumericalError
 from hrf.networks.classifier import UNRECOGNISED, ImageClassifier, reinitialise
 from hrf.seeds import derive_seed
+from tools.base_model import outliers
+from tools.base_model.dataset import STYLES, LabelledImages
 
 logger = logging.getLogger(__name__)
 

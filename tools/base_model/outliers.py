@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from hrf.base_model.dataset import IMAGE_SIZE, LabelledImages
+from tools.base_model.dataset import IMAGE_SIZE, LabelledImages
 
 Floats = NDArray[np.floating[Any]]
 """[N, 32, 32, 3] in [0, 1] unless said otherwise; values outside are clipped at the end."""

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from hrf.base_model.dataset import IMAGE_SIZE
-from hrf.base_model.train_classifier import probabilities
-from hrf.base_model.train_diffusion import make_noise_scheduler
 from hrf.networks.classifier import ImageClassifier
 from hrf.seeds import derive_seed
+from tools.base_model.dataset import IMAGE_SIZE
+from tools.base_model.train_classifier import probabilities
+from tools.base_model.train_diffusion import make_noise_scheduler
 
 NUM_STEPS = 20
 """Denoising steps of the default sampler."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hrf.base_model.dataset import STYLES
-from hrf.base_model.evaluate import ETA, NUM_STEPS, SampleEvaluation
-from hrf.base_model.train_classifier import ClassifierEvaluation, ClassifierTraining
-from hrf.base_model.train_diffusion import DiffusionTraining
+from tools.base_model.dataset import STYLES
+from tools.base_model.evaluate import ETA, NUM_STEPS, SampleEvaluation
+from tools.base_model.train_classifier import ClassifierEvaluation, ClassifierTraining
+from tools.base_model.train_diffusion import DiffusionTraining
 
 
 @dataclass(frozen=True, kw_only=True)

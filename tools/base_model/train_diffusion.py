@@ -21,9 +21,9 @@ from diffusers import DDPMScheduler, UNet2DModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hrf.base_model.dataset import IMAGE_SIZE, STYLES, LabelledImages
 from hrf.errors import ArtifactError, NumericalError
 from hrf.networks.classifier import reinitialise
+from tools.base_model.dataset import IMAGE_SIZE, STYLES, LabelledImages
 
 logger = logging.getLogger(__name__)
 
