@@ -21,8 +21,8 @@ def baseline(
         baseline: The base measured on the fixed seeds, and what else is computed once per run.
         metrics: The step's numbers, for the run's page.
     """
-    from components.outputs import record
     from hrf.steps.baseline import baseline as step
+    from hrf_components.outputs import record
 
     facts = step(
         run=run.path,

@@ -34,8 +34,8 @@ def compare(
         arm_5: The summary of the fifth arm, if there is one.
         arm_6: The summary of the sixth arm, if there is one.
     """
-    from components.outputs import record
     from hrf.steps.compare import compare as step
+    from hrf_components.outputs import record
 
     summaries = [arm for arm in (arm_1, arm_2, arm_3, arm_4, arm_5, arm_6) if arm is not None]
     arms = [(name, arm.path) for name, arm in zip(names.split(","), summaries, strict=True)]

@@ -29,8 +29,8 @@ def evaluate(
         page: The sample grid and the main numbers.
         history: The same up to the evaluation before; a run's first has none.
     """
-    from components.outputs import record
     from hrf.steps.judge import judge as step
+    from hrf_components.outputs import record
 
     facts = step(
         epoch=epoch,

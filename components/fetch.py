@@ -19,8 +19,8 @@ def fetch(
         version: Changes whenever the files at the source may have.
         base: The pretrained model, frozen.
     """
-    from components.outputs import record
     from hrf.steps.fetch import fetch as step
+    from hrf_components.outputs import record
 
     facts = step(source=source, revision=revision, version=version, base=base.path)
     record(facts, outputs=[base])

@@ -27,8 +27,8 @@ def gather(
         samples: The finished branches, to be scored.
         metrics: The step's numbers, for the run's page.
     """
-    from components.outputs import record
     from hrf.steps.gather import gather as step
+    from hrf_components.outputs import record
 
     facts = step(
         epoch=epoch,

@@ -33,8 +33,8 @@ def prepare(
         policy: The model that training starts from.
         training_state: Fresh optimizer moments and counters.
     """
-    from components.outputs import record
     from hrf.steps.prepare import prepare as step
+    from hrf_components.outputs import record
 
     facts = step(
         preset=preset,

@@ -31,8 +31,8 @@ def sample(
         samples: The finished branches, to be scored.
         metrics: The step's numbers, for the run's page.
     """
-    from components.outputs import record
     from hrf.steps.sample import sample as step
+    from hrf_components.outputs import record
 
     facts = step(
         epoch=epoch,

@@ -21,8 +21,8 @@ def score(
         scores: One reward per branch.
         metrics: The step's numbers, for the run's page.
     """
-    from components.outputs import record
     from hrf.steps.score import score as step
+    from hrf_components.outputs import record
 
     facts = step(
         epoch=epoch,

@@ -33,8 +33,8 @@ def steer(
         new_history: The history with this step's record added.
         metrics: The step's numbers, for the run's page.
     """
-    from components.outputs import record
     from hrf.steps.steer import steer as step
+    from hrf_components.outputs import record
 
     facts = step(
         epoch=epoch,

@@ -23,8 +23,8 @@ def summarize(
         summary: The whole run as data: `summary.json` and the sample grids.
         metrics: The step's numbers, for the run's page.
     """
-    from components.outputs import record
     from hrf.steps.summarize import summarize as step
+    from hrf_components.outputs import record
 
     facts = step(
         run=run.path,

@@ -31,8 +31,8 @@ def train(
         new_training_state: Optimizer moments and counters after this step.
         metrics: The step's numbers, for the run's page.
     """
-    from components.outputs import record
     from hrf.steps.train import train as step
+    from hrf_components.outputs import record
 
     facts = step(
         epoch=epoch,

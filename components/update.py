@@ -31,8 +31,8 @@ def update(
         new_training_state: Optimizer moments and counters after this step.
         metrics: The step's numbers, for the run's page.
     """
-    from components.outputs import record
     from hrf.steps.update import update as step
+    from hrf_components.outputs import record
 
     facts = step(
         epoch=epoch,

@@ -18,14 +18,14 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from hrf.errors import ConfigError
+from hrf_pipelines.image_check import EXTRAS
 from images.commands import WORK_DIR, ImagesError, run
-from pipelines.image_check import EXTRAS
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONSTRAINTS = PROJECT / "constraints.txt"
 WHEELHOUSE, APPLICATION, CONTEXTS = WORK_DIR / "wheelhouse", WORK_DIR / "application", WORK_DIR / "contexts"
 #: What our own wheel is made of. A copy of it, since setuptools would also pack what earlier builds left behind.
-_SOURCES = ("hrf", "components", "pipelines", "pyproject.toml", "README.md", "LICENSE")
+_SOURCES = ("hrf", "hrf_components", "hrf_pipelines", "pyproject.toml", "README.md", "LICENSE")
 _DISTRIBUTION = "hrf-pipelines"
 #: The extras of the last image hold those of all others.
 _WIDEST = ",".join(EXTRAS["reward"])

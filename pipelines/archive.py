@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hrf.storage.objects import Storage
-    from pipelines.run_state import RunFolder
+    from hrf_pipelines.run_state import RunFolder
 
 
 def archive_run(folder: RunFolder, storage: Storage, experiment: str) -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from hrf.promotion.chain import parse_time
-from pipelines.tables import OUTCOME_COLOURS
+from hrf_pipelines.tables import OUTCOME_COLOURS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 
 from hrf.errors import HrfError
 from hrf.storage.folders import full_disk_error
-from pipelines.commands import (
+from hrf_pipelines.commands import (
     compare,
     compare_runs,
     compiling,
@@ -31,7 +31,7 @@ from pipelines.commands import (
     study,
     submit,
 )
-from pipelines.commands.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
+from hrf_pipelines.commands.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
 
 if TYPE_CHECKING:
     from types import FrameType

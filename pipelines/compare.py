@@ -8,15 +8,15 @@ from pathlib import Path
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.compare import compare
 from hrf.config import Config, resolve
 from hrf.errors import ConfigError
 from hrf.steps.check import PRESETS_SEED
-from pipelines.epoch import build_epoch
-from pipelines.finetune import GROUP, add_run, add_status
-from pipelines.overrides import lay_over
-from pipelines.placement import Images, Placement, Site
-from pipelines.plan import check_task_budget, count_tasks, plan_epochs
+from hrf_components.compare import compare
+from hrf_pipelines.epoch import build_epoch
+from hrf_pipelines.finetune import GROUP, add_run, add_status
+from hrf_pipelines.overrides import lay_over
+from hrf_pipelines.placement import Images, Placement, Site
+from hrf_pipelines.plan import check_task_budget, count_tasks, plan_epochs
 
 #: Of the parameters that a run of its own has beside its overrides: nothing.
 AS_THE_PRESET = {"learning_rate": 0.0, "seed": PRESETS_SEED}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pipelines.finetune import build
-from pipelines.menus import finetune_menus
-from pipelines.package import compile_package
+from hrf_pipelines.finetune import build
+from hrf_pipelines.menus import finetune_menus
+from hrf_pipelines.package import compile_package
 
 if TYPE_CHECKING:
     from hrf.config import Config
-    from pipelines.placement import Placement
+    from hrf_pipelines.placement import Placement
 
 
 def compile_finetune(config: Config, placement: Placement, *, preset: str, overrides: str = "") -> str:
@@ -23,7 +23,7 @@ def compile_finetune(config: Config, placement: Placement, *, preset: str, overr
         overrides: Likewise.
 
     Raises:
-        ConfigError: As `pipelines.finetune.build`.
+        ConfigError: As `hrf_pipelines.finetune.build`.
     """
     pipeline = build(config, preset=preset, overrides=overrides, placement=placement)
     return compile_package(pipeline, finetune_menus(config, placement, preset=preset, overrides=overrides))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from packaging.requirements import Requirement
 
 from hrf.errors import HrfError
-from pipelines.object_storage import CONFIGURED_BY, is_configured, object_storage
+from hrf_pipelines.object_storage import CONFIGURED_BY, is_configured, object_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

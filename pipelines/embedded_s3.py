@@ -33,7 +33,7 @@ from typing import IO, Any, Self
 
 from hrf.errors import StorageError
 from hrf.storage.folders import clear_partial_files, writing_file
-from pipelines.file_locks import exclusive, lock_file, private
+from hrf_pipelines.file_locks import exclusive, lock_file, private
 
 _HOST = "127.0.0.1"
 _START_SECONDS = 40.0
@@ -287,7 +287,7 @@ def _spawn_watcher(work_dir: Path) -> subprocess.Popen[bytes]:
     """Start the process that ends the server when all its users were killed."""
     with private(work_dir / "s3.log", "ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "pipelines.embedded_s3", str(work_dir)],
+            [sys.executable, "-m", "hrf_pipelines.embedded_s3", str(work_dir)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,

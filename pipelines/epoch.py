@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Model
 
-from components.gather import gather
-from components.sample import sample
-from components.score import score
-from components.train import train
-from components.update import update
-from pipelines.placement import Site
-from pipelines.plan import EpochStep
+from hrf_components.gather import gather
+from hrf_components.sample import sample
+from hrf_components.score import score
+from hrf_components.train import train
+from hrf_components.update import update
+from hrf_pipelines.placement import Site
+from hrf_pipelines.plan import EpochStep
 
 
 class Trained(NamedTuple):

@@ -7,21 +7,21 @@ from typing import Any
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components.baseline import baseline
-from components.check import check
-from components.evaluate import evaluate
-from components.fetch import fetch
-from components.prepare import prepare
-from components.report_status import report_status
-from components.steer import steer
-from components.summarize import summarize
 from hrf.config import Config
 from hrf.steps.check import AS_CONFIGURED, PRESETS_SEED
-from pipelines.epoch import TRAINED, Trained, add_training, build_epoch
-from pipelines.forecasting import settle_epochs_per_step
-from pipelines.overrides import lay_over
-from pipelines.placement import Images, Placement, Site, check_shards
-from pipelines.plan import EpochStep, check_task_budget, count_tasks, plan_epochs
+from hrf_components.baseline import baseline
+from hrf_components.check import check
+from hrf_components.evaluate import evaluate
+from hrf_components.fetch import fetch
+from hrf_components.prepare import prepare
+from hrf_components.report_status import report_status
+from hrf_components.steer import steer
+from hrf_components.summarize import summarize
+from hrf_pipelines.epoch import TRAINED, Trained, add_training, build_epoch
+from hrf_pipelines.forecasting import settle_epochs_per_step
+from hrf_pipelines.overrides import lay_over
+from hrf_pipelines.placement import Images, Placement, Site, check_shards
+from hrf_pipelines.plan import EpochStep, check_task_budget, count_tasks, plan_epochs
 
 #: Runs the last task whatever became of the others; the UI shows it as one group.
 GROUP = "run"

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hrf.errors import HrfError
-from pipelines.plan import count_tasks, plan_epochs
+from hrf_pipelines.plan import count_tasks, plan_epochs
 
 if TYPE_CHECKING:
     from hrf.config import Config
     from hrf.planning.forecast import Forecast
-    from pipelines.placement import Placement
+    from hrf_pipelines.placement import Placement
 
 #: How long a task that trains should last at most: long beside what a pod costs, short enough to lose at a failure.
 STEP_SECONDS = 600.0

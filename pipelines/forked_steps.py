@@ -19,7 +19,7 @@ from pathlib import Path
 from kfp.local import status, subprocess_task_handler
 from kfp.local.subprocess_task_handler import SubprocessTaskHandler
 
-from pipelines.placement import Images
+from hrf_pipelines.placement import Images
 
 
 def fork_steps() -> None:

@@ -12,9 +12,9 @@ import sys
 import tempfile
 from importlib import metadata
 
-from components.outputs import GIT_SHA
-from pipelines.doctor import Finding, check_packages, check_python, check_shipped_model
-from pipelines.placement import ROLES
+from hrf_components.outputs import GIT_SHA
+from hrf_pipelines.doctor import Finding, check_packages, check_python, check_shipped_model
+from hrf_pipelines.placement import ROLES
 
 #: Set in each image: what it is for, and which torch it was built with.
 ROLE, VARIANT = "HRF_IMAGE_ROLE", "HRF_TORCH_VARIANT"

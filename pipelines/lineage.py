@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pipelines.object_storage import has_embedded_data, is_configured, object_storage
+from hrf_pipelines.object_storage import has_embedded_data, is_configured, object_storage
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,7 +16,7 @@ def trace(summary: dict[str, Any], work_dir: Path, bucket: str) -> list[dict[str
     Args:
         summary: The run's `summary.json`.
         work_dir: Whose embedded storage is asked, if no other is configured.
-        bucket: See `pipelines.object_storage`.
+        bucket: See `hrf_pipelines.object_storage`.
 
     Returns:
         One record per candidate: its run, epoch, configuration and what that run started from; the last is the base.

@@ -23,17 +23,17 @@ from hrf.steps.context import RUNNER_PID
 from hrf.storage.folders import MANIFEST, read_folder, read_manifest, writing_file, writing_folder
 from hrf.storage.s3 import process_variables
 from hrf.storage.secrets import blotter
-from pipelines.archive import archive_run
-from pipelines.failures import explain
-from pipelines.file_locks import exclusive
-from pipelines.finished_steps import forget_damaged
-from pipelines.run_state import PACKAGE_FILE, RunFolder, RunState, find_unfinished, fingerprint
+from hrf_pipelines.archive import archive_run
+from hrf_pipelines.failures import explain
+from hrf_pipelines.file_locks import exclusive
+from hrf_pipelines.finished_steps import forget_damaged
+from hrf_pipelines.run_state import PACKAGE_FILE, RunFolder, RunState, find_unfinished, fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from hrf.config import Config
-    from pipelines.object_storage import Location
+    from hrf_pipelines.object_storage import Location
 
 POLL_SECONDS = 0.2
 PROGRESS = "progress.jsonl"
@@ -250,7 +250,7 @@ def _worker(folder: RunFolder, location: Location) -> Iterator[subprocess.Popen[
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     lock = folder.lock_descriptor()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.local_worker", str(folder.path)],
+        [sys.executable, "-m", "hrf_pipelines.local_worker", str(folder.path)],
         env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

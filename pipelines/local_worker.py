@@ -1,4 +1,4 @@
-"""The process that runs a compiled package with Kubeflow's local runner: `python -m pipelines.local_worker RUN_FOLDER`.
+"""The process that runs a compiled package with Kubeflow's local runner: `python -m hrf_pipelines.local_worker RUN_FOLDER`.
 
 It is a child of `hrf run`, in a process group of its own, and ends that whole group when its parent is gone.
 """
@@ -13,8 +13,8 @@ import time
 import warnings
 from pathlib import Path
 
-from pipelines.package import with_caching
-from pipelines.run_state import PACKAGE_FILE, RunFolder
+from hrf_pipelines.package import with_caching
+from hrf_pipelines.run_state import PACKAGE_FILE, RunFolder
 
 WATCH_SECONDS = 0.5
 
@@ -47,8 +47,8 @@ def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cac
     from kfp import components, local
     from kfp.local import executor_input_utils
 
-    from pipelines.forked_steps import fork_steps
-    from pipelines.handing_on import hand_on_everywhere
+    from hrf_pipelines.forked_steps import fork_steps
+    from hrf_pipelines.handing_on import hand_on_everywhere
 
     # What only matters on a cluster (display names, images) has no effect here, and needs no warning.
     warnings.filterwarnings("ignore", module=r"kfp\.")

@@ -8,8 +8,8 @@ from hrf.config import StartChoice, resolve
 from hrf.config.loading import list_presets
 from hrf.errors import ConfigError
 from hrf.steps.check import check_shape
-from pipelines.forecasting import settle_epochs_per_step
-from pipelines.placement import Placement, Site, check_accelerators, check_shards
+from hrf_pipelines.forecasting import settle_epochs_per_step
+from hrf_pipelines.placement import Placement, Site, check_accelerators, check_shards
 
 if TYPE_CHECKING:
     from hrf.config import Config

@@ -1,6 +1,6 @@
 """Pipelines as Kubernetes objects, for a Kubeflow that keeps pipelines in the cluster and not in its database.
 
-`python -m pipelines.native FILE` writes the objects of the fine-tuning pipeline; `make manifests` calls it.
+`python -m hrf_pipelines.native FILE` writes the objects of the fine-tuning pipeline; `make manifests` calls it.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from kfp.dsl.base_component import BaseComponent
 from hrf import __version__
 from hrf.config import resolve
 from hrf.errors import ConfigError
-from pipelines.cluster.versions import about_package
-from pipelines.finetune import build
-from pipelines.menus import finetune_menus
-from pipelines.package import finish
-from pipelines.placement import default_placement, load_placement
+from hrf_pipelines.cluster.versions import about_package
+from hrf_pipelines.finetune import build
+from hrf_pipelines.menus import finetune_menus
+from hrf_pipelines.package import finish
+from hrf_pipelines.placement import default_placement, load_placement
 
 #: What every object of `manifests/` carries.
 LABELS = {"app.kubernetes.io/part-of": "hrf-pipelines"}
@@ -50,12 +50,12 @@ def kubernetes_manifest(
     version beside the old one, which schedules may be pinned to, and the same content is the same object.
 
     Args:
-        pipeline: What `pipelines.finetune.build` or `pipelines.compare.build` returns.
+        pipeline: What `hrf_pipelines.finetune.build` or `hrf_pipelines.compare.build` returns.
         name: Name of the Pipeline object.
         version: What the version is called, before the digest: what it is about and hrf's version.
         display_name: What the UI shows instead of the name.
         namespace: The objects' namespace. Empty: whoever applies them says.
-        menus: See `pipelines.package.finish`.
+        menus: See `hrf_pipelines.package.finish`.
 
     Returns:
         Two YAML documents, in ASCII.

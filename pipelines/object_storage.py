@@ -84,7 +84,7 @@ def object_storage(work_dir: Path, bucket: str = "") -> Iterator[Location]:
         if is_configured(bucket):
             yield configured_location(bucket)
             return
-        from pipelines.embedded_s3 import EmbeddedS3
+        from hrf_pipelines.embedded_s3 import EmbeddedS3
 
         with EmbeddedS3.start(work_dir / "s3", EMBEDDED_BUCKET) as server:
             yield Location(uri=f"s3://{EMBEDDED_BUCKET}", environment=server.environment(), embedded=True)

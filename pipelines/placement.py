@@ -22,8 +22,8 @@ from hrf.config.tree import deep_merge
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError
 from hrf.storage.secrets import HUB_TOKEN, REWARD_TOKEN
-from pipelines.forecasting import settle_epochs_per_step
-from pipelines.scorers import hub_steps, scorers_of
+from hrf_pipelines.forecasting import settle_epochs_per_step
+from hrf_pipelines.scorers import hub_steps, scorers_of
 
 if TYPE_CHECKING:
     from kfp.dsl import PipelineTask
@@ -424,4 +424,4 @@ def _read(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def _folder() -> Any:
-    return resources.files("pipelines").joinpath("placements")
+    return resources.files("hrf_pipelines").joinpath("placements")

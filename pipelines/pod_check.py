@@ -12,9 +12,9 @@ from pathlib import Path
 from hrf.errors import ClusterError, HrfError
 from hrf.steps.own_workflow import is_in_pod, read_own_workflow
 from hrf.storage.objects import Storage
-from pipelines.doctor import Finding
-from pipelines.image_check import ROLE, check_revision
-from pipelines.object_storage import BUCKET
+from hrf_pipelines.doctor import Finding
+from hrf_pipelines.image_check import ROLE, check_revision
+from hrf_pipelines.object_storage import BUCKET
 
 #: Where the kernel says what a container was given: the second version of its control groups, or the first.
 MEMORY_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))

@@ -8,10 +8,10 @@ from kfp.dsl.base_component import BaseComponent
 
 from hrf.steps.check import PRESETS_SEED
 from hrf.study.plan import StudyRun
-from pipelines.finetune import GROUP, Control, add_run, add_status
-from pipelines.overrides import lay_over
-from pipelines.placement import Images, Placement, Site
-from pipelines.plan import check_task_budget, count_tasks, plan_points
+from hrf_pipelines.finetune import GROUP, Control, add_run, add_status
+from hrf_pipelines.overrides import lay_over
+from hrf_pipelines.placement import Images, Placement, Site
+from hrf_pipelines.plan import check_task_budget, count_tasks, plan_points
 
 PARAMETERS = {
     "overrides": "The run's whole configuration.",

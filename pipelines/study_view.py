@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from rich.markup import escape
 
-from pipelines.progress_view import long_bars
+from hrf_pipelines.progress_view import long_bars
 
 if TYPE_CHECKING:
     from rich.console import Console

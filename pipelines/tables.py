@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from hrf.errors import ArtifactError
-from pipelines.progress_view import interval, window_words
+from hrf_pipelines.progress_view import interval, window_words
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipelines.run_state import RunFolder, RunState
+    from hrf_pipelines.run_state import RunFolder, RunState
 
 OUTCOME_COLOURS = {"promoted": "green", "rejected": "yellow", "lost": "yellow"}
 STATUS_COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}

@@ -56,7 +56,7 @@ def hexadecimal(length: int, *about: object) -> str:
 
 
 def lineage(name: str, parents: Sequence[str]) -> dict[str, Any]:
-    """What a step writes down of an output: see `components.outputs.record`."""
+    """What a step writes down of an output: see `hrf_components.outputs.record`."""
     return {"sha256": hexadecimal(64, name, parents), "epoch": 0, "git_sha": hexadecimal(12, "git")}
 
 

@@ -1,6 +1,6 @@
 """How large the Workflow of a run becomes, which a cluster keeps as one object, and what ends above which size.
 
-The nodes are those of `pipelines.workflow_model`. What Kubeflow makes of a package beside them, templates and
+The nodes are those of `hrf_pipelines.workflow_model`. What Kubeflow makes of a package beside them, templates and
 arguments, is counted as its compiler writes them; that part has not been compared with a real one.
 """
 
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from hrf.errors import ConfigError
-from pipelines.package import read_package
-from pipelines.workflow_model import Retried, WorkflowModel
+from hrf_pipelines.package import read_package
+from hrf_pipelines.workflow_model import Retried, WorkflowModel
 
 #: Argo packs the nodes of a larger Workflow, and from then on Kubeflow's API and its UI learn nothing of its tasks. If
 #: it is larger than that even so, Argo gives up.
@@ -85,7 +85,7 @@ def estimate(package: str, retried: Retried = "every") -> WorkflowSize:
 
     Args:
         package: A compiled package.
-        retried: What the cluster's Argo tries again: see `pipelines.workflow_model.Retried`.
+        retried: What the cluster's Argo tries again: see `hrf_pipelines.workflow_model.Retried`.
     """
     documents = read_package(package)
     return measure(WorkflowModel.of(documents, retried=retried), documents)

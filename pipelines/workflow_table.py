@@ -1,4 +1,4 @@
-"""Writes docs/workflow-size.md: `python -m pipelines.workflow_table docs/workflow-size.md`, or `make manifests`."""
+"""Writes docs/workflow-size.md: `python -m hrf_pipelines.workflow_table docs/workflow-size.md`, or `make manifests`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 from hrf.config import resolve
 from hrf.config.loading import list_presets
-from pipelines.compiled import compile_finetune
-from pipelines.placement import default_placement, load_placement
-from pipelines.workflow_size import MOST_RETRIED, MOST_UNPACKED, WorkflowSize, estimate, megabytes
+from hrf_pipelines.compiled import compile_finetune
+from hrf_pipelines.placement import default_placement, load_placement
+from hrf_pipelines.workflow_size import MOST_RETRIED, MOST_UNPACKED, WorkflowSize, estimate, megabytes
 
 _TEXT = f"""\
 <!-- Written by `make manifests`; don't edit. -->

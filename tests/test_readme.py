@@ -42,9 +42,9 @@ from hrf.rewards.remote import RemoteScorer
 from hrf.storage.objects import Storage
 from hrf.study.definition import Study
 from hrf.trainer.update import UpdateMetrics
-from pipelines.cli import app
-from pipelines.overrides import from_settings, lay_over
-from pipelines.placement import ROLES
+from hrf_pipelines.cli import app
+from hrf_pipelines.overrides import from_settings, lay_over
+from hrf_pipelines.placement import ROLES
 from tests.hrf import tiny_stable_diffusion
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
 

@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ClusterError, HrfError
 from hrf.storage.objects import split_uri
-from pipelines.cluster.connection import KUBEFLOW
-from pipelines.cluster.kubernetes import Kubernetes, in_namespace
-from pipelines.doctor import Finding
+from hrf_pipelines.cluster.connection import KUBEFLOW
+from hrf_pipelines.cluster.kubernetes import Kubernetes, in_namespace
+from hrf_pipelines.doctor import Finding
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipelines.cluster.connection import Cluster
-    from pipelines.placement import Placement
+    from hrf_pipelines.cluster.connection import Cluster
+    from hrf_pipelines.placement import Placement
 
 LAUNCHER = "kfp-launcher"
 #: What a finding is called that says that nothing could be looked at.

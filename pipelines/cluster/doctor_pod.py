@@ -8,16 +8,16 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ClusterError
-from pipelines.cluster.kubernetes import Kubernetes, in_namespace
-from pipelines.doctor import Finding
-from pipelines.object_storage import BUCKET
-from pipelines.placement import S3_ADDRESS, S3_KEYS, USER
+from hrf_pipelines.cluster.kubernetes import Kubernetes, in_namespace
+from hrf_pipelines.doctor import Finding
+from hrf_pipelines.object_storage import BUCKET
+from hrf_pipelines.placement import S3_ADDRESS, S3_KEYS, USER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pipelines.cluster.connection import Cluster
-    from pipelines.placement import Images, Placement, Role
+    from hrf_pipelines.cluster.connection import Cluster
+    from hrf_pipelines.placement import Images, Placement, Role
 
 #: A pod that has not ended by then never will: images of some gigabytes are pulled in less.
 MOST_SECONDS = 900

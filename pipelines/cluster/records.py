@@ -9,7 +9,7 @@ from hrf.errors import ArtifactError, HrfError
 from hrf.promotion.records import DecisionRecord, read_record
 from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
-from pipelines.cluster.runs import default_parameters, last_begin, names_in_bucket, parameters_of
+from hrf_pipelines.cluster.runs import default_parameters, last_begin, names_in_bucket, parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

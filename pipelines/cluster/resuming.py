@@ -13,12 +13,12 @@ from hrf.errors import ClusterError, HrfError
 from hrf.promotion.run_ids import fill_macros
 from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
-from pipelines.cluster.records import end_of, fetch_records
-from pipelines.cluster.runs import FINAL, default_parameters, names_in_bucket, package_of, parameters_of
+from hrf_pipelines.cluster.records import end_of, fetch_records
+from hrf_pipelines.cluster.runs import FINAL, default_parameters, names_in_bucket, package_of, parameters_of
 
 if TYPE_CHECKING:
     from hrf.promotion.records import RunStart
-    from pipelines.cluster.connection import Cluster
+    from hrf_pipelines.cluster.connection import Cluster
 
 
 def resume_run(cluster: Cluster, run: Any) -> Any:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ClusterError
-from pipelines.cluster.submitting import equals
+from hrf_pipelines.cluster.submitting import equals
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipelines.cluster.connection import Cluster
-    from pipelines.cluster.submitting import Version
+    from hrf_pipelines.cluster.connection import Cluster
+    from hrf_pipelines.cluster.submitting import Version
 
 #: Kubeflow's placeholder for what alone changes from one run of a schedule to the next.
 SCHEDULED_TIME = "[[ScheduledTime]]"
@@ -74,7 +74,7 @@ def put_schedule(
     Args:
         cluster: Where.
         name: What it is called; a run's tag begins with it.
-        cron: When; see `pipelines.cluster.cron`.
+        cron: When; see `hrf_pipelines.cluster.cron`.
         version: What it runs, now and always.
         experiment_id: In which experiment.
         parameters: The pipeline's parameters, the run's tag among them.

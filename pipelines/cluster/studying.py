@@ -20,18 +20,27 @@ from hrf.study.plan import StudyRun, run_name
 from hrf.study.rows import Measured, keep_decisions, rows_of
 from hrf.study.table import read_table
 from hrf.study.workers import Progress, add_rows, missing_runs
-from pipelines.cluster.causes import find_causes
-from pipelines.cluster.connection import is_passing
-from pipelines.cluster.records import end_of, fetch_records
-from pipelines.cluster.resuming import resume_run
-from pipelines.cluster.runs import FINAL, count_tasks, get_run, list_runs, package_of, parameters_of, state_of, tasks_of
-from pipelines.cluster.submitting import put_version, start_run
-from pipelines.cluster.watching import GRACE_SECONDS, PATIENCE_SECONDS
-from pipelines.study_run import arguments_of, experiment_of, tag_of
+from hrf_pipelines.cluster.causes import find_causes
+from hrf_pipelines.cluster.connection import is_passing
+from hrf_pipelines.cluster.records import end_of, fetch_records
+from hrf_pipelines.cluster.resuming import resume_run
+from hrf_pipelines.cluster.runs import (
+    FINAL,
+    count_tasks,
+    get_run,
+    list_runs,
+    package_of,
+    parameters_of,
+    state_of,
+    tasks_of,
+)
+from hrf_pipelines.cluster.submitting import put_version, start_run
+from hrf_pipelines.cluster.watching import GRACE_SECONDS, PATIENCE_SECONDS
+from hrf_pipelines.study_run import arguments_of, experiment_of, tag_of
 
 if TYPE_CHECKING:
     from hrf.study.folder import StudyFolder
-    from pipelines.cluster.connection import Cluster
+    from hrf_pipelines.cluster.connection import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +49,7 @@ class Package:
 
     text: str
     about: str
-    """See `pipelines.cluster.versions.about_package`."""
+    """See `hrf_pipelines.cluster.versions.about_package`."""
 
 
 @dataclass(frozen=True, kw_only=True)

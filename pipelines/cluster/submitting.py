@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ClusterError
-from pipelines.cluster.versions import VersionName, name_version
-from pipelines.package import read_package
+from hrf_pipelines.cluster.versions import VersionName, name_version
+from hrf_pipelines.package import read_package
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from pipelines.cluster.connection import Cluster
+    from hrf_pipelines.cluster.connection import Cluster
 
 PIPELINE = "hrf-finetune"
 
@@ -37,7 +37,7 @@ def put_version(cluster: Cluster, package: str, about: str = "") -> Version:
     Args:
         cluster: Where to.
         package: A compiled package.
-        about: What it is about: see `pipelines.cluster.versions.about_package`.
+        about: What it is about: see `hrf_pipelines.cluster.versions.about_package`.
 
     Raises:
         ClusterError: The cluster refuses, or has another package of this name.

@@ -10,16 +10,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from hrf.errors import ConfigError
-from pipelines.cluster.cron import parse
-from pipelines.cluster.runs import FINAL, UTC, error_text, moment, names_in_bucket, parameters_of, state_of
-from pipelines.cluster.schedules import cron_of, is_on
+from hrf_pipelines.cluster.cron import parse
+from hrf_pipelines.cluster.runs import FINAL, UTC, error_text, moment, names_in_bucket, parameters_of, state_of
+from hrf_pipelines.cluster.schedules import cron_of, is_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pipelines.cluster.connection import Cluster
-    from pipelines.cluster.cron import Cron
-    from pipelines.cluster.runs import Task
+    from hrf_pipelines.cluster.connection import Cluster
+    from hrf_pipelines.cluster.cron import Cron
+    from hrf_pipelines.cluster.runs import Task
 
 STATE_COLOURS = {
     "SUCCEEDED": "green",

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from pipelines.commands.compiling import compile_chosen
-from pipelines.commands.configuring import choose
-from pipelines.commands.console import error_console, note
+from hrf_pipelines.commands.compiling import compile_chosen
+from hrf_pipelines.commands.configuring import choose
+from hrf_pipelines.commands.console import error_console, note
 
 if TYPE_CHECKING:
-    from pipelines.cluster.connection import Cluster
-    from pipelines.commands.configuring import Chosen
-    from pipelines.placement import Placement
+    from hrf_pipelines.cluster.connection import Cluster
+    from hrf_pipelines.commands.configuring import Chosen
+    from hrf_pipelines.placement import Placement
 
 Host = Annotated[
     str, typer.Option("--host", metavar="URL", help="Address of the Kubeflow Pipelines API. [env: HRF_KFP_HOST]")
@@ -78,8 +78,8 @@ def pack(
     """
     from hrf.promotion.pointer import check_name
     from hrf.steps.check import AS_CONFIGURED
-    from pipelines.cluster.versions import about_package
-    from pipelines.placement import Images, default_placement
+    from hrf_pipelines.cluster.versions import about_package
+    from hrf_pipelines.placement import Images, default_placement
 
     check_name(experiment, "--experiment")
     changes: dict[str, int | str] = {"epochs": epochs} if epochs else {}
@@ -118,7 +118,7 @@ def connect(host: str, namespace: str) -> Cluster:
     Raises:
         ClusterError: As `Cluster.connect`.
     """
-    from pipelines.cluster.connection import HOST, Cluster
+    from hrf_pipelines.cluster.connection import HOST, Cluster
 
     address = host or os.environ.get(HOST, "")
     if address and "@" not in address:
@@ -138,7 +138,7 @@ def check_prepared(cluster: Cluster, placement: Placement, *, storage: str, serv
     Raises:
         ClusterError: Something that it needs is not there.
     """
-    from pipelines.cluster.checks import NOT_LOOKED, UNSEEN, check_cluster, refuse_unprepared
+    from hrf_pipelines.cluster.checks import NOT_LOOKED, UNSEEN, check_cluster, refuse_unprepared
 
     findings = check_cluster(cluster, placement, service_account=service_account, storage=storage)
     refuse_unprepared(findings, cluster.host)
@@ -156,7 +156,7 @@ def checked_storage(given: str) -> str:
     """
     from hrf.errors import ConfigError
     from hrf.storage.objects import split_uri
-    from pipelines.object_storage import BUCKET
+    from hrf_pipelines.object_storage import BUCKET
 
     name = (given or os.environ.get(BUCKET, "")).rstrip("/")
     if not name:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from pipelines.commands.cluster_options import connect
-from pipelines.commands.console import console, error_console, print_json
-from pipelines.commands.following import check_resumes, show_causes, show_results, tell_end
+from hrf_pipelines.commands.cluster_options import connect
+from hrf_pipelines.commands.console import console, error_console, print_json
+from hrf_pipelines.commands.following import check_resumes, show_causes, show_results, tell_end
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipelines.cluster.connection import Cluster
-    from pipelines.cluster.records import Records
+    from hrf_pipelines.cluster.connection import Cluster
+    from hrf_pipelines.cluster.records import Records
 
 #: Runs on one screen; the UI has the older ones.
 MOST_RUNS = 50
@@ -23,8 +23,8 @@ MOST_RUNS = 50
 
 def list_cluster_runs(host: str, namespace: str, *, as_json: bool) -> None:
     """List the newest runs of a cluster, the newest last as in the list of this machine's runs."""
-    from pipelines.cluster.runs import shown_runs
-    from pipelines.cluster.view import plain_run, runs_table
+    from hrf_pipelines.cluster.runs import shown_runs
+    from hrf_pipelines.cluster.view import plain_run, runs_table
 
     cluster = connect(host, namespace)
     names = _names(cluster)
@@ -44,10 +44,10 @@ def list_cluster_runs(host: str, namespace: str, *, as_json: bool) -> None:
 
 def show_cluster_run(name: str, host: str, namespace: str, *, as_json: bool) -> None:
     """Show one run of a cluster: its parameters, its tasks, and what it left in its bucket."""
-    from pipelines.cluster.causes import find_causes
-    from pipelines.cluster.records import end_of, fetch_records
-    from pipelines.cluster.runs import FINAL, find_run, package_of, stands_still, state_of, tasks_of
-    from pipelines.cluster.view import link_of, plain_run, plain_task, tasks_table
+    from hrf_pipelines.cluster.causes import find_causes
+    from hrf_pipelines.cluster.records import end_of, fetch_records
+    from hrf_pipelines.cluster.runs import FINAL, find_run, package_of, stands_still, state_of, tasks_of
+    from hrf_pipelines.cluster.view import link_of, plain_run, plain_task, tasks_table
 
     cluster = connect(host, namespace)
     run = find_run(cluster, name)
@@ -103,8 +103,8 @@ def fetch_cluster_report(name: str, host: str, namespace: str, work_dir: Path) -
     """
     from hrf.errors import ArtifactError
     from hrf.report import render_status
-    from pipelines.cluster.records import end_of, fetch_records, read_report
-    from pipelines.cluster.runs import find_run, package_of, shown_runs, state_of
+    from hrf_pipelines.cluster.records import end_of, fetch_records, read_report
+    from hrf_pipelines.cluster.runs import find_run, package_of, shown_runs, state_of
 
     cluster = connect(host, namespace)
     newest = "" if name else next((run.run_id for run in shown_runs(cluster)), "")
@@ -134,9 +134,9 @@ def resume_cluster_run(
 ) -> None:
     """Go on with a run that did not succeed, in a new one."""
     from hrf.errors import ClusterError
-    from pipelines.cluster.resuming import resume_run
-    from pipelines.cluster.runs import find_run, package_of
-    from pipelines.cluster.view import link_of
+    from hrf_pipelines.cluster.resuming import resume_run
+    from hrf_pipelines.cluster.runs import find_run, package_of
+    from hrf_pipelines.cluster.view import link_of
 
     check_resumes(resumes, wait)
     cluster = connect(host, namespace)
@@ -166,7 +166,7 @@ def resume_cluster_run(
 def _show_progress(cluster: Cluster, run_id: str, records: Records) -> None:
     """What is known of a run at work beside its tasks: its candidates, and pods that wait for something."""
     from hrf.errors import HrfError
-    from pipelines.cluster.causes import find_long_waits, pods_command
+    from hrf_pipelines.cluster.causes import find_long_waits, pods_command
 
     screen = console()
     for decision in records.decisions:
@@ -180,15 +180,15 @@ def _show_progress(cluster: Cluster, run_id: str, records: Records) -> None:
 
 
 def _names(cluster: Cluster) -> dict[str, dict[str, str]]:
-    from pipelines.cluster.runs import experiment_names
-    from pipelines.cluster.schedules import list_schedules
+    from hrf_pipelines.cluster.runs import experiment_names
+    from hrf_pipelines.cluster.schedules import list_schedules
 
     schedules = {schedule.recurring_run_id: schedule.display_name for schedule in list_schedules(cluster)}
     return {"experiments": experiment_names(cluster), "schedules": schedules}
 
 
 def _facts(about: dict[str, Any], link: str, records: str) -> dict[str, str]:
-    from pipelines.cluster.view import duration_text, local_time
+    from hrf_pipelines.cluster.view import duration_text, local_time
 
     facts = {
         "run": f"{about['name']}  {about['id']}",

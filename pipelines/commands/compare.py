@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from pipelines.commands.configuring import Settings
-from pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console
-from pipelines.commands.run import Fresh, run_here
+from hrf_pipelines.commands.configuring import Settings
+from hrf_pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console
+from hrf_pipelines.commands.run import Fresh, run_here
 
 if TYPE_CHECKING:
-    from pipelines.compare import Arm
+    from hrf_pipelines.compare import Arm
 
 
 def compare(
@@ -30,14 +30,14 @@ def compare(
     _traceback: Traceback = False,
 ) -> None:
     """Train presets from the same base on the same budget, and put them side by side in one report."""
-    from pipelines.local import Request
+    from hrf_pipelines.local import Request
 
     arms = plan_arms(presets, settings, budget)
     show_plan(arms, budget)
 
     def build() -> str:
-        from pipelines.compare import build as build_pipeline
-        from pipelines.package import compile_package
+        from hrf_pipelines.compare import build as build_pipeline
+        from hrf_pipelines.package import compile_package
 
         return compile_package(build_pipeline(arms))
 
@@ -61,8 +61,8 @@ def plan_arms(presets: list[str], settings: list[str], budget: int) -> list[Arm]
     """
     from hrf.config import resolve
     from hrf.policies.sources import fetch_model
-    from pipelines.compare import check_comparable, plan_arm, total_evaluations
-    from pipelines.overrides import from_settings, lay_over
+    from hrf_pipelines.compare import check_comparable, plan_arm, total_evaluations
+    from hrf_pipelines.overrides import from_settings, lay_over
 
     overrides = lay_over("", from_settings(settings))
     model = resolve(presets[0], overrides).model

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster, connect
-from pipelines.commands.console import DEFAULT_WORK_DIR, AsJson, Traceback, WorkDir, console, print_json
+from hrf_pipelines.commands.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster, connect
+from hrf_pipelines.commands.console import DEFAULT_WORK_DIR, AsJson, Traceback, WorkDir, console, print_json
 
 
 def compare_runs(
@@ -26,7 +26,7 @@ def compare_runs(
     check_only_on_cluster(cluster, host=host, namespace=namespace)
     from hrf.errors import ConfigError
     from hrf.storage.folders import writing_file
-    from pipelines.run_comparison import as_csv, as_plain, as_table, compare, notes
+    from hrf_pipelines.run_comparison import as_csv, as_plain, as_table, compare, notes
 
     summaries = _from_cluster(runs, host, namespace) if cluster else _from_here(runs, work_dir)
     compared = compare(summaries)
@@ -47,8 +47,8 @@ def compare_runs(
 
 def _from_here(names: list[str], work_dir: Path) -> dict[str, dict[str, Any]]:
     from hrf.errors import ConfigError
-    from pipelines.run_state import find_run
-    from pipelines.tables import read_summary
+    from hrf_pipelines.run_state import find_run
+    from hrf_pipelines.tables import read_summary
 
     summaries = {}
     for name in names:
@@ -63,8 +63,8 @@ def _from_here(names: list[str], work_dir: Path) -> dict[str, dict[str, Any]]:
 
 def _from_cluster(names: list[str], host: str, namespace: str) -> dict[str, dict[str, Any]]:
     from hrf.errors import ArtifactError
-    from pipelines.cluster.records import fetch_records
-    from pipelines.cluster.runs import find_run
+    from hrf_pipelines.cluster.records import fetch_records
+    from hrf_pipelines.cluster.runs import find_run
 
     connected = connect(host, namespace)
     summaries: dict[str, dict[str, Any]] = {}

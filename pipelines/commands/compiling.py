@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pipelines.commands.configuring import Settings, choose
-from pipelines.commands.console import Traceback, console
+from hrf_pipelines.commands.configuring import Settings, choose
+from hrf_pipelines.commands.console import Traceback, console
 
 if TYPE_CHECKING:
-    from pipelines import placement as placements
-    from pipelines.commands.configuring import Chosen
-    from pipelines.workflow_size import WorkflowSize
+    from hrf_pipelines import placement as placements
+    from hrf_pipelines.commands.configuring import Chosen
+    from hrf_pipelines.workflow_size import WorkflowSize
 
 
 Placement = Annotated[
@@ -69,16 +69,16 @@ def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
 
     Args:
         chosen: What a user named.
-        placement: See `pipelines.placement.load_placement`.
+        placement: See `hrf_pipelines.placement.load_placement`.
 
     Raises:
         ConfigError: The placement is not valid or does not fit, or the run has too many tasks for a cluster.
     """
-    from pipelines.compiled import compile_finetune
-    from pipelines.forecasting import settle_epochs_per_step
-    from pipelines.placement import load_placement
-    from pipelines.plan import count_tasks, plan_epochs
-    from pipelines.workflow_size import check_size, estimate
+    from hrf_pipelines.compiled import compile_finetune
+    from hrf_pipelines.forecasting import settle_epochs_per_step
+    from hrf_pipelines.placement import load_placement
+    from hrf_pipelines.plan import count_tasks, plan_epochs
+    from hrf_pipelines.workflow_size import check_size, estimate
 
     site = load_placement(placement, chosen.config)
     package = compile_finetune(chosen.config, site, preset=chosen.preset, overrides=chosen.overrides)

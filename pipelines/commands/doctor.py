@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from pipelines.commands.cluster_options import (
+from hrf_pipelines.commands.cluster_options import (
     Host,
     Namespace,
     ServiceAccount,
@@ -16,8 +16,8 @@ from pipelines.commands.cluster_options import (
     checked_storage,
     connect,
 )
-from pipelines.commands.compiling import Placement
-from pipelines.commands.console import (
+from hrf_pipelines.commands.compiling import Placement
+from hrf_pipelines.commands.console import (
     DEFAULT_WORK_DIR,
     AsJson,
     Bucket,
@@ -29,7 +29,7 @@ from pipelines.commands.console import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.doctor import Finding
+    from hrf_pipelines.doctor import Finding
 
 MARKS = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
 
@@ -59,9 +59,9 @@ def doctor(
     _traceback: Traceback = False,
 ) -> None:
     """Check that this machine can do what `hrf` does, and say how to put right what it can't. Exits with 1 then."""
-    from pipelines.doctor import examine
-    from pipelines.image_check import examine_image
-    from pipelines.pod_check import examine_pod
+    from hrf_pipelines.doctor import examine
+    from hrf_pipelines.image_check import examine_image
+    from hrf_pipelines.pod_check import examine_pod
 
     options = {"placement": placement, "storage": storage, "service-account": service_account}
     check_only_on_cluster(cluster, host=host, namespace=namespace, run="yes" if run else "", **options)
@@ -89,10 +89,10 @@ def _examine_cluster(
     host: str, namespace: str, placement_name: str, storage: str, service_account: str, *, run: bool
 ) -> list[Finding]:
     from hrf.errors import ClusterError
-    from pipelines.cluster.checks import check_cluster
-    from pipelines.cluster.doctor_pod import run_doctor_pod
-    from pipelines.doctor import Finding
-    from pipelines.placement import Images, read_placement
+    from hrf_pipelines.cluster.checks import check_cluster
+    from hrf_pipelines.cluster.doctor_pod import run_doctor_pod
+    from hrf_pipelines.doctor import Finding
+    from hrf_pipelines.placement import Images, read_placement
 
     chosen = read_placement(placement_name or "cpu-small")
     account = service_account or chosen.service_account

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands.console import console, error_console, print_json
+from hrf_pipelines.commands.console import console, error_console, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rich.console import Console
 
-    from pipelines.cluster.causes import Cause
-    from pipelines.cluster.connection import Cluster
-    from pipelines.cluster.records import Records
-    from pipelines.cluster.watching import Ended
+    from hrf_pipelines.cluster.causes import Cause
+    from hrf_pipelines.cluster.connection import Cluster
+    from hrf_pipelines.cluster.records import Records
+    from hrf_pipelines.cluster.watching import Ended
 
 ENDS = {"FAILED": "failed", "TERMINATED": "was terminated", "CANCELED": "was cancelled"}
 Wait = Annotated[bool, typer.Option("--wait", help="Follow the run to its end. Exits with 1 if it does not succeed.")]
@@ -75,11 +75,11 @@ def follow_to_end(
 ) -> tuple[Ended, Records]:
     """Follow a run, and the runs that go on with it, to the end; say there why it failed if it did."""
     from hrf.errors import ClusterError
-    from pipelines.cluster.causes import find_causes
-    from pipelines.cluster.records import fetch_records
-    from pipelines.cluster.resuming import resume_run
-    from pipelines.cluster.runs import tasks_of
-    from pipelines.cluster.watching import RunView, follow
+    from hrf_pipelines.cluster.causes import find_causes
+    from hrf_pipelines.cluster.records import fetch_records
+    from hrf_pipelines.cluster.resuming import resume_run
+    from hrf_pipelines.cluster.runs import tasks_of
+    from hrf_pipelines.cluster.watching import RunView, follow
 
     screen = error_console()
     while True:
@@ -107,7 +107,7 @@ def follow_to_end(
 
 def show_results(records: Records) -> None:
     """The table of a finished run's epochs and what was promoted, as at the end of `hrf run`."""
-    from pipelines.tables import epochs_table
+    from hrf_pipelines.tables import epochs_table
 
     screen = console()
     if records.error:

@@ -9,8 +9,8 @@ import typer
 from rich import box
 from rich.table import Table
 
-from pipelines.commands.configuring import Settings, choose
-from pipelines.commands.console import AsJson, Traceback, console, print_json
+from hrf_pipelines.commands.configuring import Settings, choose
+from hrf_pipelines.commands.console import AsJson, Traceback, console, print_json
 
 if TYPE_CHECKING:
     from hrf.planning.forecast import EpochForecast, Forecast, Work
@@ -28,8 +28,8 @@ def plan(
     _traceback: Traceback = False,
 ) -> None:
     """Compute what a run will take: denoiser evaluations, FLOPs, time and memory on one GPU, bytes of artifacts."""
-    from pipelines.forecasting import cluster_share, compute
-    from pipelines.placement import Placement
+    from hrf_pipelines.forecasting import cluster_share, compute
+    from hrf_pipelines.placement import Placement
 
     chosen = choose(preset, settings, {"epochs": epochs} if epochs else {})
     found = compute(chosen.config, gpu, utilisation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from pipelines.commands.console import AsJson, console, print_json
+from hrf_pipelines.commands.console import AsJson, console, print_json
 
 
 def presets(as_json: AsJson = False) -> None:

@@ -10,7 +10,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.commands.console import AsJson, console, print_json
+from hrf_pipelines.commands.console import AsJson, console, print_json
 
 app = typer.Typer(help="What there is to reward, and the sha256 that pins weights.", invoke_without_command=True)
 

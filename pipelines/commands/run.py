@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands.configuring import Settings, choose
-from pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console, error_console, note
+from hrf_pipelines.commands.configuring import Settings, choose
+from hrf_pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console, error_console, note
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipelines.local import Request
-    from pipelines.run_state import RunFolder
+    from hrf_pipelines.local import Request
+    from hrf_pipelines.run_state import RunFolder
 
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew, even if the same command has an unfinished run.")]
 
@@ -36,8 +36,8 @@ def run(
     _traceback: Traceback = False,
 ) -> None:
     """Fine-tune on this machine. Given again after a kill, the same command goes on where the run was."""
-    from pipelines.local import Request
-    from pipelines.plan import check_task_budget, count_tasks, plan_epochs
+    from hrf_pipelines.local import Request
+    from hrf_pipelines.plan import check_task_budget, count_tasks, plan_epochs
 
     changes: dict[str, Any] = {"epochs": epochs} if epochs else {}
     if start_from:
@@ -47,8 +47,8 @@ def run(
         check_task_budget(count_tasks(plan_epochs(chosen.config)))
 
     def build() -> str:
-        from pipelines.finetune import build as build_pipeline
-        from pipelines.package import compile_package
+        from hrf_pipelines.finetune import build as build_pipeline
+        from hrf_pipelines.package import compile_package
 
         return compile_package(build_pipeline(chosen.config, preset=chosen.preset, overrides=chosen.overrides))
 
@@ -67,9 +67,9 @@ def run(
 def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> RunFolder:
     """Run a request on this machine and show its progress; returns the finished run."""
     from hrf.promotion.pointer import check_name
-    from pipelines.local import check_devices, execute, open_run
-    from pipelines.object_storage import object_storage
-    from pipelines.progress_view import ProgressView
+    from hrf_pipelines.local import check_devices, execute, open_run
+    from hrf_pipelines.object_storage import object_storage
+    from hrf_pipelines.progress_view import ProgressView
 
     check_name(request.experiment, "experiment")
     check_devices(request.configs.values())
@@ -98,7 +98,7 @@ def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> R
 
 def show_finished(folder: RunFolder, work_dir: Path, bucket: str) -> None:
     """The end of a run: a table of its epochs, where everything is, and what to do next."""
-    from pipelines.tables import epochs_table, read_summary
+    from hrf_pipelines.tables import epochs_table, read_summary
 
     state, screen = folder.read(), console()
     summary = read_summary(folder.summary)

@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster
-from pipelines.commands.console import DEFAULT_WORK_DIR, AsJson, Bucket, Traceback, WorkDir, console, note, print_json
-from pipelines.commands.following import Poll, Resumes, Wait
+from hrf_pipelines.commands.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster
+from hrf_pipelines.commands.console import (
+    DEFAULT_WORK_DIR,
+    AsJson,
+    Bucket,
+    Traceback,
+    WorkDir,
+    console,
+    note,
+    print_json,
+)
+from hrf_pipelines.commands.following import Poll, Resumes, Wait
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pipelines.run_state import RunFolder, RunState
+    from hrf_pipelines.run_state import RunFolder, RunState
 
 app = typer.Typer(
     help="Look at the runs of this work directory, or of a cluster.", no_args_is_help=True, invoke_without_command=True
@@ -59,12 +68,12 @@ def list_(
     """List the runs, oldest first."""
     check_only_on_cluster(cluster, host=host, namespace=namespace)
     if cluster:
-        from pipelines.commands.cluster_runs import list_cluster_runs
+        from hrf_pipelines.commands.cluster_runs import list_cluster_runs
 
         list_cluster_runs(host, namespace, as_json=as_json)
         return
-    from pipelines.run_state import all_runs
-    from pipelines.tables import runs_table
+    from hrf_pipelines.run_state import all_runs
+    from hrf_pipelines.tables import runs_table
 
     known = all_runs(work_dir / "runs", lambda error: note(f"Passed over: {error}"))
     found: list[tuple[RunFolder, RunState, str]] = [(folder, state, folder.status()) for folder, state in known]
@@ -90,13 +99,13 @@ def show(
     """Show one run: how it went, its epochs, and where its model comes from."""
     check_only_on_cluster(cluster, host=host, namespace=namespace)
     if cluster:
-        from pipelines.commands.cluster_runs import show_cluster_run
+        from hrf_pipelines.commands.cluster_runs import show_cluster_run
 
         show_cluster_run(run, host, namespace, as_json=as_json)
         return
-    from pipelines.lineage import lineage_lines, trace
-    from pipelines.run_state import find_run
-    from pipelines.tables import epochs_table, read_summary
+    from hrf_pipelines.lineage import lineage_lines, trace
+    from hrf_pipelines.run_state import find_run
+    from hrf_pipelines.tables import epochs_table, read_summary
 
     folder = find_run(work_dir / "runs", run)
     state = folder.read()
@@ -130,7 +139,7 @@ def resume(
 
     On this machine the command that started a run resumes it.
     """
-    from pipelines.commands.cluster_runs import resume_cluster_run
+    from hrf_pipelines.commands.cluster_runs import resume_cluster_run
 
     resume_cluster_run(run, host, namespace, wait=wait, resumes=resumes, poll=poll, as_json=as_json)
 
@@ -146,8 +155,8 @@ def chain(
     """Show what an experiment's runs promoted, wherever they ran: each run's start, and the chain back to the base."""
     from hrf.promotion.chain import read_chain
     from hrf.promotion.pointer import check_name
-    from pipelines.chain_view import chain_view
-    from pipelines.object_storage import has_embedded_data, is_configured, object_storage
+    from hrf_pipelines.chain_view import chain_view
+    from hrf_pipelines.object_storage import has_embedded_data, is_configured, object_storage
 
     check_name(experiment, "experiment")
     found: dict[str, Any] = {"experiment": experiment, "storage": None, "runs": [], "promotions": [], "base": None}
@@ -177,12 +186,12 @@ def report(
     """Print where a run's report is, one HTML file, and open it in a browser. That of a cluster is fetched first."""
     check_only_on_cluster(cluster, host=host, namespace=namespace)
     if cluster:
-        from pipelines.commands.cluster_runs import fetch_cluster_report
+        from hrf_pipelines.commands.cluster_runs import fetch_cluster_report
 
         _open(fetch_cluster_report(run, host, namespace, work_dir))
         return
     from hrf.errors import ArtifactError
-    from pipelines.run_state import find_run
+    from hrf_pipelines.run_state import find_run
 
     folder = find_run(work_dir / "runs", run)
     if not folder.report.is_file():

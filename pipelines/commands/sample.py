@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console
+from hrf_pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console
 
 
 class Source(StrEnum):
@@ -38,7 +38,7 @@ def sample(
     _check_output(output)
     from hrf.sampling import draw_samples
     from hrf.storage.s3 import adopt
-    from pipelines.object_storage import object_storage
+    from hrf_pipelines.object_storage import object_storage
 
     with object_storage(work_dir, bucket) as location:
         adopt(location.environment)

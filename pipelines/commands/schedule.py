@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from pipelines.commands.cluster_options import (
+from hrf_pipelines.commands.cluster_options import (
     Epochs,
     Experiment,
     Host,
@@ -20,12 +20,12 @@ from pipelines.commands.cluster_options import (
     connect,
     pack,
 )
-from pipelines.commands.compiling import Placement
-from pipelines.commands.configuring import Settings
-from pipelines.commands.console import AsJson, Traceback, Yes, confirm, console, error_console, print_json
+from hrf_pipelines.commands.compiling import Placement
+from hrf_pipelines.commands.configuring import Settings
+from hrf_pipelines.commands.console import AsJson, Traceback, Yes, confirm, console, error_console, print_json
 
 if TYPE_CHECKING:
-    from pipelines.cluster.cron import Cron
+    from hrf_pipelines.cluster.cron import Cron
 
 #: The controller counts in its own zone, which is this one unless an administrator changed `cronScheduleTimezone`.
 ZONE = "UTC"
@@ -58,10 +58,10 @@ def schedule(
     One run at a time; times that pass meanwhile, or while the schedule is paused, are left out.
     """
     from hrf.promotion.pointer import check_name
-    from pipelines.cluster.cron import parse
-    from pipelines.cluster.schedules import SCHEDULED_TIME, put_schedule, refuse_second
-    from pipelines.cluster.submitting import put_experiment, put_version
-    from pipelines.cluster.view import plain_schedule
+    from hrf_pipelines.cluster.cron import parse
+    from hrf_pipelines.cluster.schedules import SCHEDULED_TIME, put_schedule, refuse_second
+    from hrf_pipelines.cluster.submitting import put_experiment, put_version
+    from hrf_pipelines.cluster.view import plain_schedule
 
     read = parse(cron)
     packed = pack(

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from pipelines.commands.cluster_options import Host, Namespace, connect
-from pipelines.commands.console import AsJson, Traceback, Yes, confirm, console, print_json
+from hrf_pipelines.commands.cluster_options import Host, Namespace, connect
+from hrf_pipelines.commands.console import AsJson, Traceback, Yes, confirm, console, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +20,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name."
 @app.command("list")
 def list_(host: Host = "", namespace: Namespace = "", as_json: AsJson = False, _traceback: Traceback = False) -> None:
     """List the schedules, oldest first."""
-    from pipelines.cluster.runs import experiment_names
-    from pipelines.cluster.schedules import list_schedules
-    from pipelines.cluster.view import plain_schedule, schedules_table
+    from hrf_pipelines.cluster.runs import experiment_names
+    from hrf_pipelines.cluster.schedules import list_schedules
+    from hrf_pipelines.cluster.view import plain_schedule, schedules_table
 
     cluster = connect(host, namespace)
     experiments = experiment_names(cluster)
@@ -42,7 +42,7 @@ def pause(
     name: Name, host: Host = "", namespace: Namespace = "", as_json: AsJson = False, _traceback: Traceback = False
 ) -> None:
     """Have a schedule start no more runs. A run that is under way goes on."""
-    from pipelines.cluster.schedules import pause as act
+    from hrf_pipelines.cluster.schedules import pause as act
 
     _change(name, host, namespace, act, "paused", as_json=as_json)
 
@@ -52,7 +52,7 @@ def resume(
     name: Name, host: Host = "", namespace: Namespace = "", as_json: AsJson = False, _traceback: Traceback = False
 ) -> None:
     """Have a paused schedule start runs again, from its next time on."""
-    from pipelines.cluster.schedules import resume as act
+    from hrf_pipelines.cluster.schedules import resume as act
 
     _change(name, host, namespace, act, "on", as_json=as_json)
 
@@ -67,7 +67,7 @@ def delete(
     _traceback: Traceback = False,
 ) -> None:
     """Delete a schedule. Its runs stay, and what they promoted."""
-    from pipelines.cluster.schedules import delete as act
+    from hrf_pipelines.cluster.schedules import delete as act
 
     confirm(f"Delete the schedule {name}?", yes=yes)
     _change(name, host, namespace, act, "deleted", as_json=as_json)
@@ -76,7 +76,7 @@ def delete(
 def _change(
     name: str, host: str, namespace: str, act: Callable[[Any, Any], None], state: str, *, as_json: bool
 ) -> None:
-    from pipelines.cluster.schedules import find_schedule
+    from hrf_pipelines.cluster.schedules import find_schedule
 
     cluster = connect(host, namespace)
     schedule = find_schedule(cluster, name)

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from hrf.errors import ConfigError, HrfError
-from pipelines.commands.cluster_options import (
+from hrf_pipelines.commands.cluster_options import (
     Host,
     Namespace,
     ServiceAccount,
@@ -20,9 +20,9 @@ from pipelines.commands.cluster_options import (
     checked_storage,
     connect,
 )
-from pipelines.commands.compiling import Placement
-from pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console, error_console
-from pipelines.commands.run import this_command
+from hrf_pipelines.commands.compiling import Placement
+from hrf_pipelines.commands.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console, error_console
+from hrf_pipelines.commands.run import this_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hrf.study.folder import StudyFolder
     from hrf.study.plan import StudyRun
     from hrf.study.workers import Machine
-    from pipelines.cluster.studying import Package, Site
+    from hrf_pipelines.cluster.studying import Package, Site
 
 
 class RunsFailedError(HrfError):
@@ -89,8 +89,8 @@ def study(
     from hrf.study.folder import StudyFolder
     from hrf.study.table import TABLE_CSV
     from hrf.study.workers import machine_for
-    from pipelines.local import check_devices
-    from pipelines.object_storage import make_work_dir
+    from hrf_pipelines.local import check_devices
+    from hrf_pipelines.object_storage import make_work_dir
 
     there = {"parallel": parallel, "resumes": resumes, "storage": storage, "placement": placement, "poll": poll}
     there |= {"service-account": service_account, "host": host, "namespace": namespace}
@@ -141,8 +141,8 @@ def run_here(
     """Do the runs that are missing in a folder's table, and show the progress; returns the messages of failed ones."""
     from hrf.study.execute import Places
     from hrf.study.workers import run_all
-    from pipelines.object_storage import object_storage
-    from pipelines.study_view import StudyView
+    from hrf_pipelines.object_storage import object_storage
+    from hrf_pipelines.study_view import StudyView
 
     screen = error_console()
     with object_storage(work_dir, bucket) as location, StudyView(screen) as view:
@@ -188,9 +188,9 @@ def reach_site(
     """
     from hrf.promotion.pointer import check_name
     from hrf.storage.objects import Storage
-    from pipelines.cluster.studying import Site
-    from pipelines.cluster.submitting import put_experiment
-    from pipelines.placement import load_placement
+    from hrf_pipelines.cluster.studying import Site
+    from hrf_pipelines.cluster.submitting import put_experiment
+    from hrf_pipelines.placement import load_placement
 
     check_name(name, "STUDY")
     uri = f"{checked_storage(storage)}/studies/{name}"
@@ -205,8 +205,8 @@ def reach_site(
 
 def run_there(runs: Sequence[StudyRun], folder: StudyFolder, site: Site, placement: str) -> Mapping[str, str]:
     """Do on a cluster the runs that are missing in a folder's table, as `run_here` does it here."""
-    from pipelines.cluster.studying import RunsOnCluster
-    from pipelines.study_view import StudyView
+    from hrf_pipelines.cluster.studying import RunsOnCluster
+    from hrf_pipelines.study_view import StudyView
 
     screen = error_console()
 
@@ -226,12 +226,12 @@ def run_there(runs: Sequence[StudyRun], folder: StudyFolder, site: Site, placeme
 
 def packages(placement: str) -> Callable[[StudyRun], Package]:
     """What compiles the package of a run: once for all its seeds."""
-    from pipelines.cluster.studying import Package
-    from pipelines.cluster.versions import about_package
-    from pipelines.package import compile_package
-    from pipelines.placement import default_placement, load_placement
-    from pipelines.study_run import build
-    from pipelines.workflow_size import check_size, estimate
+    from hrf_pipelines.cluster.studying import Package
+    from hrf_pipelines.cluster.versions import about_package
+    from hrf_pipelines.package import compile_package
+    from hrf_pipelines.placement import default_placement, load_placement
+    from hrf_pipelines.study_run import build
+    from hrf_pipelines.workflow_size import check_size, estimate
 
     compiled: dict[tuple[str, str], Package] = {}
 
@@ -253,7 +253,7 @@ def plan(study: Study) -> list[StudyRun]:
 
     from hrf.policies.sources import fetch_model
     from hrf.study.plan import plan_runs
-    from pipelines.compare import evaluations_by_epoch
+    from hrf_pipelines.compare import evaluations_by_epoch
 
     model = study.config(study.reference, next(iter(study.rewards)), study.seeds[0]).model
     with tempfile.TemporaryDirectory() as scratch:

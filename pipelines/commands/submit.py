@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from pipelines.commands.cluster_options import (
+from hrf_pipelines.commands.cluster_options import (
     Epochs,
     Experiment,
     Host,
@@ -20,10 +20,10 @@ from pipelines.commands.cluster_options import (
     connect,
     pack,
 )
-from pipelines.commands.compiling import Placement
-from pipelines.commands.configuring import Settings
-from pipelines.commands.console import AsJson, Traceback, console, error_console, print_json
-from pipelines.commands.following import Poll, Resumes, Wait, check_resumes, tell_end
+from hrf_pipelines.commands.compiling import Placement
+from hrf_pipelines.commands.configuring import Settings
+from hrf_pipelines.commands.console import AsJson, Traceback, console, error_console, print_json
+from hrf_pipelines.commands.following import Poll, Resumes, Wait, check_resumes, tell_end
 
 
 def submit(
@@ -50,8 +50,8 @@ def submit(
     import yaml
 
     from hrf.promotion.pointer import check_name
-    from pipelines.cluster.submitting import PIPELINE, put_experiment, put_version, start_run
-    from pipelines.cluster.view import link_of
+    from hrf_pipelines.cluster.submitting import PIPELINE, put_experiment, put_version, start_run
+    from hrf_pipelines.cluster.view import link_of
 
     check_resumes(resumes, wait)
     if run_tag:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import components
+import hrf_components
 
 STEPS = [
     *("check", "fetch", "prepare", "baseline", "sample", "gather", "score", "update", "train", "evaluate"),
@@ -18,15 +18,15 @@ STEPS = [
 ]
 #: Components that are called otherwise than the function that they call.
 CALLS = {"evaluate": "judge"}
-FILES = sorted(Path(components.__file__).parent.glob("*.py"))
+FILES = sorted(Path(hrf_components.__file__).parent.glob("*.py"))
 
 
 def _component(name):
-    return getattr(importlib.import_module(f"components.{name}"), name)
+    return getattr(importlib.import_module(f"hrf_components.{name}"), name)
 
 
 def _body(name):
-    tree = ast.parse(Path(importlib.import_module(f"components.{name}").__file__).read_text(encoding="utf-8"))
+    tree = ast.parse(Path(importlib.import_module(f"hrf_components.{name}").__file__).read_text(encoding="utf-8"))
     return next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
 
 

@@ -6,9 +6,9 @@ import json
 import pytest
 from kfp.dsl import Metrics, Model
 
-from components.outputs import record
 from hrf.errors import NumericalError
 from hrf.storage.folders import writing_folder
+from hrf_components.outputs import record
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 
 from hrf.config import resolve
 from hrf.storage.folders import read_manifest
-from pipelines.overrides import from_settings, lay_over
+from hrf_pipelines.overrides import from_settings, lay_over
 from tests.e2e.commands import PROMOTING, environment, state
 
 pytestmark = pytest.mark.e2e
@@ -18,8 +18,8 @@ SHARED = """
 import sys, warnings
 from kfp import local
 from hrf.config import resolve
-from pipelines.finetune import build
-from pipelines.placement import Placement
+from hrf_pipelines.finetune import build
+from hrf_pipelines.placement import Placement
 warnings.simplefilter("ignore")
 root, storage, run_tag, overrides = sys.argv[1:]
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)

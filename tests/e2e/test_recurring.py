@@ -20,7 +20,7 @@ import pytest
 from hrf.promotion.chain import read_chain
 from hrf.promotion.protocol import history, read_pointer
 from hrf.storage.objects import Storage
-from pipelines.overrides import from_settings, lay_over
+from hrf_pipelines.overrides import from_settings, lay_over
 from tests.e2e.commands import (
     PROMOTING,
     descendants,
@@ -52,8 +52,8 @@ SCHEDULED = """
 import sys, warnings
 from kfp import compiler, components, local
 from hrf.config import resolve
-from pipelines.finetune import build
-from pipelines.forked_steps import fork_steps
+from hrf_pipelines.finetune import build
+from hrf_pipelines.forked_steps import fork_steps
 warnings.simplefilter("ignore")
 fork_steps()
 root, storage, experiment, overrides, *ticks = sys.argv[1:]

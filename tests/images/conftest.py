@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from hrf_pipelines.placement import Images
 from images.build import LOCKED_DOWN, REFERENCES_FILE, ROLES
 from images.commands import ImagesError
 from images.daemon import ensure_daemon
-from pipelines.placement import Images
 
 
 @pytest.fixture(scope="session")

@@ -7,10 +7,10 @@ import zipfile
 import pytest
 
 from hrf.errors import ConfigError
+from hrf_pipelines.placement import ROLES, Images
 from images import build, commands, daemon, wheelhouse
 from images.build import Order, _parser, revision
 from images.commands import ImagesError
-from pipelines.placement import ROLES, Images
 
 
 def _wheel(folder, name, requires=(), files=()):
@@ -127,7 +127,7 @@ def test_a_program_that_fails_is_told_with_the_end_of_what_it_said():
 def test_the_project_s_wheel_is_made_of_a_clean_copy(tmp_path):
     with wheelhouse._sources() as sources:
         copied = {path.name for path in sources.iterdir()}
-        assert copied == {"hrf", "components", "pipelines", "pyproject.toml", "README.md", "LICENSE"}
+        assert copied == {"hrf", "hrf_components", "hrf_pipelines", "pyproject.toml", "README.md", "LICENSE"}
         assert not list(sources.rglob("__pycache__"))
 
 
@@ -147,7 +147,7 @@ for name in sys.argv[1].split(","):
 
 def test_what_control_runs_needs_nothing_that_its_image_lacks():
     steps = [f"hrf.steps.{step}" for step, role in ROLES.items() if role == "control"]
-    modules = ",".join([*steps, "components.outputs", "pipelines.cli", "pipelines.image_check"])
+    modules = ",".join([*steps, "hrf_components.outputs", "hrf_pipelines.cli", "hrf_pipelines.image_check"])
     absent = ["torch", "diffusers", "safetensors", "accelerate", "huggingface_hub", "transformers", "kfp", "requests"]
     command = [sys.executable, "-c", CONTROL, modules, *absent]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -15,9 +15,9 @@ RUN = """
 import json, sys, warnings
 from kfp import local
 from hrf.config import resolve
-from pipelines.finetune import build
-from pipelines.handing_on import hand_on_everywhere
-from pipelines.placement import Images
+from hrf_pipelines.finetune import build
+from hrf_pipelines.handing_on import hand_on_everywhere
+from hrf_pipelines.placement import Images
 
 warnings.simplefilter("ignore")
 order = json.load(open(sys.argv[1]))

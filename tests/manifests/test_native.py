@@ -10,9 +10,9 @@ from kfp import dsl
 
 from hrf.config import resolve
 from hrf.errors import ConfigError
-from pipelines import native
-from pipelines.native import digest, kubernetes_manifest, write_finetune
-from pipelines.package import compile_package
+from hrf_pipelines import native
+from hrf_pipelines.native import digest, kubernetes_manifest, write_finetune
+from hrf_pipelines.package import compile_package
 from tests.manifests.kustomize import MANIFESTS
 
 COMMITTED = MANIFESTS / "base" / "pipeline.yaml"

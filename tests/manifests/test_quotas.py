@@ -6,9 +6,9 @@ import yaml
 from kubernetes.utils.quantity import parse_quantity
 
 from hrf.config import resolve
-from pipelines import placement
-from pipelines.finetune import build as build_finetune
-from pipelines.package import compile_package
+from hrf_pipelines import placement
+from hrf_pipelines.finetune import build as build_finetune
+from hrf_pipelines.package import compile_package
 from tests.manifests.kustomize import build, find
 
 #: Kubeflow 2.17's driver (argocompiler/argo.go).

@@ -5,9 +5,9 @@ import yaml
 from kfp import dsl, kubernetes
 
 from hrf.config import resolve
-from pipelines import placement
-from pipelines.finetune import build as build_finetune
-from pipelines.package import compile_package
+from hrf_pipelines import placement
+from hrf_pipelines.finetune import build as build_finetune
+from hrf_pipelines.package import compile_package
 from tests.manifests.kustomize import MANIFESTS, build, find, secret_from_template
 from tests.manifests.references import Reference, references
 

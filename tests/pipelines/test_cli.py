@@ -11,9 +11,9 @@ import yaml
 from typer.testing import CliRunner
 
 from hrf.config import list_presets, resolve
-from pipelines.cli import app
-from pipelines.object_storage import CONFIGURED_BY
-from pipelines.run_state import RunFolder
+from hrf_pipelines.cli import app
+from hrf_pipelines.object_storage import CONFIGURED_BY
+from hrf_pipelines.run_state import RunFolder
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_presets_as_json(hrf):
 @pytest.mark.parametrize("heavy", ["torch", "kfp", "boto3", "diffusers", "numpy"])
 def test_help_and_presets_load_nothing_heavy(heavy):
     program = (
-        "import sys; from typer.testing import CliRunner; from pipelines.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from hrf_pipelines.cli import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "assert CliRunner().invoke(app, ['presets']).exit_code == 0\n"
         f"sys.exit({heavy!r} in sys.modules)"

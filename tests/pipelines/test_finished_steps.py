@@ -7,9 +7,9 @@ import pytest
 from kfp import dsl
 from kfp.local.cache import LocalCache
 
-from components.outputs import record
 from hrf.storage.folders import writing_folder
-from pipelines.finished_steps import forget_damaged
+from hrf_components.outputs import record
+from hrf_pipelines.finished_steps import forget_damaged
 
 
 class Finished:

@@ -3,9 +3,9 @@
 import pytest
 
 from hrf.config import resolve
-from pipelines.forecasting import CPU_FLOPS, STEP_SECONDS, epoch_seconds, settle_epochs_per_step
-from pipelines.placement import Placement
-from pipelines.plan import count_tasks, plan_epochs
+from hrf_pipelines.forecasting import CPU_FLOPS, STEP_SECONDS, epoch_seconds, settle_epochs_per_step
+from hrf_pipelines.placement import Placement
+from hrf_pipelines.plan import count_tasks, plan_epochs
 
 
 def settled(preset, overrides="", placement=None):

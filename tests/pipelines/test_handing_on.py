@@ -7,9 +7,9 @@ from kfp import dsl
 from kfp.dsl import Artifact, Input, Output
 
 from hrf.storage.folders import writing_folder
-from pipelines.handing_on import keep_files_only
-from pipelines.local_worker import run_package
-from pipelines.package import compile_package
+from hrf_pipelines.handing_on import keep_files_only
+from hrf_pipelines.local_worker import run_package
+from hrf_pipelines.package import compile_package
 
 
 def listing(folder):

@@ -8,12 +8,18 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from pipelines.doctor import _requirements, _unmet, check_packages
-from pipelines.image_check import check_imports, check_kubeflow_runtime, check_scratch, check_torch_variant, check_user
+from hrf_pipelines.doctor import _requirements, _unmet, check_packages
+from hrf_pipelines.image_check import (
+    check_imports,
+    check_kubeflow_runtime,
+    check_scratch,
+    check_torch_variant,
+    check_user,
+)
 
 
 def _doctor(**variables):
-    command = [sys.executable, "-m", "pipelines.cli", "doctor", "--image"]
+    command = [sys.executable, "-m", "hrf_pipelines.cli", "doctor", "--image"]
     environment = {**os.environ, "HRF_IMAGE_ROLE": "", **variables}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

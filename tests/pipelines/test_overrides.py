@@ -7,7 +7,7 @@ import pytest
 from hrf.config import resolve
 from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError
-from pipelines.overrides import from_settings, lay_over
+from hrf_pipelines.overrides import from_settings, lay_over
 
 
 def test_settings_become_a_tree_of_yaml_values():

@@ -7,9 +7,9 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from hrf.config import resolve
 from hrf.errors import ConfigError
-from pipelines import compare, finetune
-from pipelines.package import compile_package, with_caching
-from pipelines.placement import Images, Placement
+from hrf_pipelines import compare, finetune
+from hrf_pipelines.package import compile_package, with_caching
+from hrf_pipelines.placement import Images, Placement
 
 BEFORE_AND_AFTER = {"check", "fetch", "prepare", "baseline", "summarize"}
 IMAGES = Images(control="registry/control:1", worker="registry/worker:1", reward="registry/reward:1")

@@ -9,10 +9,10 @@ import yaml
 from hrf import __version__
 from hrf.config import resolve
 from hrf.errors import ConfigError
+from hrf_pipelines import finetune
+from hrf_pipelines.package import compile_package
+from hrf_pipelines.placement import USER, Images, Placement, list_placements, load_placement
 from images.build import FOLDER, ROLES
-from pipelines import finetune
-from pipelines.package import compile_package
-from pipelines.placement import USER, Images, Placement, list_placements, load_placement
 
 CPU = "{run: {epochs: 1}}"
 GPU = "{run: {epochs: 1}, model: {device: cuda}}"

@@ -4,7 +4,7 @@ import pytest
 
 from hrf.config import resolve
 from hrf.errors import ConfigError
-from pipelines.plan import check_task_budget, count_tasks, plan_epochs
+from hrf_pipelines.plan import check_task_budget, count_tasks, plan_epochs
 
 
 def _plan(**changes):

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from hrf.config import list_presets
 from hrf.storage.objects import Storage
-from pipelines.cli import app
-from pipelines.commands.plan import amount, duration
+from hrf_pipelines.cli import app
+from hrf_pipelines.commands.plan import amount, duration
 from tests.hrf.policies.test_footprint import PIXELS
 
 UNKNOWN = ["--set", "model.source=hf:somebody/some-model", "--set", f"model.revision={'0' * 40}"]
@@ -117,7 +117,7 @@ def test_what_cannot_be_planned_is_told(arguments, code):
 
 
 def test_nothing_is_loaded_before_it_is_asked_for():
-    program = "import sys; import pipelines.cli; assert not {'torch', 'diffusers'} & set(sys.modules)"
+    program = "import sys; import hrf_pipelines.cli; assert not {'torch', 'diffusers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from hrf.config import resolve
-from pipelines.scorers import Scorer, hub_steps, scorers_of
+from hrf_pipelines.scorers import Scorer, hub_steps, scorers_of
 
 HUB = f"{{source: 'hf:a/b', revision: {'0' * 40}}}"
 LOCAL = f"{{source: ./model, sha256: {'0' * 64}}}"

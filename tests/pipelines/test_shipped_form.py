@@ -11,10 +11,10 @@ from kfp import dsl
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from hrf.config import resolve
-from pipelines import finetune
-from pipelines.menus import finetune_menus
-from pipelines.package import compile_package, without_comments
-from pipelines.placement import load_placement
+from hrf_pipelines import finetune
+from hrf_pipelines.menus import finetune_menus
+from hrf_pipelines.package import compile_package, without_comments
+from hrf_pipelines.placement import load_placement
 
 DEFAULT = "avatars-compressibility"
 

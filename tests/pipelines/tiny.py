@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Input, Output
 
-from pipelines.package import compile_package
+from hrf_pipelines.package import compile_package
 
 
 @dsl.component(base_image="hrf-control", install_kfp_package=False)

@@ -7,7 +7,7 @@ import functools
 
 from kfp import dsl, kubernetes
 
-from pipelines.package import compile_package
+from hrf_pipelines.package import compile_package
 
 
 @dsl.component(base_image="hrf-control", install_kfp_package=False)

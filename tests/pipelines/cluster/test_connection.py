@@ -8,7 +8,7 @@ import time
 import pytest
 
 from hrf.errors import ClusterError
-from pipelines.cluster import connection
+from hrf_pipelines.cluster import connection
 from tests.kfp_api.server import Trouble, serve
 from tests.kubernetes_api.certificates import make_certificate
 from tests.pipelines.cluster.conftest import words

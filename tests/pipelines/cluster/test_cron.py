@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hrf.errors import ConfigError
-from pipelines.cluster.cron import FIELDS, UTC, parse
+from hrf_pipelines.cluster.cron import FIELDS, UTC, parse
 from tests.kfp_api import robfig_cron
 
 NOW = datetime.datetime(2026, 11, 24, 5, 30, 15, 500, tzinfo=UTC)

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from rich.console import Console
 
-from pipelines.cluster.connection import Cluster
-from pipelines.cluster.watching import RunView, follow
+from hrf_pipelines.cluster.connection import Cluster
+from hrf_pipelines.cluster.watching import RunView, follow
 from tests.kfp_api import plays
 from tests.kfp_api.recordings import recorded, recording, smoke_spec
 from tests.pipelines.cluster import guarded

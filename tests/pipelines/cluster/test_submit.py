@@ -17,12 +17,12 @@ from rich.console import Console
 from hrf import __version__
 from hrf.config import resolve
 from hrf.errors import ClusterError
-from pipelines.cluster import watching
-from pipelines.cluster.connection import Cluster
-from pipelines.cluster.runs import count_tasks, package_of, tasks_of
-from pipelines.cluster.submitting import Version, start_run
-from pipelines.cluster.versions import about_package, name_version
-from pipelines.cluster.watching import RunView, follow
+from hrf_pipelines.cluster import watching
+from hrf_pipelines.cluster.connection import Cluster
+from hrf_pipelines.cluster.runs import count_tasks, package_of, tasks_of
+from hrf_pipelines.cluster.submitting import Version, start_run
+from hrf_pipelines.cluster.versions import about_package, name_version
+from hrf_pipelines.cluster.watching import RunView, follow
 from tests.hrf.run_ends import decision_of, failure_of, status_of
 from tests.kfp_api import plays
 from tests.kfp_api.recordings import recording
@@ -369,7 +369,7 @@ def test_progress_comes_from_the_bucket_where_tasks_are_silent(hrf, kfp, storage
 
 
 def test_something_is_said_before_the_server_answers(hrf, kfp, monkeypatch):
-    monkeypatch.setattr("pipelines.cluster.connection.ANSWER_SECONDS", 0.2)
+    monkeypatch.setattr("hrf_pipelines.cluster.connection.ANSWER_SECONDS", 0.2)
     kfp.delay_seconds = 1.0
     assert hrf("runs", "--cluster").output.startswith(f"Asking {kfp.url}\n")
 
@@ -446,7 +446,7 @@ def test_a_token_that_ends_while_waiting_leaves_the_run_running_and_says_so(hrf,
 def test_ctrl_c_leaves_the_run_running_and_says_so(kfp):
     kfp.state.plays = plays.for_ever
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", "submit", *SMOKE, *STORAGE, *WAIT],
+        [sys.executable, "-m", "hrf_pipelines.cli", "submit", *SMOKE, *STORAGE, *WAIT],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -533,7 +533,7 @@ def test_a_package_is_compiled_the_same_in_every_process(tmp_path):
     packages = []
     for seed in ("1", "2"):
         target = tmp_path / seed
-        command = [sys.executable, "-m", "pipelines.cli", "compile", *SMOKE, "-o", str(target)]
+        command = [sys.executable, "-m", "hrf_pipelines.cli", "compile", *SMOKE, "-o", str(target)]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
         packages.append(target.read_bytes())
     assert packages[0] == packages[1]
