@@ -48,7 +48,7 @@ lint: $(VENV)/.dev
 
 manifests: $(VENV)/.dev  ## compile the pipeline into manifests/base/pipeline.yaml, with the images of HRF_IMAGE_...; and docs/workflow-size.md
 	$(BIN)/python -m hrf_pipelines.native manifests/base/pipeline.yaml --preset $(PRESET)
-	$(BIN)/python -m hrf_pipelines.workflow_table docs/workflow-size.md
+	$(BIN)/python -m hrf_pipelines.workflow.table docs/workflow-size.md
 
 base-model: $(VENV)/.dev  ## draw the data, train the shipped model and its classifier anew (about an hour)
 	$(BIN)/python -m tools.base_model hrf/assets/avatars-32

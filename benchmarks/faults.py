@@ -43,7 +43,7 @@ from hrf.promotion.records import (
 from hrf.promotion.runs import RunRecords
 from hrf.storage.folders import MANIFEST, read_folder, writing_folder
 from hrf.storage.objects import Storage
-from hrf_pipelines.embedded_s3 import EmbeddedS3
+from hrf_pipelines.local.embedded_s3 import EmbeddedS3
 
 EXPERIMENT = "faults"
 NUM_SEEDS = 16

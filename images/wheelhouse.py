@@ -18,7 +18,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from hrf.errors import ConfigError
-from hrf_pipelines.image_check import EXTRAS
+from hrf_pipelines.doctor.image import EXTRAS
 from images.commands import WORK_DIR, ImagesError, run
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from hrf.config import Config
 
 #: A cluster keeps the state of all of a run's tasks in one object, which can't hold many more. How large it becomes,
-#: and what no longer works long before that, `hrf_pipelines.workflow_size` tells from the compiled package.
+#: and what no longer works long before that, `hrf_pipelines.workflow.size` tells from the compiled package.
 MOST_TASKS = 150
 #: check, fetch, prepare, baseline, summarize; the group that holds them and its exit task.
 TASKS_AROUND_EPOCHS = 7

@@ -13,8 +13,8 @@ import hypothesis
 import pytest
 
 from hrf.storage.objects import Storage
-from hrf_pipelines import embedded_s3 as embedded_s3_module
-from hrf_pipelines.embedded_s3 import EmbeddedS3
+from hrf_pipelines.local import embedded_s3 as embedded_s3_module
+from hrf_pipelines.local.embedded_s3 import EmbeddedS3
 
 # A shared machine can be slow for a moment; that is no property of the code.
 hypothesis.settings.register_profile("project", deadline=None)

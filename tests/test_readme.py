@@ -42,7 +42,7 @@ from hrf.rewards.remote import RemoteScorer
 from hrf.storage.objects import Storage
 from hrf.study.definition import Study
 from hrf.trainer.update import UpdateMetrics
-from hrf_pipelines.cli import app
+from hrf_pipelines.cli.main import app
 from hrf_pipelines.overrides import from_settings, lay_over
 from hrf_pipelines.placement import ROLES
 from tests.hrf import tiny_stable_diffusion

@@ -240,7 +240,10 @@ class Evaluation(Section):
 
 
 class Monitors(Section):
-    """Largest allowed change of an image statistic against the base's; null only reports it. See `hrf.evaluation.monitors`."""
+    """Largest allowed change of an image statistic against the base's; null only reports it.
+
+    See `hrf.evaluation.monitors`.
+    """
 
     dark_pixel_fraction: Positive | None = 0.15
     """Increase of the share of dark pixels: an image in six gone black, on average."""

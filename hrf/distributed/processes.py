@@ -68,7 +68,7 @@ def run_in_processes(
     on_gpu: bool,
     timeout_seconds: float = TIMEOUT_SECONDS,
 ) -> Any:
-    """Call a module's function in several processes, each of which knows its place by `hrf.distributed.ranks.this_rank`.
+    """Call a module's function in several processes; each knows its place by `hrf.distributed.ranks.this_rank`.
 
     Progress events count what all of them have done.
 

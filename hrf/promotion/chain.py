@@ -1,7 +1,7 @@
 """The runs of one experiment and the chain of their promotions, from the bucket alone.
 
-So runs on a cluster, on this machine and on other machines are shown alike. `hrf.promotion.runs` and `hrf.promotion.protocol` say
-what a run leaves there.
+So runs on a cluster, on this machine and on other machines are shown alike. `hrf.promotion.runs` and
+`hrf.promotion.protocol` say what a run leaves there.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def read_chain(storage: Storage, experiment: str) -> dict[str, Any]:
         JSON values only:
         `runs` in order of their start, each with `run_id`, `state` (finished, failed, terminated or unfinished: at
         work, paused or killed, which a bucket can't tell), `error`, what is in its run.json, and its `candidates`;
-        `promotions` as `hrf.promotion.protocol.history` gives them, without the decision; and the `base` they all come from.
+        `promotions` as `hrf.promotion.pointer.history` gives them, without the decision; and the `base` they all
+        come from.
 
     Raises:
         ArtifactError: The promotions are no unbroken chain, or a decision is not on it.

@@ -8,9 +8,9 @@ Below the experiment's name:
     attempts/RUN/epoch-0000/001.json      the verdict against one incumbent, with the pointer version it is about
     candidates/RUN/epoch-0000/            the policy folder, with its evaluation.json and its manifest
 
-`hrf.promotion.records` has the schemas. Only the pointer is ever replaced, and only by compare-and-swap; everything else is
-created once. The protocol, safe for any number of promoters, each of which may die between any two calls and be run
-again:
+`hrf.promotion.records` has the schemas. Only the pointer is ever replaced, and only by compare-and-swap; everything
+else is created once. The protocol, safe for any number of promoters, each of which may die between any two calls and be
+run again:
 
 1. Read the pointer. If it is set, complete its history and decision records first: its own promoter may have died.
 2. If this candidate has a final decision, that is the outcome. (It is read after the pointer, and nobody replaces a

@@ -11,8 +11,8 @@ Below the experiment's name:
     runs/RUN/status.json                  `RunStatus`
     runs/RUN/summary.json                 `RunSummary`
 
-Each is sealed (`hrf.storage.folders.seal`), so a changed byte is noticed, and held to its schema when it is read, so one of
-another version of hrf is refused by name, and not where a field of it turns out to be missing.
+Each is sealed (`hrf.storage.folders.seal`), so a changed byte is noticed, and held to its schema when it is read, so
+one of another version of hrf is refused by name, and not where a field of it turns out to be missing.
 """
 
 from __future__ import annotations

@@ -164,7 +164,7 @@ _SCALES = {"absolute": (1, 3, ""), "relative": (100, 1, " %"), "circular": (1, 1
 
 
 def _change_and_limit(name: str, monitor: Monitor) -> tuple[str, str]:
-    """The change in its unit, and the limit in words, such as `rise of 0.15`; see `hrf.evaluation.monitors.MONITORS`."""
+    """The change in its unit, and the limit in words, such as `rise of 0.15`; see `hrf.evaluation.monitors`."""
     kind = MONITORS.get(name)
     scale, decimals, unit = _SCALES["absolute" if kind is None else kind.change]
     change = "–" if monitor.change is None else number(scale * monitor.change, decimals, sign=True) + unit

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HRF = (sys.executable, "-m", "hrf_pipelines.cli")
+HRF = (sys.executable, "-m", "hrf_pipelines.cli.main")
 COLUMNS, SCREEN_LINES = 100, 24
 #: Only to end a test that hangs: a run takes a minute where nothing else runs.
 PATIENCE_SECONDS = 1200.0

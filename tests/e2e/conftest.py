@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hrf_pipelines.embedded_s3 import EmbeddedS3
+from hrf_pipelines.local.embedded_s3 import EmbeddedS3
 from tests.e2e.commands import PROMOTING, Said, events, hrf, only_run
 from tests.e2e.objects import records, storage_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hrf.storage.objects import Storage
-from hrf_pipelines.embedded_s3 import EmbeddedS3
+from hrf_pipelines.local.embedded_s3 import EmbeddedS3
 
 VARYING = frozenset({"time", "seconds"})
 

@@ -53,7 +53,7 @@ import sys, warnings
 from kfp import compiler, components, local
 from hrf.config import resolve
 from hrf_pipelines.finetune import build
-from hrf_pipelines.forked_steps import fork_steps
+from hrf_pipelines.local.forked_steps import fork_steps
 warnings.simplefilter("ignore")
 fork_steps()
 root, storage, experiment, overrides, *ticks = sys.argv[1:]

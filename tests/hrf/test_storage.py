@@ -14,7 +14,7 @@ import pytest
 from hrf.errors import ArtifactError, StorageError
 from hrf.storage.folders import MANIFEST, read_folder, writing_folder
 from hrf.storage.objects import Conflict, Storage
-from hrf_pipelines.embedded_s3 import EmbeddedS3
+from hrf_pipelines.local.embedded_s3 import EmbeddedS3
 from tests.interrupted import Killed, dying_before, losing_the_answer_of
 
 

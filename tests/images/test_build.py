@@ -147,7 +147,7 @@ for name in sys.argv[1].split(","):
 
 def test_what_control_runs_needs_nothing_that_its_image_lacks():
     steps = [f"hrf.steps.{step}" for step, role in ROLES.items() if role == "control"]
-    modules = ",".join([*steps, "hrf_components.outputs", "hrf_pipelines.cli", "hrf_pipelines.image_check"])
+    modules = ",".join([*steps, "hrf_components.outputs", "hrf_pipelines.cli.main", "hrf_pipelines.doctor.image"])
     absent = ["torch", "diffusers", "safetensors", "accelerate", "huggingface_hub", "transformers", "kfp", "requests"]
     command = [sys.executable, "-c", CONTROL, modules, *absent]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

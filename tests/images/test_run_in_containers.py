@@ -16,7 +16,7 @@ import json, sys, warnings
 from kfp import local
 from hrf.config import resolve
 from hrf_pipelines.finetune import build
-from hrf_pipelines.handing_on import hand_on_everywhere
+from hrf_pipelines.local.handing_on import hand_on_everywhere
 from hrf_pipelines.placement import Images
 
 warnings.simplefilter("ignore")

@@ -23,9 +23,9 @@ from hrf.promotion.records import Failure, Promotion, RunError, RunStart, RunSum
 from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
 from hrf.storage.s3 import connect
-from hrf_pipelines.chain_view import chain_view
-from hrf_pipelines.cli import app
-from hrf_pipelines.object_storage import CONFIGURED_BY
+from hrf_pipelines.cli.chain_view import chain_view
+from hrf_pipelines.cli.main import app
+from hrf_pipelines.local.object_storage import CONFIGURED_BY
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
 from tests.hrf.run_ends import status_of
 from tests.interrupted import Killed, before_every_request, before_request, dying_before

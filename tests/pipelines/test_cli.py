@@ -11,9 +11,9 @@ import yaml
 from typer.testing import CliRunner
 
 from hrf.config import list_presets, resolve
-from hrf_pipelines.cli import app
-from hrf_pipelines.object_storage import CONFIGURED_BY
-from hrf_pipelines.run_state import RunFolder
+from hrf_pipelines.cli.main import app
+from hrf_pipelines.local.object_storage import CONFIGURED_BY
+from hrf_pipelines.local.run_state import RunFolder
 
 
 @pytest.fixture

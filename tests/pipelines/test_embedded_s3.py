@@ -18,13 +18,13 @@ import pytest
 
 from hrf.errors import StorageError
 from hrf.storage.objects import Storage
-from hrf_pipelines import embedded_s3
-from hrf_pipelines.embedded_s3 import EmbeddedS3
+from hrf_pipelines.local import embedded_s3
+from hrf_pipelines.local.embedded_s3 import EmbeddedS3
 from tests.e2e.commands import processes_that_mention, wait_for
 
 START_AND_WAIT = """
 import sys, time, pathlib
-from hrf_pipelines.embedded_s3 import EmbeddedS3
+from hrf_pipelines.local.embedded_s3 import EmbeddedS3
 from hrf.storage.objects import Storage
 server = EmbeddedS3.start(pathlib.Path(sys.argv[1]), "hrf")
 storage = Storage.open("s3://hrf", environment=server.environment())

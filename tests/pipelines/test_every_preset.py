@@ -9,11 +9,11 @@ import pytest
 
 from hrf.config import resolve
 from hrf.config.loading import list_presets
-from hrf_pipelines import workflow_table
 from hrf_pipelines.compiled import compile_finetune
 from hrf_pipelines.package import read_package
 from hrf_pipelines.placement import load_placement
-from hrf_pipelines.workflow_size import MOST_UNPACKED, estimate
+from hrf_pipelines.workflow import table as workflow_table
+from hrf_pipelines.workflow.size import MOST_UNPACKED, estimate
 from tests.pipelines.graph import layers
 
 PRESETS = [info.name for info in list_presets()]

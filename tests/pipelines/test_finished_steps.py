@@ -9,7 +9,7 @@ from kfp.local.cache import LocalCache
 
 from hrf.storage.folders import writing_folder
 from hrf_components.outputs import record
-from hrf_pipelines.finished_steps import forget_damaged
+from hrf_pipelines.local.finished_steps import forget_damaged
 
 
 class Finished:

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.slow
 RUN_STEP = """
 import json, sys
 from kfp.local import SubprocessRunner
-from hrf_pipelines.forked_steps import ForkedStep
+from hrf_pipelines.local.forked_steps import ForkedStep
 image, source, outputs = sys.argv[1:]
 command = ["sh", "-ec", "python3 -m kfp.dsl.executor_main", source]
 executor_input = {"inputs": {}, "outputs": {"outputFile": outputs, "parameters": {"Output": {"outputFile": outputs}}}}
@@ -58,7 +58,7 @@ def record(name, function):
     setattr(torch.cuda, name, lambda *args, **options: asked.append(name) or function(*args, **options))
 for name in ("init", "_lazy_init", "is_available", "device_count", "current_device", "get_device_properties"):
     record(name, getattr(torch.cuda, name))
-from hrf_pipelines.forked_steps import import_for_all
+from hrf_pipelines.local.forked_steps import import_for_all
 import_for_all()
 assert not asked, asked
 torch.cuda.device_count()

@@ -15,10 +15,10 @@ from hrf.errors import StorageError
 from hrf.steps.context import step
 from hrf.storage.folders import writing_file
 from hrf.study.table import frame_of, read_table, write_table
-from hrf_pipelines.cli import app
-from hrf_pipelines.local import Request, open_run
-from hrf_pipelines.object_storage import Location, object_storage
-from hrf_pipelines.run_state import RunFolder
+from hrf_pipelines.cli.main import app
+from hrf_pipelines.local.object_storage import Location, object_storage
+from hrf_pipelines.local.run_state import RunFolder
+from hrf_pipelines.local.runner import Request, open_run
 
 ASKED = {"kind": "run", "title": "t", "experiment": "e", "fingerprint": "f", "arguments": {}, "package": "old package"}
 
@@ -102,7 +102,7 @@ def test_any_command_that_meets_a_full_disk_says_so(tmp_path, monkeypatch):
     def fill(*_: object) -> None:
         Path(tmp_path / "anything").write_text("x" * 100)
 
-    monkeypatch.setattr("hrf_pipelines.commands.presets.console", fill)
+    monkeypatch.setattr("hrf_pipelines.cli.main.presets.console", fill)
     with no_room():
         result = CliRunner().invoke(app, ["presets"])
     assert result.exit_code == StorageError.exit_code, result.output

@@ -7,8 +7,8 @@ from kfp import dsl
 from kfp.dsl import Artifact, Input, Output
 
 from hrf.storage.folders import writing_folder
-from hrf_pipelines.handing_on import keep_files_only
-from hrf_pipelines.local_worker import run_package
+from hrf_pipelines.local.handing_on import keep_files_only
+from hrf_pipelines.local.worker import run_package
 from hrf_pipelines.package import compile_package
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from hrf_pipelines.doctor import _requirements, _unmet, check_packages
-from hrf_pipelines.image_check import (
+from hrf_pipelines.doctor.checks import _requirements, _unmet, check_packages
+from hrf_pipelines.doctor.image import (
     check_imports,
     check_kubeflow_runtime,
     check_scratch,
@@ -19,7 +19,7 @@ from hrf_pipelines.image_check import (
 
 
 def _doctor(**variables):
-    command = [sys.executable, "-m", "hrf_pipelines.cli", "doctor", "--image"]
+    command = [sys.executable, "-m", "hrf_pipelines.cli.main", "doctor", "--image"]
     environment = {**os.environ, "HRF_IMAGE_ROLE": "", **variables}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 

@@ -2,7 +2,7 @@
 
 from hrf.promotion.records import DecisionRecord, Promotion, RunStart
 from hrf.promotion.runs import RunRecords
-from hrf_pipelines.lineage import lineage_lines, trace
+from hrf_pipelines.local.lineage import lineage_lines, trace
 
 CONFIG = {"model": {"source": "shipped:avatars-32", "revision": ""}}
 

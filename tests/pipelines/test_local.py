@@ -16,9 +16,9 @@ import pytest
 from hrf.config import resolve
 from hrf.errors import ArtifactError
 from hrf.storage.folders import read_folder, read_manifest
-from hrf_pipelines.local import EventReader, Request, StepFailedError, execute, open_run
-from hrf_pipelines.object_storage import Location
-from hrf_pipelines.run_state import RunBusyError, RunFolder, find_run
+from hrf_pipelines.local.object_storage import Location
+from hrf_pipelines.local.run_state import RunBusyError, RunFolder, find_run
+from hrf_pipelines.local.runner import EventReader, Request, StepFailedError, execute, open_run
 from tests.pipelines import tiny
 
 pytestmark = pytest.mark.e2e
@@ -352,9 +352,9 @@ def test_an_interrupt_ends_all_processes_and_the_run_can_go_on(asked, location):
 PROGRAM = """
 import sys
 from pathlib import Path
-from hrf_pipelines.local import execute
-from hrf_pipelines.object_storage import Location
-from hrf_pipelines.run_state import RunFolder
+from hrf_pipelines.local.runner import execute
+from hrf_pipelines.local.object_storage import Location
+from hrf_pipelines.local.run_state import RunFolder
 folder = RunFolder(Path(sys.argv[1])); folder.lock()
 execute(folder, Location(uri=sys.argv[2], environment={}, embedded=True), lambda event: None)
 """

@@ -3,7 +3,7 @@
 import pytest
 
 from hrf.errors import ConfigError, StorageError
-from hrf_pipelines.object_storage import CONFIGURED_BY, configured_location, is_configured, object_storage
+from hrf_pipelines.local.object_storage import CONFIGURED_BY, configured_location, is_configured, object_storage
 
 
 @pytest.fixture(autouse=True)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from hrf_pipelines.object_storage import object_storage
-from hrf_pipelines.run_state import RunFolder, all_runs
+from hrf_pipelines.local.object_storage import object_storage
+from hrf_pipelines.local.run_state import RunFolder, all_runs
 from tests.e2e.commands import environment, processes_that_mention, wait_for
 from tests.pipelines import tiny
 
@@ -16,9 +16,9 @@ COMMAND = """
 import sys
 from pathlib import Path
 from hrf.config import resolve
-from hrf_pipelines.local import Request, execute, open_run
-from hrf_pipelines.object_storage import object_storage
-from hrf_pipelines.run_state import RunBusyError
+from hrf_pipelines.local.runner import Request, execute, open_run
+from hrf_pipelines.local.object_storage import object_storage
+from hrf_pipelines.local.run_state import RunBusyError
 
 root, name = Path(sys.argv[1]), sys.argv[2]
 request = Request(

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from hrf.config import list_presets
 from hrf.storage.objects import Storage
-from hrf_pipelines.cli import app
-from hrf_pipelines.commands.plan import amount, duration
+from hrf_pipelines.cli.main import app
+from hrf_pipelines.cli.plan import amount, duration
 from tests.hrf.policies.test_footprint import PIXELS
 
 UNKNOWN = ["--set", "model.source=hf:somebody/some-model", "--set", f"model.revision={'0' * 40}"]

@@ -8,7 +8,7 @@ import json
 from typer.testing import CliRunner
 
 from hrf.rewards.catalogue import RECORDS
-from hrf_pipelines.cli import app
+from hrf_pipelines.cli.main import app
 
 
 def test_every_reward_is_listed_with_its_range_and_licence():

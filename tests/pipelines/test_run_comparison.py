@@ -10,8 +10,8 @@ import pytest
 
 from hrf.errors import ConfigError
 from hrf.steps.summarize import closing_metrics
-from hrf_pipelines.run_comparison import COUNTS, REWARD_METRICS, as_plain, compare
-from hrf_pipelines.run_state import RunFolder
+from hrf_pipelines.cli.run_comparison import COUNTS, REWARD_METRICS, as_plain, compare
+from hrf_pipelines.local.run_state import RunFolder
 from tests.hrf.summary_folders import summary_record, write_summary
 from tests.kfp_api import plays
 from tests.pipelines.cluster.conftest import clean_environment, hrf, kfp, start, words  # noqa: F401

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from hrf.study.definition import Study
-from hrf_pipelines.commands.study import plan
+from hrf_pipelines.cli.study import plan
 
 FILE = Path(__file__).parents[2] / "benchmarks" / "studies" / "window.yaml"
 

@@ -17,8 +17,8 @@ from hrf_components import outputs
 from hrf_pipelines import finetune
 from hrf_pipelines.package import compile_package
 from hrf_pipelines.placement import load_placement
-from hrf_pipelines.workflow_model import WorkflowModel, hexadecimal, lineage
-from hrf_pipelines.workflow_size import MOST_RETRIED, MOST_UNPACKED, WorkflowSize, check_size, estimate, measure
+from hrf_pipelines.workflow.model import WorkflowModel, hexadecimal, lineage
+from hrf_pipelines.workflow.size import MOST_RETRIED, MOST_UNPACKED, WorkflowSize, check_size, estimate, measure
 from tests.kfp_api.recordings import recording
 
 #: The package of the recorded runs: avatars-smoke as of commit 76c3f30, on CPUs.

@@ -1,4 +1,4 @@
-"""Tells an MLflow server what it lacks of a run: `python -m hrf.report.tracking.mlflow_run`, the run as JSON on its input.
+"""Tells an MLflow server what it lacks of a run, which comes as JSON on the input of `python -m` with this module.
 
 Where Kubeflow's MLflow plugin has made an MLflow run for its own run, that one is added to. Elsewhere, and for each of
 several runs in one of Kubeflow's, as in a comparison, there is one MLflow run a run, found again by its tag.

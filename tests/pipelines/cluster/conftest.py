@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from hrf_pipelines.cli import app
+from hrf_pipelines.cli.main import app
 from hrf_pipelines.cluster import connection
 from hrf_pipelines.cluster.connection import Cluster
 from hrf_pipelines.cluster.submitting import put_experiment, put_version, start_run
-from hrf_pipelines.object_storage import CONFIGURED_BY
+from hrf_pipelines.local.object_storage import CONFIGURED_BY
 from tests.hrf.summary_folders import summary_record
 from tests.kfp_api.server import KfpServer, serve
 from tests.kubernetes_api.certificates import make_certificate

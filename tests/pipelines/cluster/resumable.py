@@ -16,8 +16,8 @@ import yaml
 from kfp import components, local
 from kfp.local import status, subprocess_task_handler
 
-from hrf_pipelines.forked_steps import fork_steps
-from hrf_pipelines.handing_on import hand_on_everywhere
+from hrf_pipelines.local.forked_steps import fork_steps
+from hrf_pipelines.local.handing_on import hand_on_everywhere
 
 JOB_ID = "{{$.pipeline_job_uuid}}"
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 
 from hrf.errors import ClusterError
-from hrf_pipelines.cluster import doctor_pod
-from hrf_pipelines.cluster.checks import check_cluster, refuse_unprepared
 from hrf_pipelines.cluster.connection import Cluster
-from hrf_pipelines.cluster.doctor_pod import make_pod, waiting_for
+from hrf_pipelines.doctor import cluster_pod as doctor_pod
+from hrf_pipelines.doctor.cluster import check_cluster, refuse_unprepared
+from hrf_pipelines.doctor.cluster_pod import make_pod, waiting_for
 from hrf_pipelines.placement import Images, read_placement
 from tests.kubernetes_api.server import Account
 from tests.manifests.kustomize import build
@@ -160,7 +160,7 @@ def test_a_pod_tries_what_a_step_would_use(hrf, kfp, prepared, storage_uri, s3_e
     program = tmp_path / "bin" / "hrf"
     program.parent.mkdir()
     root = Path(__file__).resolve().parents[3]
-    program.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -m hrf_pipelines.cli "$@"\n')
+    program.write_text(f'#!/bin/sh\nPYTHONPATH={root} exec {sys.executable} -m hrf_pipelines.cli.main "$@"\n')
     program.chmod(0o755)
     prepared.command_path = f"{program.parent}:{os.defpath}"
     keys = {name: base64.b64encode(s3_environment[name].encode()).decode() for name in KEYS}

@@ -97,7 +97,7 @@ def test_at_a_terminal_it_asks(kfp, typed, code, made):
     controller, terminal = pty.openpty()
     os.write(controller, typed.encode())
     result = subprocess.run(
-        [sys.executable, "-m", "hrf_pipelines.cli", "schedule", *SMOKE, *DAILY, *STORAGE],
+        [sys.executable, "-m", "hrf_pipelines.cli.main", "schedule", *SMOKE, *DAILY, *STORAGE],
         stdin=terminal,
         capture_output=True,
         text=True,

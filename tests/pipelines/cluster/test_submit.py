@@ -446,7 +446,7 @@ def test_a_token_that_ends_while_waiting_leaves_the_run_running_and_says_so(hrf,
 def test_ctrl_c_leaves_the_run_running_and_says_so(kfp):
     kfp.state.plays = plays.for_ever
     process = subprocess.Popen(
-        [sys.executable, "-m", "hrf_pipelines.cli", "submit", *SMOKE, *STORAGE, *WAIT],
+        [sys.executable, "-m", "hrf_pipelines.cli.main", "submit", *SMOKE, *STORAGE, *WAIT],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -533,7 +533,7 @@ def test_a_package_is_compiled_the_same_in_every_process(tmp_path):
     packages = []
     for seed in ("1", "2"):
         target = tmp_path / seed
-        command = [sys.executable, "-m", "hrf_pipelines.cli", "compile", *SMOKE, "-o", str(target)]
+        command = [sys.executable, "-m", "hrf_pipelines.cli.main", "compile", *SMOKE, "-o", str(target)]
         subprocess.run(command, check=True, capture_output=True, env={**os.environ, "PYTHONHASHSEED": seed})
         packages.append(target.read_bytes())
     assert packages[0] == packages[1]

@@ -1,0 +1,101 @@
+"""The command `hrf`: run, compare, compile and look at fine-tuning runs.
+
+Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 artifact, 5 numerical, 6 storage, 7 cluster, 8 remote
+reward, 9 process, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+import typer
+from typer.core import TyperGroup
+
+from hrf.errors import HrfError
+from hrf.storage.folders import full_disk_error
+from hrf_pipelines.cli import (
+    compare,
+    compare_runs,
+    compiling,
+    doctor,
+    plan,
+    presets,
+    rewards,
+    run,
+    runs,
+    sample,
+    schedule,
+    schedules,
+    study,
+    submit,
+)
+from hrf_pipelines.cli.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+
+class Commands(TyperGroup):
+    """Tells every error on one screen and turns it into its exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except HrfError as error:
+            show_error(error, with_traceback=wants_traceback(ctx))
+            raise typer.Exit(error.exit_code) from error
+        except KeyboardInterrupt as error:
+            error_console().print("Interrupted.")
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+        except (typer.Exit, typer.Abort, typer.TyperException):
+            raise
+        except Exception as error:
+            if full := full_disk_error(getattr(error, "filename", None) or "a file", error):
+                show_error(full, with_traceback=wants_traceback(ctx))
+                raise typer.Exit(full.exit_code) from error
+            show_unexpected(error, with_traceback=wants_traceback(ctx))
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    name="hrf",
+    help="Fine-tune diffusion models on a reward, keeping their diversity.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    pretty_exceptions_show_locals=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("run")(run.run)
+app.command("compare")(compare.compare)
+app.command("study")(study.study)
+app.command("compile")(compiling.compile_)
+app.command("submit")(submit.submit)
+app.command("schedule")(schedule.schedule)
+app.add_typer(schedules.app, name="schedules")
+app.add_typer(runs.app, name="runs")
+app.command("compare-runs")(compare_runs.compare_runs)
+app.command("report")(runs.report)
+app.command("sample")(sample.sample)
+app.command("plan")(plan.plan)
+app.command("presets")(presets.presets)
+app.add_typer(rewards.app, name="rewards")
+app.command("doctor")(doctor.doctor)
+
+
+def main() -> None:
+    """Entry point of `hrf`."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(app())
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""`hrf sample`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console
+
+
+class Source(StrEnum):
+    """Which model to draw from."""
+
+    PROMOTED = "promoted"
+    BASE = "base"
+
+
+def sample(
+    num: Annotated[int, typer.Option(min=1, max=1024, help="How many images.")] = 16,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The picture to write.")] = Path("grid.png"),
+    source: Annotated[
+        Source, typer.Option("--from", help="The promoted model, or the base that it came from.")
+    ] = Source.PROMOTED,
+    experiment: Annotated[str, typer.Option(help="Whose promoted model.")] = "default",
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(help="What a text-to-image model draws; may be repeated. By default its evaluation prompts."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same noise for both models.")] = 0,
+    bucket: Bucket = "",
+    work_dir: WorkDir = DEFAULT_WORK_DIR,
+    _traceback: Traceback = False,
+) -> None:
+    """Draw images from the promoted model, or from the base, into one picture."""
+    _check_output(output)
+    from hrf.storage.s3 import adopt
+    from hrf_pipelines.local.drawing import draw_samples
+    from hrf_pipelines.local.object_storage import object_storage
+
+    with object_storage(work_dir, bucket) as location:
+        adopt(location.environment)
+        draw_samples(
+            storage=location.uri,
+            experiment=experiment,
+            source=source.value,
+            num_samples=num,
+            seed=seed,
+            output=str(output),
+            prompts=prompt or (),
+        )
+    console().print(f"{output}: {num} samples of the {source.value} model", soft_wrap=True, highlight=False)
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a picture that couldn't be written, before it is drawn."""
+    from hrf.errors import ConfigError
+
+    if output.suffix.lower() != ".png" or not output.resolve().parent.is_dir() or output.is_dir():
+        raise ConfigError(
+            "--output",
+            expected="a file NAME.png in a folder that exists",
+            got=str(output),
+            fix="correct the name, or make the folder",
+        )

@@ -1,0 +1,288 @@
+"""`hrf study`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from hrf.errors import ConfigError, HrfError
+from hrf_pipelines.cli.cluster_options import (
+    Host,
+    Namespace,
+    ServiceAccount,
+    StorageUri,
+    check_only_here,
+    check_only_on_cluster,
+    check_prepared,
+    checked_storage,
+    connect,
+)
+from hrf_pipelines.cli.compiling import Placement
+from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console, error_console
+from hrf_pipelines.cli.run import this_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from hrf.study.definition import Study
+    from hrf.study.folder import StudyFolder
+    from hrf.study.plan import StudyRun
+    from hrf.study.workers import Machine
+    from hrf_pipelines.cluster.studying import Package, Site
+
+
+class RunsFailedError(HrfError):
+    """Runs of a study failed; the others are in its table.
+
+    Args:
+        failed: Their messages, by name.
+    """
+
+    def __init__(self, failed: Mapping[str, str]) -> None:
+        self.failed = dict(failed)
+        told = "\n".join(f"{name}: {message}" for name, message in failed.items())
+        super().__init__(f"{len(failed)} runs failed, and are tried again by the same command.\n{told}")
+
+
+def study(
+    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare; see the README.")],
+    budget: Annotated[str, typer.Option(metavar="NAME", help="A smaller form of it, from the file's `budgets`.")] = "",
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder of the table and the report.", show_default=False)
+    ] = None,
+    arm: Annotated[list[str], typer.Option(help="Only this arm's runs; may be given several times.")] = [],  # noqa: B006
+    reward: Annotated[list[str], typer.Option(help="Only this reward's runs; likewise.")] = [],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="Only this seed's runs; likewise.")] = [],  # noqa: B006
+    fresh: Annotated[bool, typer.Option("--fresh", help="Drop rows of runs that were changed since.")] = False,
+    workers: Annotated[int, typer.Option(min=0, help="Runs at once; 0 is one for each core or GPU.")] = 0,
+    cluster: Annotated[
+        bool, typer.Option("--cluster", help="On a Kubeflow cluster: every run is one of its runs, in one experiment.")
+    ] = False,
+    parallel: Annotated[int | None, typer.Option(min=1, help="With --cluster: runs at once.", show_default="4")] = None,
+    resumes: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="With --cluster: go on so often with a run that failed from its surroundings.",
+            show_default="2",
+        ),
+    ] = None,
+    storage: StorageUri = "",
+    placement: Placement = "",
+    service_account: ServiceAccount = "",
+    host: Host = "",
+    namespace: Namespace = "",
+    poll: Annotated[
+        float | None,
+        typer.Option(min=0.01, metavar="SECONDS", help="With --cluster: how often to look.", show_default="15"),
+    ] = None,
+    bucket: Bucket = "",
+    work_dir: WorkDir = DEFAULT_WORK_DIR,
+    _traceback: Traceback = False,
+) -> None:
+    """Train and measure arms x rewards x seeds, and compare them. Given again after a kill, it goes on where it was."""
+    from hrf.study.definition import Study
+    from hrf.study.folder import StudyFolder
+    from hrf.study.table import TABLE_CSV
+    from hrf.study.workers import machine_for
+    from hrf_pipelines.local.object_storage import make_work_dir
+    from hrf_pipelines.local.runner import check_devices
+
+    there = {"parallel": parallel, "resumes": resumes, "storage": storage, "placement": placement, "poll": poll}
+    there |= {"service-account": service_account, "host": host, "namespace": namespace}
+    given = {name: str(value) for name, value in there.items() if value not in ("", None)}
+    check_only_on_cluster(cluster, **given)
+    if cluster:
+        check_only_here(workers=str(workers or ""), bucket=bucket)
+    asked = Study.read(file).reduced(budget)
+    make_work_dir(work_dir)
+    runs = plan(asked)
+    chosen = select_runs(asked, runs, arm, reward, seed)
+    name = f"{file.stem}-{budget}" if budget else file.stem
+    folder = StudyFolder(output or work_dir / "studies" / name)
+    if cluster:
+        site = reach_site(
+            name,
+            chosen,
+            storage=storage,
+            placement=placement,
+            service_account=service_account,
+            host=host,
+            namespace=namespace,
+            parallel=4 if parallel is None else parallel,
+            resumes=2 if resumes is None else resumes,
+            poll_seconds=15.0 if poll is None else poll,
+        )
+    else:
+        check_devices([run.config for run in chosen])
+        machine = machine_for(chosen[0].config.model.device, workers)
+    with folder.locked():
+        folder.begin(asked, runs, fresh=fresh)
+        if cluster:
+            failed = run_there(chosen, folder, site, placement)
+        else:
+            failed = run_here(chosen, folder, machine, work_dir, bucket)
+        page = folder.write_report()
+        if not failed and len(chosen) == len(runs):
+            folder.clear()
+    console().print(f"Table:     {folder.path / TABLE_CSV}", soft_wrap=True, highlight=False)
+    console().print(f"Report:    {page}", soft_wrap=True, highlight=False)
+    if failed:
+        raise RunsFailedError(failed)
+
+
+def run_here(
+    runs: Sequence[StudyRun], folder: StudyFolder, machine: Machine, work_dir: Path, bucket: str
+) -> Mapping[str, str]:
+    """Do the runs that are missing in a folder's table, and show the progress; returns the messages of failed ones."""
+    from hrf.study.execute import Places
+    from hrf.study.workers import run_all
+    from hrf_pipelines.cli.study_view import StudyView
+    from hrf_pipelines.local.object_storage import object_storage
+
+    screen = error_console()
+    with object_storage(work_dir, bucket) as location, StudyView(screen) as view:
+        places = Places(
+            storage=f"{location.uri}/studies",
+            scratch=folder.scratch,
+            pictures=folder.pictures,
+            decisions=folder.decisions,
+        )
+        try:
+            progress = run_all(runs, folder.path, places, machine, environment=location.environment, show=view.show)
+        except KeyboardInterrupt:
+            screen.print(f"Stopped. The same command goes on:\n  {escape(this_command())}", highlight=False)
+            raise
+    return progress.failed
+
+
+def reach_site(
+    name: str,
+    runs: Sequence[StudyRun],
+    *,
+    storage: str,
+    placement: str,
+    service_account: str,
+    host: str,
+    namespace: str,
+    **how: Any,
+) -> Site:
+    """Reach the cluster and the bucket of a study, and check there what can be checked before its runs begin.
+
+    Args:
+        name: The study's.
+        runs: Its runs.
+        storage: As `hrf submit` takes it.
+        placement: Likewise.
+        service_account: Likewise.
+        host: Likewise.
+        namespace: Likewise.
+        how: What else `Site` has.
+
+    Raises:
+        HrfError: Something that its runs need is not there, or the bucket can't be reached from here.
+    """
+    from hrf.promotion.pointer import check_name
+    from hrf.storage.objects import Storage
+    from hrf_pipelines.cluster.studying import Site
+    from hrf_pipelines.cluster.submitting import put_experiment
+    from hrf_pipelines.placement import load_placement
+
+    check_name(name, "STUDY")
+    uri = f"{checked_storage(storage)}/studies/{name}"
+    placements = [load_placement(placement, config) for run in runs for config in run.configs.values()]
+    # The table is made here from what the bucket has.
+    Storage.open(uri).check()
+    cluster, account = connect(host, namespace), service_account or placements[0].service_account
+    check_prepared(cluster, placements[0], storage=uri, service_account=account)
+    experiment = put_experiment(cluster, f"study-{name}")
+    return Site(cluster=cluster, experiment_id=experiment, storage=uri, service_account=account, **how)
+
+
+def run_there(runs: Sequence[StudyRun], folder: StudyFolder, site: Site, placement: str) -> Mapping[str, str]:
+    """Do on a cluster the runs that are missing in a folder's table, as `run_here` does it here."""
+    from hrf_pipelines.cli.study_view import StudyView
+    from hrf_pipelines.cluster.studying import RunsOnCluster
+
+    screen = error_console()
+
+    def tell(line: str) -> None:
+        screen.print(escape(line), soft_wrap=True, highlight=False)
+
+    tell(f"Experiment: {site.cluster.link(f'experiments/details/{site.experiment_id}')}")
+    tell(f"Records:    {site.storage}")
+    with StudyView(screen) as view:
+        work = RunsOnCluster(runs, folder, site, package=packages(placement), show=view.show, tell=tell)
+        try:
+            return work.do().failed
+        except (KeyboardInterrupt, HrfError):
+            tell(f"Runs that were started go on in the cluster. The same command follows them:\n  {this_command()}")
+            raise
+
+
+def packages(placement: str) -> Callable[[StudyRun], Package]:
+    """What compiles the package of a run: once for all its seeds."""
+    from hrf_pipelines.cluster.studying import Package
+    from hrf_pipelines.cluster.versions import about_package
+    from hrf_pipelines.package import compile_package
+    from hrf_pipelines.placement import default_placement, load_placement
+    from hrf_pipelines.study_run import build
+    from hrf_pipelines.workflow.size import check_size, estimate
+
+    compiled: dict[tuple[str, str], Package] = {}
+
+    def compile_once(run: StudyRun) -> Package:
+        key = (run.arm, run.reward)
+        if key not in compiled:
+            text = compile_package(build(run, placement=load_placement(placement, run.config)))
+            check_size(estimate(text))
+            where = placement or default_placement(run.config)
+            compiled[key] = Package(text=text, about=about_package("study", run.config.run.epochs, where))
+        return compiled[key]
+
+    return compile_once
+
+
+def plan(study: Study) -> list[StudyRun]:
+    """The study's runs, with the lengths that its budget buys on its base model."""
+    import tempfile
+
+    from hrf.policies.sources import fetch_model
+    from hrf.study.plan import plan_runs
+    from hrf_pipelines.compare import evaluations_by_epoch
+
+    model = study.config(study.reference, next(iter(study.rewards)), study.seeds[0]).model
+    with tempfile.TemporaryDirectory() as scratch:
+        base = fetch_model(model, Path(scratch))
+        return plan_runs(study, lambda config: evaluations_by_epoch(config, base))
+
+
+def select_runs(
+    study: Study, runs: Sequence[StudyRun], arms: Sequence[str], rewards: Sequence[str], seeds: Sequence[int]
+) -> list[StudyRun]:
+    """The runs that are asked for; of an arm that samples another's weights, that other's.
+
+    Raises:
+        ConfigError: A name is not in the study.
+    """
+    for option, names, known in (
+        ("--arm", arms, list(study.arms)),
+        ("--reward", rewards, list(study.rewards)),
+        ("--seed", seeds, list(study.seeds)),
+    ):
+        for name in names:
+            if name not in known:
+                raise ConfigError(
+                    option, expected=f"one of {', '.join(map(str, known))}", got=name, fix="choose one of them"
+                )
+    return [
+        run
+        for run in runs
+        if (not arms or set(arms) & set(run.configs))
+        and (not rewards or run.reward in rewards)
+        and (not seeds or run.seed in seeds)
+    ]

@@ -1,0 +1,106 @@
+"""`hrf submit`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from hrf_pipelines.cli.cluster_options import (
+    Epochs,
+    Experiment,
+    Host,
+    Namespace,
+    ServiceAccount,
+    StartFrom,
+    StorageUri,
+    check_prepared,
+    connect,
+    pack,
+)
+from hrf_pipelines.cli.compiling import Placement
+from hrf_pipelines.cli.configuring import Settings
+from hrf_pipelines.cli.console import AsJson, Traceback, console, error_console, print_json
+from hrf_pipelines.cli.following import Poll, Resumes, Wait, check_resumes, tell_end
+
+
+def submit(
+    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset, or a configuration file.")],
+    settings: Settings = [],  # noqa: B006 - typer reads it, nobody changes it.
+    experiment: Experiment = "default",
+    start_from: StartFrom = "",
+    epochs: Epochs = 0,
+    storage: StorageUri = "",
+    placement: Placement = "",
+    run_tag: Annotated[
+        str, typer.Option("--run-tag", help="The run's name in the bucket, to be used once; else Kubeflow's id.")
+    ] = "",
+    wait: Wait = False,
+    resumes: Resumes = 0,
+    poll: Poll = 5.0,
+    service_account: ServiceAccount = "",
+    host: Host = "",
+    namespace: Namespace = "",
+    as_json: AsJson = False,
+    _traceback: Traceback = False,
+) -> None:
+    """Fine-tune on a Kubeflow cluster: upload the package, unless it is there, and start a run of it."""
+    import yaml
+
+    from hrf.promotion.pointer import check_name
+    from hrf_pipelines.cluster.submitting import PIPELINE, put_experiment, put_version, start_run
+    from hrf_pipelines.cluster.view import link_of
+
+    check_resumes(resumes, wait)
+    if run_tag:
+        check_name(run_tag, "--run-tag")
+    packed = pack(
+        preset,
+        settings,
+        epochs=epochs,
+        start_from=start_from,
+        experiment=experiment,
+        storage=storage,
+        placement=placement,
+    )
+    cluster, account = connect(host, namespace), service_account or packed.placement.service_account
+    check_prepared(cluster, packed.placement, storage=packed.parameters["storage"], service_account=account)
+    version = put_version(cluster, packed.package, packed.about)
+    experiment_id = put_experiment(cluster, experiment)
+    run = start_run(
+        cluster,
+        version=version,
+        experiment_id=experiment_id,
+        name=run_tag or f"{packed.stem}-{time.strftime('%Y%m%d-%H%M%S')}",
+        parameters={**packed.parameters, "run_tag": run_tag},
+        service_account=account,
+    )
+    place = f"{packed.parameters['storage']}/{experiment}/runs/{run_tag or run.run_id}"
+    facts = {
+        "id": run.run_id,
+        "name": run.display_name,
+        "version": version.name,
+        "uploaded": not version.was_there,
+        "experiment": experiment,
+        "storage": place,
+        "link": link_of(cluster, run.run_id),
+    }
+    # Results go to standard output; with --json they are one document, and all this is progress.
+    screen = error_console() if as_json else console()
+    lines = (
+        f"Version:  {version.name} of {PIPELINE}, {'was there' if version.was_there else 'uploaded'}",
+        f"Run:      {run.display_name}  {run.run_id}",
+        f"See:      {facts['link']}",
+        f"Records:  {place}",
+        *(() if wait else (f"Follow:   hrf runs show {run.run_id[:8]} --cluster",)),
+    )
+    for line in lines:
+        screen.print(escape(line), soft_wrap=True, highlight=False)
+    if not wait:
+        if as_json:
+            print_json(facts)
+        return
+    spec = next(yaml.safe_load_all(packed.package))
+    tell_end(cluster, run, spec, poll=poll, resumes=resumes, facts=facts, as_json=as_json)

@@ -1,0 +1,1 @@
+"""What `hrf doctor` looks at: this machine, an image, a pod, a cluster."""

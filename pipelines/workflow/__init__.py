@@ -1,0 +1,1 @@
+"""How large the Workflow of a run becomes, which a cluster keeps as one object."""
