@@ -26,10 +26,11 @@ from rich.table import Table
 from safetensors.torch import save_file
 
 from hrf.config import Config, resolve
+from hrf.networks.classifier import classifier_folder
 from hrf.planning.cost import pool_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
-from hrf.policies.sources import classifier_folder, fetch_base
+from hrf.policies.sources import fetch_base
 from hrf.rewards import build_reward
 from hrf.steps.score import reward_samples
 from hrf.trainer.state import save_training_state, save_trajectories

@@ -266,7 +266,7 @@ def _bucket_targets(storage: Storage, folder: Path) -> Iterator[Target]:
 
 def _local_targets(folder: Path) -> Iterator[Target]:
     """The files of an artifact on this machine: the shipped model's."""
-    from hrf.policies.sources import shipped_folder
+    from hrf.storage.shipped import shipped_folder
 
     artifact = Path(shutil.copytree(shipped_folder("avatars-32"), folder / "artifact"))
     for file in sorted(path for path in artifact.rglob("*") if path.is_file()):

@@ -34,12 +34,12 @@ from hrf.policies.components import load_denoiser
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, weights_of
 from hrf.policies.kinds import normalise_base
-from hrf.policies.sources import shipped_folder
 from hrf.policies.text import embed_prompts
 from hrf.promotion.gate import decide
 from hrf.rewards import build_reward
 from hrf.rewards.remote import RemoteScorer
 from hrf.storage.objects import Storage
+from hrf.storage.shipped import shipped_folder
 from hrf.study.definition import Study
 from hrf.trainer.update import UpdateMetrics
 from hrf_pipelines.cli.main import app

@@ -49,8 +49,8 @@ class Config(Section):
     gate: Gate = Gate()
     diversity_floor: Annotated[float, Field(gt=0, lt=1)] | None = None
     """What the lower end of the diversity ratio to the base must exceed. The run steers by it (see
-    `hrf.promotion.floor`): with a split by the switch step and the learning rate, without one by the rate alone. The gate
-    takes it in the place of its margin. null: the run does not steer."""
+    `hrf.promotion.floor`): with a split by the switch step and the learning rate, without one by the rate alone. The
+    gate takes it in the place of its margin. null: the run does not steer."""
     run: Run = Run()
 
     @model_validator(mode="after")

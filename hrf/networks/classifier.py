@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hrf.errors import ArtifactError
 from hrf.networks.tensor_files import load_exactly
+from hrf.storage.shipped import shipped_folder
 
 UNRECOGNISED = "unrecognised"
 """Label of the outlier class; always the last one."""
@@ -206,3 +207,17 @@ def reinitialise(model: nn.Module, generator: torch.Generator) -> None:
             module.weight.uniform_(-bound, bound, generator=generator)
             if module.bias is not None:
                 module.bias.uniform_(-bound, bound, generator=generator)
+
+
+def classifier_folder(classifier: str, field: str) -> Path:
+    """The folder of an image classifier: `shipped` or a path.
+
+    Raises:
+        ArtifactError: If it holds no classifier.
+    """
+    folder = shipped_folder("avatars-32") / "classifier" if classifier == "shipped" else Path(classifier).expanduser()
+    if not (folder / "config.json").is_file():
+        raise ArtifactError(
+            folder, problem="no classifier (config.json, model.safetensors) here", fix=f"correct {field}"
+        )
+    return folder

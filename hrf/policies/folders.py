@@ -24,8 +24,8 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.kinds import kind_of
 from hrf.policies.schedulers import prediction_of, training_scheduler
 from hrf.policies.weights import FullWeights, LoraWeights, Weights, average_folder
+from hrf.storage.names import POLICY_FILE
 
-POLICY_FILE = "policy.json"
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 

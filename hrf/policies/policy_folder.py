@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hrf.errors import ArtifactError
-
-POLICY_FILE = "policy.json"
-AVERAGE_FOLDER = "average"
-LORA_FILE = "pytorch_lora_weights.safetensors"
+from hrf.storage.names import AVERAGE_FOLDER, LORA_FILE, POLICY_FILE
 
 
 def split_at(switch_step: int) -> dict[str, Any]:

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from hrf.config import Prompts
 from hrf.errors import ArtifactError, ConfigError
-
-PROMPTS_FILE = "prompts.json"
+from hrf.storage.names import PROMPTS_FILE
 
 _BYTE_ORDER_MARK = "\ufeff"
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 
 from hrf.config import Model
-from hrf.errors import ArtifactError, ConfigError
+from hrf.errors import ConfigError
 from hrf.policies.kinds import normalise_base
-from hrf.storage.folders import read_folder, read_manifest, writing_folder
+from hrf.storage.folders import read_manifest, writing_folder
 from hrf.storage.hub import hub_folder
 from hrf.storage.objects import Storage
+from hrf.storage.shipped import shipped_folder
 
 _WEIGHTS = (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
 HUB_FILES = [
@@ -22,23 +22,6 @@ HUB_FILES = [
     *(f"text_encoder/model{ending}" for ending in _WEIGHTS),
 ]
 """Of a repository that also holds the same weights in half precision, as pickles, and in one file."""
-
-
-def shipped_folder(name: str) -> Path:
-    """The folder of a model that ships with the package.
-
-    Raises:
-        ConfigError: If there is none of that name; the message lists those there are.
-        ArtifactError: If a file of it was changed.
-    """
-    assets = Path(str(resources.files("hrf"))) / "assets"
-    folder = assets / name
-    if not (folder / "model_index.json").is_file():
-        known = sorted(path.name for path in assets.iterdir() if path.is_dir()) if assets.is_dir() else []
-        raise ConfigError(
-            "model.source", expected=f"shipped:NAME with NAME one of {known}", got=name, fix="choose one of these"
-        )
-    return read_folder(folder)
 
 
 def fetch_model(model: Model, target: Path) -> Path:
@@ -88,17 +71,3 @@ def fetch_base(model: Model, target: Path, producer: Mapping[str, object]) -> st
     with tempfile.TemporaryDirectory() as scratch, writing_folder(target, producer=producer) as folder:
         normalise_base(fetch_model(model, Path(scratch) / "model"), folder)
     return read_manifest(target).content_digest()
-
-
-def classifier_folder(classifier: str, field: str) -> Path:
-    """The folder of an image classifier: `shipped` or a path.
-
-    Raises:
-        ArtifactError: If it holds no classifier.
-    """
-    folder = shipped_folder("avatars-32") / "classifier" if classifier == "shipped" else Path(classifier).expanduser()
-    if not (folder / "config.json").is_file():
-        raise ArtifactError(
-            folder, problem="no classifier (config.json, model.safetensors) here", fix=f"correct {field}"
-        )
-    return folder

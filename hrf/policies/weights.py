@@ -24,9 +24,8 @@ from hrf.errors import ArtifactError, ConfigError
 from hrf.networks.tensor_files import Misfit
 from hrf.policies.components import component_folder, load_component, load_denoiser, read_json
 from hrf.seeds import Purpose, stream
+from hrf.storage.names import AVERAGE_FOLDER, LORA_FILE
 
-AVERAGE_FOLDER = "average"
-LORA_FILE = "pytorch_lora_weights.safetensors"
 _ADAPTER = "default"
 _METADATA_KEY = "lora_adapter_metadata"
 

@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hrf.errors import ArtifactError
-from hrf.policies.policy_folder import POLICY_FILE
 from hrf.promotion.pointer import history, read_candidate_json
 from hrf.promotion.records import Attempt, DecisionRecord, Kind, Promotion, read_record
 from hrf.promotion.runs import SUMMARY, RunRecords
+from hrf.storage.names import POLICY_FILE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

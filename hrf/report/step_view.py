@@ -8,8 +8,9 @@ from hrf.report import curves
 from hrf.report.formatting import count, fraction, interval, number, reward_unit, with_unit, words
 from hrf.report.page import Cell, Table, render
 from hrf.report.pictures import embed
-from hrf.report.summary import GRID_FILE, Evaluation, read_evaluation
+from hrf.report.summary import Evaluation, read_evaluation
 from hrf.storage.folders import MANIFEST, read_manifest
+from hrf.storage.names import GRID_FILE
 
 FRAGMENT_BYTES = 180_000
 

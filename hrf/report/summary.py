@@ -16,11 +16,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hrf.errors import ArtifactError
+from hrf.storage.names import BASE_GRID_FILE, EVALUATION_FILE, GRID_FILE, SUMMARY_FILE
 
-SUMMARY_FILE = "summary.json"
-EVALUATION_FILE = "evaluation.json"
-BASE_GRID_FILE = "base_grid.png"
-GRID_FILE = "grid.png"
 UNRECOGNISED = "unrecognised"
 
 

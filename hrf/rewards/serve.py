@@ -74,7 +74,7 @@ def _classifiers(reward: RewardConfig, target: Path) -> Path | None:
     """Where a reward's classifiers are: as `build_reward` wants them, those of a sum's terms by their numbers."""
     if isinstance(reward, ClassifierReward):
         # Imported for these alone: it brings torch.
-        from hrf.policies.sources import classifier_folder
+        from hrf.networks.classifier import classifier_folder
 
         return classifier_folder(reward.classifier, "reward.classifier")
     if isinstance(reward, WeightedSumReward):

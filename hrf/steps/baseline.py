@@ -13,6 +13,7 @@ from hrf.policies.folders import load_policy
 from hrf.steps.context import Run, advance_reporter, step
 from hrf.steps.measuring import measure_policy
 from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.names import BASE_GRID_FILE
 from hrf.storage.secrets import SCORING_SECRETS
 from hrf.trainer.state import save_evaluation_starts, save_prefix_pool
 from hrf.trainer.trainer import draw_prefix_pool, evaluation_starts
@@ -56,7 +57,7 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
             save_prefix_pool(pool, folder)
         (folder / "baseline.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
         (folder / "start.json").write_text(json.dumps(start, allow_nan=False) + "\n", encoding="utf-8")
-        pictures.save(folder / "base_grid.png")
+        pictures.save(folder / BASE_GRID_FILE)
     return {
         "reward": record["reward"]["value"],
         "vendi_order2": record["diversity"]["vendi_order2"]["value"],

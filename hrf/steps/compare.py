@@ -11,6 +11,7 @@ from hrf.distributed.progress import emit
 from hrf.report import compare_table, render_compare
 from hrf.steps.context import step
 from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.names import SUMMARY_FILE
 
 
 @step("compare")
@@ -34,7 +35,7 @@ def compare(*, arms: list[tuple[str, str]], report: str, summary: str) -> dict[s
     emit("reported", report=report, summary=summary)
     metrics: dict[str, Any] = {}
     for name, folder in folders:
-        record = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        record = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
         last = next(epoch["evaluation"] for epoch in reversed(record["epochs"]) if epoch["evaluation"])
         metrics[f"{name}_reward_vs_base"] = last["reward_vs_base"]["value"]
         metrics[f"{name}_vendi_order2_ratio"] = last["diversity"]["vendi_order2_ratio"]["value"]

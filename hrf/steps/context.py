@@ -24,13 +24,13 @@ from hrf.policies.prompts import PromptTable
 from hrf.promotion.records import Failure
 from hrf.promotion.runs import RunRecords
 from hrf.storage.folders import STOPPED, full_disk_error, read_folder, read_manifest, writing_folder
+from hrf.storage.names import CONFIG_FILE, RUN_FILE
 from hrf.storage.objects import Storage
 from hrf.storage.secrets import check_secrets, only_secrets
 
 RUNNER_PID = "HRF_RUNNER_PID"
 """Environment variable: the process that wants this step's output; without it the step ends itself."""
 
-CONFIG_FILE, RUN_FILE = "config.yaml", "run.json"
 Arguments = ParamSpec("Arguments")
 
 

@@ -14,6 +14,7 @@ from hrf.steps.history import read_update
 from hrf.steps.measuring import measure_policy
 from hrf.steps.numbers import evaluation_metrics
 from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.names import EVALUATION_FILE, GRID_FILE
 from hrf.storage.secrets import SCORING_SECRETS
 from hrf.trainer.state import load_evaluation_starts
 
@@ -50,7 +51,7 @@ def evaluate(*, run: str, base: str, policy: str, baseline: str, epoch: int, eva
         num_evaluations=read_update(policy_folder, epoch)["num_evaluations"],
     )
     with writing_folder(evaluation, producer=context.producer("evaluate", epoch)) as folder:
-        (folder / "evaluation.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
-        pictures.save(folder / "grid.png")
+        (folder / EVALUATION_FILE).write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
+        pictures.save(folder / GRID_FILE)
     emit("epoch-evaluated", epoch=epoch, reward=record["reward"], diversity=record["diversity"]["vendi_order2_ratio"])
     return evaluation_metrics(record)

@@ -15,22 +15,23 @@ from hrf import __version__
 from hrf.config import ClassifierReward, Config, Reward, WeightedSumReward
 from hrf.config.rewards import leaf_rewards, measured_settings
 from hrf.errors import ConfigError
+from hrf.networks.classifier import classifier_folder
 from hrf.networks.features import build_embedder
 from hrf.policies.components import scheduler_config
-from hrf.policies.folders import POLICY_FILE, noise_schedule, save_fresh_policy
+from hrf.policies.folders import noise_schedule, save_fresh_policy
 from hrf.policies.kinds import kind_of
 from hrf.policies.policy_folder import copy_policy, split_at
 from hrf.policies.prompts import PromptTable, resolve_prompts
-from hrf.policies.sources import classifier_folder
 from hrf.policies.text import embed_prompts
 from hrf.promotion.pointer import fetch_incumbent
 from hrf.promotion.runs import RunRecords
 from hrf.rewards import build_reward, missing_prompts
 from hrf.seeds import derive_seed
 from hrf.steps.check import settle_config
-from hrf.steps.context import CONFIG_FILE, RUN_FILE, step
+from hrf.steps.context import step
 from hrf.steps.picture_size import check_classifier, check_pixel_grid
 from hrf.storage.folders import canonical_json, read_folder, read_manifest, writing_folder
+from hrf.storage.names import CONFIG_FILE, POLICY_FILE, RUN_FILE, STATE_FILE
 from hrf.storage.objects import Storage
 from hrf.storage.secrets import SCORING_SECRETS
 
@@ -120,7 +121,7 @@ def prepare(
             save_fresh_policy(folder, config, base_folder, identity, run_seed=about["run_seed"])
     with writing_folder(training_state, producer=producer) as folder:
         fresh = {"num_updates": 0, "num_evaluations": 0, "rate_scale": 1.0}
-        (folder / "state.json").write_text(json.dumps(fresh) + "\n", encoding="utf-8")
+        (folder / STATE_FILE).write_text(json.dumps(fresh) + "\n", encoding="utf-8")
     return {"run_id": run_id, "trained_steps": schedule.num_trained_steps}
 
 

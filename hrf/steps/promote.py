@@ -12,10 +12,11 @@ from hrf.distributed.progress import emit
 from hrf.policies.policy_folder import copy_policy
 from hrf.promotion.protocol import Candidate
 from hrf.promotion.protocol import promote as promote_candidate
-from hrf.steps.context import CONFIG_FILE, Run, step
+from hrf.steps.context import Run, step
 from hrf.steps.history import add_updates, extend_history
 from hrf.steps.tracking import track
 from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.names import CONFIG_FILE, EVALUATION_FILE, GRID_FILE
 from hrf.storage.objects import Storage
 
 
@@ -47,7 +48,7 @@ def promote(
     context = Run.read(run)
     about, config = context.about, context.config
     baseline_folder, evaluation_folder, policy_folder = (read_folder(path) for path in (baseline, evaluation, policy))
-    record = json.loads((evaluation_folder / "evaluation.json").read_text(encoding="utf-8"))
+    record = json.loads((evaluation_folder / EVALUATION_FILE).read_text(encoding="utf-8"))
     start = json.loads((baseline_folder / "start.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "candidate"
@@ -73,7 +74,7 @@ def promote(
         records = {"evaluation.json": record, "decision.json": outcome}
         target = extend_history(history, folder, epoch, records)
         add_updates(policy_folder, folder)
-        shutil.copyfile(evaluation_folder / "grid.png", target / "grid.png")
+        shutil.copyfile(evaluation_folder / GRID_FILE, target / GRID_FILE)
     emit("epoch-decided", epoch=epoch, outcome=decided.outcome)
     track(context, history=new_history, baseline=baseline)
     metrics: dict[str, Any] = {
@@ -91,4 +92,4 @@ def _write_candidate(policy: Path, context: Run, evaluation: dict[str, Any], tar
     """A policy as it would be shipped: diffusers' layout with the weights that were evaluated, and their origin."""
     copy_policy(policy, target, averaged=True)
     shutil.copyfile(context.folder / CONFIG_FILE, target / CONFIG_FILE)
-    (target / "evaluation.json").write_text(json.dumps(evaluation) + "\n", encoding="utf-8")
+    (target / EVALUATION_FILE).write_text(json.dumps(evaluation) + "\n", encoding="utf-8")

@@ -18,10 +18,8 @@ from hrf.rewards import ImageError, Prompts, Reward, build_reward
 from hrf.steps.context import Run, step
 from hrf.steps.processes import in_processes
 from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.names import PROMPTS_FILE
 from hrf.storage.secrets import SCORING_SECRETS
-
-PROMPTS_FILE = "prompts.json"
-"""Beside a text-to-image model's samples: a list of texts, the prompt of each sample."""
 
 
 @step("score", when_stopped={"scores": ""}, secrets=SCORING_SECRETS)

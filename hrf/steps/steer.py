@@ -11,15 +11,15 @@ from typing import Any
 
 from hrf.distributed.progress import emit
 from hrf.policies.folders import save_fresh_policy
-from hrf.policies.policy_folder import POLICY_FILE, copy_policy, split_at
+from hrf.policies.policy_folder import copy_policy, split_at
 from hrf.promotion.floor import Decision, Reading, Steering, replay
 from hrf.promotion.gate import tripped_monitors
 from hrf.promotion.pointer import fetch_candidate
 from hrf.steps.context import TRAINED, Run, step
 from hrf.steps.history import copy_updates, extend_history
 from hrf.storage.folders import STOPPED, read_folder, writing_folder
+from hrf.storage.names import POLICY_FILE, STATE_FILE
 from hrf.storage.objects import Storage
-from hrf.trainer.state import STATE_FILE
 
 MANIFEST_ONLY = shutil.ignore_patterns("manifest.json")
 

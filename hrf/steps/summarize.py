@@ -13,10 +13,11 @@ from hrf.promotion.protocol import read_pointer
 from hrf.promotion.records import RunSummary
 from hrf.promotion.runs import TENSORBOARD, RunRecords
 from hrf.report import render_run
-from hrf.steps.context import CONFIG_FILE, Run, step
+from hrf.steps.context import Run, step
 from hrf.steps.history import read_epochs
 from hrf.steps.tracking import track, write_tensorboard
 from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.names import BASE_GRID_FILE, CONFIG_FILE, SUMMARY_FILE
 from hrf.storage.objects import Storage
 
 
@@ -51,8 +52,8 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
     )
     record = closing.as_json()
     with writing_folder(summary, producer=context.producer("summarize")) as folder:
-        (folder / "summary.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        shutil.copyfile(baseline_folder / "base_grid.png", folder / "base_grid.png")
+        (folder / SUMMARY_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        shutil.copyfile(baseline_folder / BASE_GRID_FILE, folder / BASE_GRID_FILE)
         for source in sorted((history_folder / "epochs").glob("*/grid.png")):
             target = folder / source.relative_to(history_folder)
             target.parent.mkdir(parents=True)
@@ -67,7 +68,7 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
         if events := write_tensorboard(Path(summary), Path(scratch)):
             store.upload_file(events, f"{records.prefix}/{TENSORBOARD}/{events.name}")
     last_grid = max((history_folder / "epochs").glob("*/grid.png"))
-    records.add_pictures(base=baseline_folder / "base_grid.png", last=last_grid)
+    records.add_pictures(base=baseline_folder / BASE_GRID_FILE, last=last_grid)
     # The summary comes last: where it is, the run is complete.
     records.write_summary(closing)
     emit("reported", report=report, summary=summary)

@@ -12,9 +12,10 @@ from typing import Any
 from hrf import __version__
 from hrf.report.tracking import TrackedRun, follow, is_wanted
 from hrf.report.tracking.event_files import has_writer, write_event_file
-from hrf.steps.context import CONFIG_FILE, Run
+from hrf.steps.context import Run
 from hrf.steps.history import epoch_folder, read_epochs, read_updates
 from hrf.steps.numbers import BASE, curves
+from hrf.storage.names import BASE_GRID_FILE, CONFIG_FILE, GRID_FILE, SUMMARY_FILE
 
 _LINEAGE = ("run_id", "experiment", "storage", "preset", "started_from", "noise_tag", "run_seed", "evaluation_digest")
 
@@ -42,7 +43,7 @@ def track(context: Run, *, policy: str = "", history: str = "", baseline: str = 
     if baseline:
         folder = Path(baseline)
         base = json.loads((folder / "baseline.json").read_text(encoding="utf-8"))
-        files["samples/base.png"] = folder / "base_grid.png"
+        files["samples/base.png"] = folder / BASE_GRID_FILE
     if report:
         files |= {CONFIG_FILE: context.folder / CONFIG_FILE, "report.html": Path(report)}
     follow(
@@ -85,20 +86,20 @@ def write_tensorboard(summary: Path, folder: Path) -> Path | None:
     """
     if not has_writer():
         return None
-    record = json.loads((summary / "summary.json").read_text(encoding="utf-8"))
+    record = json.loads((summary / SUMMARY_FILE).read_text(encoding="utf-8"))
     epochs = record["epochs"]
     work = itertools.accumulate(sum(entry["update"]["seconds"].values()) for entry in epochs)
     return write_event_file(
         folder,
         curves(record["base"], epochs),
-        {BASE: summary / "base_grid.png", **_grids(epochs, summary)},
+        {BASE: summary / BASE_GRID_FILE, **_grids(epochs, summary)},
         dict(zip((entry["epoch"] for entry in epochs), work, strict=True)),
     )
 
 
 def _grids(epochs: list[dict[str, Any]], folder: Path) -> dict[int, Path]:
     """Epoch -> sample grid, of those that were evaluated; folder of the history or the summary."""
-    files = {entry["epoch"]: epoch_folder(folder, entry["epoch"]) / "grid.png" for entry in epochs}
+    files = {entry["epoch"]: epoch_folder(folder, entry["epoch"]) / GRID_FILE for entry in epochs}
     return {epoch: file for epoch, file in files.items() if file.is_file()}
 
 

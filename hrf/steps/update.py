@@ -20,13 +20,14 @@ from hrf.distributed.ranks import this_rank
 from hrf.errors import NumericalError
 from hrf.planning.cost import pool_evaluations, update_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.folders import POLICY_FILE, load_policy, save_policy, weights_of
+from hrf.policies.folders import load_policy, save_policy, weights_of
 from hrf.steps.context import TRAINED, Run, advance_reporter, step
 from hrf.steps.history import copy_updates, update_file, write_record
 from hrf.steps.numbers import update_metrics
 from hrf.steps.processes import in_processes
 from hrf.steps.tracking import track
 from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.names import POLICY_FILE
 from hrf.trainer.rollout import Trajectories
 from hrf.trainer.state import load_training_state, load_trajectories, save_training_state
 from hrf.trainer.trainer import advantages_of, build_statistics

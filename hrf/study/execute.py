@@ -25,6 +25,7 @@ from hrf.steps.promote import promote
 from hrf.steps.steer import steer
 from hrf.steps.train import train
 from hrf.storage.folders import canonical_json, read_folder, read_manifest, writing_file
+from hrf.storage.names import BASE_GRID_FILE, GRID_FILE
 from hrf.storage.objects import Storage
 from hrf.study.plan import StudyRun, run_name
 from hrf.study.rows import Measured, keep_decisions, rows_of
@@ -189,11 +190,11 @@ def _records(way: _Way, history: str | None) -> Measured:
 def _keep_pictures(ways: list[_Way], run: StudyRun, places: Places, measured: Path) -> None:
     places.pictures.mkdir(parents=True, exist_ok=True)
     for way in ways:
-        grid = measured / way.arm / "evaluation" / "grid.png"
+        grid = measured / way.arm / "evaluation" / GRID_FILE
         with writing_file(places.pictures / f"{run_name(way.arm, run.reward, run.seed)}.png") as file:
             shutil.copyfile(grid, file)
     with writing_file(places.pictures / "base.png") as file:
-        shutil.copyfile(Path(ways[0].folders["baseline"]) / "base_grid.png", file)
+        shutil.copyfile(Path(ways[0].folders["baseline"]) / BASE_GRID_FILE, file)
 
 
 def _once(step: Callable[..., Any], outputs: Mapping[str, Path], **inputs: Any) -> None:

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hrf.storage.folders import read_folder
+from hrf.storage.names import ABOUT_FILE, STATE_FILE
 from hrf.trainer.prompt_statistics import PromptStatistics
 from hrf.trainer.rollout import Trajectories
 from hrf.trainer.starts import PrefixPool
 from hrf.trainer.trainer import EvaluationStarts
 from hrf.trainer.update import Updater
 
-ABOUT_FILE, STATE_FILE = "about.json", "state.json"
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hrf.errors import ArtifactError
+from hrf.storage.names import SUMMARY_FILE
 from hrf_pipelines.cli.progress_view import interval, window_words
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: It isn't one.
     """
-    file = folder / "summary.json"
+    file = folder / SUMMARY_FILE
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -13,12 +13,13 @@ from torch import Tensor
 from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError
 from hrf.images import grid, to_images
-from hrf.policies.folders import POLICY_FILE, load_policy
+from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
 from hrf.policies.text import embed_prompts
 from hrf.promotion.pointer import check_name, fetch_incumbent, read_pointer
 from hrf.seeds import Purpose, stream
 from hrf.storage.folders import writing_file
+from hrf.storage.names import CONFIG_FILE, EVALUATION_FILE, POLICY_FILE
 from hrf.storage.objects import Storage
 from hrf.trainer.rollout import denoise, draw_noise
 
@@ -63,7 +64,7 @@ def draw_samples(
         )
     with tempfile.TemporaryDirectory() as scratch:
         promoted = fetch_incumbent(store, pointer, Path(scratch) / "promoted")
-        config = Config.from_yaml((promoted / "config.yaml").read_text(encoding="utf-8"))
+        config = Config.from_yaml((promoted / CONFIG_FILE).read_text(encoding="utf-8"))
         base = Path(scratch) / "base"
         _check_base(promoted, fetch_base(config.model, base, {"step": "sample", "source": config.model.source}))
         folder, asked = _embed(promoted, base, config, prompts, num_samples)
@@ -97,7 +98,7 @@ def _embed(
                 "prompt", expected="none, as the model is an unconditional one", got=list(prompts), fix="leave it out"
             )
         return None, None
-    record = json.loads((promoted / "evaluation.json").read_text(encoding="utf-8"))
+    record = json.loads((promoted / EVALUATION_FILE).read_text(encoding="utf-8"))
     texts = list(prompts) or [entry["prompt"] for entry in record["by_prompt"]]
     folder = base.parent / "prompts"
     folder.mkdir()

@@ -1,4 +1,4 @@
-"""The process that runs a compiled package with Kubeflow's local runner: `python -m hrf_pipelines.local.runner.worker RUN_FOLDER`.
+"""The process that runs a compiled package with Kubeflow's local runner: `python -m` with this module, RUN_FOLDER.
 
 It is a child of `hrf run`, in a process group of its own, and ends that whole group when its parent is gone.
 """

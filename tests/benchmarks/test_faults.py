@@ -7,7 +7,7 @@ from typing import Any
 
 from benchmarks.faults import break_requests, flip_bytes
 from benchmarks.faulty_s3 import FAULTS
-from hrf.storage import folders as checkpoint
+from hrf.storage import folders
 
 SECONDS = 120
 """A budget for machines that are busy; it takes a few."""
@@ -21,14 +21,14 @@ def test_flipped_bytes_are_refused_or_change_nothing(embedded_s3, tmp_path):
 
 
 def test_it_would_tell_what_goes_unnoticed(embedded_s3, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "unseal", lambda text, origin, fix: _without_looking(text))
-    monkeypatch.setattr("hrf.storage.objects.objects.unseal", checkpoint.unseal)
+    monkeypatch.setattr(folders, "unseal", lambda text, origin, fix: _without_looking(text))
+    monkeypatch.setattr("hrf.storage.objects.unseal", folders.unseal)
     flips = flip_bytes(embedded_s3, tmp_path, number=60, seed=2, seconds=SECONDS)
     assert flips.unnoticed
 
 
 def _without_looking(text: bytes) -> dict[str, Any]:
-    return {name: value for name, value in json.loads(text).items() if name != checkpoint.SEAL}
+    return {name: value for name, value in json.loads(text).items() if name != folders.SEAL}
 
 
 def test_requests_that_go_wrong_lose_nothing(embedded_s3, tmp_path):

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from hrf.policies.sources import shipped_folder
 from hrf.storage.objects import Storage
+from hrf.storage.shipped import shipped_folder
 from tests.e2e.commands import COLUMNS, SCREEN_LINES, Said, events, hrf, only_run, state
 from tests.e2e.conftest import EXPERIMENT
 from tests.e2e.objects import copy_experiment, read, storage_of, without_run

@@ -10,8 +10,9 @@ from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError, StorageError
 from hrf.policies.folders import load_policy, noise_schedule, save_policy
 from hrf.policies.kinds import normalise_base
-from hrf.policies.sources import fetch_model, shipped_folder
+from hrf.policies.sources import fetch_model
 from hrf.seeds import Purpose, stream
+from hrf.storage.shipped import shipped_folder
 from hrf.trainer.rollout import denoise, draw_noise
 from tests.hrf.toys import small_unet
 

@@ -199,7 +199,7 @@ class TestMemory:
         assert counted.forward_bytes < counted.checkpointed_bytes < 0.6 * counted.backward_bytes
 
     def test_in_bfloat16_activations_take_half(self):
-        """The rule of `hrf.planning.forecast`, on tensors without contents that are as if on a CPU: there autocast exists."""
+        """The rule of `hrf.planning.forecast`, on tensors without contents as if on a CPU: there autocast exists."""
 
         def peak(batch: int, enabled: bool) -> int:
             with FakeTensorMode():

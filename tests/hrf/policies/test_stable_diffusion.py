@@ -16,8 +16,9 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, weights_of
 from hrf.policies.kinds import normalise_base
 from hrf.policies.text import embed_prompts
-from hrf.policies.weights import LORA_FILE, AdapterOff
+from hrf.policies.weights import AdapterOff
 from hrf.seeds import Purpose, stream
+from hrf.storage.names import LORA_FILE
 from hrf.trainer.rollout import denoise, draw_noise
 from tests.hrf import tiny_stable_diffusion as tiny
 

@@ -22,7 +22,7 @@ import pytest
 
 from hrf.config import ClassifierReward, JpegReward
 from hrf.errors import ConfigError, RemoteError
-from hrf.policies.sources import classifier_folder
+from hrf.networks.classifier import classifier_folder
 from hrf.rewards import ImageError, build_reward
 from hrf.rewards import remote as remote_module
 from hrf.rewards.protocol import encode_request
