@@ -23,11 +23,11 @@ from kfp.dsl.base_component import BaseComponent
 from hrf import __version__
 from hrf.config import resolve
 from hrf.errors import ConfigError
-from hrf_pipelines.cluster.versions import about_package
 from hrf_pipelines.finetune import build
 from hrf_pipelines.menus import finetune_menus
 from hrf_pipelines.package import finish
 from hrf_pipelines.placement import default_placement, load_placement
+from hrf_pipelines.versions import about_package
 
 #: What every object of `manifests/` carries.
 LABELS = {"app.kubernetes.io/part-of": "hrf-pipelines"}

@@ -78,8 +78,8 @@ def pack(
     """
     from hrf.promotion.pointer import check_name
     from hrf.steps.check import AS_CONFIGURED
-    from hrf_pipelines.cluster.versions import about_package
     from hrf_pipelines.placement import Images, default_placement
+    from hrf_pipelines.versions import about_package
 
     check_name(experiment, "--experiment")
     changes: dict[str, int | str] = {"epochs": epochs} if epochs else {}

@@ -227,10 +227,10 @@ def run_there(runs: Sequence[StudyRun], folder: StudyFolder, site: Site, placeme
 def packages(placement: str) -> Callable[[StudyRun], Package]:
     """What compiles the package of a run: once for all its seeds."""
     from hrf_pipelines.cluster.studying import Package
-    from hrf_pipelines.cluster.versions import about_package
     from hrf_pipelines.package import compile_package
     from hrf_pipelines.placement import default_placement, load_placement
     from hrf_pipelines.study_run import build
+    from hrf_pipelines.versions import about_package
     from hrf_pipelines.workflow.size import check_size, estimate
 
     compiled: dict[tuple[str, str], Package] = {}

@@ -49,7 +49,7 @@ class Package:
 
     text: str
     about: str
-    """See `hrf_pipelines.cluster.versions.about_package`."""
+    """See `hrf_pipelines.versions.about_package`."""
 
 
 @dataclass(frozen=True, kw_only=True)

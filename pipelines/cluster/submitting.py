@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ClusterError
-from hrf_pipelines.cluster.versions import VersionName, name_version
 from hrf_pipelines.package import read_package
+from hrf_pipelines.versions import VersionName, name_version
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,7 +37,7 @@ def put_version(cluster: Cluster, package: str, about: str = "") -> Version:
     Args:
         cluster: Where to.
         package: A compiled package.
-        about: What it is about: see `hrf_pipelines.cluster.versions.about_package`.
+        about: What it is about: see `hrf_pipelines.versions.about_package`.
 
     Raises:
         ClusterError: The cluster refuses, or has another package of this name.

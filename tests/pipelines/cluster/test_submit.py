@@ -21,8 +21,8 @@ from hrf_pipelines.cluster import watching
 from hrf_pipelines.cluster.connection import Cluster
 from hrf_pipelines.cluster.runs import count_tasks, package_of, tasks_of
 from hrf_pipelines.cluster.submitting import Version, start_run
-from hrf_pipelines.cluster.versions import about_package, name_version
 from hrf_pipelines.cluster.watching import RunView, follow
+from hrf_pipelines.versions import about_package, name_version
 from tests.hrf.run_ends import decision_of, failure_of, status_of
 from tests.kfp_api import plays
 from tests.kfp_api.recordings import recording

@@ -51,7 +51,7 @@ def name_version(package: str, about: str, source: Path | None = None) -> Versio
     from hrf import __version__
 
     digest = hashlib.sha256(package.encode()).hexdigest()
-    revision = _git_revision(source or Path(__file__).resolve().parents[2])
+    revision = _git_revision(source or Path(__file__).resolve().parents[1])
     return VersionName(
         name="-".join(filter(None, [about, __version__, digest[:DIGEST_DIGITS]])),
         description=f"hrf {__version__}, {'revision ' + revision if revision else 'installed'}, sha256:{digest}",
