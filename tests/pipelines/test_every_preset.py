@@ -60,7 +60,7 @@ def test_every_pod_is_let_in_where_pod_security_is_restricted(preset):
 
 def test_graphs_are_counted_as_the_ui_draws_them():
     """A recorded run's, which is a picture: 27 boxes in the layer of its steps."""
-    from tests.pipelines.test_workflow_size import RECORDED_PACKAGE
+    from tests.pipelines.workflow.test_size import RECORDED_PACKAGE
 
     counted = {layer.component: (len(layer.nodes), len(layer.edges)) for layer in layers(RECORDED_PACKAGE[0])}
     assert counted["comp-exit-handler-1"] == (27, 55)

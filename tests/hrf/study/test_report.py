@@ -24,6 +24,7 @@ from hrf.study.definition import Study
 from hrf.study.matching import RATIO
 from hrf.study.report import notices, read_results, render_study
 from hrf.study.table import write_table
+from tests.hrf.report.test_report import Page
 from tests.hrf.study_folders import (
     ARMS,
     REWARDS,
@@ -34,7 +35,6 @@ from tests.hrf.study_folders import (
     write_pictures,
     write_study,
 )
-from tests.hrf.test_report import Page
 
 LARGEST_PAGE = 4_000_000
 SEEDS = (0, 1, 2, 3, 4)

@@ -11,7 +11,7 @@ from hrf.errors import ClusterError
 from hrf_pipelines.cluster import connection
 from tests.kfp_api.server import Trouble, serve
 from tests.kubernetes_api.certificates import make_certificate
-from tests.pipelines.cluster.conftest import words
+from tests.pipelines.conftest import words
 
 LOGIN = Trouble(200, "text/html; charset=utf-8", b"<html>Log in</html>")
 

@@ -10,7 +10,7 @@ from hrf.storage.objects import Storage
 from tests.hrf.run_ends import failure_of, status_of
 from tests.kfp_api import plays
 from tests.pipelines.cluster.computing import compute
-from tests.pipelines.cluster.conftest import SMOKE, words
+from tests.pipelines.conftest import SMOKE, words
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import pytest
 
 from tests.hrf.run_ends import status_of
 from tests.kfp_api import plays
-from tests.pipelines.cluster.conftest import SMOKE, words
+from tests.pipelines.conftest import SMOKE, words
 
 # Each command is a process of its own that compiles a package.
 pytestmark = pytest.mark.slow

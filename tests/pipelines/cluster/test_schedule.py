@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from tests.kfp_api.server import Trouble
-from tests.pipelines.cluster.conftest import SMOKE, words
+from tests.pipelines.conftest import SMOKE, words
 
 # Each command is a process of its own that compiles a package.
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 
 from tests.kfp_api import plays
 from tests.kfp_api.server import Trouble
-from tests.pipelines.cluster.conftest import SMOKE
+from tests.pipelines.conftest import SMOKE
 
 # Each command is a process of its own that compiles a package.
 pytestmark = pytest.mark.slow

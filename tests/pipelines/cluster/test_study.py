@@ -19,7 +19,7 @@ from tests.hrf.run_ends import failure_of, status_of
 from tests.hrf.summary_folders import summary_record
 from tests.kfp_api.server import Trouble
 from tests.pipelines.cluster.computing import at_work, compute
-from tests.pipelines.cluster.conftest import words
+from tests.pipelines.conftest import words
 
 pytestmark = pytest.mark.slow
 

@@ -26,7 +26,7 @@ from hrf_pipelines.versions import about_package, name_version
 from tests.hrf.run_ends import decision_of, failure_of, status_of
 from tests.kfp_api import plays
 from tests.kfp_api.recordings import recording
-from tests.pipelines.cluster.conftest import SMOKE, words
+from tests.pipelines.conftest import SMOKE, words
 
 # Each command is a process of its own that compiles a package.
 pytestmark = pytest.mark.slow

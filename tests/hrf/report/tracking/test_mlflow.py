@@ -305,7 +305,7 @@ class TestWithoutAServer:
         self, run: TrackedRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         (tmp_path / "mlflow.py").write_text("import time\ntime.sleep(600)\n")
-        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(tracking.__file__).parents[2]}")
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(tracking.__file__).parents[3]}")
         monkeypatch.setattr(tracking, "LOADING_SECONDS", 1)
         self.set("HRF_TRACKING_SECONDS", "1")
         self.set("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")

@@ -15,7 +15,7 @@ from hrf.config import list_presets
 from hrf.storage.objects import Storage
 from hrf_pipelines.cli.main import app
 from hrf_pipelines.cli.plan import amount, duration
-from tests.hrf.policies.test_footprint import PIXELS
+from tests.hrf.planning.test_footprint import PIXELS
 
 UNKNOWN = ["--set", "model.source=hf:somebody/some-model", "--set", f"model.revision={'0' * 40}"]
 

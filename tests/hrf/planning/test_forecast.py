@@ -34,7 +34,7 @@ from hrf.trainer.trainer import (
     sample_episodes,
 )
 from hrf.trainer.update import Updater, build_optimizer
-from tests.hrf.policies.test_footprint import PIXELS
+from tests.hrf.planning.test_footprint import PIXELS
 from tests.hrf.toys import LINEAR_ALPHA_BARS, small_policy
 
 SMALL = {"sampler": {"steps": 6}, "rollout": {"roots": 8, "branches": 4}, "update": {"minibatch": 16, "microbatch": 16}}

@@ -20,7 +20,7 @@ from hrf_pipelines.placement import Images, read_placement
 from tests.kubernetes_api.server import Account
 from tests.manifests.kustomize import build
 from tests.manifests.schemas import check
-from tests.pipelines.cluster.conftest import SMOKE, words
+from tests.pipelines.conftest import SMOKE, words
 
 STORAGE = ("--storage", "s3://hrf")
 KEYS = {"AWS_ACCESS_KEY_ID": "store-key", "AWS_SECRET_ACCESS_KEY": "store-secret"}

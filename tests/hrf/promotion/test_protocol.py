@@ -356,7 +356,7 @@ def test_16_processes_promoting_at_once_give_one_linear_history(storage, tmp_pat
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
         )
         for number in range(NUM_RACERS)
     ]

@@ -14,7 +14,7 @@ from hrf_pipelines.cli.run_comparison import COUNTS, REWARD_METRICS, as_plain, c
 from hrf_pipelines.local.run_state import RunFolder
 from tests.hrf.summary_folders import summary_record, write_summary
 from tests.kfp_api import plays
-from tests.pipelines.cluster.conftest import clean_environment, hrf, kfp, start, words  # noqa: F401
+from tests.pipelines.conftest import clean_environment, hrf, kfp, start, words  # noqa: F401
 
 ASKED = {"experiment": "e", "fingerprint": "f", "arguments": {"storage": "s3://b"}, "package": "x", "title": "t"}
 

@@ -7,7 +7,7 @@ import pytest
 from hrf.study.definition import Study
 from hrf_pipelines.cli.study import plan
 
-FILE = Path(__file__).parents[2] / "benchmarks" / "studies" / "window.yaml"
+FILE = Path(__file__).parents[3] / "benchmarks" / "studies" / "window.yaml"
 
 
 @pytest.fixture(scope="module")

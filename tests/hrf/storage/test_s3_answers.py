@@ -15,7 +15,7 @@ from hrf.storage.folders import writing_folder
 from hrf.storage.objects import Storage
 from hrf.storage.s3 import ATTEMPTS, adopt, process_variables
 from hrf.storage.weights import digest_of, weights_file
-from tests.hrf.answering_s3 import LISTING, Answer, answering, listing, refusal
+from tests.hrf.storage.answering_s3 import LISTING, Answer, answering, listing, refusal
 
 OTHER_SETTINGS = ("no profile", "damaged files")
 WHOLE = Answer(body="content", headers={"ETag": '"1"'})

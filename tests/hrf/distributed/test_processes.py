@@ -112,7 +112,7 @@ def test_processes_do_with_the_shared_memory_that_a_container_has(tmp_path):
     if subprocess.run(["unshare", "-m", "sh", "-c", mounted], capture_output=True, check=False).returncode:
         pytest.skip("this user may not mount")
     command = ["unshare", "-m", "sh", "-c", f'{mounted} && exec "$@"', "sh", sys.executable, "program.py"]
-    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     said = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
     assert said.returncode == 0, said.stderr
     assert ast.literal_eval(said.stdout) == {"sum": 3.0, "samples": 0.5, "room": 64 * 2**20}
@@ -150,7 +150,7 @@ def test_ranks_end_with_the_process_that_started_them(tmp_path):
         "from tests.hrf.shared_work import wait_for_ever\n"
         f"run_in_processes(wait_for_ever, {{'folder': {str(tmp_path)!r}}}, num_processes=2, on_gpu=False)\n"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     with subprocess.Popen([sys.executable, "-c", code], cwd=root, env={**os.environ, "PYTHONPATH": str(root)}) as step:
         deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("pid-*"))) < 2 and time.monotonic() < deadline:
