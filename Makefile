@@ -15,7 +15,7 @@ VARIANT ?=
 # PUSH=1 pushes them to REGISTRY, and prints their digests.
 PUSH ?=
 
-.PHONY: run test test-unit test-containers lint manifests base-model images images-stop clean
+.PHONY: run test test-unit test-containers lint manifests rooms base-model images images-stop clean
 
 run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default preset; again: go on from what was promoted
 	$(BIN)/hrf run avatars-compressibility
@@ -49,6 +49,9 @@ lint: $(VENV)/.dev
 manifests: $(VENV)/.dev  ## compile the pipeline into manifests/base/pipeline.yaml, with the images of HRF_IMAGE_...; and docs/workflow-size.md
 	$(BIN)/python -m hrf_pipelines.native manifests/base/pipeline.yaml --preset $(PRESET)
 	$(BIN)/python -m hrf_pipelines.workflow.table docs/workflow-size.md
+
+rooms: $(VENV)/.dev  ## draw who imports whom into docs/rooms.svg, and list the rooms in docs/architecture.md
+	$(BIN)/python -m tools.rooms
 
 base-model: $(VENV)/.dev  ## draw the data, train the shipped model and its classifier anew (about an hour)
 	$(BIN)/python -m tools.base_model hrf/assets/avatars-32
