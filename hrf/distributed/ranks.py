@@ -77,12 +77,16 @@ class Ranks:
         """Whether a tensor is the same on every rank."""
         return bool((self.concatenate(value[None]) == value).all())
 
-    def writes(self) -> bool:
-        """Wait until every rank has come this far; true on the one that writes what they have made."""
+    def wait_for_all(self) -> None:
+        """Return once every rank has come this far."""
         if self.count > 1:
             from accelerate import PartialState
 
             PartialState().wait_for_everyone()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the rank that writes what all have made, once they have made it (`wait_for_all`)."""
         return self.index == 0
 
 

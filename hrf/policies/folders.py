@@ -23,7 +23,7 @@ from hrf.policies.conditioning import PromptEmbeddings
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.kinds import kind_of
 from hrf.policies.schedulers import prediction_of, training_scheduler
-from hrf.policies.weights import FullWeights, LoraWeights, Weights, average_folder
+from hrf.policies.weights import FullWeights, LoraWeights, TunedWeights, average_folder
 from hrf.storage.names import POLICY_FILE
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -139,7 +139,7 @@ def _switch_step(config: Config, base: Path, weights: Path) -> int:
     return int(json.loads((weights / POLICY_FILE).read_text(encoding="utf-8"))["switch_step"])
 
 
-def weights_of(config: Config) -> Weights:
+def weights_of(config: Config) -> TunedWeights:
     """How this configuration's tuned weights are stored."""
     return LoraWeights(config.policy.lora) if config.policy.lora else FullWeights()
 
@@ -150,7 +150,7 @@ def save_policy(
     base: Path,
     about: Mapping[str, Any],
     average: Mapping[str, Tensor] | None,
-    weights: Weights | None = None,
+    weights: TunedWeights | None = None,
 ) -> None:
     """Write a policy folder into an existing empty folder.
 

@@ -30,8 +30,8 @@ _ADAPTER = "default"
 _METADATA_KEY = "lora_adapter_metadata"
 
 
-class Weights(Protocol):
-    """Reads and writes tuned weights."""
+class TunedWeights(Protocol):
+    """How tuned weights are read and written."""
 
     def load(self, base: Path, folder: Path, *, reference: bool) -> tuple[Any, Any]:
         """(denoiser with the weights in `folder`, reference with the base's), on the CPU; the reference is frozen.

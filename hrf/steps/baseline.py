@@ -10,7 +10,7 @@ from hrf.config import Config
 from hrf.evaluation.measure import evaluation_record
 from hrf.evaluation.measured import Measured
 from hrf.policies.folders import load_policy
-from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.context import RunContext, advance_reporter, step
 from hrf.steps.measuring import measure_policy
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.names import BASE_GRID_FILE
@@ -33,7 +33,7 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
     Returns:
         The base's reward and diversity.
     """
-    context = Run.read(run)
+    context = RunContext.read(run)
     config, about = context.config, context.about
     base_folder, policy_folder = read_folder(base), read_folder(policy)
     report = advance_reporter("baseline", None, _num_evaluations(context))
@@ -72,7 +72,7 @@ def _evaluation(config: Config, measured: Measured, base: Measured) -> dict[str,
     )
 
 
-def _num_evaluations(context: Run) -> int:
+def _num_evaluations(context: RunContext) -> int:
     """Denoiser evaluations of this step, for the progress display."""
     config = context.config
     steps, switch = config.sampler.steps, int(context.about["policy"]["switch_step"])

@@ -35,7 +35,7 @@ Arguments = ParamSpec("Arguments")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class RunContext:
     """A run as `prepare` wrote it down."""
 
     folder: Path
@@ -44,7 +44,7 @@ class Run:
     """run.json: run_id, experiment, storage, run_seed, started_from, evaluation_digest, versions, ..."""
 
     @classmethod
-    def read(cls, folder: str) -> Run:
+    def read(cls, folder: str) -> RunContext:
         """Read and verify a run folder.
 
         Raises:

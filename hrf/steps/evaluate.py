@@ -9,7 +9,7 @@ from hrf.distributed.progress import emit
 from hrf.evaluation.measure import evaluation_record
 from hrf.evaluation.measured import Measured
 from hrf.policies.folders import load_policy
-from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.context import RunContext, advance_reporter, step
 from hrf.steps.history import read_update
 from hrf.steps.measuring import measure_policy
 from hrf.steps.numbers import evaluation_metrics
@@ -34,7 +34,7 @@ def evaluate(*, run: str, base: str, policy: str, baseline: str, epoch: int, eva
     Returns:
         The record in flat numbers.
     """
-    context = Run.read(run)
+    context = RunContext.read(run)
     config = context.config
     baseline_folder = read_folder(baseline)
     policy_folder = read_folder(policy)

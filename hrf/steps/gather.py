@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hrf.errors import ArtifactError
-from hrf.steps.context import Run, step
+from hrf.steps.context import RunContext, step
 from hrf.steps.sample import sampling_metrics
 from hrf.steps.score import read_prompts, write_prompts
 from hrf.storage.folders import describe_producer, read_folder, read_manifest, writing_folder
@@ -43,7 +43,7 @@ def gather(
     Raises:
         ArtifactError: The shards are not those of one whole epoch.
     """
-    context = Run.read(run)
+    context = RunContext.read(run)
     tails = [load_trajectories(path) for path in _in_order(trajectory_shards)]
     folders = [read_folder(path) for path in _in_order(sample_shards)]
     finished = [load_file(folder / "samples.safetensors") for folder in folders]

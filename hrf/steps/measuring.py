@@ -11,7 +11,7 @@ from hrf.networks.classifier import ImageClassifier
 from hrf.networks.features import build_embedder
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rewards import build_reward
-from hrf.steps.context import Run
+from hrf.steps.context import RunContext
 from hrf.trainer.rollout import OnAdvance
 from hrf.trainer.trainer import EvaluationStarts, evaluation_samples
 
@@ -20,7 +20,7 @@ _GRID_IMAGES = 32
 
 
 def measure_policy(
-    context: Run, policy: DiffusionPolicy, starts: EvaluationStarts, on_advance: OnAdvance | None
+    context: RunContext, policy: DiffusionPolicy, starts: EvaluationStarts, on_advance: OnAdvance | None
 ) -> tuple[Measured, Image]:
     """Sample the fixed seeds: what is measured on each, and a grid of the first pictures.
 

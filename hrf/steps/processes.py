@@ -9,7 +9,7 @@ from typing import ParamSpec, TypeVar
 from hrf.config import Config
 from hrf.config.rewards import leaf_rewards
 from hrf.distributed.processes import check_processes, run_in_processes
-from hrf.steps.context import Run
+from hrf.steps.context import RunContext
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -23,7 +23,7 @@ def in_processes(function: Callable[Arguments, Result]) -> Callable[Arguments, R
 
     @functools.wraps(function)
     def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        config = Run.read(str(kwargs["run"])).config
+        config = RunContext.read(str(kwargs["run"])).config
         num_processes = config.model.num_processes
         if num_processes == 1:
             return function(*args, **kwargs)

@@ -12,7 +12,7 @@ from hrf.distributed.progress import emit
 from hrf.policies.policy_folder import copy_policy
 from hrf.promotion.protocol import Candidate
 from hrf.promotion.protocol import promote as promote_candidate
-from hrf.steps.context import Run, step
+from hrf.steps.context import RunContext, step
 from hrf.steps.history import add_updates, extend_history
 from hrf.steps.tracking import track
 from hrf.storage.folders import read_folder, writing_folder
@@ -45,7 +45,7 @@ def promote(
     Returns:
         The decision in flat values.
     """
-    context = Run.read(run)
+    context = RunContext.read(run)
     about, config = context.about, context.config
     baseline_folder, evaluation_folder, policy_folder = (read_folder(path) for path in (baseline, evaluation, policy))
     record = json.loads((evaluation_folder / EVALUATION_FILE).read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def promote(
     return metrics
 
 
-def _write_candidate(policy: Path, context: Run, evaluation: dict[str, Any], target: Path) -> None:
+def _write_candidate(policy: Path, context: RunContext, evaluation: dict[str, Any], target: Path) -> None:
     """A policy as it would be shipped: diffusers' layout with the weights that were evaluated, and their origin."""
     copy_policy(policy, target, averaged=True)
     shutil.copyfile(context.folder / CONFIG_FILE, target / CONFIG_FILE)

@@ -12,7 +12,7 @@ from hrf.planning.cost import expected_sampling_evaluations
 from hrf.policies.folders import load_policy
 from hrf.policies.prompts import PromptTable
 from hrf.rewards import build_reward
-from hrf.steps.context import Run, advance_reporter, step
+from hrf.steps.context import RunContext, advance_reporter, step
 from hrf.steps.processes import in_processes
 from hrf.steps.score import write_prompts
 from hrf.storage.folders import read_folder, writing_folder
@@ -53,7 +53,7 @@ def sample(
     Returns:
         Window, mean start step and denoiser evaluations.
     """
-    context = Run.read(run)
+    context = RunContext.read(run)
     config, ranks = context.config, this_rank()
     table = context.prompts
     current = load_policy(config, read_folder(base), read_folder(policy), prompts=context.prompts_folder)
@@ -78,7 +78,8 @@ def sample(
     )
     producer = {**context.producer("sample", epoch), "shard": shard, "num_shards": num_shards}
     record = episodes.record()
-    if ranks.writes():
+    ranks.wait_for_all()
+    if ranks.is_first:
         with writing_folder(trajectories, producer=producer) as folder:
             save_trajectories(episodes.trajectories, record, folder)
         with writing_folder(samples, producer=producer) as folder:

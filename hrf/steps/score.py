@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 from hrf.distributed.ranks import ALONE, Ranks, this_rank
 from hrf.errors import ArtifactError, NumericalError
 from hrf.rewards import ImageError, Prompts, Reward, build_reward
-from hrf.steps.context import Run, step
+from hrf.steps.context import RunContext, step
 from hrf.steps.processes import in_processes
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.names import PROMPTS_FILE
@@ -39,14 +39,15 @@ def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
     Raises:
         NumericalError: If a reward is not finite; it names epoch, root and branch.
     """
-    context, ranks = Run.read(run), this_rank()
+    context, ranks = RunContext.read(run), this_rank()
     reward = build_reward(context.config.reward, context.classifier("reward"))
     folder = read_folder(samples)
     loaded, prompts = load_file(folder / "samples.safetensors"), read_prompts(folder)
     began = time.perf_counter()
     rewards = reward_samples(reward, loaded["samples"], loaded["groups"], epoch, prompts, ranks)
     record = {"name": reward.name, "seconds": time.perf_counter() - began, "rewards": rewards.tolist()}
-    if ranks.writes():
+    ranks.wait_for_all()
+    if ranks.is_first:
         with writing_folder(scores, producer=context.producer("score", epoch)) as target:
             (target / "scores.json").write_text(json.dumps(record) + "\n", encoding="utf-8")
     return {

@@ -15,7 +15,7 @@ from hrf.policies.policy_folder import copy_policy, split_at
 from hrf.promotion.floor import Decision, Reading, Steering, replay
 from hrf.promotion.gate import tripped_monitors
 from hrf.promotion.pointer import fetch_candidate
-from hrf.steps.context import TRAINED, Run, step
+from hrf.steps.context import TRAINED, RunContext, step
 from hrf.steps.history import copy_updates, extend_history
 from hrf.storage.folders import STOPPED, read_folder, writing_folder
 from hrf.storage.names import POLICY_FILE, STATE_FILE
@@ -55,7 +55,7 @@ def steer(
     Returns:
         The decision in flat values.
     """
-    context = Run.read(run)
+    context = RunContext.read(run)
     policy_folder, state_folder = read_folder(policy), read_folder(training_state)
     decision = _decide(context, read_folder(baseline), read_folder(history))
     steering = decision.steering
@@ -92,7 +92,7 @@ def steer(
     }
 
 
-def _decide(context: Run, baseline: Path, history: Path) -> Decision:
+def _decide(context: RunContext, baseline: Path, history: Path) -> Decision:
     """Apply the rule to all evaluations of the run: nothing is remembered but its records."""
     config, about = context.config, context.about
     if config.diversity_floor is None:
@@ -119,7 +119,7 @@ def _reading(evaluation: Mapping[str, Any], candidate: str | None) -> Reading:
     )
 
 
-def _write_kept(context: Run, candidate: str | None, base: Path, target: Path) -> None:
+def _write_kept(context: RunContext, candidate: str | None, base: Path, target: Path) -> None:
     """The weights that a run backs up to: a candidate's, as `promote` stored it, or those of an untrained policy."""
     about = context.about
     if candidate is None:

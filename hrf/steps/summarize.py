@@ -13,7 +13,7 @@ from hrf.promotion.protocol import read_pointer
 from hrf.promotion.records import RunSummary
 from hrf.promotion.runs import TENSORBOARD, RunRecords
 from hrf.report import render_run
-from hrf.steps.context import Run, step
+from hrf.steps.context import RunContext, step
 from hrf.steps.history import read_epochs
 from hrf.steps.tracking import track, write_tensorboard
 from hrf.storage.folders import read_folder, writing_folder
@@ -35,7 +35,7 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
     Returns:
         The run's closing numbers: stable names, one column in Kubeflow's comparison.
     """
-    context = Run.read(run)
+    context = RunContext.read(run)
     baseline_folder, history_folder = read_folder(baseline), read_folder(history)
     store = Storage.open(context.about["storage"])
     experiment, run_id = context.about["experiment"], context.about["run_id"]

@@ -12,7 +12,7 @@ from typing import Any
 from hrf import __version__
 from hrf.report.tracking import TrackedRun, follow, is_wanted
 from hrf.report.tracking.event_files import has_writer, write_event_file
-from hrf.steps.context import Run
+from hrf.steps.context import RunContext
 from hrf.steps.history import epoch_folder, read_epochs, read_updates
 from hrf.steps.numbers import BASE, curves
 from hrf.storage.names import BASE_GRID_FILE, CONFIG_FILE, GRID_FILE, SUMMARY_FILE
@@ -20,7 +20,7 @@ from hrf.storage.names import BASE_GRID_FILE, CONFIG_FILE, GRID_FILE, SUMMARY_FI
 _LINEAGE = ("run_id", "experiment", "storage", "preset", "started_from", "noise_tag", "run_seed", "evaluation_digest")
 
 
-def track(context: Run, *, policy: str = "", history: str = "", baseline: str = "", report: str = "") -> None:
+def track(context: RunContext, *, policy: str = "", history: str = "", baseline: str = "", report: str = "") -> None:
     """Tell the MLflow server, if there is one, what it does not know of a run yet.
 
     Args:
@@ -117,7 +117,7 @@ def _tracked(about: Mapping[str, Any], **fields: Any) -> TrackedRun:
     return TrackedRun(records=f"{storage}/{experiment}/runs/{run_id}", experiment=experiment, run_id=run_id, **fields)
 
 
-def _lineage(context: Run) -> dict[str, Any]:
+def _lineage(context: RunContext) -> dict[str, Any]:
     about = context.about
     return {
         **{f"hrf.{name}": about[name] for name in _LINEAGE},

@@ -8,7 +8,7 @@ from typing import Any
 from hrf.distributed.ranks import this_rank
 from hrf.planning.cost import expected_sampling_evaluations
 from hrf.rewards import build_reward
-from hrf.steps.context import TRAINED, Run, advance_reporter, step
+from hrf.steps.context import TRAINED, RunContext, advance_reporter, step
 from hrf.steps.numbers import update_metrics
 from hrf.steps.processes import in_processes
 from hrf.steps.sample import prompt_texts
@@ -51,7 +51,7 @@ def train(
     Returns:
         The last epoch's metrics.
     """
-    context = Run.read(run)
+    context = RunContext.read(run)
     config, ranks = context.config, this_rank()
     session = TrainingSession(context, base, policy, training_state)
     reward = build_reward(config.reward, context.classifier("reward"))
@@ -79,7 +79,8 @@ def train(
         score_seconds = time.perf_counter() - began
         records[current] = session.learn(episodes.trajectories, rewards, episodes.record(), score_seconds, current)
     last = epoch + num_epochs - 1
-    if ranks.writes():
+    ranks.wait_for_all()
+    if ranks.is_first:
         session.save(new_policy, new_training_state, "train", records)
         track(context, policy=new_policy)
     return update_metrics(records[last])

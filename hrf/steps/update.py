@@ -21,7 +21,7 @@ from hrf.errors import NumericalError
 from hrf.planning.cost import pool_evaluations, update_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy, save_policy, weights_of
-from hrf.steps.context import TRAINED, Run, advance_reporter, step
+from hrf.steps.context import TRAINED, RunContext, advance_reporter, step
 from hrf.steps.history import copy_updates, update_file, write_record
 from hrf.steps.numbers import update_metrics
 from hrf.steps.processes import in_processes
@@ -64,12 +64,13 @@ def update(
     Returns:
         The last update's metrics.
     """
-    context = Run.read(run)
+    context = RunContext.read(run)
     tails, sampled = load_trajectories(trajectories)
     scored = json.loads((read_folder(scores) / "scores.json").read_text(encoding="utf-8"))
     session = TrainingSession(context, base, policy, training_state)
     record = session.learn(tails, np.asarray(scored["rewards"]), sampled, float(scored["seconds"]), epoch)
-    if this_rank().writes():
+    this_rank().wait_for_all()
+    if this_rank().is_first:
         session.save(new_policy, new_training_state, "update", {epoch: record})
         track(context, policy=new_policy)
     return update_metrics(record)
@@ -78,7 +79,7 @@ def update(
 class TrainingSession:
     """A policy with its optimizer and counters, read from folders, trained in memory, and written back."""
 
-    def __init__(self, context: Run, base: str, policy: str, training_state: str) -> None:
+    def __init__(self, context: RunContext, base: str, policy: str, training_state: str) -> None:
         self._context = context
         self._base = read_folder(base)
         self._origin = folder = read_folder(policy)

@@ -12,7 +12,7 @@ from PIL import Image
 from hrf.images import grid
 from hrf.promotion.protocol import fetch_incumbent, read_pointer
 from hrf.seeds import Purpose, stream
-from hrf.steps.context import Run
+from hrf.steps.context import RunContext
 from tests.e2e.commands import hrf, only_run
 from tests.e2e.objects import storage_of
 from tests.hrf import tiny_stable_diffusion as tiny
@@ -54,7 +54,7 @@ def test_a_run_with_lora_guidance_and_prompts_raises_the_reward_and_plain_diffus
     assert last["evaluation"]["reward_vs_base"]["low"] > 0, last["evaluation"]
     assert last["decision"]["outcome"] == "promoted", last["decision"]
     (folder,) = run.glob("artifacts/*/prepare/run")
-    table = Run.read(str(folder)).prompts
+    table = RunContext.read(str(folder)).prompts
     assert table is not None
     assert (len(table.training), len(table.evaluation)) == (41, 4)
 

@@ -33,7 +33,7 @@ def talk(value: int) -> dict:
         "same": ranks.all_have(torch.ones(2)),
         "different": ranks.all_have(torch.full((2,), float(ranks.index))),
         "threads": torch.get_num_threads(),
-        "writes": ranks.concatenate(torch.tensor([ranks.writes()]).int()).tolist(),
+        "is_first": ranks.concatenate(torch.tensor([ranks.is_first]).int()).tolist(),
     }
 
 
@@ -60,7 +60,7 @@ def fail(folder: str, how: str) -> None:
     ranks = this_rank()
     if ranks.index == ranks.count - 1:
         end(how)
-    ranks.writes()
+    ranks.wait_for_all()
     (Path(folder) / "output").touch()
 
 

@@ -91,7 +91,7 @@ def test_ranks_hear_each_other_in_order_and_one_writes():
         "same": True,
         "different": False,
         "threads": 1,
-        "writes": [1, 0, 0],
+        "is_first": [1, 0, 0],
     }
     assert multiprocessing.active_children() == []
 

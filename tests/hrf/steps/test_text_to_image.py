@@ -13,7 +13,7 @@ from hrf.planning.cost import expected_epoch_evaluations
 from hrf.policies.components import scheduler_config
 from hrf.policies.folders import noise_schedule
 from hrf.policies.prompts import PromptTable
-from hrf.steps.context import Run
+from hrf.steps.context import RunContext
 from hrf.storage.folders import read_manifest, writing_folder
 from tests.hrf import tiny_stable_diffusion as tiny
 from tests.hrf.steps.conftest import StepByStep
@@ -190,7 +190,7 @@ def test_a_candidate_holds_the_adapter_alone_and_what_it_was_decided_on(steps):
     assert sum((run.folder / "policy-1" / name).stat().st_size for name in files) < 40_000
     assert decision["outcome"] in {"promoted", "rejected"}
     assert evaluation["prompts"] == [0, 1, 2, 3, 0, 1, 2, 3]
-    table = Run.read(run.at("run")).prompts
+    table = RunContext.read(run.at("run")).prompts
     assert [entry["prompt"] for entry in evaluation["by_prompt"]] == list(table.evaluation)
     assert np.mean([entry["reward"] for entry in evaluation["by_prompt"]]) == pytest.approx(
         evaluation["reward"]["value"]
