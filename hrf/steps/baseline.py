@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from hrf.config import Config
 from hrf.evaluation.measure import evaluation_record
 from hrf.evaluation.measured import Measured
+from hrf.evaluation.samples import evaluation_starts, measure_policy
 from hrf.policies.folders import load_policy
 from hrf.steps.context import RunContext, advance_reporter, step
-from hrf.steps.measuring import measure_policy
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.names import BASE_GRID_FILE
 from hrf.storage.secrets import SCORING_SECRETS
-from hrf.trainer.state import save_evaluation_starts, save_prefix_pool
-from hrf.trainer.trainer import draw_prefix_pool, evaluation_starts
+from hrf.trainer.state import save_prefix_pool
+from hrf.trainer.trainer import draw_prefix_pool
 
 
 @step("baseline", secrets=SCORING_SECRETS)
@@ -39,17 +40,24 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
     report = advance_reporter("baseline", None, _num_evaluations(context))
     untrained = load_policy(config, base_folder, base_folder, prompts=context.prompts_folder)
     starts = evaluation_starts(untrained, config, report, context.prompts)
-    measured, pictures = measure_policy(context, untrained, starts, report)
+    measure = partial(
+        measure_policy,
+        starts=starts,
+        config=config,
+        classifier_folder=context.classifier,
+        prompts=context.prompts,
+        on_advance=report,
+    )
+    measured, pictures = measure(untrained)
     record = _evaluation(config, measured, measured)
     start = {**record, "switch_step": untrained.switch_step}
     if about["started_from"]:
         incumbent = load_policy(config, base_folder, policy_folder, prompts=context.prompts_folder)
-        found, _ = measure_policy(context, incumbent, starts, report)
-        start = {**_evaluation(config, found, measured), "switch_step": incumbent.switch_step}
+        start = {**_evaluation(config, measure(incumbent)[0], measured), "switch_step": incumbent.switch_step}
     with writing_folder(baseline, producer=context.producer("baseline")) as folder:
         (folder / "base").mkdir()
         measured.save(folder / "base")
-        save_evaluation_starts(starts, folder)
+        starts.save(folder)
         if config.policy.prefix_pool:
             pool = draw_prefix_pool(
                 untrained, config, run_seed=context.run_seed, prompts=context.prompts, on_advance=report

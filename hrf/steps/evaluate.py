@@ -8,15 +8,14 @@ from typing import Any
 from hrf.distributed.progress import emit
 from hrf.evaluation.measure import evaluation_record
 from hrf.evaluation.measured import Measured
+from hrf.evaluation.samples import EvaluationStarts, measure_policy
 from hrf.policies.folders import load_policy
 from hrf.steps.context import RunContext, advance_reporter, step
 from hrf.steps.history import read_update
-from hrf.steps.measuring import measure_policy
 from hrf.steps.numbers import evaluation_metrics
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.names import EVALUATION_FILE, GRID_FILE
 from hrf.storage.secrets import SCORING_SECRETS
-from hrf.trainer.state import load_evaluation_starts
 
 
 @step("evaluate", when_stopped={"evaluation": ""}, secrets=SCORING_SECRETS)
@@ -39,9 +38,16 @@ def evaluate(*, run: str, base: str, policy: str, baseline: str, epoch: int, eva
     baseline_folder = read_folder(baseline)
     policy_folder = read_folder(policy)
     candidate = load_policy(config, read_folder(base), policy_folder, average=True, prompts=context.prompts_folder)
-    starts = load_evaluation_starts(baseline_folder)
+    starts = EvaluationStarts.load(baseline_folder)
     total = len(starts.states) * (config.sampler.steps - starts.step) * config.forwards
-    measured, pictures = measure_policy(context, candidate, starts, advance_reporter("evaluate", epoch, total))
+    measured, pictures = measure_policy(
+        candidate,
+        starts,
+        config,
+        classifier_folder=context.classifier,
+        prompts=context.prompts,
+        on_advance=advance_reporter("evaluate", epoch, total),
+    )
     record = evaluation_record(
         measured,
         Measured.load(baseline_folder / "base"),

@@ -1,4 +1,4 @@
-"""How trajectories, training state, evaluation starts and the prefix pool lie in their folders."""
+"""How trajectories, training state and the prefix pool lie in their folders."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from hrf.storage.names import ABOUT_FILE, STATE_FILE
 from hrf.trainer.prompt_statistics import PromptStatistics
 from hrf.trainer.rollout import Trajectories
 from hrf.trainer.starts import PrefixPool
-from hrf.trainer.trainer import EvaluationStarts
 from hrf.trainer.update import Updater
 
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
@@ -79,20 +78,6 @@ def load_training_state(path: str, denoiser: nn.Module, optimizer: torch.optim.O
                 for moment in _MOMENTS[1:]:
                     optimizer.state[parameter][moment] = optimizer.state[parameter][moment].to(parameter.device)
     return counters
-
-
-def save_evaluation_starts(starts: EvaluationStarts, folder: Path) -> None:
-    """Write the states from which every candidate is evaluated."""
-    tensors = {"states": starts.states, "step": torch.tensor(starts.step)}
-    if starts.prompts is not None:
-        tensors["prompts"] = starts.prompts
-    save_file(tensors, folder / "evaluation_starts.safetensors")
-
-
-def load_evaluation_starts(folder: Path) -> EvaluationStarts:
-    """Read the states from which every candidate is evaluated, from a verified baseline folder."""
-    tensors = load_file(folder / "evaluation_starts.safetensors")
-    return EvaluationStarts(states=tensors["states"], step=int(tensors["step"]), prompts=tensors.get("prompts"))
 
 
 def save_prefix_pool(pool: PrefixPool, folder: Path) -> None:

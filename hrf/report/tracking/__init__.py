@@ -113,7 +113,7 @@ def follow(run: TrackedRun) -> bool:
     whole, later = patience() + LOADING_SECONDS, "The run goes on; a later step logs what is missing."
     try:
         done = subprocess.run(
-            [sys.executable, "-m", "hrf.tracking.mlflow_run"],
+            [sys.executable, "-m", "hrf.report.tracking.mlflow_run"],
             input=without_secrets(json.dumps(asdict(run))),
             env={**os.environ, **_CLIENT_SETTINGS},
             capture_output=True,

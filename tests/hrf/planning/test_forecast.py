@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from hrf.config import Config, resolve
 from hrf.core.schedule import build_schedule
 from hrf.errors import ConfigError
+from hrf.evaluation.samples import evaluation_samples, evaluation_starts
 from hrf.planning.cost import expected_epoch_evaluations, expected_sampling_evaluations, pool_evaluations
 from hrf.planning.footprint import Footprint, denoiser_footprint
 from hrf.planning.forecast import GPUS, OPERATION_SECONDS, forecast, num_calls
@@ -29,8 +30,6 @@ from hrf.trainer.trainer import (
     advantages_of,
     build_starts,
     draw_prefix_pool,
-    evaluation_samples,
-    evaluation_starts,
     sample_episodes,
 )
 from hrf.trainer.update import Updater, build_optimizer

@@ -10,14 +10,13 @@ from safetensors.numpy import load_file, save_file
 
 from hrf.errors import ArtifactError, ConfigError
 from hrf.evaluation.measured import Measured
+from hrf.evaluation.samples import EvaluationStarts, evaluation_samples
 from hrf.images import to_images
 from hrf.networks.classifier import ImageClassifier
 from hrf.policies.folders import load_policy
 from hrf.rewards import build_reward
 from hrf.steps.score import score
 from hrf.storage.weights import digest_of
-from hrf.trainer.state import load_evaluation_starts
-from hrf.trainer.trainer import evaluation_samples
 from tests.hrf import small_networks
 
 
@@ -66,7 +65,7 @@ def test_a_run_is_scored_and_measured_by_pretrained_networks(steps, networks):
     expected = 2 * alone(images) / 0.5 - cats(images)
     scored = json.loads((run.folder / "scores-0" / "scores.json").read_text())
     np.testing.assert_allclose(scored["rewards"], expected, rtol=1e-12)
-    base, starts = run.folder / "base", load_evaluation_starts(run.folder / "baseline")
+    base, starts = run.folder / "base", EvaluationStarts.load(run.folder / "baseline")
     images = to_images(evaluation_samples(load_policy(run.config, base, base), starts, run.config, None))
     measured = Measured.load(run.folder / "baseline" / "base")
     assert measured.features.shape == (8, 32)

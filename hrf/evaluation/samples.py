@@ -1,0 +1,141 @@
+"""Sample a policy on the fixed seeds of an evaluation, and measure the pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL.Image import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hrf.config import Config
+from hrf.evaluation.measure import measure
+from hrf.evaluation.measured import Measured
+from hrf.images import grid, to_images
+from hrf.networks.classifier import ImageClassifier
+from hrf.networks.features import build_embedder
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.policies.prompts import PromptTable
+from hrf.rewards import build_reward
+from hrf.seeds import Purpose, stream
+from hrf.trainer.rollout import OnAdvance, denoise, draw_noise
+
+_STARTS_FILE = "evaluation_starts.safetensors"
+_GRID_IMAGES = 32
+"""How many of the fixed seeds the sample grids show."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationStarts:
+    """The fixed seeds' states from which a candidate has to be denoised: noise, or a split policy's switch step."""
+
+    states: Tensor
+    """[n, C, H, W]."""
+    step: int
+    prompts: Tensor | None = None
+    """[n] int64: the evaluation prompts in turn; None for an unconditional model."""
+
+    def save(self, folder: Path) -> None:
+        """Write them into a baseline folder."""
+        tensors = {"states": self.states, "step": torch.tensor(self.step)}
+        if self.prompts is not None:
+            tensors["prompts"] = self.prompts
+        save_file(tensors, folder / _STARTS_FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> EvaluationStarts:
+        """Read them from a verified baseline folder."""
+        tensors = load_file(folder / _STARTS_FILE)
+        return cls(states=tensors["states"], step=int(tensors["step"]), prompts=tensors.get("prompts"))
+
+
+def evaluation_starts(
+    policy: DiffusionPolicy, config: Config, on_advance: OnAdvance | None, prompts: PromptTable | None = None
+) -> EvaluationStarts:
+    """Noise of the fixed seeds, taken through the reference's steps where the policy is split.
+
+    Base, incumbent and candidate share them, so that differences are paired per seed.
+    """
+    evaluation = config.evaluation
+    streams = [stream(evaluation.seed, Purpose.EVALUATION, index) for index in range(evaluation.num_samples)]
+    prompt_numbers = torch.tensor(prompts.of_evaluation(len(streams))) if prompts else None
+    sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
+    states = denoise(
+        sampler,
+        draw_noise(streams, policy.sample_shape, policy.device),
+        torch.zeros(len(streams), dtype=torch.int64),
+        streams,
+        batch_size=config.model.batch_size,
+        prompts=prompt_numbers,
+        stop_step=policy.switch_step,
+        on_advance=on_advance,
+    )
+    return EvaluationStarts(states=states.cpu(), step=policy.switch_step, prompts=prompt_numbers)
+
+
+def evaluation_samples(
+    policy: DiffusionPolicy, starts: EvaluationStarts, config: Config, on_advance: OnAdvance | None
+) -> NDArray[np.float32]:
+    """Finished, decoded samples of the fixed seeds, [n, 3, H, W] in [-1, 1]; the step noise, too, is each seed's own.
+
+    A base measured for a split policy and one measured for another have the same noise, and so the same pictures.
+    """
+    evaluation = config.evaluation
+    count = len(starts.states)
+    sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
+    streams = [stream(evaluation.seed, Purpose.EVALUATION, index) for index in range(count)]
+    # The first state and the steps before the start have used up the beginning of each stream.
+    for _ in range(1 + sum(step < starts.step for step in sampler.schedule.stochastic_steps)):
+        draw_noise(streams, policy.sample_shape, policy.device)
+    samples = denoise(
+        sampler,
+        starts.states.to(policy.device),
+        torch.full((count,), starts.step),
+        streams,
+        batch_size=config.model.batch_size,
+        prompts=starts.prompts,
+        on_advance=on_advance,
+    )
+    result: NDArray[np.float32] = policy.decode(samples).cpu().numpy()
+    return result
+
+
+def measure_policy(
+    policy: DiffusionPolicy,
+    starts: EvaluationStarts,
+    config: Config,
+    *,
+    classifier_folder: Callable[[str], Path | None],
+    prompts: PromptTable | None,
+    on_advance: OnAdvance | None,
+) -> tuple[Measured, Image]:
+    """Sample the fixed seeds: what is measured on each, and a grid of the first pictures.
+
+    The pictures themselves end here: as float32 they are hundreds of megabytes, and nobody reads them again.
+
+    Args:
+        policy: Whose samples they are.
+        starts: Where they start.
+        config: Its `evaluation` and `reward` parts.
+        classifier_folder: The run's classifier for a purpose (`reward`, `evaluation`, `held_out`), if it has one.
+        prompts: Of a text-to-image model.
+        on_advance: Told of each call of the denoiser.
+    """
+    folder = classifier_folder("evaluation")
+    classifier = ImageClassifier.from_pretrained(folder) if folder else None
+    held_out = config.evaluation.held_out_reward
+    samples = evaluation_samples(policy, starts, config, on_advance)
+    measured = measure(
+        samples,
+        reward=build_reward(config.reward, classifier_folder("reward")),
+        held_out_reward=build_reward(held_out, classifier_folder("held_out")) if held_out else None,
+        embedder=build_embedder(config.evaluation, classifier),
+        classifier=classifier,
+        prompts=prompts.texts_of(starts.prompts.tolist()) if prompts and starts.prompts is not None else None,
+    )
+    return measured, grid(to_images(samples[:_GRID_IMAGES]), columns=8)
