@@ -12,9 +12,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from hrf.networks import torchvision_ops
 from hrf.storage.objects import Storage
 from hrf_pipelines.local import embedded_s3 as embedded_s3_module
 from hrf_pipelines.local.embedded_s3 import EmbeddedS3
+
+# Some tests import diffusers or open_clip before anything of ours does.
+torchvision_ops.declare_missing()
 
 # A shared machine can be slow for a moment; that is no property of the code.
 hypothesis.settings.register_profile("project", deadline=None)

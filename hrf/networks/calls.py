@@ -17,6 +17,10 @@ from torch import Tensor
 
 from hrf.errors import ConfigError
 from hrf.images import to_uint8
+from hrf.networks import torchvision_ops
+
+# Before open_clip and transformers.
+torchvision_ops.declare_missing()
 
 Item = TypeVar("Item")
 

@@ -11,7 +11,11 @@ import diffusers
 from diffusers.models.modeling_utils import no_init_weights
 
 from hrf.errors import ArtifactError, ConfigError
+from hrf.networks import torchvision_ops
 from hrf.networks.tensor_files import load_exactly, read_tensors, weight_files
+
+# diffusers loads its networks, and peft, when they are first asked for, and torchvision with them.
+torchvision_ops.declare_missing()
 
 DENOISERS = ("UNet2DModel", "UNet2DConditionModel")
 _WEIGHTS = "diffusion_pytorch_model"

@@ -7,3 +7,8 @@ fine-tuned model that has collapsed shows an empty bin in its mode histogram.
 ``python -m tools.base_model OUT`` draws the data set, trains both models, judges them and writes the model card. Using
 the shipped result, ``hrf/assets/avatars-32``, needs nothing from this package.
 """
+
+from hrf.networks import torchvision_ops
+
+# Its modules import diffusers before anything else of ours.
+torchvision_ops.declare_missing()

@@ -48,33 +48,49 @@ def _python(program, folder):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_torchvision_can_be_imported_once_the_library_is(torchvision):
+DECLARED = "from hrf.networks.torchvision_ops import declare_missing; declare_missing()"
+
+
+def test_torchvision_can_be_imported_once_its_operators_are_declared(torchvision):
     alone = _python("import torchvision", torchvision.parent)
     assert "operator torchvision::nms does not exist" in alone.stderr
-    done = _python("import hrf, torchvision; print(torchvision.ready, torchvision.__file__)", torchvision.parent)
-    assert done.stdout.split() == ["True", str(torchvision / "__init__.py")], done.stderr
+    done = _python(f"{DECLARED}\nimport torchvision; print(torchvision.ready)", torchvision.parent)
+    assert done.stdout.strip() == "True", done.stderr
+
+
+def test_what_imports_it_for_us_has_them_declared(torchvision):
+    for module in ("hrf.networks.calls", "hrf.policies.components"):
+        done = _python(f"import {module}, torchvision; print(torchvision.ready)", torchvision.parent)
+        assert done.stdout.strip() == "True", done.stderr
 
 
 def test_a_torchvision_without_any_compiled_part_can_be_imported(torchvision):
     (torchvision / "_C.so").unlink()
-    done = _python("import hrf, torchvision.extension as e; print(e.here)", torchvision.parent)
-    assert "No module named 'torchvision.extension'" in done.stderr
-    (torchvision / "extension.py").write_text("here = True\n")
-    done = _python("import hrf, torchvision.extension as e; print(e.here)", torchvision.parent)
+    done = _python(f"{DECLARED}\nimport torchvision; print(torchvision.ready)", torchvision.parent)
     assert done.stdout.strip() == "True", done.stderr
 
 
 def test_operators_that_can_be_loaded_are_not_declared_again(torchvision):
     # Declaring an operator twice is an error.
-    done = _python(f"{FITTING}\nimport hrf, torchvision; print(torchvision.ready)", torchvision.parent)
+    done = _python(f"{FITTING}\n{DECLARED}\nimport torchvision; print(torchvision.ready)", torchvision.parent)
     assert done.stdout.strip() == "True", done.stderr
 
 
-def test_the_library_alone_imports_neither_torch_nor_torchvision(torchvision):
-    program = "import hrf, importlib.util as u; u.find_spec('torchvision').origin; print('torch' in sys.modules)"
-    assert _python(program, torchvision.parent).stdout.strip() == "False"
+def test_a_torchvision_that_is_there_already_is_left_alone(torchvision):
+    (torchvision / "__init__.py").write_text("ready = True\n")
+    program = f"import torchvision\n{DECLARED}\nimport torch; print(hasattr(torch.ops.torchvision, 'nms'))"
+    done = _python(program, torchvision.parent)
+    assert done.stdout.strip() == "False", done.stderr
 
 
-def test_a_torchvision_that_is_not_there_is_reported_as_usual(tmp_path):
-    program = "import hrf\nsys.path = [p for p in sys.path if 'site-packages' not in p]\nimport torchvision"
-    assert "No module named 'torchvision'" in _python(program, tmp_path).stderr
+def test_without_torchvision_nothing_is_declared(tmp_path):
+    hidden = "sys.path = [p for p in sys.path if 'site-packages' not in p]"
+    program = f"import hrf.networks.torchvision_ops, torch\n{hidden}\n{DECLARED}"
+    done = _python(f"{program}\nprint(hasattr(torch.ops.torchvision, 'nms'))", tmp_path)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_import_of_the_library_changes_nothing_but_itself(torchvision):
+    before = "finders = list(sys.meta_path)"
+    program = f"{before}; import hrf; print(finders == sys.meta_path, 'torch' in sys.modules)"
+    assert _python(program, torchvision.parent).stdout.split() == ["True", "False"]
