@@ -25,11 +25,11 @@ import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
 
-from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ArtifactError, ConfigError
 from hrf.report.charts import sheet
 from hrf.report.formatting import MINUS, duration, number, with_unit
 from hrf.report.page import TEMPLATES
+from hrf.storage.yaml_text import parse_yaml
 from hrf.study.definition import Study
 from hrf.study.figures import mean_text, plane_chart
 from hrf.study.matching import ArmPoint, Comparison, Mean

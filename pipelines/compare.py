@@ -9,12 +9,12 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from hrf.config import Config, resolve
+from hrf.config.overrides import lay_over
 from hrf.errors import ConfigError
 from hrf.steps.check import PRESETS_SEED
 from hrf_components.compare import compare
 from hrf_pipelines.epoch import build_epoch
 from hrf_pipelines.finetune import GROUP, add_run, add_status
-from hrf_pipelines.overrides import lay_over
 from hrf_pipelines.placement import Images, Placement, Site
 from hrf_pipelines.plan import check_task_budget, count_tasks, plan_epochs
 

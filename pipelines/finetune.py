@@ -8,6 +8,7 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from hrf.config import Config
+from hrf.config.overrides import lay_over
 from hrf.steps.check import AS_CONFIGURED, PRESETS_SEED
 from hrf_components.baseline import baseline
 from hrf_components.check import check
@@ -19,7 +20,6 @@ from hrf_components.steer import steer
 from hrf_components.summarize import summarize
 from hrf_pipelines.epoch import TRAINED, Trained, add_training, build_epoch
 from hrf_pipelines.forecasting import settle_epochs_per_step
-from hrf_pipelines.overrides import lay_over
 from hrf_pipelines.placement import Images, Placement, Site, check_shards
 from hrf_pipelines.plan import EpochStep, check_task_budget, count_tasks, plan_epochs
 

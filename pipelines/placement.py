@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from hrf import __version__
-from hrf.config import messages
-from hrf.config.sections import Count, Section
-from hrf.config.tree import deep_merge
-from hrf.config.yaml_text import parse_yaml
+from hrf.config.overrides import deep_merge
 from hrf.errors import ConfigError
+from hrf.storage.schema import Count, Section
 from hrf.storage.secrets import HUB_TOKEN, REWARD_TOKEN
+from hrf.storage.validation import from_validation_error, suggest
+from hrf.storage.yaml_text import parse_yaml
 from hrf_pipelines.forecasting import settle_epochs_per_step
 from hrf_pipelines.scorers import hub_steps, scorers_of
 
@@ -183,7 +183,7 @@ def read_placement(name: str) -> Placement:
     try:
         return Placement.model_validate(_read(name), strict=False)
     except ValidationError as error:
-        raise messages.from_validation_error(error, Placement) from error
+        raise from_validation_error(error, Placement) from error
 
 
 def default_placement(config: Config) -> str:
@@ -416,7 +416,7 @@ def _read(name: str, below: tuple[str, ...] = ()) -> dict[str, Any]:
                 "placement",
                 expected=f"one of {', '.join(known)}, or a readable YAML file",
                 got=name,
-                fix=f"choose one of them{messages.suggest(name, known)}, or check the file ({error})",
+                fix=f"choose one of them{suggest(name, known)}, or check the file ({error})",
             ) from error
     values = parse_yaml(text, origin=f"placement {name}")
     extended = values.pop("extends", None)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hrf.config.base import Section
-from hrf.config.rewards import Network, Weights, leaf_rewards
+from hrf.config.rewards import leaf_rewards
+from hrf.networks.settings import Network
+from hrf.storage.schema import Section
+from hrf.storage.weights import PinnedWeights
 
 if TYPE_CHECKING:
     from hrf.config import Config
@@ -62,4 +64,4 @@ def hub_steps(config: Config) -> frozenset[str]:
 
 def _sources(section: Section) -> list[str]:
     values = [getattr(section, name) for name in type(section).model_fields]
-    return [value.source for value in values if isinstance(value, Weights)]
+    return [value.source for value in values if isinstance(value, PinnedWeights)]

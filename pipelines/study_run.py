@@ -6,10 +6,10 @@ from typing import Any
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
+from hrf.config.overrides import lay_over
 from hrf.steps.check import PRESETS_SEED
 from hrf.study.plan import StudyRun
 from hrf_pipelines.finetune import GROUP, Control, add_run, add_status
-from hrf_pipelines.overrides import lay_over
 from hrf_pipelines.placement import Images, Placement, Site
 from hrf_pipelines.plan import check_task_budget, count_tasks, plan_points
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from hrf import errors
 from hrf.config import Config, Evaluation, Monitors, list_presets, resolve, rewards
+from hrf.config.overrides import from_settings, lay_over
 from hrf.core.window import Window
 from hrf.evaluation.measure import Measured, evaluation_record
 from hrf.evaluation.monitors import MONITORS
@@ -43,7 +44,6 @@ from hrf.storage.shipped import shipped_folder
 from hrf.study.definition import Study
 from hrf.trainer.update import UpdateMetrics
 from hrf_pipelines.cli.main import app
-from hrf_pipelines.overrides import from_settings, lay_over
 from hrf_pipelines.placement import ROLES
 from tests.hrf import tiny_stable_diffusion
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward

@@ -1,5 +1,6 @@
 """The configuration of a run: one frozen, validated tree, from a named preset and YAML overrides."""
 
+from hrf.config.configuration import Config
 from hrf.config.loading import PresetInfo, list_presets, resolve
 from hrf.config.rewards import (
     AestheticReward,
@@ -7,7 +8,6 @@ from hrf.config.rewards import (
     ClipScoreReward,
     ImageClassifierReward,
     JpegReward,
-    Network,
     OnnxClassifierReward,
     PickScoreReward,
     PythonReward,
@@ -15,10 +15,8 @@ from hrf.config.rewards import (
     Reward,
     Term,
     WeightedSumReward,
-    Weights,
 )
 from hrf.config.sections import (
-    Encoder,
     Evaluation,
     Gate,
     Lora,
@@ -36,14 +34,12 @@ from hrf.config.sections import (
     Update,
     WindowEntry,
 )
-from hrf.config.tree import Config
 
 __all__ = [
     "AestheticReward",
     "ClassifierReward",
     "ClipScoreReward",
     "Config",
-    "Encoder",
     "Evaluation",
     "Gate",
     "ImageClassifierReward",
@@ -51,7 +47,6 @@ __all__ = [
     "Lora",
     "Model",
     "Monitors",
-    "Network",
     "OnnxClassifierReward",
     "PickScoreReward",
     "Policy",
@@ -70,7 +65,6 @@ __all__ = [
     "Term",
     "Update",
     "WeightedSumReward",
-    "Weights",
     "WindowEntry",
     "list_presets",
     "resolve",

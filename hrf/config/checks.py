@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
-from hrf.config.inert import inert
-from hrf.config.reward_checks import reward_problems, weights_problems
+from hrf.config.reward_checks import reward_problems
+from hrf.config.tree import Tree
 from hrf.core.window import WindowError, WindowSchedule, build_schedule
 from hrf.errors import ConfigError
-
-if TYPE_CHECKING:
-    from hrf.config.tree import Config
+from hrf.storage.schema import inert
 
 _SHIPPED = "shipped:avatars-32"
 
 
-def problems(config: Config) -> Iterator[ConfigError]:
+def problems(config: Tree) -> Iterator[ConfigError]:
     """Everything that is wrong with a configuration whose single values are all right."""
     yield from _model(config)
     yield from _policy(config)
@@ -31,7 +28,7 @@ def problems(config: Config) -> Iterator[ConfigError]:
     yield from _run(config)
 
 
-def window_schedule(config: Config, num_trained_steps: int, switch_step: int) -> WindowSchedule:
+def window_schedule(config: Tree, num_trained_steps: int, switch_step: int) -> WindowSchedule:
     """Build the schedule of `config.starts` for a policy that switches at a step, reporting problems by their field.
 
     Raises:
@@ -74,7 +71,7 @@ def window_schedule(config: Config, num_trained_steps: int, switch_step: int) ->
     return schedule.from_step(switch_step, end=num_trained_steps, at_least=fewest)
 
 
-def _model(config: Config) -> Iterator[ConfigError]:
+def _model(config: Tree) -> Iterator[ConfigError]:
     source, revision = config.model.source, config.model.revision
     if source.startswith("hf:"):
         if not re.fullmatch(r"hf:[\w.-]+/[\w.-]+", source):
@@ -102,7 +99,7 @@ def _model(config: Config) -> Iterator[ConfigError]:
         )
 
 
-def _policy(config: Config) -> Iterator[ConfigError]:
+def _policy(config: Tree) -> Iterator[ConfigError]:
     policy, steps = config.policy, config.sampler.steps
     if not policy.split:
         yield from inert(config.policy, "policy", ("prefix_pool",), "without a split (policy.split)")
@@ -131,7 +128,7 @@ def _policy(config: Config) -> Iterator[ConfigError]:
         )
 
 
-def _prompts(config: Config) -> Iterator[ConfigError]:
+def _prompts(config: Tree) -> Iterator[ConfigError]:
     """What only text-to-image models have; that the model is one, `prepare` checks."""
     prompts = config.prompts
     if config.model.guidance_scale == 1:
@@ -172,7 +169,7 @@ def _prompts(config: Config) -> Iterator[ConfigError]:
         )
 
 
-def _starts(config: Config) -> Iterator[ConfigError]:
+def _starts(config: Tree) -> Iterator[ConfigError]:
     starts = config.starts
     if starts.kind == "noise":
         yield from inert(
@@ -197,7 +194,7 @@ def _starts(config: Config) -> Iterator[ConfigError]:
         yield from _selection(config)
 
 
-def _loss_from(config: Config) -> Iterator[ConfigError]:
+def _loss_from(config: Tree) -> Iterator[ConfigError]:
     fraction, steps = config.starts.loss_from, config.sampler.steps
     if fraction and config.first_loss_step == config.switch_step:
         rule = "a step after the first one that is trained anyway"
@@ -208,7 +205,7 @@ def _loss_from(config: Config) -> Iterator[ConfigError]:
     yield ConfigError("starts.loss_from", expected=rule, got=fraction, fix="change it, or set it to 0")
 
 
-def _selection(config: Config) -> Iterator[ConfigError]:
+def _selection(config: Tree) -> Iterator[ConfigError]:
     selection = config.starts.selection
     path = "starts.selection"
     if selection.rule == "exhaustive":
@@ -222,7 +219,7 @@ def _selection(config: Config) -> Iterator[ConfigError]:
         )
 
 
-def _episodes(config: Config) -> Iterator[ConfigError]:
+def _episodes(config: Tree) -> Iterator[ConfigError]:
     rollout, total = config.rollout, config.rollout.roots * config.rollout.branches
     group = total if config.starts.kind == "noise" else rollout.branches
     if group < 2:
@@ -249,7 +246,7 @@ def _episodes(config: Config) -> Iterator[ConfigError]:
         )
 
 
-def _update(config: Config) -> Iterator[ConfigError]:
+def _update(config: Tree) -> Iterator[ConfigError]:
     update = config.update
     if update.rate_schedule == "constant":
         yield from inert(update, "update", ("warmup_updates", "total_updates"), "on a constant rate")
@@ -262,7 +259,7 @@ def _update(config: Config) -> Iterator[ConfigError]:
         )
 
 
-def _evaluation(config: Config) -> Iterator[ConfigError]:
+def _evaluation(config: Tree) -> Iterator[ConfigError]:
     evaluation, limit = config.evaluation, config.gate.monitors.unrecognised_fraction
     if not evaluation.classifier and evaluation.features == "classifier":
         yield ConfigError(
@@ -272,7 +269,7 @@ def _evaluation(config: Config) -> Iterator[ConfigError]:
             fix="set it to pixels, or name a classifier or an encoder",
         )
     if evaluation.features in {"clip", "dinov2"}:
-        yield from weights_problems(evaluation.encoder.model, "evaluation.encoder.model")
+        yield from evaluation.encoder.model.problems("evaluation.encoder.model")
     else:
         yield from inert(evaluation, "evaluation", ("encoder",), f"on {evaluation.features!r} features")
     if not evaluation.classifier and limit is not None:
@@ -293,12 +290,12 @@ def _evaluation(config: Config) -> Iterator[ConfigError]:
             )
 
 
-def _gate(config: Config) -> Iterator[ConfigError]:
+def _gate(config: Tree) -> Iterator[ConfigError]:
     if config.diversity_floor is not None:
         yield from inert(config.gate, "gate", ("diversity_margin",), "beside diversity_floor, which the gate takes")
 
 
-def _run(config: Config) -> Iterator[ConfigError]:
+def _run(config: Tree) -> Iterator[ConfigError]:
     run, evaluation = config.run, config.evaluation
     if run.epochs_per_step == "auto":
         return

@@ -8,10 +8,11 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from typing import Any
 
-from hrf.config.messages import suggest
-from hrf.config.tree import Config, deep_merge
-from hrf.config.yaml_text import parse_yaml
+from hrf.config.configuration import Config
+from hrf.config.overrides import deep_merge
 from hrf.errors import ConfigError
+from hrf.storage.validation import suggest
+from hrf.storage.yaml_text import parse_yaml
 
 _EXTENDS = "extends"
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hrf.config.inert import inert
 from hrf.config.rewards import (
     AestheticReward,
     ClassifierReward,
@@ -18,14 +17,10 @@ from hrf.config.rewards import (
     Reward,
     Thresholded,
     WeightedSumReward,
-    Weights,
     leaf_rewards,
 )
 from hrf.errors import ConfigError
-
-_WEIGHTS_SOURCE = re.compile(
-    r"hf:[\w.-]+/[\w.-]+(/[\w./-]+)?|s3://[a-z0-9][a-z0-9.-]+/.+|package:\w+/[\w./-]+|(?![a-z0-9+]{2,}:)\S.*"
-)
+from hrf.storage.schema import inert
 
 
 def reward_problems(reward: Reward, path: str) -> Iterator[ConfigError]:
@@ -63,16 +58,16 @@ def _single_reward(reward: Reward, path: str) -> Iterator[ConfigError]:
                 fix=f"set {path}.function",
             )
         case AestheticReward():
-            yield from weights_problems(reward.clip, f"{path}.clip")
-            yield from weights_problems(reward.head, f"{path}.head")
+            yield from reward.clip.problems(f"{path}.clip")
+            yield from reward.head.problems(f"{path}.head")
         case ClipScoreReward():
-            yield from weights_problems(reward.clip, f"{path}.clip")
+            yield from reward.clip.problems(f"{path}.clip")
         case PickScoreReward():
-            yield from weights_problems(reward.model, f"{path}.model")
+            yield from reward.model.problems(f"{path}.model")
             if reward.processor is not None:
-                yield from weights_problems(reward.processor, f"{path}.processor")
+                yield from reward.processor.problems(f"{path}.processor")
         case ImageClassifierReward():
-            yield from weights_problems(reward.model, f"{path}.model")
+            yield from reward.model.problems(f"{path}.model")
             if not reward.labels or len(set(reward.labels)) < len(reward.labels):
                 yield ConfigError(
                     f"{path}.labels",
@@ -81,7 +76,7 @@ def _single_reward(reward: Reward, path: str) -> Iterator[ConfigError]:
                     fix="write them as the id2label of its config.json spells them",
                 )
         case OnnxClassifierReward():
-            yield from weights_problems(reward.model, f"{path}.model")
+            yield from reward.model.problems(f"{path}.model")
             left, top, right, bottom = reward.crop
             if left >= right or top >= bottom:
                 yield ConfigError(
@@ -117,36 +112,4 @@ def _remote(reward: RemoteReward, path: str) -> Iterator[ConfigError]:
             expected="the name of the reward that the server has",
             got="",
             fix="copy it from the server's GET /health: another server at that address would go unnoticed",
-        )
-
-
-def weights_problems(weights: Weights, path: str) -> Iterator[ConfigError]:
-    """Everything that is wrong with a reference to weights at a path of the configuration."""
-    source = weights.source
-    on_hub = source.startswith("hf:")
-    if not _WEIGHTS_SOURCE.fullmatch(source):
-        yield ConfigError(
-            f"{path}.source",
-            expected="a local file or folder, s3://bucket/key, hf:owner/name[/file] or package:name/file",
-            got=source,
-            fix="say where the weights are",
-        )
-        return
-    if on_hub and not re.fullmatch(r"[0-9a-f]{40}", weights.revision):
-        yield ConfigError(
-            f"{path}.revision",
-            expected="a commit hash, 40 hex digits, for an hf: source",
-            got=weights.revision,
-            fix="copy it from the model's page, Files and versions, History: a branch could change between steps",
-        )
-    if not on_hub:
-        yield from inert(weights, path, ("revision",), "except on hf: sources")
-    if on_hub and source.count("/") == 1:
-        yield from inert(weights, path, ("sha256",), "on a whole repository, whose revision pins every file")
-    elif not re.fullmatch(r"[0-9a-f]{64}", weights.sha256) and (weights.sha256 or not on_hub):
-        yield ConfigError(
-            f"{path}.sha256",
-            expected="the sha256 of the weights, 64 hex digits: a run must know what it was scored by",
-            got=weights.sha256,
-            fix="`hrf rewards digest FILE_OR_FOLDER` prints it",
         )

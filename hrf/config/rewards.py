@@ -7,34 +7,13 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Discriminator, Field, Tag
 
-from hrf.config.base import Count, CountOrZero, Fraction, Positive, Section
+from hrf.networks.settings import Network
+from hrf.storage.schema import Count, CountOrZero, Fraction, Positive, Section
+from hrf.storage.weights import PinnedWeights
 
 DEFAULT_REWARD = "jpeg_compressibility"
 
 Triple = tuple[float, float, float]
-
-
-class Weights(Section):
-    """Where the weights of a pretrained network come from, and what exactly they are. See `hrf.storage.weights`."""
-
-    source: str = ""
-    """A local file or folder, `s3://bucket/key`, `hf:owner/name` or `hf:owner/name/file` (with a revision), or
-    `package:NAME/file` for a file of an installed Python package."""
-    revision: str = ""
-    """Commit hash, 40 hex digits; required for `hf:` and for nothing else."""
-    sha256: str = ""
-    """Of the file or folder, as `hrf rewards digest` prints it: 64 hex digits. Optional for a file on the hub; not for
-    a whole repository, which its revision pins. Required for every other source."""
-
-
-class Network(Section):
-    """How a pretrained network is run."""
-
-    batch_size: Count = 16
-    """Images in every call of the network, the last ones filled up: a score's bits depend on this number, by the
-    network's rounding, and never on which other images are scored."""
-    device: Literal["cpu", "cuda"] = "cpu"
-    """Where the network runs, apart from the model's device: a cluster may score where there is no GPU. No fallback."""
 
 
 class JpegReward(Section):
@@ -70,9 +49,9 @@ class AestheticReward(Network):
     """LAION's aesthetic predictor: a linear head on CLIP's image embedding."""
 
     name: Literal["aesthetic"] = "aesthetic"
-    clip: Weights = Weights()
+    clip: PinnedWeights = PinnedWeights()
     """The CLIP model, in open_clip's layout; the published head is for ViT-L/14 with OpenAI's weights."""
-    head: Weights = Weights()
+    head: PinnedWeights = PinnedWeights()
     """The head, one safetensors file."""
 
 
@@ -80,7 +59,7 @@ class ClipScoreReward(Network):
     """Cosine of CLIP's embeddings of the image and of its prompt."""
 
     name: Literal["clip_score"] = "clip_score"
-    clip: Weights = Weights()
+    clip: PinnedWeights = PinnedWeights()
     """The CLIP model, in open_clip's layout."""
 
 
@@ -88,9 +67,9 @@ class PickScoreReward(Network):
     """PickScore, and any other preference model that is a CLIPModel of transformers."""
 
     name: Literal["pickscore"] = "pickscore"
-    model: Weights = Weights()
+    model: PinnedWeights = PinnedWeights()
     """The CLIPModel, in transformers' layout."""
-    processor: Weights | None = None
+    processor: PinnedWeights | None = None
     """Where its tokenizer and image processor are; null: with the model."""
 
 
@@ -107,7 +86,7 @@ class ImageClassifierReward(Network, Thresholded):
     """Probability of labels under an image classifier of transformers."""
 
     name: Literal["image_classifier"] = "image_classifier"
-    model: Weights = Weights()
+    model: PinnedWeights = PinnedWeights()
     """The classifier with its image processor, in transformers' layout."""
     labels: tuple[str, ...] = ()
     """The labels whose probabilities are added up, as the model's config.json spells them."""
@@ -117,7 +96,7 @@ class OnnxClassifierReward(Thresholded):
     """Probability of a range of classes under an ONNX classifier."""
 
     name: Literal["onnx_classifier"] = "onnx_classifier"
-    model: Weights = Weights()
+    model: PinnedWeights = PinnedWeights()
     """The ONNX file: one input [B, 3, H, W] float32, one output [B, C]."""
     classes: tuple[CountOrZero, CountOrZero] = (0, 0)
     """[i, j]: the classes i..j-1, whose probabilities are added up."""
@@ -237,17 +216,6 @@ _FAMILIES = {
 """Reward name -> class name."""
 
 REWARD_NAMES = tuple(_FAMILIES)
-
-
-def reward_names_of(classes: str) -> list[str]:
-    """The names of the rewards whose classes a text mentions in quotes."""
-    return [name for name, family in _FAMILIES.items() if f"'{family}'" in classes]
-
-
-def reward_names_with(field: str) -> list[str]:
-    """The rewards that have an option of that name."""
-    families = {family.__name__: family for family in (*_SINGLE, WeightedSumReward)}
-    return [name for name, family in _FAMILIES.items() if field in families[family].model_fields]
 
 
 def leaf_rewards(reward: Any, path: str) -> list[tuple[Any, str]]:

@@ -11,8 +11,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hrf.config.base import BelowOne, Count, CountOrZero, Fraction, NonNegative, Positive, Section, Seed
-from hrf.config.rewards import Network, Reward, Weights
+from hrf.config.rewards import Reward
+from hrf.networks.settings import Encoder
+from hrf.storage.schema import BelowOne, Count, CountOrZero, Fraction, NonNegative, Positive, Section, Seed
 
 StartFrom = Literal["promoted", "base"]
 """The policy that a run starts from."""
@@ -207,13 +208,6 @@ class Update(Section):
     advantage_delta: Positive = 1e-8
     """Added to that standard deviation before dividing by it; in units of the reward (DDPO's code 1e-8, published code
     1e-6)."""
-
-
-class Encoder(Network):
-    """The pretrained network whose features diversity is measured on."""
-
-    model: Weights = Weights()
-    """A CLIP model in open_clip's layout, or a DINOv2 model in transformers' layout."""
 
 
 class Evaluation(Section):

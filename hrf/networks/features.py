@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hrf.config import Encoder
 from hrf.networks.calls import usable_device
 from hrf.networks.classifier import ImageClassifier
+from hrf.networks.settings import Encoder
 from hrf.storage.weights import weights_folder
 
 PIXEL_GRID = 8
@@ -28,7 +28,7 @@ Embedder = Callable[[NDArray[np.float32]], Tensor]
 
 
 class FeatureSettings(Protocol):
-    """The part of `hrf.config.Evaluation` that says which features to use."""
+    """The part of a configuration's `evaluation` that says which features to use."""
 
     @property
     def features(self) -> str:

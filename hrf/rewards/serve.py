@@ -24,11 +24,11 @@ from pathlib import Path
 from hrf import __version__
 from hrf.config import ClassifierReward, Config, WeightedSumReward
 from hrf.config.rewards import Reward as RewardConfig
-from hrf.config.yaml_text import parse_yaml
 from hrf.errors import ConfigError, HrfError
 from hrf.rewards import build_reward
 from hrf.rewards.server import RewardServer
 from hrf.storage.secrets import REWARD_TOKEN, BlottingFormatter, check_secrets
+from hrf.storage.yaml_text import parse_yaml
 
 _log = logging.getLogger("hrf.rewards.serve")
 

@@ -9,9 +9,7 @@ from typing import Any, get_args
 
 from hrf import __version__
 from hrf.config import Config, StartChoice, resolve
-from hrf.config.messages import suggest
-from hrf.config.tree import deep_merge
-from hrf.config.yaml_text import parse_yaml
+from hrf.config.overrides import deep_merge
 from hrf.errors import ConfigError
 from hrf.policies.prompts import resolve_prompts
 from hrf.promotion.pointer import check_name, read_pointer
@@ -20,6 +18,8 @@ from hrf.promotion.runs import RunRecords
 from hrf.report.tracking import check_client
 from hrf.steps.context import step
 from hrf.storage.objects import Storage
+from hrf.storage.validation import suggest
+from hrf.storage.yaml_text import parse_yaml
 
 GIT_SHA = "HRF_GIT_SHA"
 """Environment variable: the commit that an image was built from; a checkout has none."""

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from hrf.config.rewards import Weights
 from hrf.errors import ArtifactError, ConfigError, StorageError
 from hrf.storage.folders import canonical_json, file_sha256
 from hrf.storage.hub import hub_file, hub_folder
 from hrf.storage.objects import Storage
+from hrf.storage.schema import Section, inert
 
 CACHE_DIR = "HRF_CACHE_DIR"
 """Environment variable: where weights from S3 are kept."""
@@ -26,7 +27,56 @@ CACHE_DIR = "HRF_CACHE_DIR"
 _FILE_ENDINGS = (".safetensors", ".onnx")
 
 
-def weights_file(weights: Weights, field: str) -> Path:
+_WEIGHTS_SOURCE = re.compile(
+    r"hf:[\w.-]+/[\w.-]+(/[\w./-]+)?|s3://[a-z0-9][a-z0-9.-]+/.+|package:\w+/[\w./-]+|(?![a-z0-9+]{2,}:)\S.*"
+)
+
+
+class PinnedWeights(Section):
+    """Where the weights of a pretrained network come from, and what exactly they are."""
+
+    source: str = ""
+    """A local file or folder, `s3://bucket/key`, `hf:owner/name` or `hf:owner/name/file` (with a revision), or
+    `package:NAME/file` for a file of an installed Python package."""
+    revision: str = ""
+    """Commit hash, 40 hex digits; required for `hf:` and for nothing else."""
+    sha256: str = ""
+    """Of the file or folder, as `hrf rewards digest` prints it: 64 hex digits. Optional for a file on the hub; not for
+    a whole repository, which its revision pins. Required for every other source."""
+
+    def problems(self, path: str) -> Iterator[ConfigError]:
+        """Everything that is wrong with this reference, as a section at a path of the configuration."""
+        source = self.source
+        on_hub = source.startswith("hf:")
+        if not _WEIGHTS_SOURCE.fullmatch(source):
+            yield ConfigError(
+                f"{path}.source",
+                expected="a local file or folder, s3://bucket/key, hf:owner/name[/file] or package:name/file",
+                got=source,
+                fix="say where the weights are",
+            )
+            return
+        if on_hub and not re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            yield ConfigError(
+                f"{path}.revision",
+                expected="a commit hash, 40 hex digits, for an hf: source",
+                got=self.revision,
+                fix="copy it from the model's page, Files and versions, History: a branch could change between steps",
+            )
+        if not on_hub:
+            yield from inert(self, path, ("revision",), "except on hf: sources")
+        if on_hub and source.count("/") == 1:
+            yield from inert(self, path, ("sha256",), "on a whole repository, whose revision pins every file")
+        elif not re.fullmatch(r"[0-9a-f]{64}", self.sha256) and (self.sha256 or not on_hub):
+            yield ConfigError(
+                f"{path}.sha256",
+                expected="the sha256 of the weights, 64 hex digits: a run must know what it was scored by",
+                got=self.sha256,
+                fix="`hrf rewards digest FILE_OR_FOLDER` prints it",
+            )
+
+
+def weights_file(weights: PinnedWeights, field: str) -> Path:
     """Bring a single file of weights to this machine and verify it.
 
     Args:
@@ -51,7 +101,7 @@ def weights_file(weights: Weights, field: str) -> Path:
     return path
 
 
-def weights_folder(weights: Weights, field: str, hub_files: Sequence[str]) -> Path:
+def weights_folder(weights: PinnedWeights, field: str, hub_files: Sequence[str]) -> Path:
     """Bring a folder with a model and its configuration to this machine and verify it.
 
     Args:
@@ -83,7 +133,7 @@ def digest_of(path: Path) -> str:
     return hashlib.sha256(canonical_json(files)).hexdigest()
 
 
-def _fetch(weights: Weights, field: str, hub_files: Sequence[str]) -> Path:
+def _fetch(weights: PinnedWeights, field: str, hub_files: Sequence[str]) -> Path:
     source = weights.source
     if source.startswith("hf:"):
         owner, name, *inner = source.removeprefix("hf:").split("/", 2)
@@ -104,7 +154,7 @@ def _fetch(weights: Weights, field: str, hub_files: Sequence[str]) -> Path:
     return path
 
 
-def _verify(path: Path, weights: Weights, field: str) -> None:
+def _verify(path: Path, weights: PinnedWeights, field: str) -> None:
     found = digest_of(path)
     if found != weights.sha256:
         raise ArtifactError(
@@ -130,7 +180,7 @@ def _package_file(name: str, field: str) -> Path:
     return Path(places[0]) / inner
 
 
-def _fetch_from_s3(weights: Weights, field: str) -> Path:
+def _fetch_from_s3(weights: PinnedWeights, field: str) -> Path:
     """Keep what S3 holds below its sha256; what is there whole is not asked for again."""
     place = cache_folder() / "weights" / weights.sha256
     name = weights.source.rstrip("/").rsplit("/", 1)[1]

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from hrf.config import Config, resolve
-from hrf.config.base import Count, Positive, Section, Seed
-from hrf.config.messages import combine, from_validation_error
-from hrf.config.tree import deep_merge
-from hrf.config.yaml_text import dump_yaml, parse_yaml
+from hrf.config.overrides import deep_merge
 from hrf.errors import ConfigError
+from hrf.storage.schema import Count, Positive, Section, Seed
+from hrf.storage.validation import combine
+from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 """Of arms and rewards: part of file names, so lower-case letters, digits and single hyphens."""
@@ -124,15 +123,7 @@ class Study(Section):
         Raises:
             ConfigError: For the first problem; it names the fields of all others.
         """
-        return cls._from_mapping(parse_yaml(text, origin=origin))
-
-    @classmethod
-    def _from_mapping(cls, values: Mapping[str, Any]) -> Self:
-        try:
-            # JSON mode is strict about types, yet takes a list for a tuple: YAML has no tuples.
-            return cls.model_validate_json(json.dumps(values))
-        except ValidationError as error:
-            raise from_validation_error(error, cls) from error
+        return cls.from_mapping(parse_yaml(text, origin=origin))
 
     def to_yaml(self) -> str:
         """All values, defaults included, as YAML."""
@@ -170,7 +161,7 @@ class Study(Section):
             "overrides": deep_merge(self.overrides, smaller.overrides),
             "budgets": {},
         }
-        return self._from_mapping(values)
+        return self.from_mapping(values)
 
     def check(self) -> None:
         """Resolve the configuration of every arm with every reward.

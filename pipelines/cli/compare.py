@@ -60,9 +60,9 @@ def plan_arms(presets: list[str], settings: list[str], budget: int) -> list[Arm]
         ConfigError: An arm can't be run at that budget, or arms can't be compared.
     """
     from hrf.config import resolve
+    from hrf.config.overrides import from_settings, lay_over
     from hrf.policies.sources import fetch_model
     from hrf_pipelines.compare import check_comparable, plan_arm, total_evaluations
-    from hrf_pipelines.overrides import from_settings, lay_over
 
     overrides = lay_over("", from_settings(settings))
     model = resolve(presets[0], overrides).model

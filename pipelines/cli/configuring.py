@@ -38,7 +38,7 @@ def choose(name: str, settings: list[str], run: dict[str, Any]) -> Chosen:
         ConfigError: Anything in it is wrong.
     """
     from hrf.config import resolve
-    from hrf_pipelines.overrides import from_settings, lay_over
+    from hrf.config.overrides import from_settings, lay_over
 
     changes = from_settings(settings, {f"run.{field}": value for field, value in run.items()})
     if not name.endswith((".yaml", ".yml")):

@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from hrf.config import resolve
+from hrf.config.overrides import from_settings, lay_over
 from hrf.storage.folders import read_manifest
-from hrf_pipelines.overrides import from_settings, lay_over
 from tests.e2e.commands import PROMOTING, environment, state
 
 pytestmark = pytest.mark.e2e

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from hrf.config.overrides import from_settings, lay_over
 from hrf.promotion.chain import read_chain
 from hrf.promotion.protocol import history, read_pointer
 from hrf.storage.objects import Storage
-from hrf_pipelines.overrides import from_settings, lay_over
 from tests.e2e.commands import (
     PROMOTING,
     descendants,

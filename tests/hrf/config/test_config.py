@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from hrf.config import ClassifierReward, Config, JpegReward, Rollout, Run, list_presets, resolve
-from hrf.config.tree import deep_merge
-from hrf.config.yaml_text import dump_yaml, parse_yaml
+from hrf.config.overrides import deep_merge
 from hrf.core.window import Window
 from hrf.errors import ConfigError
 from hrf.steps.check import check_prompts
+from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
 PRESETS = [preset.name for preset in list_presets()]
 DEFAULT = "avatars-compressibility"

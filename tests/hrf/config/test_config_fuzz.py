@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, event, example, given, seed, settings
 from hypothesis import strategies as st
 
 from hrf.config import Config, list_presets, resolve
-from hrf.config.messages import _leaves
-from hrf.config.yaml_text import dump_yaml
 from hrf.errors import ConfigError
+from hrf.storage.validation import _leaves
+from hrf.storage.yaml_text import dump_yaml
 
 SEED, LONGEST_MESSAGE = 20261129, 1500
 PRESETS = [info.name for info in list_presets()]

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from hrf.config import Encoder, Evaluation, Weights
+from hrf.config import Evaluation
 from hrf.errors import ArtifactError
 from hrf.networks.classifier import ImageClassifier, reinitialise
 from hrf.networks.features import CLASSIFIER_BATCH, build_embedder, classifier_features, embed, pixel_features
-from hrf.storage.weights import digest_of
+from hrf.networks.settings import Encoder
+from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf import small_networks
 
 
@@ -86,7 +87,7 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def with_encoder(features: str, folder: Path) -> Evaluation:
-    model = Weights(source=str(folder), sha256=digest_of(folder))
+    model = PinnedWeights(source=str(folder), sha256=digest_of(folder))
     return Evaluation(features=features, encoder=Encoder(model=model, batch_size=4))
 
 

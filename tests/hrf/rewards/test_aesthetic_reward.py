@@ -10,21 +10,21 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hrf.config import AestheticReward, Weights
+from hrf.config import AestheticReward
 from hrf.errors import ArtifactError, ConfigError
 from hrf.rewards import build_reward
-from hrf.storage.weights import digest_of
+from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf.small_networks import images
 
 
 def settings(networks, **changes) -> AestheticReward:
-    clip = Weights(source=str(networks["clip_768"]), sha256=digest_of(networks["clip_768"]))
-    head = Weights(source=str(networks["head"]), sha256=digest_of(networks["head"]))
+    clip = PinnedWeights(source=str(networks["clip_768"]), sha256=digest_of(networks["clip_768"]))
+    head = PinnedWeights(source=str(networks["head"]), sha256=digest_of(networks["head"]))
     return AestheticReward(**{"clip": clip, "head": head, "batch_size": 4, **changes})
 
 
 def head_of(file) -> AestheticReward:
-    return Weights(source=str(file), sha256=digest_of(file))
+    return PinnedWeights(source=str(file), sha256=digest_of(file))
 
 
 def published_head() -> nn.Module:
@@ -94,7 +94,7 @@ def test_another_file_than_the_pinned_one_is_refused_and_its_sha256_told(network
     tensors = load_file(networks["head"])
     tensors["layers.7.bias"] += 1
     save_file(tensors, other)
-    pinned = Weights(source=str(other), sha256=digest_of(networks["head"]))
+    pinned = PinnedWeights(source=str(other), sha256=digest_of(networks["head"]))
     with pytest.raises(ArtifactError, match=rf"its sha256 is {digest_of(other)}.*reward.head.sha256") as caught:
         build_reward(settings(networks, head=pinned))
     assert digest_of(networks["head"]) in str(caught.value)
@@ -139,7 +139,7 @@ def test_a_pickle_is_not_even_opened(networks, tmp_path):
 
 
 def test_a_clip_model_with_other_embeddings_is_refused(networks):
-    small = Weights(source=str(networks["clip"]), sha256=digest_of(networks["clip"]))
+    small = PinnedWeights(source=str(networks["clip"]), sha256=digest_of(networks["clip"]))
     with pytest.raises(ConfigError, match=r"768 numbers.*got 'one of 24'") as caught:
         build_reward(settings(networks, clip=small))
     assert caught.value.field == "reward.clip.source"
@@ -150,11 +150,11 @@ def test_clip_weights_that_do_not_fit_their_configuration_are_refused(networks, 
     folder.mkdir()
     for name in ("open_clip_config.json", "open_clip_model.safetensors"):
         (folder / name).write_bytes((networks["clip_768" if name.endswith("json") else "clip"] / name).read_bytes())
-    wrong = Weights(source=str(folder), sha256=digest_of(folder))
+    wrong = PinnedWeights(source=str(folder), sha256=digest_of(folder))
     with pytest.raises(ArtifactError, match=r"not the layout of a CLIP: .* of another shape"):
         build_reward(settings(networks, clip=wrong))
     (folder / "open_clip_model.safetensors").unlink()
-    wrong = Weights(source=str(folder), sha256=digest_of(folder))
+    wrong = PinnedWeights(source=str(folder), sha256=digest_of(folder))
     with pytest.raises(ArtifactError, match=r"open_clip_model.safetensors: there is no such file"):
         build_reward(settings(networks, clip=wrong))
 

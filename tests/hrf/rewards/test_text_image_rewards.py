@@ -9,18 +9,18 @@ import torch
 import transformers
 from PIL import Image
 
-from hrf.config import ClipScoreReward, PickScoreReward, Weights
+from hrf.config import ClipScoreReward, PickScoreReward
 from hrf.errors import ArtifactError, ConfigError, NumericalError
 from hrf.rewards import build_reward
-from hrf.storage.weights import digest_of
+from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf import small_networks
 from tests.hrf.small_networks import images
 
 PROMPTS = ["a red cat", "two dogs in the rain", "a red cat", "", "one long prompt " * 20]
 
 
-def weights(folder) -> Weights:
-    return Weights(source=str(folder), sha256=digest_of(folder))
+def weights(folder) -> PinnedWeights:
+    return PinnedWeights(source=str(folder), sha256=digest_of(folder))
 
 
 def clip_score(networks):

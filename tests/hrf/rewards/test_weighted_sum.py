@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hrf.config import ClipScoreReward, Config, JpegReward, PythonReward, Term, WeightedSumReward, Weights
+from hrf.config import ClipScoreReward, Config, JpegReward, PythonReward, Term, WeightedSumReward
 from hrf.errors import ConfigError, NumericalError
 from hrf.rewards import build_reward
-from hrf.storage.weights import digest_of
+from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf.small_networks import images
 
 SOURCE = """
@@ -68,7 +68,7 @@ def test_a_terms_mistake_carries_its_name(functions):
 
 
 def test_networks_can_be_terms(networks):
-    clip = ClipScoreReward(clip=Weights(source=str(networks["clip"]), sha256=digest_of(networks["clip"])))
+    clip = ClipScoreReward(clip=PinnedWeights(source=str(networks["clip"]), sha256=digest_of(networks["clip"])))
     reward = build_reward(WeightedSumReward(terms=(Term(reward=clip, weight=3.0), JPEG)))
     alone, jpeg = build_reward(clip), build_reward(JpegReward())
     shown, prompts = images(2), ["a cat", "a dog"]

@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hrf.config import Weights
 from hrf.errors import ArtifactError, StorageError
 from hrf.promotion.protocol import history
 from hrf.storage.folders import writing_folder
 from hrf.storage.objects import Storage
 from hrf.storage.s3 import ATTEMPTS, adopt, process_variables
-from hrf.storage.weights import digest_of, weights_file
+from hrf.storage.weights import PinnedWeights, digest_of, weights_file
 from tests.hrf.storage.answering_s3 import LISTING, Answer, answering, listing, refusal
 
 OTHER_SETTINGS = ("no profile", "damaged files")
@@ -268,7 +267,7 @@ def test_weights_are_fetched_without_being_held_in_memory(storage, tmp_path, mon
     monkeypatch.setenv("HRF_CACHE_DIR", str(tmp_path / "cache"))
     tracemalloc.start()
     try:
-        kept = weights_file(Weights(source=f"{storage.uri}/large.safetensors", sha256=digest), "reward.head")
+        kept = weights_file(PinnedWeights(source=f"{storage.uri}/large.safetensors", sha256=digest), "reward.head")
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

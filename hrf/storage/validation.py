@@ -9,7 +9,6 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from hrf.config.rewards import reward_names_of, reward_names_with
 from hrf.errors import ConfigError, cut_short
 
 
@@ -61,7 +60,12 @@ def _convert(detail: ErrorDetails, tree: type[BaseModel]) -> ConfigError:
         return _unknown_key(location, section, tree, got)
     if kind == "union_tag_invalid":
         name = str(context["tag"])
-        choices = reward_names_of(context["expected_tags"])
+        choices = [
+            name
+            for family in _families(tree)
+            if f"'{family.__name__}'" in context["expected_tags"]
+            for name in _names(family)
+        ]
         expected = f"one of {', '.join(choices)}"
         fix = f"choose one of them{suggest(name, choices)}; `hrf rewards` describes them"
         return ConfigError(field, expected=expected, got=name, fix=fix)
@@ -107,8 +111,10 @@ def _unknown_key(
     parent, name = location[:-1], str(location[-1])
     known = list(section.model_fields)
     matches = difflib.get_close_matches(name, known, n=1)
-    if not matches and (owners := reward_names_with(name)) and "name" in section.model_fields:
-        own = " or ".join(repr(choice) for choice in get_args(section.model_fields["name"].annotation))
+    families = list(_families(tree))
+    owners = [choice for family in families if name in family.model_fields for choice in _names(family)]
+    if not matches and owners and section in families:
+        own = " or ".join(map(repr, _names(section)))
         return ConfigError(
             dotted(location),
             expected=f"a field of the reward {own} ({dotted((*parent, 'name'))}): another reward's has no effect on it",
@@ -148,6 +154,22 @@ def _sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return (annotation,)
     return tuple(found for argument in getattr(annotation, "__args__", ()) for found in _sections_in(argument))
+
+
+def _names(family: type[BaseModel]) -> tuple[str, ...]:
+    """What a reward of a family may be called."""
+    return get_args(family.model_fields["name"].annotation)
+
+
+def _families(tree: type[BaseModel]) -> dict[type[BaseModel], None]:
+    """The families of rewards in a tree, in their order: the sections that are told apart by their name."""
+    found: dict[type[BaseModel], None] = {}
+    for info in tree.model_fields.values():
+        sections = _sections_in(info.annotation)
+        found |= dict.fromkeys(section for section in sections if len(sections) > 1)
+        for section in sections:
+            found |= _families(section)
+    return found
 
 
 def _leaves(tree: type[BaseModel], prefix: str = "") -> Iterator[str]:

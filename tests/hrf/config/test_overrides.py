@@ -5,9 +5,9 @@ import itertools
 import pytest
 
 from hrf.config import resolve
-from hrf.config.yaml_text import parse_yaml
+from hrf.config.overrides import from_settings, lay_over
 from hrf.errors import ConfigError
-from hrf_pipelines.overrides import from_settings, lay_over
+from hrf.storage.yaml_text import parse_yaml
 
 
 def test_settings_become_a_tree_of_yaml_values():

@@ -1,16 +1,35 @@
-"""Overrides of a configuration: from `--set` options to the one line of YAML that a pipeline's parameter takes."""
+"""Overrides of a configuration: how they are laid over it, from `--set` options to a pipeline's one line of YAML."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from hrf.config.tree import deep_merge
-from hrf.config.yaml_text import parse_yaml
+from hrf.config.rewards import family_name
 from hrf.errors import ConfigError
+from hrf.storage.yaml_text import parse_yaml
 
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+_REWARDS = frozenset({"reward", "held_out_reward"})
+
+
+def deep_merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with `changes` on top: mappings are merged key by key, everything else, lists too, is replaced.
+
+    So is a reward by one of another family: the options of the one say nothing about the other.
+    """
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        if isinstance(below, Mapping) and isinstance(value, Mapping) and not _other_family(key, below, value):
+            merged[key] = deep_merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _other_family(key: str, below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
+    return key in _REWARDS and "name" in value and family_name(value) != family_name(below)
 
 
 def lay_over(overrides: str, values: Mapping[str, Any]) -> str:

@@ -1,0 +1,74 @@
+"""The whole configuration, its text form and its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import model_validator
+
+from hrf.config import checks
+from hrf.config.overrides import deep_merge
+from hrf.config.tree import Tree
+from hrf.core.window import WindowSchedule
+from hrf.storage.validation import combine
+from hrf.storage.yaml_text import dump_yaml, parse_yaml
+
+
+class Config(Tree):
+    """A run's configuration. Immutable, complete, and checked as a whole: one that exists can be run."""
+
+    @model_validator(mode="after")
+    def _check_fields_together(self) -> Self:
+        problems = list(checks.problems(self))
+        if problems:
+            raise combine(problems)
+        return self
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Self:
+        """Read what `to_yaml` wrote.
+
+        Raises:
+            ConfigError: If the text is no valid configuration.
+        """
+        return cls.from_mapping(parse_yaml(text, origin="configuration"))
+
+    def to_mapping(self) -> dict[str, Any]:
+        """All values, defaults included, as plain mappings, lists and scalars."""
+        return self.model_dump(mode="json")
+
+    def to_yaml(self) -> str:
+        """All values, defaults included, as YAML."""
+        return dump_yaml(self.to_mapping())
+
+    def with_changes(self, changes: Mapping[str, Any]) -> Self:
+        """This configuration with some values replaced, such as `{"run": {"epochs": 5}}`, checked again.
+
+        Raises:
+            ConfigError: If the result is no valid configuration.
+        """
+        return self.from_mapping(deep_merge(self.to_mapping(), changes))
+
+    def digest(self) -> str:
+        """Sha256 of the configuration as JSON with sorted keys; equal configurations have equal digests."""
+        text = json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def window_schedule(self, num_trained_steps: int, *, switch_step: int | None = None) -> WindowSchedule | None:
+        """Epoch -> window for this run; None for noise starts, which have no window.
+
+        Args:
+            num_trained_steps: How many steps have a standard deviation of at least `sampler.min_std`; it depends on
+                the model's noise schedule, which a configuration does not know.
+            switch_step: Of the policy, which a diversity floor may have moved; None: as configured.
+
+        Raises:
+            ConfigError: If a window is not within the trained steps, or has too few of them.
+        """
+        if self.starts.kind == "noise":
+            return None
+        moved = self.switch_step if switch_step is None else switch_step
+        return checks.window_schedule(self, num_trained_steps, moved)
