@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import botocore.loaders
+import botocore.session
 import hypothesis
 import pytest
 
@@ -31,6 +33,15 @@ def _stacks_without_source() -> Iterator[None]:
     nobody looks at, and a test's deep stack, that is most of what compiling a package would take here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(inspect, "stack", functools.partial(inspect.stack, 0))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _services_described_once() -> Iterator[None]:
+    """For every client that it makes, boto reads what it knows of all services of AWS: most of what a client takes, and
+    there are thousands here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
         yield
 
 
