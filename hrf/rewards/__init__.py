@@ -1,6 +1,6 @@
 """Rewards: images, and the prompts they were made from, to numbers; one file a family.
 
-Libraries of pretrained networks are the business of `hrf.encoders`.
+Libraries of pretrained networks are the business of `hrf.networks`.
 """
 
 from __future__ import annotations

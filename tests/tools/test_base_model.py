@@ -185,7 +185,7 @@ class TestShipped:
         for style in STYLES:
             assert f"| {style.name} |" in card
         assert "CC0 1.0" in card
-        assert "python -m tools.base_model" in card
+        assert "base_model hrf/assets/avatars-32" in card
 
     @pytest.mark.slow
     def test_samples_cover_all_modes(self, pipeline: DDPMPipeline, tmp_path: Path):

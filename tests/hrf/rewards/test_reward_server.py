@@ -358,7 +358,7 @@ class TestStop:
 
 def test_it_brings_no_torch_unless_its_reward_does():
     program = (
-        "import sys, hrf.reward_server as server\n"
+        "import sys, hrf.rewards.serve as server\n"
         "made = server.build_server('{name: jpeg_compressibility}', host='127.0.0.1', port=0, most_waiting=1,\n"
         "                           max_request_bytes=1, tls=None)\n"
         "made.close(); assert 'torch' not in sys.modules"

@@ -30,7 +30,7 @@ JPEG = "{name: jpeg_compressibility}"
 PROGRAM = (
     "import sys, hrf.rewards.server as server\n"
     "server.HEAD_SECONDS = server.BODY_SECONDS = server.LINGER_SECONDS = 1\n"
-    "from hrf.reward_server import main; sys.exit(main())"
+    "from hrf.rewards.serve import main; sys.exit(main())"
 )
 HEALTH = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
 

@@ -126,7 +126,7 @@ class TestBrokenAnswers:
         assert len(s3.asked) == ATTEMPTS
 
     def test_a_body_that_stalls_is_tried_again(self, monkeypatch):
-        monkeypatch.setattr("hrf.storage.objects.s3._READ_SECONDS", 0.5)
+        monkeypatch.setattr("hrf.storage.s3._READ_SECONDS", 0.5)
         stalled = Answer(body="content", headers={"ETag": '"1"'}, cut=3, stalls_seconds=2.0)
         with answering(lambda _, number: stalled if number == 1 else WHOLE) as s3:
             assert opened(s3).read_bytes("k") == (b"content", '"1"')

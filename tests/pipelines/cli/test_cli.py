@@ -45,7 +45,7 @@ def test_presets_as_json(hrf):
 @pytest.mark.parametrize("heavy", ["torch", "kfp", "boto3", "diffusers", "numpy"])
 def test_help_and_presets_load_nothing_heavy(heavy):
     program = (
-        "import sys; from typer.testing import CliRunner; from hrf_pipelines.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from hrf_pipelines.cli.main import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "assert CliRunner().invoke(app, ['presets']).exit_code == 0\n"
         f"sys.exit({heavy!r} in sys.modules)"

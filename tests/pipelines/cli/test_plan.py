@@ -117,7 +117,7 @@ def test_what_cannot_be_planned_is_told(arguments, code):
 
 
 def test_nothing_is_loaded_before_it_is_asked_for():
-    program = "import sys; import hrf_pipelines.cli; assert not {'torch', 'diffusers'} & set(sys.modules)"
+    program = "import sys; import hrf_pipelines.cli.main; assert not {'torch', 'diffusers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
