@@ -116,7 +116,10 @@ def test_a_kill_before_any_file_operation_leaves_all_or_nothing_and_a_second_run
 
 def test_the_temporary_folder_of_a_living_writer_is_left_alone(tmp_path):
     with writing_folder(tmp_path / "policy", producer=PRODUCER) as folder:
-        code = "import sys; from hrf.storage.folders import writing_folder\nwith writing_folder(sys.argv[1], producer={}): pass"
+        code = (
+            "import sys; from hrf.storage.folders import writing_folder\n"
+            "with writing_folder(sys.argv[1], producer={}): pass"
+        )
         subprocess.run([sys.executable, "-c", code, str(tmp_path / "policy")], check=True)
         assert folder.is_dir()
 
