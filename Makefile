@@ -15,7 +15,7 @@ VARIANT ?=
 # PUSH=1 pushes them to REGISTRY, and prints their digests.
 PUSH ?=
 
-.PHONY: run test test-unit test-containers lint manifests rooms base-model images images-stop clean
+.PHONY: run test test-unit test-containers docs lint manifests rooms base-model images images-stop clean
 
 run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default preset; again: go on from what was promoted
 	$(BIN)/hrf run avatars-compressibility
@@ -38,6 +38,9 @@ test-containers: images  ## a whole run in containers, and what the images promi
 
 images-stop: $(VENV)/.dev  ## end the private Docker daemon that `make images` started; its images stay
 	$(BIN)/python -m images.daemon stop
+
+docs: $(VENV)/.dev  ## the site, into build/site; a link or reference that leads nowhere fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The README's answer to the study's question, made from the committed tables: a figure, a table and sentences.
+"""The answer to the study's question, made from the committed tables: a figure, a table and sentences.
 
     python -m benchmarks.results            # write them
     python -m benchmarks.results --check    # fail if they are not what the table gives
@@ -6,8 +6,8 @@
 `benchmarks/studies/window.csv` is the table and `window.yaml` the definition; `benchmarks/results.yaml` says which arms
 are shown and holds the five sentences, Jinja templates in which every number is a question to `Answers`. Levels of
 matched reward and diversity are the first of each in the definition. A second paragraph tells what came of it on fresh
-seeds, in the tables of `confirm` and `presets`, and the presets have a table of their own. The studies' own page is
-given every arm that has runs.
+seeds, in the tables of `confirm` and `presets`, and the presets have a table of their own. The README is given it in
+brief, the studies' own page every arm that has runs.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ PROJECT = Path(__file__).resolve().parents[1]
 STUDY, TABLE = "benchmarks/studies/window.yaml", "benchmarks/studies/window.csv"
 FRESH = ("confirm", "presets")
 """Studies of the same folder, on seeds that had no part in the first."""
-WORDS, PAGE, FIGURE = "benchmarks/results.yaml", "README.md", "docs/figures/study.svg"
+WORDS, PAGE, FIGURE = "benchmarks/results.yaml", "docs/results.md", "docs/figures/study.svg"
+BRIEF_PAGE, BRIEF_BEGIN, BRIEF_END = "README.md", "<!-- brief -->", "<!-- /brief -->"
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
 FRESH_BEGIN, FRESH_END = "<!-- fresh -->", "<!-- /fresh -->"
 PRESETS_BEGIN, PRESETS_END = "<!-- presets -->", "<!-- /presets -->"
 ARMS_PAGE = "benchmarks/studies/README.md"
 ARMS_BEGIN, ARMS_END = "<!-- arms -->", "<!-- /arms -->"
-HEADING = "### Does it avoid mode collapse?"
 NUM_SENTENCES = 5
 WIDTH = 120
 _FIGURE_LINE = (
-    f'<img src="{FIGURE}" alt="Diversity ratio against reward gain, one panel per reward, one path per arm from the '
-    'base to the end of the budget.">'
+    "![Diversity ratio against reward gain, one panel per reward, one path per arm from the base to the end of the "
+    "budget.](figures/study.svg)"
 )
 
 
@@ -64,6 +64,8 @@ class Words(BaseModel):
     """Lines of the figure and rows of the table."""
     sentences: tuple[str, ...] = Field(min_length=NUM_SENTENCES, max_length=NUM_SENTENCES)
     """Templates of the first paragraph, which ask `study`."""
+    brief: tuple[str, ...] = Field(min_length=1)
+    """Templates of the README's, which ask `study`, too."""
     fresh: tuple[str, ...] = Field(min_length=1)
     """Templates of the second, which also ask `confirm` and `presets`."""
 
@@ -248,29 +250,20 @@ def outputs(root: Path) -> dict[str, str]:
     folder = Path(TABLE).parent
     fresh = {name: Answers(*_read(root, f"{folder}/{name}.yaml", f"{folder}/{name}.csv")) for name in FRESH}
     section = f"{_FIGURE_LINE}\n\n{table_of(answers, words.arms)}\n\n{paragraph(words.sentences, study=answers)}"
-    page = _with_section((root / PAGE).read_text(encoding="utf-8"), section)
+    page = _replaced((root / PAGE).read_text(encoding="utf-8"), BEGIN, END, section)
     page = _replaced(page, FRESH_BEGIN, FRESH_END, paragraph(words.fresh, study=answers, **fresh))
     page = _replaced(page, PRESETS_BEGIN, PRESETS_END, table_of(fresh["presets"], fresh["presets"].arms))
     studies = (root / ARMS_PAGE).read_text(encoding="utf-8")
     studies = _replaced(studies, ARMS_BEGIN, ARMS_END, all_arms_of(answers), path=ARMS_PAGE)
-    return {FIGURE: figure_of(results, words), PAGE: page, ARMS_PAGE: studies}
+    brief = (root / BRIEF_PAGE).read_text(encoding="utf-8")
+    brief = _replaced(brief, BRIEF_BEGIN, BRIEF_END, paragraph(words.brief, study=answers), path=BRIEF_PAGE)
+    return {FIGURE: figure_of(results, words), PAGE: page, BRIEF_PAGE: brief, ARMS_PAGE: studies}
 
 
 def _read(root: Path, definition: str, table: str) -> tuple[Study, dict[str, RewardResults]]:
     """A study and its results by reward."""
     study = Study.from_yaml((root / definition).read_text(encoding="utf-8"), origin=definition)
     return study, {one.name: one for one in read_results(study, read_table_file(root / table))}
-
-
-def _with_section(page: str, section: str) -> str:
-    """The page with the section in its place: between its markers, or as the first of the results."""
-    if BEGIN not in page:
-        before, heading, after = page.partition("## Results\n")
-        if not heading:
-            raise ArtifactError(PAGE, problem="it has no section Results", fix="give it one")
-        command = "```sh\npython -m benchmarks.results\n```"
-        page = f"{before}{heading}\n{HEADING}\n\n{command}\n\n{BEGIN}\n{END}\n{after}"
-    return _replaced(page, BEGIN, END, section)
 
 
 def _replaced(page: str, begin: str, end: str, text: str, *, path: str = PAGE) -> str:

@@ -117,7 +117,7 @@ class RemoteReward(Section):
 
     name: Literal["remote"] = "remote"
     url: str = ""
-    """http(s)://HOST[:PORT][/PATH] of the server."""
+    """`http(s)://HOST[:PORT][/PATH]` of the server."""
     scorer: str = ""
     """Name of the reward that the server must say it has."""
     version: str = ""

@@ -62,7 +62,7 @@ class RemoteScorer:
     """The client: images in batches to a server, several requests at a time."""
 
     url: str
-    """http(s)://HOST[:PORT][/PATH]; below it are /health and /score."""
+    """`http(s)://HOST[:PORT][/PATH]`; below it are /health and /score."""
     scorer: str
     """Name of the reward that the server must say it has."""
     version: str = ""

@@ -1,0 +1,27 @@
+"""The README and the site's pages as text, and what stands in them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def _read(*paths: Path) -> dict[str, str]:
+    return {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8") for path in paths}
+
+
+PAGES = _read(ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
+#: Of folders: with configurations of other programs, and with tables that other tests check.
+OTHER_PAGES = _read(
+    *(ROOT / folder / "README.md" for folder in ("images", "manifests", "benchmarks/studies", "hrf/assets/avatars-32"))
+)
+ALL_PAGES = "\n".join(PAGES.values())
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+OUTSIDE_FENCES = FENCE.sub("", ALL_PAGES)
+
+
+def fenced(language: str, text: str = ALL_PAGES) -> list[str]:
+    """Contents of the fenced blocks of a language."""
+    return [body for kind, body in FENCE.findall(text) if kind == language]
