@@ -41,6 +41,7 @@ def _fits(preset: str, overrides: str, config: Config, placement: Placement) -> 
 
     Its tasks must be the same ones, in the images that the other preset needs, with its devices and what it downloads.
     """
+    assert isinstance(config.run.epochs_per_step, int)
     try:
         other = resolve(preset, overrides)
         check_shape(

@@ -113,7 +113,7 @@ def fetch_cluster_report(name: str, host: str, namespace: str, work_dir: Path) -
     records = fetch_records(run, spec)
     if records.error:
         raise records.error
-    folder = work_dir / "cluster" / run.run_id
+    folder = work_dir / "cluster" / str(run.run_id)
     page = read_report(records)
     status = end_of(run, records)
     if page is None and status is not None:

@@ -267,7 +267,7 @@ def _make_client(host: str, namespace: str) -> Any:
     from kfp.client.set_volume_credentials import ServiceAccountTokenVolumeCredentials
     from urllib3 import Retry
 
-    class Client(kfp.Client):
+    class Client(kfp.Client):  # type: ignore[misc]
         """kfp's client, without its first request, which it would send for half a minute before it gave up."""
 
         def get_kfp_healthz(self, sleep_duration: int = 5) -> Any:  # noqa: ARG002 - the parent's signature

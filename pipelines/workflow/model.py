@@ -296,7 +296,7 @@ class WorkflowModel:
             children: How many nodes come after it or begin within it.
         """
         retried = kind != "TaskGroup" and (self.retried == "every" or template == "retry-system-container-impl")
-        node = {
+        node: dict[str, Any] = {
             "id": self._id(name),
             "name": name,
             "displayName": name.rpartition(".")[2],
