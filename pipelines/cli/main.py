@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
+from hrf import __version__
 from hrf.errors import HrfError
 from hrf.storage.folders import full_disk_error
 from hrf_pipelines.cli import (
@@ -63,13 +64,29 @@ class Commands(TyperGroup):
 app = typer.Typer(
     cls=Commands,
     name="hrf",
-    help="Fine-tune diffusion models on a reward, keeping their diversity.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     pretty_exceptions_show_locals=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hrf {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def hrf(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Fine-tune diffusion models on a reward, keeping their diversity."""
+
+
 app.command("run")(run.run)
 app.command("compare")(compare.compare)
 app.command("study")(study.study)

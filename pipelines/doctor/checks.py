@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 DISTRIBUTION = "hrf-pipelines"
-LOCAL_EXTRAS = ("model", "pipelines")
+LOCAL_EXTRAS = ("local",)
 PYTHON = ((3, 11), (3, 13))
 #: Below the first, a run of the default preset does not fit; below the second, a few of them don't.
 LITTLE_BYTES, SOME_BYTES = 2 * 10**9, 10 * 10**9

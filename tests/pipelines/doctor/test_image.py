@@ -76,7 +76,7 @@ def test_kubeflow_s_runtime_is_started_as_kubeflow_starts_it():
         ((), {"numpy", "typer"}, {"torch", "open_clip_torch", "kfp"}),
         (("model",), {"numpy", "torch", "accelerate"}, {"open_clip_torch", "kfp"}),
         (("reward",), {"numpy", "torch", "accelerate", "open_clip_torch"}, {"kfp"}),
-        (("model", "pipelines"), {"torch", "kfp"}, {"open_clip_torch", "pytest"}),
+        (("local",), {"torch", "kfp"}, {"open_clip_torch", "pytest"}),
     ],
 )
 def test_an_extra_counts_with_what_it_brings(extras, needed, not_needed):
@@ -90,4 +90,4 @@ def test_a_package_that_is_missing_or_of_another_version_is_told():
     assert _unmet(Requirement("numpy<1")).endswith(", wanted <1")
     assert _unmet(Requirement("hrf-no-such-package")) == "hrf-no-such-package is missing"
     assert _unmet(Requirement(f"torch=={torch.__version__.partition('+')[0]}")) == ""
-    assert check_packages().detail == "all that hrf-pipelines[model,pipelines] asks for"
+    assert check_packages().detail == "all that hrf-pipelines[local] asks for"
