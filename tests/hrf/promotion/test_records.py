@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from hrf.promotion.records import (
     read_record,
 )
 from hrf.storage.objects import Storage
+from hrf_pipelines.local.embedded_s3 import EmbeddedS3
 
 KINDS = {
     "promoted.json": Promotion,
@@ -33,14 +35,26 @@ KINDS = {
 }
 
 
-@pytest.fixture
-def filled(storage: Storage, tmp_path: Path) -> Storage:
+def fill(storage: Storage, folder: Path) -> Storage:
     """An experiment with one run, whose candidate was promoted."""
-    run = Run.make(tmp_path, 0, 0.1)
+    run = Run.make(folder, 0, 0.1)
     run.begin(storage)
     run.put_forward(storage)
     run.end(storage)
     return storage
+
+
+@pytest.fixture
+def filled(storage: Storage, tmp_path: Path) -> Storage:
+    """For a test that writes over its records."""
+    return fill(storage, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def untouched(embedded_s3: EmbeddedS3, tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """For tests that only read it."""
+    storage = Storage.open(f"s3://hrf/{uuid.uuid4().hex}", environment=embedded_s3.environment())
+    return fill(storage, tmp_path_factory.mktemp("run"))
 
 
 def write_raw(storage: Storage, key: str, content: bytes, folder: Path) -> None:
@@ -49,22 +63,22 @@ def write_raw(storage: Storage, key: str, content: bytes, folder: Path) -> None:
     storage.upload_file(folder / "raw", f"{EXPERIMENT}/{key}")
 
 
-def test_every_record_that_a_run_leaves_is_of_one_of_the_kinds(filled):
+def test_every_record_that_a_run_leaves_is_of_one_of_the_kinds(untouched):
     """So a new kind of record is added here, and so to what follows."""
-    rest = [key.removeprefix(f"{EXPERIMENT}/") for key in filled.list(f"{EXPERIMENT}/") if "/candidates/" not in key]
+    rest = [key.removeprefix(f"{EXPERIMENT}/") for key in untouched.list(f"{EXPERIMENT}/") if "/candidates/" not in key]
     assert sorted(rest) == sorted(KINDS)
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_a_record_comes_back_as_it_was_written(key, filled):
-    record, _ = read_record(filled, f"{EXPERIMENT}/{key}", KINDS[key])
-    assert filled.read_json(f"{EXPERIMENT}/{key}")[0] == record.as_json()
+def test_a_record_comes_back_as_it_was_written(key, untouched):
+    record, _ = read_record(untouched, f"{EXPERIMENT}/{key}", KINDS[key])
+    assert untouched.read_json(f"{EXPERIMENT}/{key}")[0] == record.as_json()
 
 
 @pytest.mark.parametrize("change", ["added", "missing", "of another type"])
 @pytest.mark.parametrize("key", KINDS)
-def test_one_with_other_fields_is_refused_by_the_first_of_them(key, change, filled):
-    value, _ = filled.read_json(f"{EXPERIMENT}/{key}")
+def test_one_with_other_fields_is_refused_by_the_first_of_them(key, change, untouched, storage):
+    value, _ = untouched.read_json(f"{EXPERIMENT}/{key}")
     name = sorted(value)[0]
     if change == "added":
         name = "of_a_later_version"
@@ -73,9 +87,9 @@ def test_one_with_other_fields_is_refused_by_the_first_of_them(key, change, fill
         del value[name]
     else:
         value[name] = "x" if isinstance(value[name], list) else ["x"]
-    filled.write_json(f"{EXPERIMENT}/{key}", value)
+    storage.write_json(f"{EXPERIMENT}/{key}", value)
     with pytest.raises(ArtifactError) as caught:
-        read_record(filled, f"{EXPERIMENT}/{key}", KINDS[key])
+        read_record(storage, f"{EXPERIMENT}/{key}", KINDS[key])
     told = str(caught.value)
     assert [
         word for word in (key, KINDS[key].__name__, name, "Fix: read it with the hrf that wrote it") if word not in told
@@ -83,21 +97,21 @@ def test_one_with_other_fields_is_refused_by_the_first_of_them(key, change, fill
 
 
 @pytest.mark.parametrize("key", KINDS)
-def test_one_without_a_digest_is_refused_as_one_of_another_version_would_be(key, filled, tmp_path):
-    content, _ = filled.read_bytes(f"{EXPERIMENT}/{key}")
-    write_raw(filled, key, content.replace(b'"sha256": "', b'"sha255": "', 1), tmp_path)
+def test_one_without_a_digest_is_refused_as_one_of_another_version_would_be(key, untouched, storage, tmp_path):
+    content, _ = untouched.read_bytes(f"{EXPERIMENT}/{key}")
+    write_raw(storage, key, content.replace(b'"sha256": "', b'"sha255": "', 1), tmp_path)
     with pytest.raises(ArtifactError, match=rf"{key}: it has no sha256 of its own: .* was not written by this version"):
-        read_record(filled, f"{EXPERIMENT}/{key}", KINDS[key])
+        read_record(storage, f"{EXPERIMENT}/{key}", KINDS[key])
 
 
 @pytest.mark.parametrize(
     ("key", "fix"), [("runs/run-0/status.json", "delete it"), ("runs/run-0/run.json", "restore it")]
 )
-def test_a_damaged_one_says_what_to_do(key, fix, filled, tmp_path):
-    content, _ = filled.read_bytes(f"{EXPERIMENT}/{key}")
-    write_raw(filled, key, content.replace(b"run-0", b"run-1", 1), tmp_path)
+def test_a_damaged_one_says_what_to_do(key, fix, untouched, storage, tmp_path):
+    content, _ = untouched.read_bytes(f"{EXPERIMENT}/{key}")
+    write_raw(storage, key, content.replace(b"run-0", b"run-1", 1), tmp_path)
     with pytest.raises(ArtifactError, match=rf"{key}: it was changed or damaged.*Fix: {fix}"):
-        read_record(filled, f"{EXPERIMENT}/{key}", KINDS[key])
+        read_record(storage, f"{EXPERIMENT}/{key}", KINDS[key])
 
 
 def test_a_damaged_pointer_stops_everybody_until_the_last_promotion_is_copied_there(filled, tmp_path):

@@ -99,6 +99,6 @@ def answering(answer: Callable[[str, int], Answer]) -> Iterator[AnsweringS3]:
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         s3 = AnsweringS3(server.server_port)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield s3
         server.shutdown()

@@ -270,7 +270,7 @@ class CarelessServer(BaseHTTPRequestHandler):
 @pytest.fixture
 def careless_endpoint() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), CarelessServer) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hrf.errors import ConfigError
@@ -44,7 +44,8 @@ def test_an_arm_may_be_measured_more_often_than_the_others():
     assert [run.measured_after for run in plan_runs(study(more), costing(100))[:2]] == [(2, 4, 6, 8, 10), (5, 10)]
 
 
-@given(per_epoch=st.floats(1, 499), once=st.floats(0, 1), points=st.integers(1, 6))
+@settings(max_examples=30)
+@given(per_epoch=st.floats(20, 499), once=st.floats(0, 1), points=st.integers(1, 6))
 def test_points_rise_and_the_last_one_is_the_whole_run(per_epoch, once, points):
     cost = costing(per_epoch, once)
 
