@@ -45,7 +45,7 @@ def collect(created: str = "") -> None:
     Raises:
         ImagesError: pip failed.
     """
-    with _sources() as sources:
+    with clean_sources() as sources:
         stamp, wanted = WHEELHOUSE / "made-for", _fingerprint()
         if not stamp.is_file() or stamp.read_text() != wanted:
             shutil.rmtree(WHEELHOUSE, ignore_errors=True)
@@ -142,7 +142,7 @@ def _fingerprint() -> str:
 
 
 @contextmanager
-def _sources() -> Iterator[Path]:
+def clean_sources() -> Iterator[Path]:
     """A clean copy of what our own wheel is made of."""
     with tempfile.TemporaryDirectory() as scratch:
         for name in _SOURCES:

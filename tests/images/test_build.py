@@ -125,7 +125,7 @@ def test_a_program_that_fails_is_told_with_the_end_of_what_it_said():
 
 
 def test_the_project_s_wheel_is_made_of_a_clean_copy(tmp_path):
-    with wheelhouse._sources() as sources:
+    with wheelhouse.clean_sources() as sources:
         copied = {path.name for path in sources.iterdir()}
         assert copied == {"hrf", "hrf_components", "hrf_pipelines", "pyproject.toml", "README.md", "LICENSE"}
         assert not list(sources.rglob("__pycache__"))

@@ -5,6 +5,7 @@ import re
 import pytest
 import yaml
 
+from hrf import __version__
 from tests.manifests.kustomize import MANIFESTS, ROOT, build_at, find
 from tests.manifests.schemas import check
 
@@ -45,7 +46,7 @@ def test_the_overlay_that_it_shows_does_what_it_says(tmp_path):
     assert (given["endpoint"], given["region"]) == (told["AWS_ENDPOINT_URL_S3"], told["AWS_REGION"])
     assert launcher["defaultPipelineRoot"].startswith(f"s3://{told['HRF_BUCKET']}/_")
     (container,) = find(objects, "Job", "hrf-hub-cache-owner")["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == "registry.example.com/hrf-control:0.1.0"
+    assert container["image"] == f"registry.example.com/hrf-control:{__version__}"
 
 
 def test_the_role_that_it_shows_takes_the_example_s_place(tmp_path):

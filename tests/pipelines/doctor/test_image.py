@@ -8,6 +8,7 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
+from hrf import __version__
 from hrf_pipelines.doctor.checks import _requirements, _unmet, check_packages
 from hrf_pipelines.doctor.image import (
     check_imports,
@@ -33,7 +34,7 @@ def test_a_place_that_is_no_image_of_the_project_is_refused():
 
 def test_an_image_is_checked_without_a_bucket_or_a_server():
     done = _doctor(HRF_IMAGE_ROLE="control", HRF_GIT_SHA="abc", HRF_BUCKET="nowhere", AWS_ENDPOINT_URL_S3="http://x")
-    assert "revision         0.1.0, abc" in done.stdout
+    assert f"revision         {__version__}, abc" in done.stdout
     assert "storage" not in done.stdout
 
 
