@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -13,16 +14,13 @@ from pydantic.fields import FieldInfo
 import hrf
 from hrf.config import Config, list_presets
 
-SHARED = ("Weights",)
-"""Sections that stand in many places, and have a place of their own here."""
 _NAMES = {bool: "true or false", float: "number", int: "integer", str: "text"}
 
 
-def page(config: type[BaseModel] = Config) -> str:
+def page() -> str:
     """A heading for each section, and below it each of its fields."""
     top, sections = [], []
-    parts: dict[str, type[BaseModel]] = {}
-    for name, field in config.model_fields.items():
+    for name, field in Config.model_fields.items():
         inner = list(_sections_in(field.annotation))
         if not inner:
             top.append(_field(name, field))
@@ -30,8 +28,7 @@ def page(config: type[BaseModel] = Config) -> str:
             sections.append(_section(name, inner[0], field))
         else:
             sections.append(_families(name, inner))
-            parts |= {part.__name__: part for family in inner for part in _parts_of(family)}
-    shared = [_section(name, part) for name, part in sorted(parts.items())]
+    shared = [_section(part.__name__, part) for part in _shared_parts()]
     return "\n\n".join([*sections, *shared, "## Of the whole run", *top])
 
 
@@ -42,10 +39,15 @@ def presets() -> str:
     return "\n\n".join(f"## {name}\n\n```yaml\n{text}```" for name, text in texts.items())
 
 
-def _parts_of(family: type[BaseModel]) -> list[type[BaseModel]]:
-    """Sections that are fields of a kind of reward, without rewards themselves."""
-    inner = [part for field in family.model_fields.values() for part in _sections_in(field.annotation)]
-    return [part for part in inner if "name" not in part.model_fields]
+@cache
+def _shared_parts() -> list[type[BaseModel]]:
+    """Sections that several kinds of one section have, such as where weights are: each is listed once."""
+    parts: dict[str, type[BaseModel]] = {}
+    for section in Config.model_fields.values():
+        kinds = list(_sections_in(section.annotation))
+        inner = [field.annotation for kind in kinds for field in kind.model_fields.values() if len(kinds) > 1]
+        parts |= {part.__name__: part for annotation in inner for part in _sections_in(annotation) if part not in kinds}
+    return [part for _, part in sorted(parts.items())]
 
 
 def _section(name: str, section: type[BaseModel], field: FieldInfo | None = None, level: str = "##") -> str:
@@ -55,7 +57,7 @@ def _section(name: str, section: type[BaseModel], field: FieldInfo | None = None
     inner = []
     for key, value in section.model_fields.items():
         below = list(_sections_in(value.annotation))
-        if len(below) == 1 and below[0].__name__ not in SHARED:
+        if len(below) == 1 and below[0] not in _shared_parts():
             inner.append(_section(f"{name}.{key}", below[0], value, "###"))
         else:
             said.append(_field(f"{name}.{key}", value))

@@ -60,7 +60,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for uri, path in OUTSIDE.items():
         files.append(File.generated(config, uri, abs_src_path=str(ROOT / path)))
     for name in packages():
-        files.append(File.generated(config, f"api/{name}.md", content=f"# {name}\n\n::: {name}\n"))
+        files.append(File.generated(config, f"api/{name}.md", content=f"::: {name}\n"))
     lines = [f"| [`{name}`]({name}.md) | {_first_line(name)} |" for name in packages()]
     index = "# API reference\n\nThe rooms of the library.\n\n| package | what it is |\n|---|---|\n" + "\n".join(lines)
     files.append(File.generated(config, "api/index.md", content=index))
