@@ -23,14 +23,14 @@ help:  ## this list
 run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default preset; again: go on from what was promoted
 	$(BIN)/hrf run avatars-compressibility
 
-# The slow part in order, so that its long files come first and the short ones fill what is left of a worker's time; with
-# three workers on two cores, since its runs also wait: for their servers, for each other, for the moment to be killed.
-test: lint test-unit $(VENV)/.dev  ## everything
+# With three workers on two cores, since its runs also wait: for their servers, for each other, for the moment to be killed.
+# A file's tests share what takes long to make, so they stay on one worker; tests/conftest.py has the longest files first.
+test: lint test-unit $(VENV)/.dev  ## everything but containers: lint, the fast part, then the marks slow, e2e and deployment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
-		-m "(slow or e2e) and not container"
+		-m "(slow or e2e or deployment) and not container"
 
-test-unit: $(VENV)/.dev  ## the fast part
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not e2e"
+test-unit: $(VENV)/.dev  ## the fast part: tests without a mark
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not e2e and not deployment"
 
 images: $(VENV)/.dev  ## build the three container images; as root on Debian also without any Docker
 	$(BIN)/python -m images.build --registry "$(REGISTRY)" $(if $(TAG),--tag "$(TAG)") --base-image "$(BASE_IMAGE)" \

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import sys
+import traceback
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,12 +29,51 @@ hypothesis.settings.register_profile("project", deadline=None)
 hypothesis.settings.load_profile("project")
 
 
+HERE = Path(__file__).parent
+#: What Kubernetes, Docker and Kubeflow read, which changes seldom; see the mark `deployment` in pyproject.toml.
+DEPLOYMENT = (
+    "manifests/",
+    "images/",
+    "pipelines/cluster/test_api_rules.py",
+    "pipelines/cluster/test_recordings.py",
+    "pipelines/doctor/",
+    "pipelines/test_every_preset.py",
+)
+#: The files of the slow part that take minutes, longest first: begun last, one of them would have a worker to itself.
+LONGEST_FIRST = (
+    "e2e/test_kills.py",
+    "pipelines/cluster/test_study.py",
+    "pipelines/cluster/test_resume.py",
+    "e2e/",
+    "pipelines/",
+)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give tests of deployment their mark, and sort files by how long they take."""
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(HERE).as_posix()
+        return next((place for place, start in enumerate(LONGEST_FIRST) if file.startswith(start)), len(LONGEST_FIRST))
+
+    for item in items:
+        if item.path.relative_to(HERE).as_posix().startswith(DEPLOYMENT):
+            item.add_marker(pytest.mark.deployment)
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def _stacks_without_source() -> Iterator[None]:
-    """kfp asks for the whole call stack at every setting of a task and takes a name from it. With the source lines that
-    nobody looks at, and a test's deep stack, that is most of what compiling a package would take here."""
+def _stacks_of_names() -> Iterator[None]:
+    """kfp asks for the whole call stack at every setting of a task and takes a name from it. Python seeks each frame's
+    file among all modules: with a test's deep stack, that is most of what compiling a package would take here."""
+
+    def stack(context: int = 1) -> list[inspect.FrameInfo]:
+        frames = [(frame, frame.f_code) for frame, _ in traceback.walk_stack(sys._getframe(1))]
+        return [inspect.FrameInfo(f, code.co_filename, f.f_lineno, code.co_name, None, None) for f, code in frames]
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(inspect, "stack", functools.partial(inspect.stack, 0))
+        patch.setattr(inspect, "stack", stack)
         yield
 
 

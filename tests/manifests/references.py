@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import yaml
+from hrf_pipelines.package import read_package
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def references(package: str) -> set[Reference]:
         ValueError: A name is only known when the pipeline runs, so that nobody can say whether it exists.
     """
     found: set[Reference] = set()
-    for document in yaml.safe_load_all(package):
+    for document in read_package(package):
         executors = document.get("platforms", {}).get("kubernetes", {}).get("deploymentSpec", {}).get("executors", {})
         for label, settings in executors.items():
             found |= set(_of_executor(label, settings))

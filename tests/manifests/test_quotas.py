@@ -2,13 +2,12 @@
 
 import json
 
-import yaml
 from kubernetes.utils.quantity import parse_quantity
 
 from hrf.config import resolve
 from hrf_pipelines import placement
 from hrf_pipelines.finetune import build as build_finetune
-from hrf_pipelines.package import compile_package
+from hrf_pipelines.package import compile_package, read_package
 from tests.manifests.kustomize import build, find
 
 #: Kubeflow 2.17's driver (argocompiler/argo.go).
@@ -41,7 +40,7 @@ def test_the_largest_step_of_the_smoke_preset_fits():
     config = resolve("avatars-smoke")
     placed = placement.load_placement("cpu-small", config)
     package = compile_package(build_finetune(config, preset="avatars-smoke", placement=placed))
-    spec = next(yaml.safe_load_all(package))
+    spec = read_package(package)[0]
     asked = [each["container"]["resources"] for each in spec["deploymentSpec"]["executors"].values()]
     for each in asked:
         step = {"cpu": each["resourceCpuRequest"], "memory": each["resourceMemoryRequest"]}

@@ -7,7 +7,7 @@ from kfp import dsl, kubernetes
 from hrf.config import resolve
 from hrf_pipelines import placement
 from hrf_pipelines.finetune import build as build_finetune
-from hrf_pipelines.package import compile_package
+from hrf_pipelines.package import compile_package, read_package
 from tests.manifests.kustomize import MANIFESTS, build, find, secret_from_template
 from tests.manifests.references import Reference, references
 
@@ -124,7 +124,7 @@ def test_the_service_account_that_runs_are_given_exists_in_the_base():
 
 
 def test_the_bucket_that_a_package_names_by_default_is_the_one_of_the_manifests():
-    spec = next(yaml.safe_load_all(compile_package(build_finetune(resolve("avatars-smoke"), preset="avatars-smoke"))))
+    spec = read_package(compile_package(build_finetune(resolve("avatars-smoke"), preset="avatars-smoke")))[0]
     default = spec["root"]["inputDefinitions"]["parameters"]["storage"]["defaultValue"]
     assert default == f"s3://{find(build('base'), 'ConfigMap', 'hrf-storage')['data']['HRF_BUCKET']}"
 

@@ -4,13 +4,12 @@ import functools
 import warnings
 
 import pytest
-import yaml
 
 from hrf import __version__
 from hrf.config import resolve
 from hrf.errors import ConfigError
 from hrf_pipelines import finetune
-from hrf_pipelines.package import compile_package
+from hrf_pipelines.package import compile_package, read_package
 from hrf_pipelines.placement import USER, Images, Placement, list_placements, load_placement
 from images.build import FOLDER, ROLES
 
@@ -24,7 +23,7 @@ def compiled(overrides, placement="", **changes):
     config = resolve("avatars-compressibility", overrides)
     site = load_placement(placement, config).model_copy(update=changes)
     with warnings.catch_warnings(action="ignore"):
-        spec, platform = yaml.safe_load_all(compile_package(finetune.build(config, placement=site)))
+        spec, platform = read_package(compile_package(finetune.build(config, placement=site)))
     return spec, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
 
@@ -233,9 +232,7 @@ def test_shards_are_a_loop_of_samples_and_a_task_that_joins_them():
 
 def test_starts_that_are_selected_by_reward_need_the_image_with_the_scorers():
     config = resolve("avatars-hrf-d", CPU)
-    spec = next(
-        iter(yaml.safe_load_all(compile_package(finetune.build(config, images=Images(reward="registry/reward:1")))))
-    )
+    spec = read_package(compile_package(finetune.build(config, images=Images(reward="registry/reward:1"))))[0]
     image = spec["deploymentSpec"]["executors"]["exec-sample"]["container"]["image"]
     assert image == "registry/reward:1"
 

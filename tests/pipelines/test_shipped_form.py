@@ -5,7 +5,6 @@ import functools
 import warnings
 
 import pytest
-import yaml
 from google.protobuf import json_format
 from kfp import dsl
 from kfp.pipeline_spec import pipeline_spec_pb2
@@ -13,7 +12,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 from hrf.config import resolve
 from hrf_pipelines import finetune
 from hrf_pipelines.menus import finetune_menus
-from hrf_pipelines.package import compile_package, without_comments
+from hrf_pipelines.package import compile_package, read_package, without_comments
 from hrf_pipelines.placement import load_placement
 
 DEFAULT = "avatars-compressibility"
@@ -27,7 +26,7 @@ def shipped(preset=DEFAULT, overrides=""):
     menus = finetune_menus(config, placement, preset=preset, overrides=overrides)
     with warnings.catch_warnings(action="ignore"):
         pipeline = finetune.build(config, preset=preset, overrides=overrides, placement=placement)
-        return next(yaml.safe_load_all(compile_package(pipeline, menus)))
+        return read_package(compile_package(pipeline, menus))[0]
 
 
 def parameters(spec):
@@ -132,7 +131,7 @@ def test_a_pipeline_without_parameters_or_placement_can_be_shipped():
     def small() -> None:
         nothing()
 
-    spec, *others = yaml.safe_load_all(compile_package(small))
+    spec, *others = read_package(compile_package(small))
     assert not others
     assert spec["deploymentSpec"]["executors"]["exec-nothing"]["container"]["command"][-1].endswith("pass")
 
@@ -140,6 +139,7 @@ def test_a_pipeline_without_parameters_or_placement_can_be_shipped():
 def _before(tasks):
     """What has run before each task."""
 
+    @functools.cache
     def of(name):
         earlier = tasks[name].get("dependentTasks", [])
         return set(earlier).union(*map(of, earlier))
@@ -161,10 +161,11 @@ def test_no_task_waits_twice_for_the_same_and_each_for_all_that_the_sdk_had_it_w
         if "dag" not in part:
             continue
         tasks = part["dag"]["tasks"]
-        assert _before(tasks) == _before(was["dag"]["tasks"])
+        before = _before(tasks)
+        assert before == _before(was["dag"]["tasks"])
         for task in tasks.values():
             earlier = task.get("dependentTasks", [])
-            assert not any(one in _before(tasks)[other] for one in earlier for other in earlier)
+            assert not any(one in before[other] for one in earlier for other in earlier)
 
 
 def test_a_task_that_runs_whatever_became_of_others_vouches_for_none_of_them():
@@ -180,5 +181,5 @@ def test_a_task_that_runs_whatever_became_of_others_vouches_for_none_of_them():
         second = nothing().after(first).ignore_upstream_failure()
         nothing().after(first, second)
 
-    (spec,) = yaml.safe_load_all(compile_package(small))
+    (spec,) = read_package(compile_package(small))
     assert sorted(spec["root"]["dag"]["tasks"]["nothing-3"]["dependentTasks"]) == ["nothing", "nothing-2"]

@@ -39,7 +39,7 @@ def digest(run, name: str) -> dict:
     return {file: entry["sha256"] for file, entry in files.items() if not file.startswith("updates/")}
 
 
-@pytest.mark.parametrize("changes", [{}, SPLIT, {"update": {"ema_decay": 0.9}}], ids=["hrf", "split", "average"])
+@pytest.mark.parametrize("changes", [{}, {**SPLIT, "update": {"ema_decay": 0.9}}], ids=["hrf", "split-average"])
 def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit(steps, changes):
     """Trap 7: through files after every epoch, against four epochs in one process that never reads them back.
 
@@ -135,8 +135,11 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
     assert expected_epoch_evaluations(run.config, schedule, 0) == pytest.approx(spent - pool, rel=0.5)
 
 
-@pytest.mark.parametrize("num_shards", [2, 3])
-@pytest.mark.parametrize("changes", [{}, SPLIT, DDPO, SELECTED], ids=["hrf", "split", "ddpo", "hrf-d"])
+@pytest.mark.parametrize(
+    ("changes", "num_shards"),
+    [({}, 2), ({}, 3), (SPLIT, 3), (DDPO, 3), (SELECTED, 3)],
+    ids=["hrf-even", "hrf", "split", "ddpo", "hrf-d"],
+)
 def test_sampling_in_shards_gives_the_bits_of_one_step(steps, changes, num_shards):
     """Kills: noise numbered within a shard, shards joined in the order in which they come, calls of other sizes."""
     run = steps("run", {**changes, "rollout": {"roots": 4, "branches": 3}})

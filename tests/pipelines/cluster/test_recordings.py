@@ -6,11 +6,11 @@ import io
 from pathlib import Path
 
 import pytest
-import yaml
 from rich.console import Console
 
 from hrf_pipelines.cluster.connection import Cluster
 from hrf_pipelines.cluster.watching import RunView, follow
+from hrf_pipelines.package import read_package
 from tests.kfp_api import plays
 from tests.kfp_api.recordings import recorded, recording, smoke_spec
 from tests.pipelines.cluster import guarded
@@ -88,7 +88,7 @@ def test_the_recorded_schedule_is_listed(hrf, kfp):
 def test_the_plays_of_the_fake_server_have_nothing_that_no_recording_has(play):
     runs = [recording(name) for name in recorded("run")]
     entries = [entry for run in runs for entry in run["run_details"]["task_details"]]
-    spec = next(yaml.safe_load_all(guarded.package()))
+    spec = read_package(guarded.package())[0]
     frames = play(spec)
     played = [{"run_id": "x", **entry} for frame in frames for entry in frame.tasks]
     assert _shapes(played) <= _shapes(entries)

@@ -9,13 +9,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import yaml
 
 from hrf.config import resolve
 from hrf.errors import ConfigError
 from hrf_components import outputs
 from hrf_pipelines import finetune
-from hrf_pipelines.package import compile_package
+from hrf_pipelines.package import compile_package, read_package
 from hrf_pipelines.placement import load_placement
 from hrf_pipelines.workflow.model import WorkflowModel, hexadecimal, lineage
 from hrf_pipelines.workflow.size import MOST_RETRIED, MOST_UNPACKED, WorkflowSize, check_size, estimate, measure
@@ -140,7 +139,7 @@ def documents(preset, overrides="", **changes):
     placement = load_placement("", config).model_copy(update=changes)
     with warnings.catch_warnings(action="ignore"):
         package = compile_package(finetune.build(config, preset=preset, overrides=overrides, placement=placement))
-    return package, list(yaml.safe_load_all(package))
+    return package, read_package(package)
 
 
 def test_a_loop_over_shards_has_the_nodes_of_a_real_one():
