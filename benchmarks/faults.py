@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from benchmarks.faulty_s3 import faulty_network
+from benchmarks.made_up import evaluation_of
 from hrf.errors import HrfError, StorageError
 from hrf.promotion.chain import read_chain
 from hrf.promotion.protocol import Candidate, fetch_incumbent, history, promote, read_pointer
@@ -38,11 +39,11 @@ from hrf.promotion.records import (
     RunStart,
     RunStatus,
     RunSummary,
-    read_record,
 )
 from hrf.promotion.runs import RunRecords
 from hrf.storage.folders import MANIFEST, read_folder, writing_folder
 from hrf.storage.objects import Storage
+from hrf.storage.records import read_record
 from hrf_pipelines.local.embedded_s3 import EmbeddedS3
 
 EXPERIMENT = "faults"
@@ -103,16 +104,11 @@ class Run:
         """A run whose candidate is better than the base by `gain`."""
         run_id = f"run-{number}"
         noise = [random.Random(f"{number} {seed}").gauss(0.0, 0.01) for seed in range(NUM_SEEDS)]
-        evaluation = {
-            "epoch": 0,
-            "rewards": [gain + deviation - sum(noise) / NUM_SEEDS for deviation in noise],
-            "diversity": {"vendi_order2_ratio": {"value": 0.97, "low": 0.95, "high": 0.99}},
-            "monitors": {},
-        }
+        evaluation = evaluation_of([gain + deviation - sum(noise) / NUM_SEEDS for deviation in noise])
         with writing_folder(folder / run_id, producer={"step": "promote", "run": run_id}) as partial:
             (partial / "weights.bin").write_bytes(random.Random(number).randbytes(20_000))
             (partial / "policy.json").write_text(json.dumps({"base": {"source": "shipped:avatars-32"}}))
-            (partial / "evaluation.json").write_text(json.dumps(evaluation))
+            evaluation.write(partial / "evaluation.json")
         failure = Failure(
             step="score", epoch=0, error_type="E", message="é", exit_code=1, traceback="line\n", time=number + 0.5
         )
@@ -164,7 +160,7 @@ class Run:
             storage,
             EXPERIMENT,
             self.candidate,
-            base_evaluation={"rewards": [0.0] * NUM_SEEDS},
+            base_rewards=[0.0] * NUM_SEEDS,
             known_incumbents={},
             diversity_floor=0.9,
             confidence=0.95,

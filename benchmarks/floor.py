@@ -18,10 +18,10 @@ import math
 import random
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
-from hrf.promotion.floor import BASE, MOST_BACK_UPS, Decision, Reading, Steering, steer
+from hrf.promotion.floor import BASE, MOST_BACK_UPS, Reading, Steering, SteeringDecision, steer
 
 NUM_TRAINED_STEPS = 18
 FLOOR = 0.9
@@ -32,7 +32,7 @@ SPEEDS = (1 / 6, 1 / 3, 2 / 3, 4 / 3, 3)
 LAST_STEP = NUM_TRAINED_STEPS - 1
 LATER_STEPS, RATE_SCALES = (6, 10, 13, 15, 16), (1, 0.5, 0.25, 0.125)
 
-Rule = Callable[[Steering, Reading], Decision]
+Rule = Callable[[Steering, Reading], SteeringDecision]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,43 +111,48 @@ def simulate(
     return Outcome(reward=max(0.0, best), readings=tuple(readings))
 
 
-def ours(state: Steering, reading: Reading) -> Decision:
+def ours(state: Steering, reading: Reading) -> SteeringDecision:
     """The rule."""
     return steer(state, reading, floor=FLOOR, last_step=LAST_STEP if state.switch_step else 0)
 
 
-def only_rate(state: Steering, reading: Reading) -> Decision:
+def only_rate(state: Steering, reading: Reading) -> SteeringDecision:
     """The switch step stays."""
     return steer(state, reading, floor=FLOOR, last_step=state.switch_step)
 
 
-def also_without_a_split(state: Steering, reading: Reading) -> Decision:
+def also_without_a_split(state: Steering, reading: Reading) -> SteeringDecision:
     """The switch step moves also where there is none yet."""
     return steer(state, reading, floor=FLOOR, last_step=LAST_STEP)
 
 
-def only_switch(state: Steering, reading: Reading) -> Decision:
+def only_switch(state: Steering, reading: Reading) -> SteeringDecision:
     """The learning rate stays."""
     decision = ours(state, reading)
-    return replace(decision, steering=replace(decision.steering, num_back_ups=0))
+    return _with_back_ups(decision, 0)
 
 
-def both_when_near(state: Steering, reading: Reading) -> Decision:
+def both_when_near(state: Steering, reading: Reading) -> SteeringDecision:
     """The rate is halved whenever the switch step moves."""
     decision = ours(state, reading)
     if decision.action != "tighten" or state.num_back_ups == MOST_BACK_UPS:
         return decision
-    return replace(decision, steering=replace(decision.steering, num_back_ups=state.num_back_ups + 1))
+    return _with_back_ups(decision, state.num_back_ups + 1)
 
 
-def no_look_ahead(state: Steering, reading: Reading) -> Decision:
+def _with_back_ups(decision: SteeringDecision, count: int) -> SteeringDecision:
+    steering = decision.steering.model_copy(update={"num_back_ups": count, "rate_scale": 0.5**count})
+    return decision.model_copy(update={"steering": steering})
+
+
+def no_look_ahead(state: Steering, reading: Reading) -> SteeringDecision:
     """Nothing is done before the floor is crossed."""
-    return ours(replace(state, bound=reading.bound), reading)
+    return ours(state.model_copy(update={"bound": reading.bound}), reading)
 
 
-def nothing(state: Steering, reading: Reading) -> Decision:
+def nothing(state: Steering, reading: Reading) -> SteeringDecision:
     """The settings stay, and the weights are never those of before."""
-    return Decision(action="keep", reason="", reading=reading, floor=FLOOR, steering=state)
+    return SteeringDecision(action="keep", reason="", reading=reading, floor=FLOOR, steering=state)
 
 
 RULES: dict[str, Rule] = {

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from hrf.config import Evaluation, Monitors
-from hrf.core import diversity
-from hrf.core.statistics import Interval, mean_interval, means_by, paired_difference
+from hrf.core import diversity, statistics
+from hrf.core.statistics import mean_interval, means_by, paired_difference
 from hrf.errors import NumericalError
 from hrf.evaluation.measured import Measured, mode_entropy, mode_histogram, prompt_numbers
 from hrf.evaluation.monitors import (
-    MonitorReading,
     colour_entropy,
     dark_pixel_fraction,
     edge_density,
@@ -25,9 +23,21 @@ from hrf.evaluation.monitors import (
     read_monitor,
     saturation_value_contrast,
 )
+from hrf.evaluation.record import (
+    Diversity,
+    Estimate,
+    EvaluationRecord,
+    Fidelity,
+    Interval,
+    MeanAndDeviation,
+    MonitorReading,
+    NamedEstimate,
+    PromptReward,
+)
 from hrf.images import to_images
-from hrf.networks.classifier import UNRECOGNISED, ImageClassifier
+from hrf.networks.classifier import ImageClassifier
 from hrf.networks.features import CLASSIFIER_BATCH, Embedder
+from hrf.networks.labels import UNRECOGNISED
 from hrf.rewards import Prompts, Reward
 
 NUM_NEIGHBOURS = 5
@@ -84,7 +94,7 @@ def evaluation_record(
     limits: Monitors,
     epoch: int,
     num_evaluations: int,
-) -> dict[str, Any]:
+) -> EvaluationRecord:
     """Make the record that promotion decides on and the report shows (`evaluation.json`).
 
     A base's own record is made with the base as candidate: differences 0 and diversity ratio 1 with intervals of
@@ -99,7 +109,7 @@ def evaluation_record(
         num_evaluations: Denoiser evaluations (forward equivalents) spent on it so far.
 
     Returns:
-        JSON values only. What was not measured is None: no held-out reward, no classifier, too few samples for splits.
+        The record. What was not measured is None: no held-out reward, no classifier, too few samples for splits.
 
     Raises:
         ValueError: Candidate and base were not measured alike.
@@ -119,27 +129,27 @@ def evaluation_record(
             where=f"evaluation, epoch={epoch}, evaluation seed={settings.seed}, {len(candidate)} samples",
             fix="look at the sample grid; a collapsed policy needs a lower learning rate, a tiny sample a larger n",
         ) from error
-    return {
-        "epoch": epoch,
-        "num_samples": len(candidate),
-        "eta": settings.eta,
-        "evaluation_seed": settings.seed,
-        "num_evaluations": num_evaluations,
-        "reward": _named_mean(candidate.reward_name, candidate.rewards, confidence, groups),
-        "reward_vs_base": _difference(candidate.rewards, base.rewards, confidence, groups),
-        "held_out_reward": held_out,
-        "held_out_reward_vs_base": held_out_vs_base,
-        "diversity": diversity_part,
-        "fidelity": fidelity,
-        "modes": mode_histogram(candidate),
-        "mode_entropy": mode_entropy(candidate),
-        "mean_confidence": None
-        if candidate.probabilities is None
-        else float(candidate.probabilities.max(axis=1).mean()),
-        "monitors": monitors,
-        "rewards": candidate.rewards.tolist(),
-        **({} if groups is None else {"prompts": groups, "by_prompt": _by_prompt(candidate, base, groups)}),
-    }
+    probabilities = candidate.probabilities
+    return EvaluationRecord(
+        epoch=epoch,
+        num_samples=len(candidate),
+        eta=settings.eta,
+        evaluation_seed=settings.seed,
+        num_evaluations=num_evaluations,
+        reward=_named_mean(candidate.reward_name, candidate.rewards, confidence, groups),
+        reward_vs_base=_difference(candidate.rewards, base.rewards, confidence, groups),
+        held_out_reward=held_out,
+        held_out_reward_vs_base=held_out_vs_base,
+        diversity=diversity_part,
+        fidelity=fidelity,
+        modes=mode_histogram(candidate),
+        mode_entropy=mode_entropy(candidate),
+        mean_confidence=None if probabilities is None else float(probabilities.max(axis=1).mean()),
+        monitors=monitors,
+        rewards=candidate.rewards.tolist(),
+        prompts=groups,
+        by_prompt=None if groups is None else _by_prompt(candidate, base, groups),
+    )
 
 
 def _probabilities(images: NDArray[np.float32], classifier: ImageClassifier) -> NDArray[np.float64]:
@@ -164,7 +174,7 @@ def _check_comparable(candidate: Measured, base: Measured, settings: Evaluation)
 
 def _held_out(
     candidate: Measured, base: Measured, confidence: float, groups: Sequence[int] | None
-) -> tuple[dict[str, Any] | None, dict[str, float] | None]:
+) -> tuple[NamedEstimate | None, Estimate | None]:
     if candidate.held_out_rewards is None or base.held_out_rewards is None or candidate.held_out_reward_name is None:
         return None, None
     return (
@@ -175,14 +185,14 @@ def _held_out(
 
 def _named_mean(
     name: str, values: NDArray[np.float64], confidence: float, groups: Sequence[int] | None
-) -> dict[str, Any]:
-    return {"name": name, **mean_interval(_independent(values, groups), confidence).as_dict()}
+) -> NamedEstimate:
+    return NamedEstimate(name=name, **mean_interval(_independent(values, groups), confidence).as_dict())
 
 
 def _difference(
     a: NDArray[np.float64], b: NDArray[np.float64], confidence: float, groups: Sequence[int] | None
-) -> dict[str, float]:
-    return paired_difference(_independent(a, groups), _independent(b, groups), confidence).as_dict()
+) -> Estimate:
+    return Estimate(**paired_difference(_independent(a, groups), _independent(b, groups), confidence).as_dict())
 
 
 def _independent(values: NDArray[np.float64], groups: Sequence[int] | None) -> list[float]:
@@ -190,61 +200,60 @@ def _independent(values: NDArray[np.float64], groups: Sequence[int] | None) -> l
     return values.tolist() if groups is None else means_by(values.tolist(), groups)
 
 
-def _by_prompt(candidate: Measured, base: Measured, groups: Sequence[int]) -> list[dict[str, Any]]:
+def _by_prompt(candidate: Measured, base: Measured, groups: Sequence[int]) -> list[PromptReward]:
     """Mean reward of each evaluation prompt, and the base's."""
     texts = list(dict.fromkeys(candidate.prompts or ()))
     ours, theirs = (means_by(measured.rewards.tolist(), groups) for measured in (candidate, base))
     return [
-        {"prompt": text, "reward": reward, "base_reward": base_reward}
+        PromptReward(prompt=text, reward=reward, base_reward=base_reward)
         for text, reward, base_reward in zip(texts, ours, theirs, strict=True)
     ]
 
 
-def _diversity(candidate: Measured, base: Measured, settings: Evaluation) -> dict[str, Any]:
+def _diversity(candidate: Measured, base: Measured, settings: Evaluation) -> Diversity:
     """With prompts, order 2 is measured among the samples of a prompt: what the gate looks at."""
     features, base_features = torch.from_numpy(candidate.features), torch.from_numpy(base.features)
     groups, confidence = prompt_numbers(candidate), settings.confidence
     if groups is None:
         score = diversity.vendi_order2_interval(features, confidence)
         ratio = diversity.vendi_order2_ratio_interval(features, base_features, confidence)
-        across = {}
+        across = None
     else:
         prompts = torch.tensor(groups)
         score = diversity.within_prompt_vendi_order2_interval(features, prompts, confidence)
         ratio = diversity.within_prompt_vendi_order2_ratio_interval(features, base_features, prompts, confidence)
-        across = {"across_prompts_vendi_order2": diversity.across_prompt_vendi_order2(features, prompts)}
-    return {
-        "vendi_order2": _ends(score),
-        "vendi_order2_ratio": _ends(ratio),
-        **across,
-        "vendi_order1": diversity.vendi_score(features),
-        "mean_pairwise_distance": diversity.mean_pairwise_distance(features),
-        "features": settings.features,
-    }
+        across = diversity.across_prompt_vendi_order2(features, prompts)
+    return Diversity(
+        vendi_order2=_ends(score),
+        vendi_order2_ratio=_ends(ratio),
+        across_prompts_vendi_order2=across,
+        vendi_order1=diversity.vendi_score(features),
+        mean_pairwise_distance=diversity.mean_pairwise_distance(features),
+        features=settings.features,
+    )
 
 
-def _ends(interval: Interval) -> dict[str, float]:
-    return {"value": interval.value, "low": interval.low, "high": interval.high}
+def _ends(interval: statistics.Interval) -> Interval:
+    return Interval(value=interval.value, low=interval.low, high=interval.high)
 
 
-def _fidelity(candidate: Measured, base: Measured, settings: Evaluation) -> dict[str, Any]:
+def _fidelity(candidate: Measured, base: Measured, settings: Evaluation) -> Fidelity:
     features, base_features = torch.from_numpy(candidate.features), torch.from_numpy(base.features)
     coverage, density = diversity.coverage_density(features, base_features, NUM_NEIGHBOURS)
-    return {
-        "coverage": coverage,
-        "density": density,
-        "classifier_frechet_distance": diversity.frechet_distance(features, base_features)
-        if settings.features == "classifier"
-        else None,
-        "classifier_inception_score": _inception_score(candidate),
-    }
+    by_classifier = settings.features == "classifier"
+    return Fidelity(
+        coverage=coverage,
+        density=density,
+        classifier_frechet_distance=diversity.frechet_distance(features, base_features) if by_classifier else None,
+        classifier_inception_score=_inception_score(candidate),
+    )
 
 
-def _inception_score(measured: Measured) -> dict[str, float] | None:
+def _inception_score(measured: Measured) -> MeanAndDeviation | None:
     if measured.probabilities is None or len(measured) < 2 * INCEPTION_SPLITS:
         return None
     mean, deviation = diversity.classifier_inception_score(torch.from_numpy(measured.probabilities), INCEPTION_SPLITS)
-    return {"mean": mean, "std": deviation}
+    return MeanAndDeviation(mean=mean, std=deviation)
 
 
 def _monitors(candidate: Measured, base: Measured, limits: Monitors) -> dict[str, MonitorReading]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from hrf.errors import ArtifactError
-from hrf.networks.classifier import UNRECOGNISED
+from hrf.networks.labels import UNRECOGNISED
 
 _TENSORS, _NAMES = "measured.safetensors", "measured.json"
 #: Axes of each array; the first is the images'.

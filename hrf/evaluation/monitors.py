@@ -22,10 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hrf.evaluation.record import MonitorReading
 
 NO_HUE = 1e-6
 """A mean hue vector shorter than this, of 1, points nowhere: rounding would decide on its angle (ours)."""
@@ -43,16 +45,6 @@ Images = NDArray[np.float32]
 PerImage = NDArray[np.float64]
 
 _LUMA = np.array([0.299, 0.587, 0.114])
-
-
-class MonitorReading(TypedDict):
-    """One monitor's line in an evaluation record; None is a statistic that has no value, such as the hue of grey."""
-
-    value: float | None
-    base: float | None
-    change: float | None
-    limit: float | None
-    tripped: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +99,7 @@ def read_monitor(name: str, *, value: float | None, base: float | None, limit: f
             raise ValueError(f"{name}: expected finite statistics, got {value} against {base}")
     if value is None or base is None:
         lost = base is not None
-        return {"value": value, "base": base, "change": None, "limit": limit, "tripped": limit is not None and lost}
+        return MonitorReading(value=value, base=base, change=None, limit=limit, tripped=limit is not None and lost)
     change = value - base
     if monitor.change == "circular":
         change = math.remainder(change, 360.0)
@@ -116,13 +108,8 @@ def read_monitor(name: str, *, value: float | None, base: float | None, limit: f
             raise ValueError(f"{name}: the base's value is 0, so a relative change to {value} has no size")
         change /= base
     drift = {"increase": change, "decrease": -change, "either": abs(change)}[monitor.direction]
-    return {
-        "value": value,
-        "base": base,
-        "change": change,
-        "limit": limit,
-        "tripped": limit is not None and drift > limit,
-    }
+    tripped = limit is not None and drift > limit
+    return MonitorReading(value=value, base=base, change=change, limit=limit, tripped=tripped)
 
 
 def dark_pixel_fraction(images: Images) -> PerImage:

@@ -20,11 +20,9 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from hrf.errors import ArtifactError
+from hrf.networks.labels import UNRECOGNISED
 from hrf.networks.tensor_files import load_exactly
 from hrf.storage.shipped import shipped_folder
-
-UNRECOGNISED = "unrecognised"
-"""Label of the outlier class; always the last one."""
 
 _FORMAT = "hrf-image-classifier-1"
 _RANGE_TOLERANCE = 1e-3

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from hrf.errors import ArtifactError
 from hrf.promotion.pointer import history, read_candidate_json
-from hrf.promotion.records import Attempt, DecisionRecord, Kind, Promotion, read_record
+from hrf.promotion.records import Attempt, DecisionRecord, Promotion
 from hrf.promotion.runs import SUMMARY, RunRecords
 from hrf.storage.names import POLICY_FILE
+from hrf.storage.records import Kind, read_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -24,8 +24,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from hrf.storage.records import Record
 
 Action = Literal["keep", "tighten", "back_up", "stop"]
 PATIENCE = 3
@@ -36,8 +37,7 @@ TIGHTENING = 0.25
 """Share of the way from the switch step to the last possible one that it moves at a time."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Reading:
+class Reading(Record):
     """What the rule reads off one evaluation."""
 
     bound: float
@@ -57,14 +57,12 @@ BASE = Reading(bound=1.0, reward=0.0)
 """Of the base itself: where a run is before it has learnt anything."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Steering:
+class Steering(Record):
     """Where a run under a diversity floor stands."""
 
     switch_step: int
     """Steps before it are the base's; episodes start there or later."""
     num_back_ups: int = 0
-    """Each has halved the learning rate."""
     bound: float = BASE.bound
     """Of the weights that training goes on from."""
     kept: Reading = BASE
@@ -72,6 +70,8 @@ class Steering:
     num_stalled: int = 0
     """Sound evaluations in a row that were not better than the kept one."""
     stopped: bool = False
+    rate_scale: float = 1.0
+    """Factor of the configured learning rate, in (0, 1]: each back-up has halved it."""
 
     @classmethod
     def start(cls, reading: Reading, *, switch_step: int, floor: float) -> Steering:
@@ -79,15 +79,9 @@ class Steering:
         kept = reading if reading.is_sound(floor) else BASE
         return cls(switch_step=switch_step, bound=reading.bound, kept=kept)
 
-    @property
-    def rate_scale(self) -> float:
-        """Factor of the configured learning rate, in (0, 1]."""
-        return float(0.5**self.num_back_ups)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Decision:
-    """What the rule says after one evaluation."""
+class SteeringDecision(Record):
+    """What the rule says after one evaluation: `steering.json`."""
 
     action: Action
     reason: str
@@ -98,14 +92,8 @@ class Decision:
     steering: Steering
     """The state after it: how the run goes on."""
 
-    def as_record(self) -> dict[str, Any]:
-        """All of it as JSON values."""
-        record = asdict(self)
-        record["steering"]["rate_scale"] = self.steering.rate_scale
-        return record
 
-
-def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) -> Decision:
+def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) -> SteeringDecision:
     """Decide how a run goes on after an evaluation.
 
         b <= f, or a monitor has tripped
@@ -133,23 +121,25 @@ def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) ->
     better = sound and reading.reward > state.kept.reward
     kept = reading if better else state.kept
     num_stalled = 0 if better else state.num_stalled + sound
-    after = replace(state, bound=reading.bound, kept=kept, num_stalled=num_stalled)
+    after = {**dict(state), "bound": reading.bound, "kept": kept, "num_stalled": num_stalled}
     later = max(state.switch_step, state.switch_step + math.ceil((last_step - state.switch_step) * TIGHTENING))
     predicted = 2 * reading.bound - state.bound
-    told = f"bound {reading.bound:.3f}, floor {floor:.3g}: "
+    numbers = f"bound {reading.bound:.3f}, floor {floor:.3g}: "
 
-    def decision(action: Action, reason: str, **changes: Any) -> Decision:
-        steering = replace(after, **changes)
-        return Decision(action=action, reason=told + reason, reading=reading, floor=floor, steering=steering)
+    def decision(action: Action, reason: str, **changes: Any) -> SteeringDecision:
+        steering = Steering(**{**after, **changes})
+        return SteeringDecision(action=action, reason=numbers + reason, reading=reading, floor=floor, steering=steering)
 
     wrong = "crossed" if crossed else f"{', '.join(reading.monitors_tripped)} tripped"
     if not sound and state.num_back_ups == MOST_BACK_UPS:
         return decision("stop", f"{wrong} after {MOST_BACK_UPS} halvings of the learning rate", stopped=True)
     if not sound:
         switch_step = later if crossed else state.switch_step
-        back = {"switch_step": switch_step, "num_back_ups": state.num_back_ups + 1, "bound": kept.bound}
+        back = {"num_back_ups": state.num_back_ups + 1, "rate_scale": state.rate_scale / 2, "bound": kept.bound}
         goal = f"{kept.candidate or 'the base'}, whose bound is {kept.bound:.3f}"
-        return decision("back_up", f"{wrong}; back to {goal}, at half the learning rate", **back)
+        return decision(
+            "back_up", f"{wrong}; back to {goal}, at half the learning rate", switch_step=switch_step, **back
+        )
     if num_stalled >= PATIENCE:
         return decision("stop", f"the reward has not risen for {num_stalled} evaluations", stopped=True)
     if predicted > floor:
@@ -160,7 +150,7 @@ def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) ->
     return decision("tighten", near, switch_step=later)
 
 
-def replay(state: Steering, readings: Iterable[Reading], *, floor: float, last_step: int) -> Decision:
+def replay(state: Steering, readings: Iterable[Reading], *, floor: float, last_step: int) -> SteeringDecision:
     """The last decision of a run: the rule applied to all of its readings in order.
 
     Raises:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from hrf.errors import ArtifactError, ConfigError
-from hrf.promotion.records import DecisionRecord, Promotion, read_record
+from hrf.promotion.records import DecisionRecord, Promotion
 from hrf.storage.folders import read_manifest
 from hrf.storage.objects import Storage
+from hrf.storage.records import read_record
 
 
 def check_name(name: str, field: str) -> None:

@@ -26,19 +26,21 @@ import datetime
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from hrf.errors import ArtifactError, StorageError
-from hrf.promotion.gate import Decision, decide
+from hrf.evaluation.record import EvaluationRecord
+from hrf.promotion.gate import decide
 from hrf.promotion.pointer import fetch_incumbent, history, read_candidate_json, read_pointer, versioned_pointer
-from hrf.promotion.records import Attempt, DecisionRecord, Promotion, read_record
+from hrf.promotion.records import Attempt, DecisionRecord, Promotion, Verdict
 from hrf.storage.folders import read_manifest
+from hrf.storage.names import EVALUATION_FILE
 from hrf.storage.objects import Conflict, Storage
+from hrf.storage.records import read_record
 
-__all__ = ["Candidate", "Decision", "decide", "fetch_incumbent", "history", "promote", "read_pointer"]
+__all__ = ["Candidate", "decide", "fetch_incumbent", "history", "promote", "read_pointer"]
 
 _MAX_ATTEMPTS = 1000
-_EVALUATION = "evaluation.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,8 +51,7 @@ class Candidate:
     epoch: int
     folder: Path
     """What is stored of it: the policy with its `evaluation.json`, written by `writing_folder`."""
-    evaluation: Mapping[str, Any]
-    """Its evaluation record."""
+    evaluation: EvaluationRecord
     evaluation_digest: str
     """Equal digests say that two evaluations measured the same thing on the same noise."""
 
@@ -69,7 +70,7 @@ def promote(
     experiment: str,
     candidate: Candidate,
     *,
-    base_evaluation: Mapping[str, Any],
+    base_rewards: Sequence[float],
     known_incumbents: Mapping[str, Sequence[float]],
     diversity_floor: float,
     confidence: float,
@@ -82,7 +83,7 @@ def promote(
         storage: Where the experiment lives.
         experiment: Its name.
         candidate: The policy with its evaluation.
-        base_evaluation: The base's evaluation record: its rewards are the bar while nothing is promoted.
+        base_rewards: The base's reward per evaluation seed: the bar while nothing is promoted.
         known_incumbents: Rewards, measured as the candidate's were, of incumbents by candidate id. Of other incumbents
             the stored rewards are taken if their evaluation digest is the candidate's.
         diversity_floor: What the lower end of its diversity ratio must exceed, in (0, 1).
@@ -95,24 +96,22 @@ def promote(
     Raises:
         ArtifactError: If the policy folder is damaged, the run id was used before for another policy, or records are
             missing or damaged.
-        NumericalError: If a number that decides is not finite.
         StorageError: If the storage fails; run it again then.
     """
     case = _Case(storage, experiment, candidate)
     # Also where the decision is known: another policy under this name is not the one that was decided on.
     candidate_digest = case.store_candidate()
 
-    def judge(pointer: Promotion | None) -> _Verdict:
-        rewards = case.incumbent_rewards(pointer, base_evaluation["rewards"], known_incumbents)
+    def judge(pointer: Promotion | None) -> Verdict:
+        rewards = case.incumbent_rewards(pointer, base_rewards, known_incumbents)
         if rewards is None:
             return _INCOMPARABLE
-        decision = decide(
+        return decide(
             candidate.evaluation,
             incumbent_rewards=rewards,
             diversity_floor=diversity_floor,
             confidence=confidence,
         )
-        return {"outcome": "promoted" if decision.promote else "rejected", **decision.as_record()}
 
     for number in range(1, _MAX_ATTEMPTS + 1):
         if (outcome := case.attempt(number, judge, candidate_digest)) is not None:
@@ -124,21 +123,19 @@ def promote(
     )
 
 
-_Verdict: TypeAlias = dict[str, Any]
-"""What the gate says: the fields of a `DecisionRecord` that it decides on."""
-_INCOMPARABLE: _Verdict = {
-    "outcome": "lost",
-    "reward_vs_incumbent": None,
-    "diversity_ratio": None,
-    "diversity_floor": None,
-    "monitors_tripped": [],
-    "confidence": None,
-    "checks": [],
-    "reasons": [
+_INCOMPARABLE = Verdict(
+    outcome="lost",
+    reward_vs_incumbent=None,
+    diversity_ratio=None,
+    diversity_floor=None,
+    monitors_tripped=[],
+    confidence=None,
+    checks=[],
+    reasons=[
         "the incumbent was evaluated under other settings, so its rewards do not pair with the candidate's;"
         " start a run from it to compare"
     ],
-}
+)
 
 
 class _Case:
@@ -158,9 +155,9 @@ class _Case:
     def store_candidate(self) -> str:
         """Upload the candidate's folder; returns the digest of its contents."""
         manifest = read_manifest(self._candidate.folder)
-        if _EVALUATION not in manifest.files:
+        if EVALUATION_FILE not in manifest.files:
             raise ArtifactError(
-                self._candidate.folder / _EVALUATION,
+                self._candidate.folder / EVALUATION_FILE,
                 problem="a candidate's folder needs it: later candidates are compared with it",
                 producer=manifest.describe_producer(),
                 fix="write the evaluation record into the folder",
@@ -168,7 +165,7 @@ class _Case:
         return self._storage.upload_folder(self._candidate.folder, self._candidate_key).content_digest()
 
     def attempt(
-        self, number: int, judge: Callable[[Promotion | None], _Verdict], candidate_digest: str
+        self, number: int, judge: Callable[[Promotion | None], Verdict], candidate_digest: str
     ) -> DecisionRecord | None:
         """Steps 1 to 4 once; returns the final decision, or None if the pointer has moved on."""
         pointer, etag = versioned_pointer(self._storage, self._experiment) or (None, None)
@@ -224,16 +221,18 @@ class _Case:
             return known_incumbents[pointer.candidate_id]
         if pointer.evaluation_digest != self._candidate.evaluation_digest:
             return None
-        return list(read_candidate_json(self._storage, pointer, _EVALUATION)["rewards"])
+        values = read_candidate_json(self._storage, pointer, EVALUATION_FILE)
+        origin = self._storage.url(f"{pointer.candidate_key}/{EVALUATION_FILE}")
+        return EvaluationRecord.parse(values, origin).rewards
 
     def _verdict(
-        self, number: int, verdict: _Verdict, pointer: Promotion | None, etag: str | None, candidate_digest: str
+        self, number: int, verdict: Verdict, pointer: Promotion | None, etag: str | None, candidate_digest: str
     ) -> Attempt:
         """What a verdict stands for: a promotion, whose `decision` may become the candidate's decision record."""
         candidate = self._candidate
         incumbent_id = pointer.candidate_id if pointer else None
         sequence = (pointer.sequence if pointer else 0) + 1
-        about = {
+        about: dict[str, Any] = {
             "candidate_id": candidate.candidate_id,
             "run_id": candidate.run_id,
             "epoch": candidate.epoch,
@@ -242,15 +241,15 @@ class _Case:
             "evaluation_digest": candidate.evaluation_digest,
             "time": self._now().isoformat(timespec="milliseconds"),
         }
-        decision = {
+        decision: dict[str, Any] = {
             **about,
-            **verdict,
+            **dict(verdict),
             "incumbent_id": incumbent_id,
             "attempts": number,
-            "sequence": sequence if verdict["outcome"] == "promoted" else None,
+            "sequence": sequence if verdict.outcome == "promoted" else None,
         }
-        record = {**about, "sequence": sequence, "previous": incumbent_id, "decision": decision}
-        return Attempt.model_validate({"pointer_etag": etag, "record": record})
+        record = {**about, "sequence": sequence, "previous": incumbent_id, "decision": DecisionRecord(**decision)}
+        return Attempt(pointer_etag=etag, record=Promotion(**record))
 
     def _complete(self, pointer: Promotion) -> DecisionRecord:
         """Write the history and decision records of a promotion, unless they are there; returns the decision."""

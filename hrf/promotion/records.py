@@ -11,18 +11,16 @@ Below the experiment's name:
     runs/RUN/status.json                  `RunStatus`
     runs/RUN/summary.json                 `RunSummary`
 
-Each is sealed (`hrf.storage.folders.seal`), so a changed byte is noticed, and held to its schema when it is read, so
-one of another version of hrf is refused by name, and not where a field of it turns out to be missing.
+They are read with `hrf.storage.records.read_record`.
 """
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, Self, TypeVar
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from hrf.errors import ArtifactError
-from hrf.storage.objects import RESTORE, Storage
+from hrf.evaluation.record import Estimate, EvaluationRecord, Interval
+from hrf.promotion.floor import SteeringDecision
+from hrf.storage.records import Record
 
 Outcome = Literal["promoted", "rejected", "lost"]
 ReasonKind = Literal[
@@ -30,83 +28,34 @@ ReasonKind = Literal[
 ]
 
 
-class StoredRecord(BaseModel):
-    """Base of all kinds: frozen, strict about types, without unknown fields, without NaN or infinity."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-    IF_DAMAGED: ClassVar[str] = RESTORE
-    """What a user does about one that is not what was written."""
-
-    def as_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
-        return self.model_dump(mode="json")
-
-    @classmethod
-    def parse(cls, value: object, origin: str) -> Self:
-        """Hold JSON values to this schema.
-
-        Raises:
-            ArtifactError: They are none of this kind. It names the first field that is not as it must be.
-        """
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            field = ".".join(map(str, first["loc"])) or "it"
-            raise ArtifactError(
-                origin,
-                problem=f"no {cls.__name__} of this version of hrf: {field}: {first['msg']}",
-                fix="read it with the hrf that wrote it, or give the new version an experiment of its own",
-            ) from error
-
-
-Kind = TypeVar("Kind", bound=StoredRecord)
-
-
-def read_record(
-    storage: Storage, key: str, kind: type[Kind], *, if_damaged: str | None = None
-) -> tuple[Kind, str] | None:
-    """A record and its ETag, or None where there is none.
-
-    Args:
-        storage: Where the experiment lives.
-        key: The record's place.
-        kind: What it must be.
-        if_damaged: What to do then; by default what the kind says.
-
-    Raises:
-        ArtifactError: It was damaged, or is of another kind or version.
-        StorageError: If the storage fails.
-    """
-    found = storage.read_json(key, if_damaged=if_damaged or kind.IF_DAMAGED)
-    return None if found is None else (kind.parse(found[0], storage.url(key)), found[1])
-
-
-class Interval(StoredRecord):
-    """An estimate with its confidence interval, in the unit of the quantity."""
-
-    value: float
-    low: float
-    high: float
-
-
-class PairedDifference(Interval):
-    """A mean of differences over pairs."""
-
-    standard_error: float
-
-
-class CheckRecord(StoredRecord):
+class Check(Record):
     """One condition of the gate."""
 
     name: str
+    """`reward`, `diversity` or `monitors`."""
     passed: bool
     detail: str
+    """The rule with its numbers."""
 
 
-class _Candidate(StoredRecord):
+class Verdict(Record):
+    """What the gate says of a candidate, and the numbers that it says it on; they are None if it was "lost"."""
+
+    outcome: Outcome
+    reward_vs_incumbent: Estimate | None
+    """Paired difference over the evaluation seeds, or prompts."""
+    diversity_ratio: Interval | None
+    """Order-2 Vendi score over the base's."""
+    diversity_floor: float | None
+    """What its lower end must exceed."""
+    monitors_tripped: list[str]
+    confidence: float | None
+    checks: list[Check]
+    reasons: list[str]
+    """The details of the checks that failed; of all of them where none did."""
+
+
+class _Candidate(Record):
     """What a decision and a promotion say of the candidate that they are about."""
 
     candidate_id: str
@@ -122,17 +71,9 @@ class _Candidate(StoredRecord):
     time: str
 
 
-class DecisionRecord(_Candidate):
-    """What became of a candidate, and the numbers that it was decided on; they are None if it was "lost"."""
+class DecisionRecord(Verdict, _Candidate):
+    """What became of a candidate."""
 
-    outcome: Outcome
-    reward_vs_incumbent: PairedDifference | None
-    diversity_ratio: Interval | None
-    diversity_floor: float | None
-    monitors_tripped: list[str]
-    confidence: float | None
-    checks: list[CheckRecord]
-    reasons: list[str]
     incumbent_id: str | None
     """Whom it was judged against; None: the base."""
     attempts: int
@@ -151,7 +92,7 @@ class Promotion(_Candidate):
     decision: DecisionRecord
 
 
-class Attempt(StoredRecord):
+class Attempt(Record):
     """A verdict on a candidate against one incumbent: whoever is first to write it binds all others."""
 
     pointer_etag: str | None
@@ -160,7 +101,7 @@ class Attempt(StoredRecord):
     """What the verdict leads to. If that is no promotion, only its decision counts."""
 
 
-class RunStart(StoredRecord):
+class RunStart(Record):
     """What was started, from which candidate, and when."""
 
     run_id: str
@@ -179,7 +120,7 @@ class RunStart(StoredRecord):
     """In ISO 8601."""
 
 
-class Failure(StoredRecord):
+class Failure(Record):
     """How a step failed."""
 
     IF_DAMAGED = "delete it: nothing but the report of how the step failed hangs on it"
@@ -194,14 +135,14 @@ class Failure(StoredRecord):
     """In seconds since 1970."""
 
 
-class RunError(StoredRecord):
+class RunError(Record):
     """What Kubeflow says of a run's end."""
 
     code: int | None
     message: str
 
 
-class Reason(StoredRecord):
+class Reason(Record):
     """Why one step of a run on a cluster failed, see `hrf.steps.workflow`."""
 
     step: str
@@ -236,7 +177,7 @@ def place_words(step: str, epoch: int | None) -> str:
     return step if epoch is None else f"{step}, epoch {epoch}"
 
 
-class RunStatus(StoredRecord):
+class RunStatus(Record):
     """How a run ended."""
 
     IF_DAMAGED = "delete it: nothing but the report of how the run ended hangs on it"
@@ -258,13 +199,41 @@ class RunStatus(StoredRecord):
     """What its steps said themselves."""
 
 
-class RunSummary(StoredRecord):
-    """A finished run as a whole; `hrf.report.summary` says what is in its parts."""
+class HistoryEntry(Record):
+    """What an epoch has left; None for what there is not."""
+
+    epoch: int
+    update: dict[str, Any] | None
+    evaluation: EvaluationRecord | None
+    decision: DecisionRecord | None
+    steering: SteeringDecision | None
+    """Of a run that is held above a diversity floor."""
+
+
+class RunSummary(Record):
+    """A finished run as a whole."""
 
     run: dict[str, Any]
+    """`run.json` of its folder."""
     config: dict[str, Any]
-    base: dict[str, Any]
-    epochs: list[dict[str, Any]]
-    promoted: dict[str, Any] | None
+    base: EvaluationRecord
+    epochs: list[HistoryEntry]
+    promoted: Promotion | None
+    """What the promoted pointer was at its end."""
     versions: dict[str, Any]
     totals: dict[str, Any]
+
+    @property
+    def evaluated(self) -> list[tuple[HistoryEntry, EvaluationRecord]]:
+        """The epochs that were evaluated, with their evaluations, in order."""
+        return [(entry, entry.evaluation) for entry in self.epochs if entry.evaluation is not None]
+
+    @property
+    def decided(self) -> list[tuple[HistoryEntry, DecisionRecord]]:
+        """The epochs that were put to the gate, with the decisions, in order."""
+        return [(entry, entry.decision) for entry in self.epochs if entry.decision is not None]
+
+    @property
+    def promoted_epochs(self) -> list[HistoryEntry]:
+        """The epochs of this run whose policy was promoted, in order."""
+        return [entry for entry, decision in self.decided if decision.outcome == "promoted"]

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hrf.errors import ArtifactError
-from hrf.promotion.records import Failure, Kind, RunStart, RunStatus, RunSummary, read_record
+from hrf.promotion.records import Failure, RunStart, RunStatus, RunSummary
 from hrf.storage.objects import Conflict, Storage
+from hrf.storage.records import Kind, read_record
 from hrf.storage.secrets import without_secrets
 
 STARTED, STATUS, FAILURES, SUMMARY = "run.json", "status.json", "failures", "summary.json"

@@ -7,10 +7,11 @@ from statistics import median
 
 from markupsafe import Markup
 
+from hrf.networks.labels import UNRECOGNISED
 from hrf.report.charts import Axis, Bars, Point, Rule, Series, bar_chart, legend, line_chart
 from hrf.report.formatting import count, interval, number, reward_unit, significant, with_unit
 from hrf.report.page import Figure
-from hrf.report.summary import UNRECOGNISED, EpochUpdate, Evaluation, Interval, OptimizerUpdate, Summary
+from hrf.report.summary import EpochUpdate, Evaluation, Interval, OptimizerUpdate, Summary
 
 Arm = tuple[str, Summary]
 BASE = "base"

@@ -16,9 +16,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hrf.errors import ArtifactError
+from hrf.networks.labels import UNRECOGNISED
 from hrf.storage.names import BASE_GRID_FILE, EVALUATION_FILE, GRID_FILE, SUMMARY_FILE
-
-UNRECOGNISED = "unrecognised"
 
 
 def epoch_folder(epoch: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 from hrf.config import Config
 from hrf.evaluation.measure import evaluation_record
 from hrf.evaluation.measured import Measured
+from hrf.evaluation.record import EvaluationRecord, StartRecord
 from hrf.evaluation.samples import evaluation_starts, measure_policy
 from hrf.policies.folders import load_policy
 from hrf.steps.context import RunContext, advance_reporter, step
 from hrf.storage.folders import read_folder, writing_folder
-from hrf.storage.names import BASE_GRID_FILE
+from hrf.storage.names import BASE_GRID_FILE, BASELINE_FILE, START_FILE
 from hrf.storage.secrets import SCORING_SECRETS
 from hrf.trainer.state import save_prefix_pool
 from hrf.trainer.trainer import draw_prefix_pool
@@ -50,10 +50,10 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
     )
     measured, pictures = measure(untrained)
     record = _evaluation(config, measured, measured)
-    start = {**record, "switch_step": untrained.switch_step}
+    start, switch_step = record, untrained.switch_step
     if about["started_from"]:
         incumbent = load_policy(config, base_folder, policy_folder, prompts=context.prompts_folder)
-        start = {**_evaluation(config, measure(incumbent)[0], measured), "switch_step": incumbent.switch_step}
+        start, switch_step = _evaluation(config, measure(incumbent)[0], measured), incumbent.switch_step
     with writing_folder(baseline, producer=context.producer("baseline")) as folder:
         (folder / "base").mkdir()
         measured.save(folder / "base")
@@ -63,17 +63,17 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
                 untrained, config, run_seed=context.run_seed, prompts=context.prompts, on_advance=report
             )
             save_prefix_pool(pool, folder)
-        (folder / "baseline.json").write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
-        (folder / "start.json").write_text(json.dumps(start, allow_nan=False) + "\n", encoding="utf-8")
+        record.write(folder / BASELINE_FILE)
+        StartRecord(**dict(start), switch_step=switch_step).write(folder / START_FILE)
         pictures.save(folder / BASE_GRID_FILE)
     return {
-        "reward": record["reward"]["value"],
-        "vendi_order2": record["diversity"]["vendi_order2"]["value"],
+        "reward": record.reward.value,
+        "vendi_order2": record.diversity.vendi_order2.value,
         "prefix_pool": config.policy.prefix_pool,
     }
 
 
-def _evaluation(config: Config, measured: Measured, base: Measured) -> dict[str, Any]:
+def _evaluation(config: Config, measured: Measured, base: Measured) -> EvaluationRecord:
     """The evaluation record of what this run has not trained yet."""
     return evaluation_record(
         measured, base, settings=config.evaluation, limits=config.gate.monitors, epoch=-1, num_evaluations=0
@@ -89,7 +89,7 @@ def _num_evaluations(context: RunContext) -> int:
     return (evaluated + config.policy.prefix_pool * switch) * config.forwards
 
 
-def read_baseline(path: str) -> tuple[Path, dict[str, Any]]:
+def read_baseline(path: str) -> tuple[Path, EvaluationRecord]:
     """Verify a baseline folder; returns it and the base's evaluation record."""
     folder = read_folder(path)
-    return folder, json.loads((folder / "baseline.json").read_text(encoding="utf-8"))
+    return folder, EvaluationRecord.read(folder / BASELINE_FILE)

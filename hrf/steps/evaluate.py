@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from hrf.distributed.progress import emit
@@ -57,7 +56,8 @@ def evaluate(*, run: str, base: str, policy: str, baseline: str, epoch: int, eva
         num_evaluations=read_update(policy_folder, epoch)["num_evaluations"],
     )
     with writing_folder(evaluation, producer=context.producer("evaluate", epoch)) as folder:
-        (folder / EVALUATION_FILE).write_text(json.dumps(record, allow_nan=False) + "\n", encoding="utf-8")
+        record.write(folder / EVALUATION_FILE)
         pictures.save(folder / GRID_FILE)
-    emit("epoch-evaluated", epoch=epoch, reward=record["reward"], diversity=record["diversity"]["vendi_order2_ratio"])
+    reward, ratio = record.reward.as_json(), record.diversity.vendi_order2_ratio.as_json()
+    emit("epoch-evaluated", epoch=epoch, reward=reward, diversity=ratio)
     return evaluation_metrics(record)

@@ -13,7 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hrf.evaluation.record import EvaluationRecord
+from hrf.promotion.floor import SteeringDecision
+from hrf.promotion.records import DecisionRecord, HistoryEntry
 from hrf.storage.folders import read_folder
+from hrf.storage.records import Kind, Record
 
 UPDATES = "updates"
 
@@ -46,14 +50,14 @@ def read_update(policy: Path, epoch: int) -> dict[str, Any]:
     return record
 
 
-def extend_history(history: str | None, folder: Path, epoch: int, records: Mapping[str, Any]) -> Path:
-    """Copy a history folder and add JSON records to one of its epochs.
+def extend_history(history: str | None, folder: Path, epoch: int, records: Mapping[str, Record]) -> Path:
+    """Copy a history folder and add records to one of its epochs.
 
     Args:
         history: The history so far; None before the first evaluation.
         folder: Where the longer one is written.
         epoch: Whose records they are.
-        records: File name -> record.
+        records: Field of `HistoryEntry` -> record.
 
     Returns:
         The epoch's folder.
@@ -62,7 +66,7 @@ def extend_history(history: str | None, folder: Path, epoch: int, records: Mappi
         shutil.copytree(read_folder(history) / "epochs", folder / "epochs", dirs_exist_ok=True)
     target = epoch_folder(folder, epoch)
     for name, record in records.items():
-        write_record(target / name, record)
+        write_record(target / f"{name}.json", record.as_json())
     return target
 
 
@@ -74,22 +78,30 @@ def add_updates(policy: Path, history: Path) -> None:
         shutil.copyfile(source, target / "update.json")
 
 
-EVALUATED = ("evaluation", "decision", "steering")
-"""What an epoch has left besides its update, if it was evaluated, and the run is held above a floor."""
-
-
-def read_epochs(history: Path) -> list[dict[str, Any]]:
-    """The records of all epochs of a history folder: `epoch`, `update`, and `EVALUATED`; None for what there is not."""
+def read_epochs(history: Path) -> list[HistoryEntry]:
+    """The records of all epochs of a history folder."""
     return [
-        {"epoch": int(folder.name), **{name: _read(folder / f"{name}.json") for name in ("update", *EVALUATED)}}
+        HistoryEntry(
+            epoch=int(folder.name),
+            update=_read(folder / "update.json"),
+            evaluation=_read_if_there(folder / "evaluation.json", EvaluationRecord),
+            decision=_read_if_there(folder / "decision.json", DecisionRecord),
+            steering=_read_if_there(folder / "steering.json", SteeringDecision),
+        )
         for folder in sorted((history / "epochs").iterdir())
     ]
 
 
-def read_updates(policy: Path) -> list[dict[str, Any]]:
+def read_updates(policy: Path) -> list[HistoryEntry]:
     """The same of a policy folder, which knows of updates only."""
-    files = sorted((policy / UPDATES).glob("*.json"))
-    return [{"epoch": int(file.stem), "update": _read(file), **dict.fromkeys(EVALUATED)} for file in files]
+    return [
+        HistoryEntry(epoch=int(file.stem), update=_read(file), evaluation=None, decision=None, steering=None)
+        for file in sorted((policy / UPDATES).glob("*.json"))
+    ]
+
+
+def _read_if_there(file: Path, kind: type[Kind]) -> Kind | None:
+    return kind.read(file) if file.is_file() else None
 
 
 def _read(file: Path) -> Any:

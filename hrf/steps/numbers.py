@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hrf.evaluation.record import EvaluationRecord
+from hrf.promotion.records import DecisionRecord, HistoryEntry
 from hrf.report.tracking import Point
 
 BASE = -1
@@ -29,53 +31,56 @@ def update_metrics(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def evaluation_metrics(record: dict[str, Any]) -> dict[str, Any]:
+def evaluation_metrics(record: EvaluationRecord) -> dict[str, float]:
     """An evaluation record in flat numbers, for Kubeflow's metrics and for tables."""
+    gain, ratio = record.reward_vs_base, record.diversity.vendi_order2_ratio
+    hue = record.monitors.get("mean_hue")
     metrics = {
-        "reward": record["reward"]["value"],
-        "reward_vs_base": record["reward_vs_base"]["value"],
-        "reward_vs_base_low": record["reward_vs_base"]["low"],
-        "vendi_order2": record["diversity"]["vendi_order2"]["value"],
-        "vendi_order2_ratio": record["diversity"]["vendi_order2_ratio"]["value"],
-        "vendi_order2_ratio_low": record["diversity"]["vendi_order2_ratio"]["low"],
-        "coverage": record["fidelity"]["coverage"],
-        "density": record["fidelity"]["density"],
-        "mode_entropy": record["mode_entropy"],
-        "num_evaluations": record["num_evaluations"],
-        **{name: monitor["value"] for name, monitor in record["monitors"].items()},
+        "reward": record.reward.value,
+        "reward_vs_base": gain.value,
+        "reward_vs_base_low": gain.low,
+        "vendi_order2": record.diversity.vendi_order2.value,
+        "vendi_order2_ratio": ratio.value,
+        "vendi_order2_ratio_low": ratio.low,
+        "coverage": record.fidelity.coverage,
+        "density": record.fidelity.density,
+        "mode_entropy": record.mode_entropy,
+        "num_evaluations": record.num_evaluations,
+        **{name: monitor.value for name, monitor in record.monitors.items()},
         # Degrees go round: of a mean hue, only its turn makes a curve.
-        "hue_shift": record["monitors"].get("mean_hue", {}).get("change"),
+        "hue_shift": hue.change if hue else None,
     }
     # What needs a classifier, more samples, or pictures with a hue, is absent rather than zero.
-    return {name: value for name, value in metrics.items() if value is not None}
+    return _known(metrics)
 
 
-def curves(base: Mapping[str, Any] | None, epochs: Iterable[Mapping[str, Any]]) -> list[Point]:
+def curves(base: EvaluationRecord | None, epochs: Iterable[HistoryEntry]) -> list[Point]:
     """The points of a run's curves.
 
     Args:
         base: The base's evaluation record, where the curves of evaluations begin; None leaves it out.
-        epochs: Each with its `epoch`, `update`, `evaluation`, `decision` and `steering`; None for what there is not.
+        epochs: What each has left.
     """
     return [
         *([Point(group="evaluation", epoch=BASE, numbers=_evaluation(base))] if base else []),
         *(
-            Point(group=group, epoch=entry["epoch"], numbers=numbers)
+            Point(group=group, epoch=entry.epoch, numbers=numbers)
             for entry in epochs
             for group, numbers in _of_epoch(entry)
         ),
     ]
 
 
-def _of_epoch(entry: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, float]]]:
-    if update := entry["update"]:
-        yield "train", _update(update)
-    if evaluation := entry["evaluation"]:
-        yield "evaluation", _evaluation(evaluation)
-    if decision := entry["decision"]:
-        yield "promotion", _decision(decision)
-    if steering := entry["steering"]:
-        yield "steering", {name: steering["steering"][name] for name in ("switch_step", "rate_scale")}
+def _of_epoch(entry: HistoryEntry) -> Iterator[tuple[str, dict[str, float]]]:
+    if entry.update:
+        yield "train", _update(entry.update)
+    if entry.evaluation:
+        yield "evaluation", _evaluation(entry.evaluation)
+    if entry.decision:
+        yield "promotion", _decision(entry.decision)
+    if entry.steering:
+        steering = entry.steering.steering
+        yield "steering", {"switch_step": steering.switch_step, "rate_scale": steering.rate_scale}
 
 
 def _update(record: Mapping[str, Any]) -> dict[str, float]:
@@ -90,20 +95,17 @@ def _update(record: Mapping[str, Any]) -> dict[str, float]:
     return _known(numbers)
 
 
-def _evaluation(record: Mapping[str, Any]) -> dict[str, float]:
-    held_out = record["held_out_reward"] or {}
-    return _known({**evaluation_metrics(dict(record)), "held_out_reward": held_out.get("value")})
+def _evaluation(record: EvaluationRecord) -> dict[str, float]:
+    held_out = record.held_out_reward
+    return evaluation_metrics(record) | ({"held_out_reward": held_out.value} if held_out else {})
 
 
-def _decision(record: Mapping[str, Any]) -> dict[str, float]:
-    against = record["reward_vs_incumbent"] or {}
-    return _known(
-        {
-            "promoted": int(record["outcome"] == "promoted"),
-            "reward_vs_incumbent": against.get("value"),
-            "reward_vs_incumbent_low": against.get("low"),
-        }
-    )
+def _decision(record: DecisionRecord) -> dict[str, float]:
+    against = record.reward_vs_incumbent
+    promoted = {"promoted": int(record.outcome == "promoted")}
+    if against is None:
+        return dict(promoted)
+    return {**promoted, "reward_vs_incumbent": against.value, "reward_vs_incumbent_low": against.low}
 
 
 def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:

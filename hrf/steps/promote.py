@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hrf.distributed.progress import emit
+from hrf.evaluation.record import EvaluationRecord, StartRecord
 from hrf.policies.policy_folder import copy_policy
 from hrf.promotion.protocol import Candidate
 from hrf.promotion.protocol import promote as promote_candidate
@@ -16,7 +16,7 @@ from hrf.steps.context import RunContext, step
 from hrf.steps.history import add_updates, extend_history
 from hrf.steps.tracking import track
 from hrf.storage.folders import read_folder, writing_folder
-from hrf.storage.names import CONFIG_FILE, EVALUATION_FILE, GRID_FILE
+from hrf.storage.names import BASELINE_FILE, CONFIG_FILE, EVALUATION_FILE, GRID_FILE, START_FILE
 from hrf.storage.objects import Storage
 
 
@@ -48,8 +48,8 @@ def promote(
     context = RunContext.read(run)
     about, config = context.about, context.config
     baseline_folder, evaluation_folder, policy_folder = (read_folder(path) for path in (baseline, evaluation, policy))
-    record = json.loads((evaluation_folder / EVALUATION_FILE).read_text(encoding="utf-8"))
-    start = json.loads((baseline_folder / "start.json").read_text(encoding="utf-8"))
+    record = EvaluationRecord.read(evaluation_folder / EVALUATION_FILE)
+    start = StartRecord.read(baseline_folder / START_FILE)
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "candidate"
         with writing_folder(weights, producer=context.producer("promote", epoch)) as folder:
@@ -64,15 +64,13 @@ def promote(
                 evaluation=record,
                 evaluation_digest=about["evaluation_digest"],
             ),
-            base_evaluation=json.loads((baseline_folder / "baseline.json").read_text(encoding="utf-8")),
-            known_incumbents={about["started_from"]: start["rewards"]} if about["started_from"] else {},
+            base_rewards=EvaluationRecord.read(baseline_folder / BASELINE_FILE).rewards,
+            known_incumbents={about["started_from"]: start.rewards} if about["started_from"] else {},
             diversity_floor=config.gate_floor,
             confidence=config.evaluation.confidence,
         )
-    outcome = decided.as_json()
     with writing_folder(new_history, producer=context.producer("promote", epoch)) as folder:
-        records = {"evaluation.json": record, "decision.json": outcome}
-        target = extend_history(history, folder, epoch, records)
+        target = extend_history(history, folder, epoch, {"evaluation": record, "decision": decided})
         add_updates(policy_folder, folder)
         shutil.copyfile(evaluation_folder / GRID_FILE, target / GRID_FILE)
     emit("epoch-decided", epoch=epoch, outcome=decided.outcome)
@@ -88,8 +86,8 @@ def promote(
     return metrics
 
 
-def _write_candidate(policy: Path, context: RunContext, evaluation: dict[str, Any], target: Path) -> None:
+def _write_candidate(policy: Path, context: RunContext, evaluation: EvaluationRecord, target: Path) -> None:
     """A policy as it would be shipped: diffusers' layout with the weights that were evaluated, and their origin."""
     copy_policy(policy, target, averaged=True)
     shutil.copyfile(context.folder / CONFIG_FILE, target / CONFIG_FILE)
-    (target / EVALUATION_FILE).write_text(json.dumps(evaluation) + "\n", encoding="utf-8")
+    evaluation.write(target / EVALUATION_FILE)

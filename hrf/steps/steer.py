@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from hrf.distributed.progress import emit
+from hrf.evaluation.record import EvaluationRecord, StartRecord
 from hrf.policies.folders import save_fresh_policy
 from hrf.policies.policy_folder import copy_policy, split_at
-from hrf.promotion.floor import Decision, Reading, Steering, replay
-from hrf.promotion.gate import tripped_monitors
+from hrf.promotion.floor import Reading, Steering, SteeringDecision, replay
 from hrf.promotion.pointer import fetch_candidate
 from hrf.steps.context import TRAINED, RunContext, step
-from hrf.steps.history import copy_updates, extend_history
+from hrf.steps.history import copy_updates, extend_history, read_epochs
 from hrf.storage.folders import STOPPED, read_folder, writing_folder
-from hrf.storage.names import POLICY_FILE, STATE_FILE
+from hrf.storage.names import POLICY_FILE, START_FILE, STATE_FILE
 from hrf.storage.objects import Storage
 
 MANIFEST_ONLY = shutil.ignore_patterns("manifest.json")
@@ -78,7 +78,7 @@ def steer(
             shutil.copytree(state_folder, folder, dirs_exist_ok=True, ignore=MANIFEST_ONLY)
         _change(folder / STATE_FILE, {"rate_scale": steering.rate_scale})
     with writing_folder(new_history, producer=producer) as folder:
-        extend_history(history, folder, epoch, {"steering.json": decision.as_record()})
+        extend_history(history, folder, epoch, {"steering": decision})
     emit("epoch-steered", epoch=epoch, action=decision.action, reason=decision.reason)
     return {
         "action": decision.action,
@@ -92,30 +92,30 @@ def steer(
     }
 
 
-def _decide(context: RunContext, baseline: Path, history: Path) -> Decision:
+def _decide(context: RunContext, baseline: Path, history: Path) -> SteeringDecision:
     """Apply the rule to all evaluations of the run: nothing is remembered but its records."""
     config, about = context.config, context.about
     if config.diversity_floor is None:
         raise ValueError("a run without a diversity floor is not steered")
-    start = json.loads((baseline / "start.json").read_text(encoding="utf-8"))
-    records = [json.loads(file.read_text("utf-8")) for file in sorted((history / "epochs").glob("*/evaluation.json"))]
+    start = StartRecord.read(baseline / START_FILE)
+    records = [entry.evaluation for entry in read_epochs(history) if entry.evaluation]
     floor = config.diversity_floor
     # A policy without a split has no switch step to move.
     last_step = about["num_trained_steps"] - config.narrowest_window if config.switch_step else 0
     return replay(
-        Steering.start(_reading(start, about["started_from"]), switch_step=start["switch_step"], floor=floor),
-        [_reading(record, f"{about['run_id']}/epoch-{record['epoch']:04d}") for record in records],
+        Steering.start(_reading(start, about["started_from"]), switch_step=start.switch_step, floor=floor),
+        [_reading(record, f"{about['run_id']}/epoch-{record.epoch:04d}") for record in records],
         floor=floor,
         last_step=last_step,
     )
 
 
-def _reading(evaluation: Mapping[str, Any], candidate: str | None) -> Reading:
+def _reading(evaluation: EvaluationRecord, candidate: str | None) -> Reading:
     return Reading(
-        bound=evaluation["diversity"]["vendi_order2_ratio"]["low"],
-        reward=evaluation["reward_vs_base"]["value"],
+        bound=evaluation.diversity.vendi_order2_ratio.low,
+        reward=evaluation.reward_vs_base.value,
         candidate=candidate,
-        monitors_tripped=tripped_monitors(evaluation),
+        monitors_tripped=tuple(evaluation.tripped_monitors),
     )
 
 

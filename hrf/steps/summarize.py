@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from hrf.distributed.progress import emit
+from hrf.evaluation.record import EvaluationRecord
 from hrf.promotion.protocol import read_pointer
-from hrf.promotion.records import RunSummary
+from hrf.promotion.records import HistoryEntry, RunSummary
 from hrf.promotion.runs import TENSORBOARD, RunRecords
 from hrf.report import render_run
 from hrf.steps.context import RunContext, step
 from hrf.steps.history import read_epochs
+from hrf.steps.numbers import evaluation_metrics
 from hrf.steps.tracking import track, write_tensorboard
 from hrf.storage.folders import read_folder, writing_folder
-from hrf.storage.names import BASE_GRID_FILE, CONFIG_FILE, SUMMARY_FILE
+from hrf.storage.names import BASE_GRID_FILE, BASELINE_FILE, CONFIG_FILE, SUMMARY_FILE
 from hrf.storage.objects import Storage
+
+CLOSING = (
+    "reward",
+    "reward_vs_base",
+    "reward_vs_base_low",
+    "vendi_order2_ratio",
+    "vendi_order2_ratio_low",
+    "coverage",
+    "num_evaluations",
+)
+"""What of the last evaluation a run ends in."""
 
 
 @step("summarize")
@@ -40,19 +52,17 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
     store = Storage.open(context.about["storage"])
     experiment, run_id = context.about["experiment"], context.about["run_id"]
     epochs = read_epochs(history_folder)
-    pointer = read_pointer(store, experiment)
     closing = RunSummary(
         run=context.about,
         config=context.config.to_mapping(),
-        base=json.loads((baseline_folder / "baseline.json").read_text(encoding="utf-8")),
+        base=EvaluationRecord.read(baseline_folder / BASELINE_FILE),
         epochs=epochs,
-        promoted=pointer.as_json() if pointer else None,
+        promoted=read_pointer(store, experiment),
         versions=context.about["versions"],
         totals=_totals(epochs),
     )
-    record = closing.as_json()
     with writing_folder(summary, producer=context.producer("summarize")) as folder:
-        (folder / SUMMARY_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        closing.write(folder / SUMMARY_FILE, indent=1)
         shutil.copyfile(baseline_folder / BASE_GRID_FILE, folder / BASE_GRID_FILE)
         for source in sorted((history_folder / "epochs").glob("*/grid.png")):
             target = folder / source.relative_to(history_folder)
@@ -73,28 +83,21 @@ def summarize(*, run: str, baseline: str, history: str, report: str, summary: st
     records.write_summary(closing)
     emit("reported", report=report, summary=summary)
     track(context, history=history, baseline=baseline, report=report)
-    return closing_metrics(record)
+    return closing_metrics(closing)
 
 
-def closing_metrics(record: dict[str, Any]) -> dict[str, Any]:
+def closing_metrics(summary: RunSummary) -> dict[str, float]:
     """A run in a handful of flat numbers."""
-    last = next(epoch["evaluation"] for epoch in reversed(record["epochs"]) if epoch["evaluation"])
-    decisions = [epoch["decision"] for epoch in record["epochs"] if epoch["decision"]]
+    last = evaluation_metrics(summary.evaluated[-1][1])
     return {
-        "reward": last["reward"]["value"],
-        "reward_vs_base": last["reward_vs_base"]["value"],
-        "reward_vs_base_low": last["reward_vs_base"]["low"],
-        "vendi_order2_ratio": last["diversity"]["vendi_order2_ratio"]["value"],
-        "vendi_order2_ratio_low": last["diversity"]["vendi_order2_ratio"]["low"],
-        "coverage": last["fidelity"]["coverage"],
-        "num_evaluations": last["num_evaluations"],
-        "num_epochs": len(record["epochs"]),
-        "num_promotions": sum(decision["outcome"] == "promoted" for decision in decisions),
+        **{name: last[name] for name in CLOSING},
+        "num_epochs": len(summary.epochs),
+        "num_promotions": len(summary.promoted_epochs),
     }
 
 
-def _totals(epochs: list[dict[str, Any]]) -> dict[str, Any]:
-    updates = [epoch["update"] for epoch in epochs]
+def _totals(epochs: list[HistoryEntry]) -> dict[str, Any]:
+    updates = [entry.update for entry in epochs if entry.update]
     return {
         "num_evaluations": updates[-1]["num_evaluations"],
         "num_updates": sum(len(update["updates"]) for update in updates),

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from hrf import __version__
+from hrf.evaluation.record import EvaluationRecord
+from hrf.promotion.records import HistoryEntry, RunSummary
 from hrf.report.tracking import TrackedRun, follow, is_wanted
 from hrf.report.tracking.event_files import has_writer, write_event_file
 from hrf.steps.context import RunContext
 from hrf.steps.history import epoch_folder, read_epochs, read_updates
 from hrf.steps.numbers import BASE, curves
-from hrf.storage.names import BASE_GRID_FILE, CONFIG_FILE, GRID_FILE, SUMMARY_FILE
+from hrf.storage.names import BASE_GRID_FILE, BASELINE_FILE, CONFIG_FILE, GRID_FILE, SUMMARY_FILE
 
 _LINEAGE = ("run_id", "experiment", "storage", "preset", "started_from", "noise_tag", "run_seed", "evaluation_digest")
 
@@ -42,7 +44,7 @@ def track(context: RunContext, *, policy: str = "", history: str = "", baseline:
     base = None
     if baseline:
         folder = Path(baseline)
-        base = json.loads((folder / "baseline.json").read_text(encoding="utf-8"))
+        base = EvaluationRecord.read(folder / BASELINE_FILE)
         files["samples/base.png"] = folder / BASE_GRID_FILE
     if report:
         files |= {CONFIG_FILE: context.folder / CONFIG_FILE, "report.html": Path(report)}
@@ -86,20 +88,19 @@ def write_tensorboard(summary: Path, folder: Path) -> Path | None:
     """
     if not has_writer():
         return None
-    record = json.loads((summary / SUMMARY_FILE).read_text(encoding="utf-8"))
-    epochs = record["epochs"]
-    work = itertools.accumulate(sum(entry["update"]["seconds"].values()) for entry in epochs)
+    record = RunSummary.read(summary / SUMMARY_FILE)
+    work = itertools.accumulate(sum(entry.update["seconds"].values()) for entry in record.epochs if entry.update)
     return write_event_file(
         folder,
-        curves(record["base"], epochs),
-        {BASE: summary / BASE_GRID_FILE, **_grids(epochs, summary)},
-        dict(zip((entry["epoch"] for entry in epochs), work, strict=True)),
+        curves(record.base, record.epochs),
+        {BASE: summary / BASE_GRID_FILE, **_grids(record.epochs, summary)},
+        dict(zip((entry.epoch for entry in record.epochs), work, strict=True)),
     )
 
 
-def _grids(epochs: list[dict[str, Any]], folder: Path) -> dict[int, Path]:
+def _grids(epochs: list[HistoryEntry], folder: Path) -> dict[int, Path]:
     """Epoch -> sample grid, of those that were evaluated; folder of the history or the summary."""
-    files = {entry["epoch"]: epoch_folder(folder, entry["epoch"]) / GRID_FILE for entry in epochs}
+    files = {entry.epoch: epoch_folder(folder, entry.epoch) / GRID_FILE for entry in epochs}
     return {epoch: file for epoch, file in files.items() if file.is_file()}
 
 
@@ -133,8 +134,8 @@ def _known(tags: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in tags.items() if value not in (None, "")}
 
 
-def _promoted(epochs: list[dict[str, Any]]) -> Iterator[str]:
+def _promoted(epochs: list[HistoryEntry]) -> Iterator[str]:
     """The candidates of a run that were promoted."""
     for entry in epochs:
-        if entry["decision"] and entry["decision"]["outcome"] == "promoted":
-            yield entry["decision"]["candidate_id"]
+        if entry.decision and entry.decision.outcome == "promoted":
+            yield entry.decision.candidate_id

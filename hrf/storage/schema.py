@@ -22,12 +22,16 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
 
-class Section(BaseModel):
-    """Base of all sections: frozen, strict about types, without unknown keys, without NaN or infinity."""
+class Strict(BaseModel):
+    """Base of sections and records: frozen, strict about types, without unknown fields, without NaN or infinity."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+class Section(Strict):
+    """Base of all sections of a configuration."""
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

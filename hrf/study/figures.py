@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 from markupsafe import Markup
 
+from hrf.networks.labels import UNRECOGNISED
 from hrf.report.charts import (
     NEUTRAL,
     NUM_COLOURS,
@@ -20,7 +21,6 @@ from hrf.report.charts import (
 )
 from hrf.report.formatting import count, number, with_unit
 from hrf.report.page import Figure
-from hrf.report.summary import UNRECOGNISED
 from hrf.study.matching import RATIO, ArmPoint, Comparison, Curve, Mean, pareto_front
 
 Colours = Mapping[str, int]

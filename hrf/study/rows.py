@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hrf.evaluation.record import EvaluationRecord
+from hrf.promotion.floor import SteeringDecision
+from hrf.promotion.records import HistoryEntry
 from hrf.storage.folders import writing_file
 from hrf.study.plan import StudyRun
 from hrf.study.table import row
@@ -17,10 +20,9 @@ from hrf.study.table import row
 class Measured:
     """What measuring a run's weights in one way has left: the run's own, or a control's."""
 
-    base: Mapping[str, Any]
-    """Evaluation record of the base."""
-    epochs: Sequence[Mapping[str, Any]]
-    """Of each trained epoch, see `hrf.steps.history.read_epochs`."""
+    base: EvaluationRecord
+    epochs: Sequence[HistoryEntry]
+    """Of each trained epoch."""
 
 
 def rows_of(run: StudyRun, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
@@ -49,21 +51,23 @@ def rows_of(run: StudyRun, measured: Mapping[str, Measured]) -> list[dict[str, A
             break
         for arm, config in run.configs.items():
             epochs = measured[arm].epochs[:length]
-            update, evaluation, decision = (epochs[-1][name] for name in ("update", "evaluation", "decision"))
+            last = epochs[-1]
+            assert last.evaluation, "the last epoch of a point is measured"
+            assert last.decision, "and put to the gate"
             # Of a run under a floor the policy itself says from where its weights are used; of others, the way that it
             # is sampled in.
             steered = config.diversity_floor is not None
             rows.append(
                 row(
-                    evaluation,
+                    last.evaluation,
                     arm=arm,
                     reward=run.reward,
                     config=config,
                     point=point,
                     switch_step=_switch_step(run, trained[: length - 1]) if steered else config.switch_step,
-                    wall_seconds=sum(sum(epoch["update"]["seconds"].values()) for epoch in epochs),
-                    promoted=decision["outcome"] == "promoted",
-                    update=update,
+                    wall_seconds=sum(sum(epoch.update["seconds"].values()) for epoch in epochs if epoch.update),
+                    promoted=last.decision.outcome == "promoted",
+                    update=last.update,
                 )
             )
     return rows
@@ -79,26 +83,25 @@ def keep_decisions(run: StudyRun, measured: Measured, folder: Path) -> None:
     """
     if run.config.diversity_floor is None:
         return
-    records = [_decision(epoch["epoch"], epoch["steering"]) for epoch in measured.epochs if epoch["steering"]]
+    records = [_decision(entry.epoch, entry.steering) for entry in measured.epochs if entry.steering]
     folder.mkdir(parents=True, exist_ok=True)
     with writing_file(folder / f"{run.name}.json") as file:
         file.write_text(json.dumps(records, indent=1) + "\n", encoding="utf-8")
 
 
-def _switch_step(run: StudyRun, epochs: Sequence[Mapping[str, Any]]) -> int:
+def _switch_step(run: StudyRun, epochs: Sequence[HistoryEntry]) -> int:
     """From which step a run's weights are used after these epochs, where its floor has moved that step."""
-    moved = [epoch["steering"]["steering"]["switch_step"] for epoch in epochs if epoch["steering"]]
-    return int(moved[-1]) if moved else run.config.switch_step
+    moved = [entry.steering.steering.switch_step for entry in epochs if entry.steering]
+    return moved[-1] if moved else run.config.switch_step
 
 
-def _decision(epoch: int, record: Mapping[str, Any]) -> dict[str, Any]:
-    reading, steering = record["reading"], record["steering"]
+def _decision(epoch: int, decision: SteeringDecision) -> dict[str, Any]:
     return {
         "epoch": epoch,
-        "bound": reading["bound"],
-        "gain": reading["reward"],
-        "action": record["action"],
-        "switch_step": steering["switch_step"],
-        "rate_scale": steering["rate_scale"],
-        "reason": record["reason"],
+        "bound": decision.reading.bound,
+        "gain": decision.reading.reward,
+        "action": decision.action,
+        "switch_step": decision.steering.switch_step,
+        "rate_scale": decision.steering.rate_scale,
+        "reason": decision.reason,
     }

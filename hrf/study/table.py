@@ -10,7 +10,7 @@ import pandas as pd
 
 from hrf.config import Config
 from hrf.errors import ArtifactError
-from hrf.promotion.gate import tripped_monitors
+from hrf.evaluation.record import EvaluationRecord
 from hrf.storage.folders import writing_file
 
 TABLE_CSV, TABLE_PARQUET = "table.csv", "table.parquet"
@@ -57,7 +57,7 @@ COLUMNS: Mapping[str, str] = {
 
 
 def row(
-    evaluation: Mapping[str, Any],
+    evaluation: EvaluationRecord,
     *,
     arm: str,
     reward: str,
@@ -71,7 +71,7 @@ def row(
     """One row of the table.
 
     Args:
-        evaluation: The evaluation record, of the base at point 0.
+        evaluation: What was measured, of the base at point 0.
         arm: The arm.
         reward: The reward's name in the study.
         config: The run's configuration.
@@ -81,41 +81,40 @@ def row(
         promoted: Whether the gate let it pass.
         update: The epoch's update record; None for the base.
     """
-    diversity, fidelity, monitors = evaluation["diversity"], evaluation["fidelity"], evaluation["monitors"]
-    gain, ratio = evaluation["reward_vs_base"], diversity["vendi_order2_ratio"]
+    diversity, gain, ratio = evaluation.diversity, evaluation.reward_vs_base, evaluation.diversity.vendi_order2_ratio
     window = (update or {}).get("window") or (-1, -1)
-    readings = {name: monitor["value"] for name, monitor in monitors.items()}
+    readings = {name: monitor.value for name, monitor in evaluation.monitors.items()}
     values = {
         "arm": arm,
         "reward_name": reward,
         "seed": config.run.seed,
         "point": point,
-        "epoch": evaluation["epoch"],
-        "evaluations": evaluation["num_evaluations"],
+        "epoch": evaluation.epoch,
+        "evaluations": evaluation.num_evaluations,
         "wall_seconds": wall_seconds,
-        "reward": evaluation["reward"]["value"],
-        "reward_vs_base": gain["value"],
-        "reward_vs_base_low": gain["low"],
-        "reward_vs_base_high": gain["high"],
-        "vendi_order2": diversity["vendi_order2"]["value"],
-        "vendi_order2_ratio": ratio["value"],
-        "vendi_order2_ratio_low": ratio["low"],
-        "vendi_order2_ratio_high": ratio["high"],
-        "vendi_order1": diversity["vendi_order1"],
-        "mean_pairwise_distance": diversity["mean_pairwise_distance"],
-        "coverage": fidelity["coverage"],
-        "density": fidelity["density"],
-        "mode_entropy": evaluation["mode_entropy"],
+        "reward": evaluation.reward.value,
+        "reward_vs_base": gain.value,
+        "reward_vs_base_low": gain.low,
+        "reward_vs_base_high": gain.high,
+        "vendi_order2": diversity.vendi_order2.value,
+        "vendi_order2_ratio": ratio.value,
+        "vendi_order2_ratio_low": ratio.low,
+        "vendi_order2_ratio_high": ratio.high,
+        "vendi_order1": diversity.vendi_order1,
+        "mean_pairwise_distance": diversity.mean_pairwise_distance,
+        "coverage": evaluation.fidelity.coverage,
+        "density": evaluation.fidelity.density,
+        "mode_entropy": evaluation.mode_entropy,
         "unrecognised_fraction": readings.get("unrecognised_fraction"),
         **{name: readings[name] for name in ("dark_pixel_fraction", "edge_density", "colour_entropy")},
-        "monitors_tripped": "+".join(tripped_monitors(evaluation)),
+        "monitors_tripped": "+".join(evaluation.tripped_monitors),
         "promoted": int(promoted),
         "switch_step": switch_step,
         "window_start": window[0],
         "window_stop": window[1],
         "learning_rate": update["updates"][-1]["learning_rate"] if update else 0.0,
         "config_digest": short_digest(config),
-        **{f"{MODE}{label}": count for label, count in (evaluation["modes"] or {}).items()},
+        **{f"{MODE}{label}": count for label, count in (evaluation.modes or {}).items()},
     }
     return {name: float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value for name, value in values.items()}
 

@@ -69,7 +69,7 @@ def show_cluster_run(name: str, host: str, namespace: str, *, as_json: bool) -> 
                 "records": records.where,
                 "records_error": str(records.error) if records.error else None,
                 "status": records.status.as_json() if records.status else None,
-                "summary": records.summary,
+                "summary": records.summary.as_json() if records.summary else None,
             }
         )
         return

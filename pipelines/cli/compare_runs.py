@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
 from hrf_pipelines.cli.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster, connect
 from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, AsJson, Traceback, WorkDir, console, print_json
+
+if TYPE_CHECKING:
+    from hrf.promotion.records import RunSummary
 
 
 def compare_runs(
@@ -45,7 +48,7 @@ def compare_runs(
         screen.print(f"[yellow]Not comparable:[/] {escape(note)}", soft_wrap=True, highlight=False)
 
 
-def _from_here(names: list[str], work_dir: Path) -> dict[str, dict[str, Any]]:
+def _from_here(names: list[str], work_dir: Path) -> dict[str, RunSummary]:
     from hrf.errors import ConfigError
     from hrf_pipelines.cli.tables import read_summary
     from hrf_pipelines.local.run_state import find_run
@@ -61,13 +64,13 @@ def _from_here(names: list[str], work_dir: Path) -> dict[str, dict[str, Any]]:
     return summaries
 
 
-def _from_cluster(names: list[str], host: str, namespace: str) -> dict[str, dict[str, Any]]:
+def _from_cluster(names: list[str], host: str, namespace: str) -> dict[str, RunSummary]:
     from hrf.errors import ArtifactError
     from hrf_pipelines.cluster.records import fetch_records
     from hrf_pipelines.cluster.runs import find_run
 
     connected = connect(host, namespace)
-    summaries: dict[str, dict[str, Any]] = {}
+    summaries: dict[str, RunSummary] = {}
     for run in {run.run_id: run for run in (find_run(connected, name) for name in names)}.values():
         records = fetch_records(run)
         if records.summary is None:

@@ -63,7 +63,8 @@ def tell_end(
     """
     ended, records = follow_to_end(cluster, run, spec, poll=poll, resumes=resumes)
     if as_json:
-        print_json({**facts, "id": ended.run.run_id, "state": ended.state, "summary": records.summary})
+        summary = records.summary and records.summary.as_json()
+        print_json({**facts, "id": ended.run.run_id, "state": ended.state, "summary": summary})
     elif ended.state == "SUCCEEDED":
         show_results(records)
     if ended.state != "SUCCEEDED":
@@ -117,8 +118,8 @@ def show_results(records: Records) -> None:
         screen.print(f"No summary at {escape(records.where)}", soft_wrap=True, highlight=False)
         return
     screen.print(epochs_table(records.summary))
-    promoted = records.summary["promoted"]
-    told = promoted["candidate_id"] if promoted else "nothing yet; the report says what the gate missed"
+    promoted = records.summary.promoted
+    told = promoted.candidate_id if promoted else "nothing yet; the report says what the gate missed"
     screen.print(f"Promoted: {escape(told)}", soft_wrap=True, highlight=False)
     screen.print(f"Report:   {escape(records.where)}/report.html", soft_wrap=True, highlight=False)
 

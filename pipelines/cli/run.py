@@ -104,12 +104,12 @@ def show_finished(folder: RunFolder, work_dir: Path, bucket: str) -> None:
     summary = read_summary(folder.summary)
     screen.print(epochs_table(summary))
     screen.print(f"Report:    {folder.report}", soft_wrap=True, highlight=False)
-    promoted = summary["promoted"]
+    promoted = summary.promoted
     if not promoted:
         screen.print("Promoted:  nothing yet; the report says what the gate missed", highlight=False)
         return
-    where = f"{state.arguments['storage']}/{promoted['candidate_key']}"
-    screen.print(f"Promoted:  {promoted['candidate_id']}  {where}", soft_wrap=True, highlight=False)
+    where = f"{state.arguments['storage']}/{promoted.candidate_key}"
+    screen.print(f"Promoted:  {promoted.candidate_id}  {where}", soft_wrap=True, highlight=False)
     options = "" if work_dir == DEFAULT_WORK_DIR else f" --work-dir {shlex.quote(str(work_dir))}"
     options += f" --bucket {shlex.quote(bucket)}" if bucket else ""
     command = f"hrf sample --experiment {shlex.quote(state.experiment)} --num 16 -o grid.png{options}"

@@ -18,6 +18,8 @@ from hrf.steps.summarize import closing_metrics
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from hrf.promotion.records import RunSummary
+
 FEWEST, MOST = 2, 10
 #: What the reward itself decides; all but the counts hang on what is measured, and how.
 REWARD_METRICS = frozenset({"reward", "reward_vs_base", "reward_vs_base_low"})
@@ -29,7 +31,7 @@ class Compared:
     """One run of a comparison."""
 
     name: str
-    metrics: dict[str, Any]
+    metrics: dict[str, float]
     """Its closing metrics."""
     reasons: tuple[str, ...]
     """Why it can't be compared with the first run; empty if it can."""
@@ -37,11 +39,11 @@ class Compared:
     """The metrics that this is about."""
 
 
-def compare(summaries: Mapping[str, Mapping[str, Any]]) -> list[Compared]:
+def compare(summaries: Mapping[str, RunSummary]) -> list[Compared]:
     """Put runs beside the first one.
 
     Args:
-        summaries: The `summary.json` of each run, by its name.
+        summaries: Of each run, by its name.
 
     Raises:
         ConfigError: Too few or too many runs.
@@ -53,7 +55,7 @@ def compare(summaries: Mapping[str, Mapping[str, Any]]) -> list[Compared]:
     first = next(iter(summaries.values()))
     compared = []
     for name, summary in summaries.items():
-        metrics = closing_metrics(dict(summary))
+        metrics = closing_metrics(summary)
         reasons, incomparable = [], set[str]()
         for reason, spoils_all in _differences(first, summary):
             reasons.append(reason)
@@ -109,14 +111,11 @@ def as_csv(runs: Sequence[Compared]) -> str:
 
 
 def difference(metric: str, first: Compared, run: Compared) -> float | None:
-    """A run's metric less the first one's; None where there is none, or where it would mean nothing."""
-    before, after = first.metrics[metric], run.metrics[metric]
-    if before is None or after is None or metric in run.incomparable:
-        return None
-    return float(after - before)
+    """A run's metric less the first one's; None where it would mean nothing."""
+    return None if metric in run.incomparable else float(run.metrics[metric] - first.metrics[metric])
 
 
-def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[tuple[str, bool]]:
+def _differences(first: RunSummary, other: RunSummary) -> list[tuple[str, bool]]:
     """How two runs were measured differently: in words, and whether that is about more than the reward."""
     found = []
     for section, fields, spoils_all in (
@@ -125,14 +124,14 @@ def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[tup
         ("sampler", ("steps", "spacing"), True),
         ("evaluation", None, True),
     ):
-        ours, theirs = first["config"].get(section) or {}, other["config"].get(section) or {}
+        ours, theirs = first.config.get(section) or {}, other.config.get(section) or {}
         # How often a run is measured is no part of how.
         names = [name for name in fields or dict.fromkeys([*ours, *theirs]) if name != "every"]
         changed = [name for name in names if ours.get(name) != theirs.get(name)]
         if changed:
             shown = ", ".join(f"{section}.{name} {theirs.get(name)} (not {ours.get(name)})" for name in changed)
             found.append((f"measured with another {section}: {shown}", spoils_all))
-    rewards = [summary["base"]["reward"]["value"] for summary in (first, other)]
+    rewards = [summary.base.reward.value for summary in (first, other)]
     # Two kinds of hardware agree this far.
     if not found and not math.isclose(*rewards, rel_tol=1e-4):
         found.append((f"its base has another reward, {rewards[1]:.4f} (not {rewards[0]:.4f}): another model", True))
@@ -140,17 +139,11 @@ def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> list[tup
 
 
 def _change(metric: str, first: Compared, run: Compared) -> str:
-    if metric in run.incomparable:
-        return "[yellow](not comparable)[/]"
     change = difference(metric, first, run)
-    if change is None:
-        return ""
-    return f"[dim]({_number(change, sign=True)})[/]"
+    return "[yellow](not comparable)[/]" if change is None else f"[dim]({_number(change, sign=True)})[/]"
 
 
-def _number(value: Any, *, sign: bool = False) -> str:
-    if value is None:
-        return "-"
+def _number(value: float, *, sign: bool = False) -> str:
     if (float(value).is_integer() and abs(value) >= 1) or value == 0:
         return f"{int(value):+,}" if sign else f"{int(value):,}"
     return f"{value:+.4f}" if sign else f"{value:.4f}"

@@ -113,7 +113,8 @@ def show(
     summary = read_summary(folder.summary) if has_epochs else None
     lineage = trace(summary, work_dir, bucket) if summary else []
     if as_json:
-        print_json({**_plain(folder), "status": folder.status(), "summary": summary, "lineage": lineage})
+        plain = summary.as_json() if summary else None
+        print_json({**_plain(folder), "status": folder.status(), "summary": plain, "lineage": lineage})
         return
     screen = console()
     for name, value in _facts(folder).items():

@@ -2,59 +2,58 @@
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from hrf.errors import ArtifactError
+from hrf.promotion.records import RunSummary
 from hrf.storage.names import SUMMARY_FILE
 from hrf_pipelines.cli.progress_view import interval, window_words
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hrf.promotion.records import DecisionRecord
     from hrf_pipelines.local.run_state import RunFolder, RunState
 
 OUTCOME_COLOURS = {"promoted": "green", "rejected": "yellow", "lost": "yellow"}
 STATUS_COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> RunSummary:
     """Read a summary folder.
 
     Raises:
         ArtifactError: It isn't one.
     """
     file = folder / SUMMARY_FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    if not file.is_file():
         raise ArtifactError(
-            file, problem=f"can't be read ({error})", fix="finish the run first: the command that started it resumes it"
-        ) from error
-    return dict(content)
+            file, problem="it is absent", fix="finish the run first: the command that started it resumes it"
+        )
+    return RunSummary.read(file)
 
 
-def epochs_table(summary: dict[str, Any]) -> Table:
+def epochs_table(summary: RunSummary) -> Table:
     """One line per epoch: window, reward and diversity with their intervals, and what the gate decided."""
-    reward, config = summary["base"]["reward"], summary["config"]
-    title = f"{reward['name']}, {config['evaluation']['confidence']:.0%} intervals"
+    reward = summary.base.reward
+    title = f"{reward.name}, {summary.config['evaluation']['confidence']:.0%} intervals"
     table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False, title=title)
     for heading in ("epoch", "window", "reward", "change from base", "diversity / base's", "decision"):
         table.add_column(heading, no_wrap=heading != "decision")
-    table.add_row("base", "", f"{reward['value']:.3f}", "", "1", "")
-    for entry in summary["epochs"]:
-        evaluation, decision, window = entry["evaluation"], entry["decision"], entry["update"]["window"]
+    table.add_row("base", "", f"{reward.value:.3f}", "", "1", "")
+    for entry in summary.epochs:
+        evaluation, window = entry.evaluation, entry.update["window"] if entry.update else None
         table.add_row(
-            str(entry["epoch"]),
+            str(entry.epoch),
             window_words(window) if window else "noise",
-            f"{evaluation['reward']['value']:.3f}" if evaluation else "-",
-            interval(evaluation["reward_vs_base"]) if evaluation else "-",
-            interval(evaluation["diversity"]["vendi_order2_ratio"], 2) if evaluation else "-",
-            _decision(decision) if decision else "-",
+            f"{evaluation.reward.value:.3f}" if evaluation else "-",
+            interval(evaluation.reward_vs_base.as_json()) if evaluation else "-",
+            interval(evaluation.diversity.vendi_order2_ratio.as_json(), 2) if evaluation else "-",
+            _decision(entry.decision) if entry.decision else "-",
         )
     return table
 
@@ -75,8 +74,8 @@ def runs_table(folders: list[tuple[RunFolder, RunState, str]]) -> Table:
     return table
 
 
-def _decision(decision: dict[str, Any]) -> str:
-    outcome = decision["outcome"]
+def _decision(decision: DecisionRecord) -> str:
+    outcome = decision.outcome
     text = f"[{OUTCOME_COLOURS.get(outcome, 'white')}]{outcome}[/]"
-    failed = [check["name"] for check in decision.get("checks", []) if not check["passed"]]
+    failed = [check.name for check in decision.checks if not check.passed]
     return f"{text}: {escape(', '.join(failed))}" if failed else text

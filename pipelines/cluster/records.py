@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import ArtifactError, HrfError
-from hrf.promotion.records import DecisionRecord, read_record
+from hrf.promotion.records import DecisionRecord
 from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
+from hrf.storage.records import read_record
 from hrf_pipelines.cluster.runs import default_parameters, last_begin, names_in_bucket, parameters_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hrf.promotion.records import Failure, RunStatus
+    from hrf.promotion.records import Failure, RunStatus, RunSummary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Records:
 
     where: str
     """The `s3://` address of its folder."""
-    summary: dict[str, Any] | None = None
+    summary: RunSummary | None = None
     """`summary.json`; a run has it once it is complete."""
     status: RunStatus | None = None
     """How it ended."""
@@ -85,11 +86,10 @@ def _read(records: RunRecords) -> Records:
     store = records.storage
     keys = store.list(f"{records.experiment}/decisions/{records.run_id}/")
     decided = [found[0] for key in keys if (found := read_record(store, key, DecisionRecord)) is not None]
-    summary, status = records.summary(), records.status()
     return Records(
         where=store.url(records.prefix),
-        summary=summary.as_json() if summary else None,
-        status=status,
+        summary=records.summary(),
+        status=records.status(),
         failures=records.failures(),
         decisions=decided,
     )

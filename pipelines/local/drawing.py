@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError
+from hrf.evaluation.record import EvaluationRecord
 from hrf.images import grid, to_images
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
@@ -98,8 +99,8 @@ def _embed(
                 "prompt", expected="none, as the model is an unconditional one", got=list(prompts), fix="leave it out"
             )
         return None, None
-    record = json.loads((promoted / EVALUATION_FILE).read_text(encoding="utf-8"))
-    texts = list(prompts) or [entry["prompt"] for entry in record["by_prompt"]]
+    measured = EvaluationRecord.read(promoted / EVALUATION_FILE).by_prompt or []
+    texts = list(prompts) or [entry.prompt for entry in measured]
     folder = base.parent / "prompts"
     folder.mkdir()
     embed_prompts(base, texts, negative=config.prompts.negative).save(folder)

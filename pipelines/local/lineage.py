@@ -9,19 +9,21 @@ from hrf_pipelines.local.object_storage import has_embedded_data, is_configured,
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from hrf.promotion.records import RunSummary
 
-def trace(summary: dict[str, Any], work_dir: Path, bucket: str) -> list[dict[str, Any]]:
+
+def trace(summary: RunSummary, work_dir: Path, bucket: str) -> list[dict[str, Any]]:
     """The candidates that a run's model descends from, newest first, ending with the base.
 
     Args:
-        summary: The run's `summary.json`.
+        summary: The run's.
         work_dir: Whose embedded storage is asked, if no other is configured.
         bucket: See `hrf_pipelines.local.object_storage`.
 
     Returns:
         One record per candidate: its run, epoch, configuration and what that run started from; the last is the base.
     """
-    run, config = summary["run"], summary["config"]
+    run, config = summary.run, summary.config
     base = {"candidate": "base", "model": config["model"]["source"], "revision": config["model"]["revision"]}
     own = _own_promotions(summary)
     records = {record["candidate"]: record for record in own}
@@ -53,12 +55,12 @@ def lineage_lines(lineage: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
-def _own_promotions(summary: dict[str, Any]) -> list[dict[str, Any]]:
-    run = summary["run"]
+def _own_promotions(summary: RunSummary) -> list[dict[str, Any]]:
+    run = summary.run
     return [
-        _record(entry["decision"]["candidate_id"], run["run_id"], entry["epoch"], run)
-        for entry in summary["epochs"]
-        if entry["decision"] and entry["decision"]["outcome"] == "promoted"
+        _record(decision.candidate_id, run["run_id"], entry.epoch, run)
+        for entry, decision in summary.decided
+        if decision.outcome == "promoted"
     ]
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.made_up import evaluation_of as evaluation_with
+from hrf.evaluation.record import EvaluationRecord, MonitorReading
 from hrf.promotion.protocol import Candidate, promote
 from hrf.promotion.records import DecisionRecord
 from hrf.storage.folders import writing_folder
@@ -21,26 +22,30 @@ TRIPPED_RACERS = (3, 11)
 BASE_REWARDS = [random.Random(seed).gauss(-1.3, 0.1) for seed in range(NUM_SEEDS)]
 
 
-def evaluation_of(gain: float, *, epoch: int = 0, ratio_low: float = 0.95, tripped: bool = False) -> dict[str, Any]:
-    """The fields of an evaluation record that promotion reads: better than the base by exactly `gain` on average."""
+def evaluation_of(gain: float, *, epoch: int = 0, ratio_low: float = 0.95, tripped: bool = False) -> EvaluationRecord:
+    """The evaluation of a candidate that is better than the base by exactly `gain` on average."""
     noise = [random.Random(f"{epoch} {seed}").gauss(0.0, 0.01) for seed in range(NUM_SEEDS)]
     offset = gain - sum(noise) / NUM_SEEDS
-    return {
-        "epoch": epoch,
-        "rewards": [base + offset + deviation for base, deviation in zip(BASE_REWARDS, noise, strict=True)],
-        "diversity": {"vendi_order2_ratio": {"value": ratio_low + 0.03, "low": ratio_low, "high": ratio_low + 0.06}},
-        "monitors": {"edge_density": {"tripped": tripped}, "dark_pixel_fraction": {"tripped": False}},
-    }
+    return evaluation_with(
+        [base + offset + deviation for base, deviation in zip(BASE_REWARDS, noise, strict=True)],
+        epoch=epoch,
+        ratio_low=ratio_low,
+        monitors={"edge_density": _monitor(tripped), "dark_pixel_fraction": _monitor(False)},
+    )
+
+
+def _monitor(tripped: bool) -> MonitorReading:
+    return MonitorReading(value=0.0, base=0.0, change=0.0, limit=1.0, tripped=tripped)
 
 
 def candidate_of(folder: Path, run_id: str, gain: float, *, digest: str = "e1", **evaluation: Any) -> Candidate:
     """A candidate whose policy is a line of text."""
     record = evaluation_of(gain, **evaluation)
-    target = folder / run_id / str(record["epoch"])
+    target = folder / run_id / str(record.epoch)
     with writing_folder(target, producer={"step": "promote", "run": run_id}) as partial:
         (partial / "weights.bin").write_text(f"{run_id} {gain}")
-        (partial / "evaluation.json").write_text(json.dumps(record))
-    return Candidate(run_id=run_id, epoch=record["epoch"], folder=target, evaluation=record, evaluation_digest=digest)
+        record.write(partial / "evaluation.json")
+    return Candidate(run_id=run_id, epoch=record.epoch, folder=target, evaluation=record, evaluation_digest=digest)
 
 
 def put_forward(
@@ -55,7 +60,7 @@ def put_forward(
         storage,
         experiment,
         candidate,
-        base_evaluation={"rewards": BASE_REWARDS},
+        base_rewards=BASE_REWARDS,
         known_incumbents=known or {},
         diversity_floor=0.9,
         confidence=0.95,

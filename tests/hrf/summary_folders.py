@@ -36,9 +36,14 @@ def write_grid(
     grid.save(path)
 
 
+def ends(value: float, half_width: float) -> dict[str, float]:
+    """An interval."""
+    return {"value": value, "low": value - half_width, "high": value + half_width}
+
+
 def around(value: float, half_width: float) -> dict[str, float]:
-    """An interval record."""
-    return {"value": value, "low": value - half_width, "high": value + half_width, "standard_error": half_width / 1.96}
+    """An estimate with its standard error."""
+    return {**ends(value, half_width), "standard_error": half_width / 1.96}
 
 
 def evaluation(epoch: int, *, gain: float, ratio: float, spent: int) -> dict[str, Any]:
@@ -64,8 +69,8 @@ def evaluation(epoch: int, *, gain: float, ratio: float, spent: int) -> dict[str
         "held_out_reward": {"name": "classifier", **around(0.93 - 0.05 * gain, 0.02)},
         "held_out_reward_vs_base": around(-0.05 * gain, 0.011 if gain else 0.0),
         "diversity": {
-            "vendi_order2": around(3.78 * ratio, 0.2),
-            "vendi_order2_ratio": around(ratio, 0.035 if gain else 0.0),
+            "vendi_order2": ends(3.78 * ratio, 0.2),
+            "vendi_order2_ratio": ends(ratio, 0.035 if gain else 0.0),
             "vendi_order1": 5.4 * ratio,
             "mean_pairwise_distance": 0.72 * ratio,
             "features": "classifier",
@@ -125,14 +130,12 @@ def decision(epoch: int, outcome: str, *, gain: float, ratio: float, previous: s
     """A decision record as `promote` writes it."""
     is_kept = ratio - 0.035 > 0.9
     return {
+        **candidate(epoch),
         "outcome": outcome,
-        "candidate_id": f"run-7/epoch-{epoch:04d}",
         "incumbent_id": previous,
         "reward_vs_incumbent": around(gain, 0.0123),
         "confidence": 0.95,
-        "candidate_digest": f"{epoch:02x}" * 32,
-        "evaluation_digest": "cd" * 32,
-        "diversity_ratio": around(ratio, 0.035),
+        "diversity_ratio": ends(ratio, 0.035),
         "diversity_floor": 0.9,
         "monitors_tripped": [],
         "checks": [
@@ -146,7 +149,19 @@ def decision(epoch: int, outcome: str, *, gain: float, ratio: float, previous: s
         ],
         "reasons": [] if is_kept else [f"diversity: the lower bound {ratio - 0.035:.3f} is not above the floor 0.900"],
         "attempts": 1,
-        "sequence": epoch if outcome == "promoted" else None,
+        "sequence": epoch + 1 if outcome == "promoted" else None,
+    }
+
+
+def candidate(epoch: int) -> dict[str, Any]:
+    """What a decision and a promotion say of their candidate."""
+    return {
+        "candidate_id": f"run-7/epoch-{epoch:04d}",
+        "run_id": "run-7",
+        "epoch": epoch,
+        "candidate_key": f"avatars/candidates/run-7/epoch-{epoch:04d}",
+        "candidate_digest": f"{epoch:02x}" * 32,
+        "evaluation_digest": "cd" * 32,
         "time": f"2026-03-0{epoch + 1}T10:20:30+00:00",
     }
 
@@ -182,6 +197,7 @@ def summary_record(
                 "update": update(epoch, spent=spent, window=None if method == "noise" else (10, 19)),
                 "evaluation": measured,
                 "decision": None if measured is None else decided,
+                "steering": None,
             }
         )
     return {
@@ -197,7 +213,12 @@ def summary_record(
         "config": {**copy.deepcopy(CONFIG), "starts": {"kind": method, "schedule": "fixed"}},
         "base": evaluation(-1, gain=0.0, ratio=1.0, spent=0),
         "epochs": epochs,
-        "promoted": {"sequence": 1, "candidate_id": "run-7/epoch-0001", "policy_digest": "ab" * 32},
+        "promoted": {
+            **candidate(1),
+            "sequence": 2,
+            "previous": "run-7/epoch-0000",
+            "decision": decision(1, "promoted", gain=0.09, ratio=0.946, previous="run-7/epoch-0000"),
+        },
         "versions": {"hrf": "0.1.0", "torch": "2.13.0", "pillow": "13.0.0"},
         "totals": {"seconds": 174.5, "num_evaluations": 61_760},
     }
@@ -224,7 +245,7 @@ def stripped(record: dict[str, Any]) -> dict[str, Any]:
             measured[key] = None
         measured["fidelity"]["classifier_inception_score"] = None
         measured["diversity"]["features"] = "pixels"
-        measured["monitors"]["unrecognised_fraction"] = None
+        del measured["monitors"]["unrecognised_fraction"]
     for entry in record["epochs"]:
         entry["update"] = {**entry["update"], "window": None, "updates": [], "grad_norm_by_step": {}, "seconds": {}}
         entry["decision"] = None

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hrf.errors import NumericalError
-from hrf.networks.classifier import UNRECOGNISED, ImageClassifier, reinitialise
+from hrf.networks.classifier import ImageClassifier, reinitialise
+from hrf.networks.labels import UNRECOGNISED
 from hrf.seeds import derive_seed
 from tools.base_model import outliers
 from tools.base_model.dataset import STYLES, LabelledImages

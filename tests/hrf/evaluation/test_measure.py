@@ -18,6 +18,7 @@ from hrf.core.diversity import coverage_density, frechet_distance, vendi_order2_
 from hrf.errors import ArtifactError, NumericalError
 from hrf.evaluation.measure import Measured, evaluation_record, measure
 from hrf.evaluation.measured import mode_entropy, mode_histogram
+from hrf.evaluation.record import Estimate, EvaluationRecord, Fidelity, Interval, MonitorReading
 from hrf.networks.classifier import ImageClassifier, reinitialise
 from hrf.networks.features import build_embedder
 from hrf.rewards import CheckedReward
@@ -55,7 +56,7 @@ def measured(images: NDArray[np.float32], classifier: ImageClassifier, held_out:
     )
 
 
-def record(candidate: Measured, base: Measured, **changes: Any) -> dict[str, Any]:
+def record(candidate: Measured, base: Measured, **changes: Any) -> EvaluationRecord:
     arguments = {"settings": SETTINGS, "limits": Monitors(), "epoch": 3, "num_evaluations": 1234, **changes}
     return evaluation_record(candidate, base, **arguments)
 
@@ -77,15 +78,15 @@ def test_measurements_belong_to_their_image(classifier: ImageClassifier) -> None
 def test_the_record_of_the_base_itself_shows_no_difference(classifier: ImageClassifier) -> None:
     base = measured(pictures(0), classifier)
     made = record(base, base)
-    nothing = {"value": 0.0, "low": 0.0, "high": 0.0, "standard_error": 0.0}
-    assert made["reward_vs_base"] == made["held_out_reward_vs_base"] == nothing
-    assert made["diversity"]["vendi_order2_ratio"] == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert (made["fidelity"]["coverage"], made["fidelity"]["density"]) == (1.0, 1.0)
-    assert made["fidelity"]["classifier_frechet_distance"] == pytest.approx(0.0, abs=1e-9)
-    assert {name: reading["change"] for name, reading in made["monitors"].items()} == dict.fromkeys(
+    nothing = Estimate(value=0.0, low=0.0, high=0.0, standard_error=0.0)
+    assert made.reward_vs_base == made.held_out_reward_vs_base == nothing
+    assert made.diversity.vendi_order2_ratio == Interval(value=1.0, low=1.0, high=1.0)
+    assert (made.fidelity.coverage, made.fidelity.density) == (1.0, 1.0)
+    assert made.fidelity.classifier_frechet_distance == pytest.approx(0.0, abs=1e-9)
+    assert {name: reading.change for name, reading in made.monitors.items()} == dict.fromkeys(
         Monitors.model_fields, 0.0
     )
-    assert not any(reading["tripped"] for reading in made["monitors"].values())
+    assert not any(reading.tripped for reading in made.monitors.values())
 
 
 def test_the_record_holds_the_metrics_of_candidate_against_base(classifier: ImageClassifier) -> None:
@@ -93,45 +94,48 @@ def test_the_record_holds_the_metrics_of_candidate_against_base(classifier: Imag
     base, candidate = measured(pictures(0), classifier), measured(np.minimum(pictures(0) + 0.1, 1), classifier)
     made = record(candidate, base)
     paired = stats.ttest_rel(candidate.rewards, base.rewards).confidence_interval(0.95)
-    assert made["reward_vs_base"]["low"] == pytest.approx(paired.low)
-    assert made["reward_vs_base"]["low"] > 0.0
-    assert made["reward"]["name"] == "brightness"
-    assert made["reward"]["value"] == pytest.approx(candidate.rewards.mean())
-    assert made["reward"]["standard_error"] == pytest.approx(stats.sem(candidate.rewards))
-    assert made["held_out_reward"]["value"] == pytest.approx(candidate.held_out_rewards.mean())
-    assert made["held_out_reward_vs_base"]["value"] > 0.0
+    assert made.reward_vs_base.low == pytest.approx(paired.low)
+    assert made.reward_vs_base.low > 0.0
+    assert made.reward.name == "brightness"
+    assert made.reward.value == pytest.approx(candidate.rewards.mean())
+    assert made.reward.standard_error == pytest.approx(stats.sem(candidate.rewards))
+    assert made.held_out_reward.value == pytest.approx(candidate.held_out_rewards.mean())
+    assert made.held_out_reward_vs_base.value > 0.0
     features, base_features = torch.from_numpy(candidate.features), torch.from_numpy(base.features)
     ratio = vendi_order2_ratio_interval(features, base_features)
-    assert made["diversity"]["vendi_order2_ratio"] == {"value": ratio.value, "low": ratio.low, "high": ratio.high}
-    assert made["diversity"]["vendi_order1"] == vendi_score(features)
-    fidelity = made["fidelity"]
-    assert (fidelity["coverage"], fidelity["density"]) == coverage_density(features, base_features)
-    assert fidelity["classifier_frechet_distance"] == frechet_distance(features, base_features)
-    assert made["rewards"] == candidate.rewards.tolist()
-    assert (made["epoch"], made["num_samples"], made["num_evaluations"]) == (3, COUNT, 1234)
+    assert made.diversity.vendi_order2_ratio == Interval(value=ratio.value, low=ratio.low, high=ratio.high)
+    assert made.diversity.vendi_order1 == vendi_score(features)
+    fidelity = made.fidelity
+    assert (fidelity.coverage, fidelity.density) == coverage_density(features, base_features)
+    assert fidelity.classifier_frechet_distance == frechet_distance(features, base_features)
+    assert made.rewards == candidate.rewards.tolist()
+    assert (made.epoch, made.num_samples, made.num_evaluations) == (3, COUNT, 1234)
 
 
 def test_a_record_is_plain_json(classifier: ImageClassifier) -> None:
     made = record(measured(pictures(1), classifier), measured(pictures(0), classifier))
-    assert json.loads(json.dumps(made, allow_nan=False)) == made
+    assert EvaluationRecord.parse(json.loads(json.dumps(made.as_json(), allow_nan=False)), "here") == made
+    assert list(made.as_json()["reward"]) == ["name", "value", "low", "high", "standard_error"]
+    assert {"prompts", "by_prompt"}.isdisjoint(made.as_json())
+    assert "across_prompts_vendi_order2" not in made.as_json()["diversity"]
 
 
 def test_a_collapsed_candidate_shows_in_diversity_and_modes(classifier: ImageClassifier) -> None:
     base = measured(pictures(0), classifier)
     collapsed = measured(np.repeat(pictures(0)[:1], COUNT, axis=0), classifier)
     made = record(collapsed, base)
-    assert made["diversity"]["vendi_order2"]["value"] == pytest.approx(1.0)
-    assert made["diversity"]["mean_pairwise_distance"] == pytest.approx(0.0, abs=1e-12)
-    assert made["diversity"]["vendi_order2_ratio"]["high"] < 1.0
-    assert made["fidelity"]["coverage"] < 0.5
-    assert max(made["modes"].values()) == COUNT
-    assert made["mode_entropy"] in (0.0, None)
+    assert made.diversity.vendi_order2.value == pytest.approx(1.0)
+    assert made.diversity.mean_pairwise_distance == pytest.approx(0.0, abs=1e-12)
+    assert made.diversity.vendi_order2_ratio.high < 1.0
+    assert made.fidelity.coverage < 0.5
+    assert max(made.modes.values()) == COUNT
+    assert made.mode_entropy in (0.0, None)
 
 
 def test_a_blackened_candidate_trips_the_monitors(classifier: ImageClassifier) -> None:
     images = pictures(0)
     made = record(measured(images * np.float32(0.05), classifier), measured(images, classifier))
-    tripped = {name for name, reading in made["monitors"].items() if reading["tripped"]}
+    tripped = {name for name, reading in made.monitors.items() if reading.tripped}
     assert {"dark_pixel_fraction", "edge_density", "colour_entropy"} <= tripped
 
 
@@ -140,14 +144,14 @@ def test_a_tint_turns_the_hue_of_all_images_together(classifier: ImageClassifier
     images = pictures(0)
     turned = images[:, [2, 0, 1]]  # what was red is green, and so on: 120 degrees
     base, candidate = measured(images, classifier), measured(turned, classifier)
-    monitors = record(candidate, base, limits=Monitors(mean_hue=119))["monitors"]
+    monitors = record(candidate, base, limits=Monitors(mean_hue=119)).monitors
     red, green, blue = images.astype(float).transpose(1, 0, 2, 3).reshape(3, -1)
     hues, saturations, _ = np.array([colorsys.rgb_to_hsv(*pixel) for pixel in zip(red, green, blue, strict=True)]).T
     mean = stats.circmean(np.repeat(hues, np.rint(500 * saturations).astype(int)), high=1.0)
-    assert monitors["mean_hue"]["base"] == pytest.approx(360 * mean, abs=1.0)
-    assert monitors["mean_hue"]["change"] == pytest.approx(120.0)
-    assert monitors["mean_hue"]["tripped"]
-    assert monitors["photographic_variance"]["value"] != monitors["photographic_variance"]["base"]  # luma changed
+    assert monitors["mean_hue"].base == pytest.approx(360 * mean, abs=1.0)
+    assert monitors["mean_hue"].change == pytest.approx(120.0)
+    assert monitors["mean_hue"].tripped
+    assert monitors["photographic_variance"].value != monitors["photographic_variance"].base  # luma changed
     assert np.ptp(candidate.exposures[:, :2] - base.exposures[:, :2]) < 1e-9
 
 
@@ -156,20 +160,20 @@ def test_a_candidate_that_goes_grey_has_no_hue_and_exceeds_any_limit_of_it(class
     base = measured(pictures(0), classifier)
     grey = measured(np.repeat(pictures(0)[:, :1], 3, axis=1), classifier)
     unlimited, limited = (record(grey, base, limits=Monitors(mean_hue=limit)) for limit in (None, 90.0))
-    lost = {"value": None, "base": unlimited["monitors"]["mean_hue"]["base"], "change": None}
-    assert unlimited["monitors"]["mean_hue"] == {**lost, "limit": None, "tripped": False}
-    assert limited["monitors"]["mean_hue"] == {**lost, "limit": 90.0, "tripped": True}
+    lost = {"value": None, "base": unlimited.monitors["mean_hue"].base, "change": None}
+    assert unlimited.monitors["mean_hue"] == MonitorReading(**lost, limit=None, tripped=False)
+    assert limited.monitors["mean_hue"] == MonitorReading(**lost, limit=90.0, tripped=True)
     assert {"mean_hue", "hue_shift"}.isdisjoint(evaluation_metrics(limited))
-    assert not record(base, grey, limits=Monitors(mean_hue=90.0))["monitors"]["mean_hue"]["tripped"]
+    assert not record(base, grey, limits=Monitors(mean_hue=90.0)).monitors["mean_hue"].tripped
     assert evaluation_metrics(record(base, base))["hue_shift"] == 0.0
 
 
 def test_images_that_are_exposed_alike_lose_photographic_variance(classifier: ImageClassifier) -> None:
     base = measured(pictures(0), classifier)
     alike = measured(np.repeat(pictures(0)[:1], COUNT, axis=0), classifier)
-    reading = record(alike, base, limits=Monitors(photographic_variance=0.9))["monitors"]["photographic_variance"]
-    assert reading["change"] == pytest.approx(-1.0)
-    assert reading["tripped"]
+    reading = record(alike, base, limits=Monitors(photographic_variance=0.9)).monitors["photographic_variance"]
+    assert reading.change == pytest.approx(-1.0)
+    assert reading.tripped
 
 
 def test_modes_are_counted_and_nonsense_is_no_mode(classifier: ImageClassifier) -> None:
@@ -177,11 +181,11 @@ def test_modes_are_counted_and_nonsense_is_no_mode(classifier: ImageClassifier) 
     base = with_modes(measured(pictures(0), classifier), [0] * 20 + [1] * 20)
     candidate = with_modes(base, [0] * 15 + [1] * 5 + [2] * 20)
     made = record(candidate, base)
-    assert made["modes"] == {"cat": 15, "dog": 5, "unrecognised": 20}
-    assert made["mode_entropy"] == pytest.approx(stats.entropy([0.75, 0.25]))
-    assert made["mean_confidence"] == pytest.approx(0.8)
-    assert made["monitors"]["unrecognised_fraction"]["change"] == 0.5
-    assert made["monitors"]["unrecognised_fraction"]["tripped"]
+    assert made.modes == {"cat": 15, "dog": 5, "unrecognised": 20}
+    assert made.mode_entropy == pytest.approx(stats.entropy([0.75, 0.25]))
+    assert made.mean_confidence == pytest.approx(0.8)
+    assert made.monitors["unrecognised_fraction"].change == 0.5
+    assert made.monitors["unrecognised_fraction"].tripped
     assert mode_entropy(base) == pytest.approx(math.log(2))
 
 
@@ -201,16 +205,13 @@ def test_what_was_not_measured_is_none(classifier: ImageClassifier) -> None:
         classifier=None,
     )
     made = record(few, few, settings=settings, limits=Monitors(unrecognised_fraction=None))
-    assert made["held_out_reward"] is made["held_out_reward_vs_base"] is None
-    assert made["modes"] is made["mode_entropy"] is made["mean_confidence"] is None
-    assert made["fidelity"] == {
-        "coverage": 1.0,
-        "density": 1.0,
-        "classifier_frechet_distance": None,
-        "classifier_inception_score": None,
-    }
-    assert made["diversity"]["features"] == "pixels"
-    assert set(made["monitors"]) == set(Monitors.model_fields) - {"unrecognised_fraction"}
+    assert made.held_out_reward is made.held_out_reward_vs_base is None
+    assert made.modes is made.mode_entropy is made.mean_confidence is None
+    assert made.fidelity == Fidelity(
+        coverage=1.0, density=1.0, classifier_frechet_distance=None, classifier_inception_score=None
+    )
+    assert made.diversity.features == "pixels"
+    assert set(made.monitors) == set(Monitors.model_fields) - {"unrecognised_fraction"}
     assert mode_histogram(few) is None
 
 

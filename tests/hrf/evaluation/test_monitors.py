@@ -24,6 +24,7 @@ from hrf.evaluation.monitors import (
     read_monitor,
     saturation_value_contrast,
 )
+from hrf.evaluation.record import MonitorReading
 
 MEASURES = (dark_pixel_fraction, edge_density, colour_entropy, hue_vectors, saturation_value_contrast)
 
@@ -99,7 +100,7 @@ def hue_of(images: NDArray[np.float32]) -> float | None:
 
 
 def turn(value: float | None, base: float | None) -> float:
-    change = read_monitor("mean_hue", value=value, base=base, limit=None)["change"]
+    change = read_monitor("mean_hue", value=value, base=base, limit=None).change
     assert change is not None
     return change
 
@@ -142,9 +143,9 @@ def test_a_turn_takes_the_shorter_way_round() -> None:
     assert turn(359.0, 1.0) == pytest.approx(-2.0)
     assert turn(190.0, 350.0) == pytest.approx(-160.0)
     reading = read_monitor("mean_hue", value=359.0, base=1.0, limit=2.5)
-    assert reading["tripped"] is False
-    assert read_monitor("mean_hue", value=358.0, base=1.0, limit=2.5)["tripped"] is True
-    assert read_monitor("mean_hue", value=4.0, base=1.0, limit=2.5)["tripped"] is True
+    assert reading.tripped is False
+    assert read_monitor("mean_hue", value=358.0, base=1.0, limit=2.5).tripped is True
+    assert read_monitor("mean_hue", value=4.0, base=1.0, limit=2.5).tripped is True
 
 
 @pytest.mark.parametrize(
@@ -158,10 +159,10 @@ def test_what_has_no_hue_has_none_and_not_zero(images: NDArray[np.float32]) -> N
 
 def test_a_statistic_that_is_missing_is_nothing_to_compare_and_lost_hue_exceeds_every_limit() -> None:
     missing = read_monitor("mean_hue", value=None, base=None, limit=1.0)
-    assert missing == {"value": None, "base": None, "change": None, "limit": 1.0, "tripped": False}
-    assert read_monitor("mean_hue", value=30.0, base=None, limit=1.0)["tripped"] is False
-    assert read_monitor("mean_hue", value=None, base=30.0, limit=179.0)["tripped"] is True
-    assert read_monitor("mean_hue", value=None, base=30.0, limit=None)["tripped"] is False
+    assert missing == MonitorReading(value=None, base=None, change=None, limit=1.0, tripped=False)
+    assert read_monitor("mean_hue", value=30.0, base=None, limit=1.0).tripped is False
+    assert read_monitor("mean_hue", value=None, base=30.0, limit=179.0).tripped is True
+    assert read_monitor("mean_hue", value=None, base=30.0, limit=None).tripped is False
     for name in set(MONITORS) - {"mean_hue"}:
         with pytest.raises(ValueError, match="expected finite statistics"):
             read_monitor(name, value=None, base=0.5, limit=None)
@@ -265,26 +266,26 @@ def test_what_is_no_set_of_images_is_refused(measure: object, images: NDArray[np
 def test_a_monitor_trips_beyond_its_limit_in_its_own_direction(name: str, value: float, tripped: bool) -> None:
     """Base 0.5, limit 0.1: a tenth of the base where the change is relative. Kills: a turned or missing direction."""
     reading = read_monitor(name, value=value, base=0.5, limit=0.1)
-    assert reading["tripped"] is tripped
+    assert reading.tripped is tripped
 
 
 def test_a_change_is_signed_and_in_the_monitors_unit() -> None:
     absolute = read_monitor("colour_entropy", value=3.0, base=4.0, limit=0.5)
     relative = read_monitor("edge_density", value=0.3, base=0.4, limit=0.5)
-    assert absolute == {"value": 3.0, "base": 4.0, "change": -1.0, "limit": 0.5, "tripped": True}
-    assert relative["change"] == pytest.approx(-0.25)
-    assert not relative["tripped"]
+    assert absolute == MonitorReading(value=3.0, base=4.0, change=-1.0, limit=0.5, tripped=True)
+    assert relative.change == pytest.approx(-0.25)
+    assert not relative.tripped
 
 
 def test_a_monitor_without_a_limit_reports_and_never_trips() -> None:
-    assert read_monitor("dark_pixel_fraction", value=1.0, base=0.0, limit=None)["tripped"] is False
+    assert read_monitor("dark_pixel_fraction", value=1.0, base=0.0, limit=None).tripped is False
 
 
 @pytest.mark.parametrize("name", MONITORS)
 def test_no_change_trips_nothing(name: str) -> None:
     for value in (0.0, 0.3):
         reading = read_monitor(name, value=value, base=value, limit=1e-9)
-        assert (reading["change"], reading["tripped"]) == (0.0, False)
+        assert (reading.change, reading.tripped) == (0.0, False)
 
 
 def test_a_relative_change_from_nothing_is_refused() -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner
 
+from benchmarks.made_up import evaluation_of
 from hrf.errors import ArtifactError
 from hrf.promotion.chain import read_chain
 from hrf.promotion.protocol import Candidate, history
@@ -63,8 +64,9 @@ def begin(storage: Storage, run_id: str, minute: int = 0, *, started_from: str |
 
 def finish(storage: Storage, run_id: str) -> None:
     """What a run's last step but one leaves: its summary."""
-    parts = {name: {} for name in ("config", "base", "versions", "totals")}
-    records(storage, run_id).write_summary(RunSummary(run={"run_id": run_id}, epochs=[], promoted=None, **parts))
+    parts = {name: {} for name in ("config", "versions", "totals")}
+    summary = RunSummary(run={"run_id": run_id}, base=evaluation_of([0.0] * 4), epochs=[], promoted=None, **parts)
+    records(storage, run_id).write_summary(summary)
 
 
 def runs_of(chain: dict[str, Any]) -> dict[str, dict[str, Any]]:

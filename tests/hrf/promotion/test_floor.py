@@ -1,6 +1,5 @@
 """The rule of a diversity floor: what it never does, that it ends, and what it wins in a simulation."""
 
-from dataclasses import replace
 from itertools import pairwise
 from statistics import fmean
 
@@ -21,7 +20,9 @@ def decisions(readings, *, switch_step=3, last_step=17, floor=0.9):
     """All decisions until the run stops."""
     state, made = Steering(switch_step=switch_step), []
     for number, reading in enumerate(readings):
-        made.append(steer(state, replace(reading, candidate=f"run/{number}"), floor=floor, last_step=last_step))
+        made.append(
+            steer(state, reading.model_copy(update={"candidate": f"run/{number}"}), floor=floor, last_step=last_step)
+        )
         state = made[-1].steering
         if state.stopped:
             break
@@ -127,7 +128,10 @@ def test_a_run_that_starts_from_a_policy_keeps_it_if_it_is_sound():
     good, bad = Reading(bound=0.95, reward=0.1, candidate="a/1"), Reading(bound=0.85, reward=0.2, candidate="a/2")
     assert Steering.start(good, switch_step=2, floor=0.9).kept == good
     assert Steering.start(bad, switch_step=2, floor=0.9).kept == BASE
-    assert Steering.start(replace(good, monitors_tripped=("edge_density",)), switch_step=2, floor=0.9).kept == BASE
+    assert (
+        Steering.start(good.model_copy(update={"monitors_tripped": ("edge_density",)}), switch_step=2, floor=0.9).kept
+        == BASE
+    )
 
 
 def test_a_run_that_has_stopped_is_not_steered_and_no_reading_is_no_decision():

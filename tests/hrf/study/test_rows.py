@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from hrf.evaluation.record import EvaluationRecord
+from hrf.promotion.floor import Reading, Steering, SteeringDecision
+from hrf.promotion.records import HistoryEntry
 from hrf.study.plan import Control, StudyRun
 from hrf.study.rows import Measured, keep_decisions, rows_of
 from tests.hrf.study.studies import study
@@ -13,8 +16,9 @@ from tests.hrf.summary_folders import decision, evaluation, update
 
 def steering(switch_step: int) -> dict[str, Any]:
     """What a floor said after a measurement."""
-    about = {"action": "tighten", "reason": "near", "reading": {"bound": 0.96, "reward": 0.1}}
-    return {**about, "steering": {"switch_step": switch_step, "rate_scale": 0.5}}
+    state = Steering(switch_step=switch_step, rate_scale=0.5)
+    reading = Reading(bound=0.96, reward=0.1)
+    return SteeringDecision(action="tighten", reason="near", reading=reading, floor=0.9, steering=state).as_json()
 
 
 def measured(*moved_to: int) -> Measured:
@@ -24,21 +28,25 @@ def measured(*moved_to: int) -> Measured:
         looked = epoch % 2 == 1
         point = epoch // 2
         epochs.append(
-            {
-                "epoch": epoch,
-                "update": update(epoch, spent=100 * (epoch + 1)),
-                "evaluation": evaluation(epoch, gain=0.1 * epoch, ratio=0.97, spent=100 * (epoch + 1))
-                if looked
-                else None,
-                "decision": decision(
-                    epoch, ("rejected", "promoted", "lost")[point], gain=0.1, ratio=0.97, previous=None
-                )
-                if looked
-                else None,
-                "steering": steering(moved_to[point]) if looked and point < len(moved_to) else None,
-            }
+            HistoryEntry.parse(
+                {
+                    "epoch": epoch,
+                    "update": update(epoch, spent=100 * (epoch + 1)),
+                    "evaluation": evaluation(epoch, gain=0.1 * epoch, ratio=0.97, spent=100 * (epoch + 1))
+                    if looked
+                    else None,
+                    "decision": decision(
+                        epoch, ("rejected", "promoted", "lost")[point], gain=0.1, ratio=0.97, previous=None
+                    )
+                    if looked
+                    else None,
+                    "steering": steering(moved_to[point]) if looked and point < len(moved_to) else None,
+                },
+                "here",
+            )
         )
-    return Measured(base=evaluation(-1, gain=0.0, ratio=1.0, spent=0), epochs=epochs)
+    base = EvaluationRecord.parse(evaluation(-1, gain=0.0, ratio=1.0, spent=0), "here")
+    return Measured(base=base, epochs=epochs)
 
 
 def run(floor: float | None, **control: Any) -> StudyRun:

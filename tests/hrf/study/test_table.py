@@ -3,39 +3,41 @@
 import pandas as pd
 import pytest
 
+from benchmarks.made_up import evaluation_of
 from hrf.errors import ArtifactError
+from hrf.evaluation.record import Estimate, EvaluationRecord, MonitorReading, NamedEstimate
 from hrf.study.table import COLUMNS, TABLE_CSV, TABLE_PARQUET, frame_of, read_table, row, short_digest, write_table
 from tests.hrf.study.studies import study
 
 CONFIG = study().config("ddpo", "small", 7)
-INTERVAL = {"value": 0.1 + 0.2, "low": 1 / 3, "high": 2 / 3}
+INTERVAL = Estimate(value=0.1 + 0.2, low=1 / 3, high=2 / 3, standard_error=0.1)
 
 
-def evaluation(**changes) -> dict:
-    """An evaluation record with numbers that decimal digits do not hold exactly."""
-    monitor = {"value": 1 / 7, "tripped": False}
-    return {
-        "epoch": 4,
-        "num_evaluations": 1234,
-        "reward": INTERVAL,
-        "reward_vs_base": INTERVAL,
-        "diversity": {
-            "vendi_order2": INTERVAL,
-            "vendi_order2_ratio": INTERVAL,
-            "vendi_order1": 2 / 7,
-            "mean_pairwise_distance": 3 / 7,
-        },
-        "fidelity": {"coverage": 4 / 7, "density": 5 / 7},
-        "mode_entropy": 6 / 7,
-        "modes": {"pixel-art": 3, "unrecognised": 1},
-        "monitors": {
-            "dark_pixel_fraction": monitor,
-            "edge_density": {**monitor, "tripped": True},
-            "colour_entropy": {**monitor, "tripped": True},
-            "unrecognised_fraction": monitor,
-        },
-        **changes,
-    }
+def evaluation(**changes) -> EvaluationRecord:
+    """An evaluation with numbers that decimal digits do not hold exactly."""
+    monitor = MonitorReading(value=1 / 7, base=0.0, change=1 / 7, limit=0.1, tripped=False)
+    tripped = monitor.model_copy(update={"tripped": True})
+    made_up = evaluation_of([0.0] * 4)
+    numbers = {"vendi_order2": INTERVAL, "vendi_order2_ratio": INTERVAL, "vendi_order1": 2 / 7}
+    return made_up.model_copy(
+        update={
+            "epoch": 4,
+            "num_evaluations": 1234,
+            "reward": NamedEstimate(name="small", **dict(INTERVAL)),
+            "reward_vs_base": INTERVAL,
+            "diversity": made_up.diversity.model_copy(update={**numbers, "mean_pairwise_distance": 3 / 7}),
+            "fidelity": made_up.fidelity.model_copy(update={"coverage": 4 / 7, "density": 5 / 7}),
+            "mode_entropy": 6 / 7,
+            "modes": {"pixel-art": 3, "unrecognised": 1},
+            "monitors": {
+                "dark_pixel_fraction": monitor,
+                "edge_density": tripped,
+                "colour_entropy": tripped,
+                "unrecognised_fraction": monitor,
+            },
+            **changes,
+        }
+    )
 
 
 UPDATE = {"window": [5, 8], "updates": [{"learning_rate": 1e-4}, {"learning_rate": 5e-5}]}
