@@ -146,7 +146,7 @@ def test_the_end_of_a_rank_ends_all_and_is_told(tmp_path, how, error, said):
 def test_ranks_end_with_the_process_that_started_them(tmp_path):
     """Nobody would take what they make. Kills: a parent that is not watched."""
     code = (
-        "from hrf.processes import run_in_processes\n"
+        "from hrf.distributed.processes import run_in_processes\n"
         "from tests.hrf.shared_work import wait_for_ever\n"
         f"run_in_processes(wait_for_ever, {{'folder': {str(tmp_path)!r}}}, num_processes=2, on_gpu=False)\n"
     )
