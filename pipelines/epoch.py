@@ -60,7 +60,7 @@ def build_epoch(steps: Sequence[EpochStep], site: Site) -> Callable[..., Any] | 
 
 
 def add_training(
-    step: EpochStep, epoch_pipeline: Callable[..., Any] | None, site: Site, *, prefix: str, **inputs: Any
+    step: EpochStep, epoch_pipeline: Callable[..., Any] | None, site: Site, **inputs: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Add the training of one entry of the plan to the pipeline that is being built.
 
@@ -68,7 +68,6 @@ def add_training(
         step: The entry.
         epoch_pipeline: As `build_epoch` made it.
         site: Where the tasks run.
-        prefix: Set before the name that the UI shows.
         inputs: The run's artifacts and the current ones.
 
     Returns:
@@ -76,12 +75,12 @@ def add_training(
     """
     if step.in_one_task:
         task = site.place(train(epoch=step.first_epoch, num_epochs=step.num_epochs, **inputs), "train")
-        task.set_display_name(f"{prefix}{step.label.replace(': ', ', ')}: train")
+        task.set_display_name(f"{step.label.replace(': ', ', ')}: train")
         outputs = [task.outputs[name] for name in TRAINED]
     else:
         assert epoch_pipeline is not None
         task = epoch_pipeline(epoch=step.first_epoch, **inputs)
-        task.set_display_name(f"{prefix}{step.label}")
+        task.set_display_name(step.label)
         outputs = [task.outputs[name] for name in Trained._fields]
     return task, dict(zip(Trained._fields, outputs, strict=True))
 

@@ -130,9 +130,8 @@ def add_run(
     steps: Sequence[EpochStep],
     epoch: Callable[..., Any] | None,
     site: Site,
-    name: str = "",
     controls: Sequence[Control] = (),
-) -> Any:
+) -> None:
     """Add one whole run, from `check` to `summarize`, to the pipeline that is being built.
 
     Args:
@@ -142,31 +141,27 @@ def add_run(
         steps: The plan of its epochs.
         epoch: The sub-pipeline of a single epoch, as `build_epoch` made it.
         site: Where the tasks run.
-        name: Set before the display names, where a pipeline has several runs.
         controls: Other ways to sample what it trains, which are measured whenever it is.
-
-    Returns:
-        The output `summary` of its last task.
     """
-    prefix = f"{name}: " if name else ""
-    settled, current = _add_start(parameters, identity, config=config, site=site, prefix=prefix)
-    own = _Way(site=site, prefix=prefix, settled=settled)
+    settled, current = _add_start(parameters, identity, config=config, site=site, prefix="")
+    own = _Way(site=site, prefix="", settled=settled)
     ways = [own, *(_add_control(control, identity, base=settled["base"]) for control in controls)]
     judged: list[Any] = []
     for step in steps:
-        task, current = add_training(step, epoch, site, prefix=prefix, **settled, **current)
+        task, current = add_training(step, epoch, site, **settled, **current)
         if judged and not site.on_cluster:
             # A cluster evaluates while it goes on training. One machine does one thing at a time: the evaluation first.
             task.after(*judged)
         judged = [_add_judging(way, step, current["policy"]) for way in ways] if step.evaluated else []
         if step.steered:
             task = steer(epoch=step.last_epoch, **settled, **current, **own.history)
-            task = site.place(task, "steer", prefix=prefix)
-            task.set_display_name(f"{prefix}epoch {step.last_epoch}: steer")
+            task = site.place(task, "steer")
+            task.set_display_name(f"epoch {step.last_epoch}: steer")
             current = {key: task.outputs[output] for key, output in zip(Trained._fields, TRAINED, strict=True)}
             own.history = {"history": task.outputs["new_history"]}
-    summaries = [_add_summary(way) for way in ways]
-    return summaries[0]
+    for way in ways:
+        task = summarize(run=way.settled["run"], baseline=way.settled["baseline"], **way.history)
+        way.site.place(task, "summarize", prefix=way.prefix)
 
 
 @dataclass(kw_only=True)
@@ -235,9 +230,3 @@ def _add_judging(way: _Way, step: EpochStep, policy: Any) -> Any:
     judged.set_display_name(f"{way.prefix}epoch {step.last_epoch}: evaluate and promote")
     way.history = {"history": judged.outputs["new_history"]}
     return judged
-
-
-def _add_summary(way: _Way) -> Any:
-    """Add the end; returns its output `summary`."""
-    task = summarize(run=way.settled["run"], baseline=way.settled["baseline"], **way.history)
-    return way.site.place(task, "summarize", prefix=way.prefix).outputs["summary"]

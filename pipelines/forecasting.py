@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,22 @@ def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
     decoder = decoder_footprint(model.decoder, denoiser.sample_shape) if model.decoder else None
     schedule = noise_schedule(model.scheduler, config)
     return forecast(config, schedule, denoiser, decoder, gpu=gpu, utilisation=utilisation)
+
+
+def evaluations_by_epoch(config: Config, model_folder: Path) -> list[float]:
+    """Expected denoiser evaluations of a run after each of its epochs, its prefix pool included.
+
+    Args:
+        config: The run's configuration.
+        model_folder: Its base model, whose noise schedule says which steps are trained.
+    """
+    from hrf.planning.cost import expected_epoch_evaluations, pool_evaluations
+    from hrf.policies.components import scheduler_config
+    from hrf.policies.folders import noise_schedule
+
+    schedule = noise_schedule(scheduler_config(model_folder), config)
+    epochs = (expected_epoch_evaluations(config, schedule, epoch) for epoch in range(config.run.epochs))
+    return list(accumulate(epochs, initial=pool_evaluations(config)))[1:]
 
 
 def cluster_share(config: Config, placement: Placement) -> ClusterShare:

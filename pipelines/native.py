@@ -50,7 +50,7 @@ def kubernetes_manifest(
     version beside the old one, which schedules may be pinned to, and the same content is the same object.
 
     Args:
-        pipeline: What `hrf_pipelines.finetune.build` or `hrf_pipelines.compare.build` returns.
+        pipeline: What `hrf_pipelines.finetune.build` returns.
         name: Name of the Pipeline object.
         version: What the version is called, before the digest: what it is about and hrf's version.
         display_name: What the UI shows instead of the name.

@@ -17,7 +17,7 @@ def compile_package(pipeline: BaseComponent, menus: Mapping[str, Sequence[str]] 
     """Compile a pipeline to a package.
 
     Args:
-        pipeline: What `hrf_pipelines.finetune.build` or `hrf_pipelines.compare.build` returns.
+        pipeline: What `hrf_pipelines.finetune.build` returns.
         menus: For a package that goes to a cluster: see `finish`.
 
     Returns:

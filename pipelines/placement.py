@@ -45,7 +45,6 @@ ROLES: Mapping[str, Role] = {
     "evaluate": "reward",
     "steer": "worker",
     "summarize": "control",
-    "compare": "control",
     "report_status": "control",
 }
 #: Steps that run the model, and so need the accelerator if there is one.
@@ -114,7 +113,6 @@ class Steps(Section):
     evaluate: Resources = Resources()
     steer: Resources = Resources()
     summarize: Resources = Resources()
-    compare: Resources = Resources()
     report_status: Resources = Resources()
 
 

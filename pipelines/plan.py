@@ -54,12 +54,11 @@ class EpochStep:
         return (1 if self.in_one_task else 1 + sampling + 2) + self.evaluated + self.steered
 
 
-def plan_epochs(config: Config, *, few_tasks: bool = False, num_shards: int = 1) -> tuple[EpochStep, ...]:
+def plan_epochs(config: Config, *, num_shards: int = 1) -> tuple[EpochStep, ...]:
     """Split a run's epochs into the entries of a plan.
 
     Args:
         config: A configuration; `run.epochs_per_step: auto` counts as 1 until `settle_epochs_per_step`.
-        few_tasks: Whether to train single epochs in one task too. The numbers are the same.
         num_shards: How many tasks share an epoch's sampling.
 
     Returns:
@@ -75,7 +74,7 @@ def plan_epochs(config: Config, *, few_tasks: bool = False, num_shards: int = 1)
             EpochStep(
                 first_epoch=first,
                 num_epochs=per_step,
-                in_one_task=few_tasks or per_step > 1,
+                in_one_task=per_step > 1,
                 evaluated=due,
                 steered=due and config.diversity_floor is not None,
                 label=_label(config, first, last),

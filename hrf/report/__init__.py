@@ -1,8 +1,7 @@
-"""HTML pages of a run, of several arms, of one evaluation, and of a run's end: one file each, no outside requests."""
+"""HTML pages of a run, of one evaluation, and of a run's end: one file each, no outside requests."""
 
-from hrf.report.compare import compare_table, render_compare
 from hrf.report.run import render_run
 from hrf.report.status import render_status
 from hrf.report.step_view import render_evaluation
 
-__all__ = ["compare_table", "render_compare", "render_evaluation", "render_run", "render_status"]
+__all__ = ["render_evaluation", "render_run", "render_status"]

@@ -1,19 +1,16 @@
-"""The charts of a report, made from one run or from several arms."""
+"""The charts of a report, made from one run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from statistics import median
 
-from markupsafe import Markup
-
 from hrf.networks.labels import UNRECOGNISED
 from hrf.report.charts import Axis, Bars, Point, Rule, Series, bar_chart, legend, line_chart
-from hrf.report.formatting import count, interval, number, reward_unit, significant, with_unit
+from hrf.report.formatting import interval, number, reward_unit, significant, with_unit
 from hrf.report.page import Figure
 from hrf.report.summary import EpochUpdate, Evaluation, Interval, OptimizerUpdate, Summary
 
-Arm = tuple[str, Summary]
 BASE = "base"
 NOT_EVALUATED = "No epoch was evaluated."
 
@@ -27,14 +24,11 @@ def _point(x: float, estimate: Interval, *, text: str) -> Point:
     return Point(x=x, y=estimate.value, y_range=(estimate.low, estimate.high), text=text)
 
 
-def _history(summary: Summary) -> list[tuple[str, float, float | None, Evaluation]]:
-    """(name, place on the epoch axis, denoiser evaluations, evaluation) of the base and of every evaluated epoch."""
+def _history(summary: Summary) -> list[tuple[str, float, Evaluation]]:
+    """(name, place on the epoch axis, evaluation) of the base and of every evaluated epoch."""
     places = {id(entry): float(index + 1) for index, entry in enumerate(summary.epochs)}
-    tuned = [
-        (f"epoch {entry.epoch}", places[id(entry)], summary.num_evaluations_after(entry), evaluation)
-        for entry, evaluation in summary.evaluated
-    ]
-    return [(BASE, 0.0, 0, summary.base), *tuned]
+    tuned = [(f"epoch {entry.epoch}", places[id(entry)], evaluation) for entry, evaluation in summary.evaluated]
+    return [(BASE, 0.0, summary.base), *tuned]
 
 
 def _epoch_axis(summary: Summary) -> Axis:
@@ -54,7 +48,7 @@ def per_epoch(
 ) -> Figure:
     """One quantity with its interval against the epoch, the base first."""
     points = []
-    for name, place, _, evaluation in _history(summary):
+    for name, place, evaluation in _history(summary):
         estimate = quantity(evaluation)
         if estimate is not None:
             points.append(_point(place, estimate, text=f"{name}: {interval(estimate, decimals)}"))
@@ -65,79 +59,32 @@ def per_epoch(
     return Figure(title=title, chart=drawn, note=note, absent=NOT_EVALUATED)
 
 
-def arm_legend(arms: Sequence[Arm]) -> Markup:
-    """The key of a chart with one line per arm."""
-    return legend([(arm, colour) for colour, (arm, _) in enumerate(arms)])
-
-
-def against_evaluations(
-    arms: Sequence[Arm],
-    title: str,
-    quantity: Callable[[Evaluation], Interval],
-    *,
-    decimals: int,
-    rules: Sequence[Rule] = (),
-) -> Figure:
-    """One quantity of several arms against the denoiser work spent."""
-    all_series = []
-    for colour, (arm, summary) in enumerate(arms):
-        points = [
-            _point(
-                spent,
-                quantity(evaluation),
-                text=f"{arm}, {name}, {count(spent)} evaluations: {interval(quantity(evaluation), decimals)}",
+def plane(summary: Summary, floor: float | None, *, unit: str) -> Figure:
+    """Reward gain to the right, diversity ratio upwards: the run's path from the base on."""
+    run_id, history = summary.run.run_id, _history(summary)
+    points = []
+    for index, (name, _, evaluation) in enumerate(history):
+        gain, ratio = evaluation.reward_vs_base, evaluation.diversity.vendi_order2_ratio
+        is_last = index == len(history) - 1
+        points.append(
+            Point(
+                x=gain.value,
+                y=ratio.value,
+                x_range=(gain.low, gain.high) if is_last and index else None,
+                y_range=(ratio.low, ratio.high) if is_last and index else None,
+                label=name.removeprefix("epoch ") if index == 0 or is_last or len(history) <= 8 else "",
+                text=f"{run_id}, {name}: gain {interval(gain, sign=True)}, ratio {interval(ratio, 2)}",
             )
-            for name, _, spent, evaluation in _history(summary)
-            if spent is not None
-        ]
-        all_series.append(Series(name=arm, points=points, colour=colour))
+        )
     drawn = line_chart(
-        all_series,
-        description=f"{title} of {len(arms)} arms against denoiser evaluations; the numbers are in the tables.",
-        x=Axis(name="denoiser evaluations"),
-        rules=rules,
-    )
-    return Figure(title=title, chart=drawn, legend=arm_legend(arms))
-
-
-def plane(arms: Sequence[Arm], floor: float | None, *, unit: str) -> Figure:
-    """Reward gain to the right, diversity ratio upwards: the path of each arm from the base on."""
-    all_series = []
-    for colour, (arm, summary) in enumerate(arms):
-        history = _history(summary)
-        points = []
-        for index, (name, _, _, evaluation) in enumerate(history):
-            gain, ratio = evaluation.reward_vs_base, evaluation.diversity.vendi_order2_ratio
-            is_last = index == len(history) - 1
-            label = ""
-            if index == 0 and colour == 0:
-                label = BASE
-            elif len(arms) == 1 and (is_last or len(history) <= 8):
-                label = name.removeprefix("epoch ")
-            elif is_last and index > 0:
-                label = arm
-            points.append(
-                Point(
-                    x=gain.value,
-                    y=ratio.value,
-                    x_range=(gain.low, gain.high) if is_last and index else None,
-                    y_range=(ratio.low, ratio.high) if is_last and index else None,
-                    label=label,
-                    text=f"{arm}, {name}: gain {interval(gain, sign=True)}, ratio {interval(ratio, 2)}",
-                )
-            )
-        all_series.append(Series(name=arm, points=points, colour=colour, bars=True))
-    drawn = line_chart(
-        all_series,
-        description="Diversity ratio against reward gain, the path from the base over the epochs. "
-        + "; ".join(series.points[-1].text for series in all_series),
+        [Series(name=run_id, points=points, bars=True)],
+        description="Diversity ratio against reward gain, the path from the base over the epochs. " + points[-1].text,
         x=Axis(name=with_unit("reward gain over the base,", unit).rstrip(",")),
         y=Axis(includes=[1.0]),
         rules=floor_rules(floor, shade=True),
     )
-    key = arm_legend(arms) if len(arms) > 1 else None
     note = "Up and to the right is better; crosses are the intervals of each path's last point."
-    return Figure(title="Diversity ratio against reward gain", chart=drawn, legend=key, note=note)
+    return Figure(title="Diversity ratio against reward gain", chart=drawn, note=note)
 
 
 def modes(measured: Sequence[tuple[str, int, Evaluation]]) -> Figure:

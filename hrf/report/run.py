@@ -53,7 +53,7 @@ def render_run(summary_folder: Path) -> str:
                 rules=curves.floor_rules(floor),
                 colour=2,
             ),
-            curves.plane([(summary.run.run_id, summary)], floor, unit=unit),
+            curves.plane(summary, floor, unit=unit),
         ],
         epochs=tables.epoch_table(summary),
         modes=curves.modes(

@@ -269,22 +269,6 @@ class Summary(Record):
         return floor if floor is not None else None if margin is None else 1.0 - float(margin)
 
     @property
-    def best_within_floor(self) -> tuple[Epoch, Evaluation] | None:
-        """The evaluated epoch of highest reward among those whose diversity ratio's lower bound is above the floor.
-
-        Without a floor every epoch counts. None if no epoch qualifies.
-        """
-        floor = self.diversity_floor
-        kept = [pair for pair in self.evaluated if floor is None or pair[1].diversity.vendi_order2_ratio.low > floor]
-        return max(kept, key=lambda pair: pair[1].reward.value, default=None)
-
-    def last_within(self, budget: float) -> tuple[Epoch, Evaluation] | None:
-        """The last evaluated epoch whose denoiser work is known to be at most `budget`; None if there is none."""
-        spent = [(self.num_evaluations_after(pair[0]), pair) for pair in self.evaluated]
-        within = [pair for evaluations, pair in spent if evaluations is not None and evaluations <= budget]
-        return within[-1] if within else None
-
-    @property
     def num_evaluations(self) -> int | None:
         """Denoiser work of the whole run so far, in forward passes of one sample; None if it was not recorded."""
         counts = [self.num_evaluations_after(entry) for entry in self.epochs]

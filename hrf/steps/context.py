@@ -178,7 +178,7 @@ def _pass_on(name: str, arguments: Mapping[str, Any], outputs: Mapping[str, str]
 def _store_failure(arguments: Mapping[str, Any], failure: Mapping[str, Any]) -> None:
     """Keep a failure with the run's records: on a cluster, a step's log goes with its pod.
 
-    A step that knows no run (`fetch`, `compare`) has none, and of a storage that fails itself only the log tells.
+    A step that knows no run (`fetch`) has none, and of a storage that fails itself only the log tells.
     """
     try:
         about = arguments

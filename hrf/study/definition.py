@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from hrf.config import Config, resolve
+from hrf.config import Config, list_presets, resolve
 from hrf.config.overrides import deep_merge
 from hrf.errors import ConfigError
 from hrf.storage.schema import Count, Positive, Section, Seed
@@ -19,6 +19,15 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 """Of arms and rewards: part of file names, so lower-case letters, digits and single hyphens."""
 Values = dict[str, Any]
 """Part of a configuration, as YAML says it."""
+#: What decides how a run is measured, by section; () is all of it.
+MEASURED: Mapping[str, tuple[str, ...]] = {
+    "reward": (),
+    "model": ("source", "revision", "forward_dtype"),
+    "sampler": ("steps", "spacing"),
+    "evaluation": (),
+}
+#: Sections that a study settles itself, and what no two presets have in common.
+_SETTLED = ("description", "reward", "evaluation", "run")
 
 
 class Arm(Section):
@@ -125,6 +134,64 @@ class Study(Section):
         """
         return cls.from_mapping(parse_yaml(text, origin=origin))
 
+    @classmethod
+    def of_presets(
+        cls,
+        presets: Sequence[str],
+        *,
+        budget: int,
+        num_seeds: int,
+        rewards: Sequence[Values] = (),
+        overrides: Values | None = None,
+    ) -> Self:
+        """Presets side by side: an arm is a preset as it ships, the first one is the reference.
+
+        Args:
+            presets: Their names.
+            budget: As of a study.
+            num_seeds: The seeds are 1 to this one.
+            rewards: Configurations of rewards; by default the one that the presets have in common.
+            overrides: Laid over each of them.
+
+        Raises:
+            ConfigError: They are measured differently, so that nothing could be compared, or one can't be run.
+        """
+        if not presets or len(set(presets)) < len(presets):
+            raise ConfigError("--preset", expected="different presets", got=list(presets), fix="name each once")
+        text = dump_yaml(overrides or {})
+        configs = {preset: resolve(preset, text).to_mapping() for preset in presets}
+        reference = configs[presets[0]]
+        for preset, config in configs.items():
+            for section, fields in measured_otherwise(reference, config).items():
+                if section != "reward" or not rewards:
+                    raise ConfigError(
+                        ", ".join(f"{section}.{field}" for field in fields),
+                        expected=f"the same in {presets[0]} and {preset}",
+                        got="different values",
+                        fix="choose presets that are measured alike, or set it for all of them: --set, --reward",
+                    )
+        own_rewards = {str(reward.get("name")).replace("_", "-"): reward for reward in rewards or [reference["reward"]]}
+        if len(own_rewards) < len(rewards):
+            raise ConfigError("--reward", expected="rewards of different names", got=len(rewards), fix="name each once")
+        about = {info.name: info.description for info in list_presets()}
+        study = cls.from_mapping(
+            {
+                "description": "Presets at the same budget",
+                "preset": presets[0],
+                "overrides": overrides or {},
+                "budget": budget,
+                "seeds": list(range(1, num_seeds + 1)),
+                "rewards": own_rewards,
+                "arms": {
+                    preset: {"description": about[preset], "changes": _differences(reference, config)}
+                    for preset, config in configs.items()
+                },
+                "reference": presets[0],
+            }
+        )
+        study.check()
+        return study
+
     def to_yaml(self) -> str:
         """All values, defaults included, as YAML."""
         return dump_yaml(self.model_dump(mode="json"))
@@ -194,6 +261,27 @@ class Study(Section):
             raise ConfigError(
                 f"arm {arm}, reward {reward}: {error.field}", expected=error.expected, got=error.got, fix=error.fix
             ) from error
+
+
+def measured_otherwise(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[str]]:
+    """In what two runs are measured differently: sections of their configurations -> fields. Nothing: they compare."""
+    found = {}
+    for section, fields in MEASURED.items():
+        ours, theirs = first.get(section) or {}, other.get(section) or {}
+        # How often a run is measured is no part of how.
+        names = [name for name in fields or dict.fromkeys([*ours, *theirs]) if name != "every"]
+        if changed := [name for name in names if ours.get(name) != theirs.get(name)]:
+            found[section] = changed
+    return found
+
+
+def _differences(first: Mapping[str, Any], other: Mapping[str, Any]) -> Values:
+    """What makes the one configuration out of the other, where both have the same fields."""
+    return {
+        name: _differences(first[name], value) if isinstance(value, Mapping) and first[name] else value
+        for name, value in other.items()
+        if name not in _SETTLED and value != first[name]
+    }
 
 
 def _unknown(field: str, names: Iterable[str], known: Iterable[str]) -> Iterator[ConfigError]:

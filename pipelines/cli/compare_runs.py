@@ -49,19 +49,11 @@ def compare_runs(
 
 
 def _from_here(names: list[str], work_dir: Path) -> dict[str, RunSummary]:
-    from hrf.errors import ConfigError
     from hrf_pipelines.cli.tables import read_summary
     from hrf_pipelines.local.run_state import find_run
 
-    summaries = {}
-    for name in names:
-        folder = find_run(work_dir / "runs", name)
-        if folder.read().kind != "run":
-            raise ConfigError(
-                "runs", expected="fine-tuning runs", got=f"{name}, a comparison", fix="its own report compares its arms"
-            )
-        summaries[folder.path.name] = read_summary(folder.summary)
-    return summaries
+    folders = [find_run(work_dir / "runs", name) for name in names]
+    return {folder.path.name: read_summary(folder.summary) for folder in folders}
 
 
 def _from_cluster(names: list[str], host: str, namespace: str) -> dict[str, RunSummary]:

@@ -1,4 +1,4 @@
-"""The command `hrf`: run, compare, compile and look at fine-tuning runs.
+"""The command `hrf`: run, study, compile and look at fine-tuning runs.
 
 Exit codes: 0 done, 1 unexpected, 2 usage, 3 configuration, 4 artifact, 5 numerical, 6 storage, 7 cluster, 8 remote
 reward, 9 process, 130 interrupted.
@@ -17,7 +17,6 @@ from hrf import __version__
 from hrf.errors import HrfError
 from hrf.storage.folders import full_disk_error
 from hrf_pipelines.cli import (
-    compare,
     compare_runs,
     compiling,
     doctor,
@@ -88,7 +87,6 @@ def hrf(
 
 
 app.command("run")(run.run)
-app.command("compare")(compare.compare)
 app.command("study")(study.study)
 app.command("compile")(compiling.compile_)
 app.command("submit")(submit.submit)

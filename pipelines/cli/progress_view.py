@@ -34,7 +34,7 @@ class ProgressView:
 
     Args:
         console: Where to. On anything but a terminal there are no bars, only lines.
-        num_epochs: Epochs that the whole run trains, over all arms of a comparison.
+        num_epochs: Epochs that the whole run trains.
     """
 
     def __init__(self, console: Console, num_epochs: int) -> None:

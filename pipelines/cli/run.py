@@ -53,11 +53,10 @@ def run(
         return compile_package(build_pipeline(chosen.config, preset=chosen.preset, overrides=chosen.overrides))
 
     request = Request(
-        kind="run",
         title=chosen.title,
         experiment=experiment,
         arguments={"preset": chosen.preset, "overrides": chosen.overrides, "start_from": start_from},
-        configs={chosen.title: chosen.config},
+        config=chosen.config,
         build=build,
     )
     folder = run_here(request, work_dir, bucket, fresh=fresh)
@@ -72,7 +71,7 @@ def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> R
     from hrf_pipelines.local.runner import check_devices, execute, open_run
 
     check_name(request.experiment, "experiment")
-    check_devices(request.configs.values())
+    check_devices([request.config])
     screen = error_console()
     with object_storage(work_dir, bucket) as location:
         location.open().check()

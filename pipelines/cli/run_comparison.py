@@ -14,6 +14,7 @@ from rich.table import Table
 
 from hrf.errors import ConfigError
 from hrf.steps.summarize import closing_metrics
+from hrf.study.definition import measured_otherwise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -118,19 +119,10 @@ def difference(metric: str, first: Compared, run: Compared) -> float | None:
 def _differences(first: RunSummary, other: RunSummary) -> list[tuple[str, bool]]:
     """How two runs were measured differently: in words, and whether that is about more than the reward."""
     found = []
-    for section, fields, spoils_all in (
-        ("reward", None, False),
-        ("model", ("source", "revision", "forward_dtype"), True),
-        ("sampler", ("steps", "spacing"), True),
-        ("evaluation", None, True),
-    ):
+    for section, fields in measured_otherwise(first.config, other.config).items():
         ours, theirs = first.config.get(section) or {}, other.config.get(section) or {}
-        # How often a run is measured is no part of how.
-        names = [name for name in fields or dict.fromkeys([*ours, *theirs]) if name != "every"]
-        changed = [name for name in names if ours.get(name) != theirs.get(name)]
-        if changed:
-            shown = ", ".join(f"{section}.{name} {theirs.get(name)} (not {ours.get(name)})" for name in changed)
-            found.append((f"measured with another {section}: {shown}", spoils_all))
+        shown = ", ".join(f"{section}.{name} {theirs.get(name)} (not {ours.get(name)})" for name in fields)
+        found.append((f"measured with another {section}: {shown}", section != "reward"))
     rewards = [summary.base.reward.value for summary in (first, other)]
     # Two kinds of hardware agree this far.
     if not found and not math.isclose(*rewards, rel_tol=1e-4):

@@ -108,9 +108,7 @@ def show(
     from hrf_pipelines.local.run_state import find_run
 
     folder = find_run(work_dir / "runs", run)
-    state = folder.read()
-    has_epochs = state.kind == "run" and folder.summary.is_dir()
-    summary = read_summary(folder.summary) if has_epochs else None
+    summary = read_summary(folder.summary) if folder.summary.is_dir() else None
     lineage = trace(summary, work_dir, bucket) if summary else []
     if as_json:
         plain = summary.as_json() if summary else None

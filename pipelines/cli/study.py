@@ -21,6 +21,7 @@ from hrf_pipelines.cli.cluster_options import (
     connect,
 )
 from hrf_pipelines.cli.compiling import Placement
+from hrf_pipelines.cli.configuring import Settings
 from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console, error_console
 from hrf_pipelines.cli.run import this_command
 
@@ -48,13 +49,32 @@ class RunsFailedError(HrfError):
 
 
 def study(
-    file: Annotated[Path, typer.Argument(metavar="STUDY.yaml", help="What to compare; see the README.")],
-    budget: Annotated[str, typer.Option(metavar="NAME", help="A smaller form of it, from the file's `budgets`.")] = "",
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[STUDY.yaml]", help="What to compare: a file, or --preset.", show_default=False),
+    ] = None,
+    presets: Annotated[
+        list[str],
+        typer.Option("--preset", help="In place of a file: an arm; given several times, the reference first."),
+    ] = [],  # noqa: B006 - typer reads it, nobody changes it.
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME|N",
+            help="Of a file: a smaller form of it, from its `budgets`. With --preset: denoiser evaluations per run.",
+        ),
+    ] = "",
+    seeds: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --preset: seeds 1 to N.", show_default="2")
+    ] = None,
+    settings: Settings = [],  # noqa: B006
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder of the table and the report.", show_default=False)
     ] = None,
     arm: Annotated[list[str], typer.Option(help="Only this arm's runs; may be given several times.")] = [],  # noqa: B006
-    reward: Annotated[list[str], typer.Option(help="Only this reward's runs; likewise.")] = [],  # noqa: B006
+    reward: Annotated[
+        list[str], typer.Option(help="Only this reward's runs; likewise. With --preset: instead of the presets' own.")
+    ] = [],  # noqa: B006
     seed: Annotated[list[int], typer.Option(help="Only this seed's runs; likewise.")] = [],  # noqa: B006
     fresh: Annotated[bool, typer.Option("--fresh", help="Drop rows of runs that were changed since.")] = False,
     workers: Annotated[int, typer.Option(min=0, help="Runs at once; 0 is one for each core or GPU.")] = 0,
@@ -85,7 +105,6 @@ def study(
     _traceback: Traceback = False,
 ) -> None:
     """Train and measure arms x rewards x seeds, and compare them. Given again after a kill, it goes on where it was."""
-    from hrf.study.definition import Study
     from hrf.study.folder import StudyFolder
     from hrf.study.table import TABLE_CSV
     from hrf.study.workers import machine_for
@@ -98,11 +117,10 @@ def study(
     check_only_on_cluster(cluster, **given)
     if cluster:
         check_only_here(workers=str(workers or ""), bucket=bucket)
-    asked = Study.read(file).reduced(budget)
+    name, definition = define(file, presets, budget=budget, seeds=seeds, rewards=reward, settings=settings)
     make_work_dir(work_dir)
-    runs = plan(asked)
-    chosen = select_runs(asked, runs, arm, reward, seed)
-    name = f"{file.stem}-{budget}" if budget else file.stem
+    runs = plan(definition)
+    chosen = select_runs(definition, runs, arm, reward if file else [], seed)
     folder = StudyFolder(output or work_dir / "studies" / name)
     if cluster:
         site = reach_site(
@@ -121,7 +139,7 @@ def study(
         check_devices([run.config for run in chosen])
         machine = machine_for(chosen[0].config.model.device, workers)
     with folder.locked():
-        folder.begin(asked, runs, fresh=fresh)
+        folder.begin(definition, runs, fresh=fresh)
         if cluster:
             failed = run_there(chosen, folder, site, placement)
         else:
@@ -133,6 +151,53 @@ def study(
     console().print(f"Report:    {page}", soft_wrap=True, highlight=False)
     if failed:
         raise RunsFailedError(failed)
+
+
+def define(
+    file: Path | None,
+    presets: Sequence[str],
+    *,
+    budget: str,
+    seeds: int | None,
+    rewards: Sequence[str],
+    settings: Sequence[str],
+) -> tuple[str, Study]:
+    """The study that is asked for, and its name.
+
+    Raises:
+        ConfigError: Neither a file nor presets are given, or both, or options of the other; or it can't be run.
+    """
+    from hrf.config.overrides import from_settings
+    from hrf.storage.yaml_text import parse_yaml
+    from hrf.study.definition import Study
+
+    if file:
+        for option, given in (("--preset", presets), ("--seeds", seeds), ("--set", settings)):
+            if given:
+                raise ConfigError(
+                    option,
+                    expected="a study file or presets, not both",
+                    got=given,
+                    fix=f"leave out {file}, or {option}",
+                )
+        return f"{file.stem}-{budget}" if budget else file.stem, Study.read(file).reduced(budget)
+    if not presets:
+        raise ConfigError(
+            "STUDY.yaml", expected="a study file, or presets", got="neither", fix="name a file, or give --preset"
+        )
+    if not budget.isdecimal():
+        raise ConfigError(
+            "--budget", expected="denoiser evaluations per run", got=budget, fix="give a number, such as --budget 20000"
+        )
+    definition = Study.of_presets(
+        presets,
+        budget=int(budget),
+        num_seeds=2 if seeds is None else seeds,
+        # A name says enough of most rewards; YAML says all of any.
+        rewards=[parse_yaml(text, origin="--reward") if "{" in text else {"name": text} for text in rewards],
+        overrides=from_settings(settings),
+    )
+    return "-and-".join(presets), definition
 
 
 def run_here(
@@ -253,7 +318,7 @@ def plan(study: Study) -> list[StudyRun]:
 
     from hrf.policies.sources import fetch_model
     from hrf.study.plan import plan_runs
-    from hrf_pipelines.compare import evaluations_by_epoch
+    from hrf_pipelines.forecasting import evaluations_by_epoch
 
     model = study.config(study.reference, next(iter(study.rewards)), study.seeds[0]).model
     with tempfile.TemporaryDirectory() as scratch:

@@ -56,9 +56,8 @@ class RunState:
     """What was asked for, and how it went."""
 
     run_id: str
-    kind: Literal["run", "compare"]
     title: str
-    """The preset or file, or the presets of a comparison."""
+    """The preset or file."""
     experiment: str
     fingerprint: str
     """Digest of what was asked for: the same command finds its unfinished run by it."""
@@ -76,7 +75,7 @@ class RunState:
     """The failure of the last attempt: step, error_type, message, exit_code."""
     epochs: int = 0
     config: dict[str, Any] = field(default_factory=dict)
-    """The resolved configuration, or those of all arms by name."""
+    """The resolved configuration."""
 
 
 _STATE = TypeAdapter(RunState)

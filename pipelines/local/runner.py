@@ -13,7 +13,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any
 
 from hrf.distributed.progress import PROGRESS_FILE
 from hrf.errors import ConfigError, HrfError, StorageError
@@ -59,14 +59,13 @@ class StepFailedError(HrfError):
 class Request:
     """What a command asks to be run."""
 
-    kind: Literal["run", "compare"]
     title: str
-    """The preset, file, or presets."""
+    """The preset or file."""
     experiment: str
     arguments: Mapping[str, str]
     """The pipeline's parameters, without the storage and the run's id."""
-    configs: Mapping[str, Config]
-    """The resolved configuration, or those of all arms by name."""
+    config: Config
+    """The resolved configuration."""
     build: Callable[[], str]
     """Compiles the package; called only for a new run."""
 
@@ -77,10 +76,9 @@ class Request:
 
         return fingerprint(
             {
-                "kind": self.kind,
                 "experiment": self.experiment,
-                "configs": {name: config.digest() for name, config in self.configs.items()},
-                "inputs": {name: input_digests(config) for name, config in self.configs.items()},
+                "config": self.config.digest(),
+                "inputs": input_digests(self.config),
                 "start_from": self.arguments.get("start_from", ""),
                 "storage": location.uri,
                 "hrf_version": __version__,
@@ -147,13 +145,12 @@ def _create_run(request: Request, runs: Path, location: Location, asked: str) ->
     created = RunFolder.create(
         runs,
         package=request.build(),
-        kind=request.kind,
         title=request.title,
         experiment=request.experiment,
         fingerprint=asked,
         arguments={**request.arguments, "experiment": request.experiment, "storage": location.uri},
-        epochs=sum(config.run.epochs for config in request.configs.values()),
-        config={name: config.to_mapping() for name, config in request.configs.items()},
+        epochs=request.config.run.epochs,
+        config=request.config.to_mapping(),
     )
     created.lock()
     return created

@@ -14,7 +14,7 @@ import hrf_components
 
 STEPS = [
     *("check", "fetch", "prepare", "baseline", "sample", "gather", "score", "update", "train", "evaluate"),
-    *("steer", "summarize", "compare", "report_status"),
+    *("steer", "summarize", "report_status"),
 ]
 #: Components that are called otherwise than the function that they call.
 CALLS = {"evaluate": "judge"}

@@ -51,9 +51,6 @@ def dict_keys(node: ast.expr) -> set[str]:
 def key_name(key: ast.expr) -> set[str]:
     if isinstance(key, ast.Constant):
         return {str(key.value)}
-    if isinstance(key, ast.JoinedStr):
-        # Named after a preset.
-        return {"PRESET" + "".join(str(part.value) for part in key.values if isinstance(part, ast.Constant))}
     return set()
 
 
@@ -69,7 +66,6 @@ FLAT_OUTPUTS = [
     ("hrf/steps/promote.py", "promote"),
     ("hrf/steps/steer.py", "steer"),
     ("hrf/steps/summarize.py", "closing_metrics"),
-    ("hrf/steps/compare.py", "compare"),
     ("hrf/steps/report_status.py", "report_status"),
 ]
 RECORDS = [

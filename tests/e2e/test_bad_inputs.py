@@ -95,10 +95,10 @@ AT_ONCE = {
     "GPU where there is none": run_with(
         "model.device=cuda", says=("model.device", "--set model.device=cpu"), cpu_seconds=8.0
     ),
-    "budget below one epoch": Bad(
-        arguments=("compare", "avatars-hrf", "avatars-ddpo", "--budget", "10"),
+    "budget below two epochs": Bad(
+        arguments=("study", "--preset", "avatars-hrf", "--preset", "avatars-ddpo", "--budget", "10"),
         exit_code=CONFIG,
-        says=("budget", "cost of one epoch", "--budget"),
+        says=("budget", "the cost of 2 epochs", "raise it"),
         cpu_seconds=16.0,
     ),
     "picture in an absent folder": Bad(

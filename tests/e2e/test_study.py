@@ -172,6 +172,34 @@ def test_the_window_study_runs_in_its_tiny_form(tmp_path):
     assert (table[table["point"] == 2]["evaluations"] > 300).all()
 
 
+def test_presets_make_the_study_that_the_file_it_leaves_says(tmp_path):
+    """Kills: rows, a page or runs of another kind than those of a file."""
+    small = (
+        "sampler.steps=6",
+        "rollout.roots=2",
+        "rollout.branches=2",
+        "model.batch_size=4",
+        "evaluation.num_samples=12",
+    )
+    settings = [word for setting in small for word in ("--set", setting)]
+    presets = ("--preset", "avatars-ddpo", "--preset", "avatars-hrf")
+    work = ("--work-dir", str(tmp_path), "--workers", "2")
+
+    said = hrf("study", *presets, "--seeds", "2", "--budget", "300", *settings, *work)
+
+    assert said.exit_code == 0, said.output
+    folder = tmp_path / "studies" / "avatars-ddpo-and-avatars-hrf"
+    table = read_table(folder)
+    runs = set(zip(table["arm"], table["reward_name"], table["seed"], strict=True))
+    assert runs == {(arm, "jpeg-compressibility", seed) for arm in ("avatars-ddpo", "avatars-hrf") for seed in (1, 2)}
+    assert "avatars-ddpo" in (folder / "report.html").read_text()
+
+    said = hrf("study", str(folder / "study.yaml"), "-o", str(folder), *work)
+
+    assert said.exit_code == 0, said.output
+    pd.testing.assert_frame_equal(read_table(folder), table)
+
+
 @pytest.mark.parametrize(("option", "value"), [("--arm", "hrff"), ("--reward", "large"), ("--seed", "3")])
 def test_a_name_that_the_study_does_not_have_is_refused(home, option, value):
     said = hrf(*command(home, "none", option, value))

@@ -7,7 +7,7 @@ from kfp.pipeline_spec import pipeline_spec_pb2
 
 from hrf.config import resolve
 from hrf.errors import ConfigError
-from hrf_pipelines import compare, finetune
+from hrf_pipelines import finetune
 from hrf_pipelines.package import compile_package, with_caching
 from hrf_pipelines.placement import Images, Placement
 
@@ -216,57 +216,3 @@ def test_text_outside_ascii_is_escaped_and_lines_are_joined():
 def test_too_many_epochs_are_refused_before_compiling():
     with pytest.raises(ConfigError, match="epochs_per_step"):
         finetune.build(resolve("avatars-compressibility", "run: {epochs: 60}"))
-
-
-def _flat(config):
-    """A cost that is easy to check: 100 evaluations per epoch."""
-    return 100.0 * config.run.epochs
-
-
-@pytest.mark.parametrize(
-    ("budget", "epochs", "per_step"), [(100, 1, 1), (250, 2, 1), (700, 6, 1), (1050, 10, 2), (2400, 24, 4)]
-)
-def test_an_arm_gets_what_its_budget_buys_in_few_equal_steps(budget, epochs, per_step):
-    arm = compare.plan_arm("avatars-compressibility", overrides="", budget=budget, evaluations=_flat)
-    assert (arm.config.run.epochs, arm.config.run.epochs_per_step) == (epochs, per_step)
-    assert arm.config.run.start_from == "base"
-    assert resolve(arm.preset, arm.overrides) == arm.config
-
-
-def test_a_budget_below_one_epoch_is_refused():
-    with pytest.raises(ConfigError, match="one epoch"):
-        compare.plan_arm("avatars-compressibility", overrides="", budget=99, evaluations=_flat)
-
-
-def test_epochs_of_unequal_cost_never_exceed_the_budget():
-    def rising(config):
-        return sum(100.0 * (epoch + 1) for epoch in range(config.run.epochs))
-
-    arm = compare.plan_arm("avatars-compressibility", overrides="", budget=650, evaluations=rising)
-    assert arm.config.run.epochs == 3
-
-
-def _arms(*presets, overrides=""):
-    return [compare.plan_arm(name, overrides=overrides, budget=300, evaluations=_flat) for name in presets]
-
-
-def test_a_comparison_has_one_run_per_arm_and_ends_in_one_task():
-    arms = _arms("avatars-compressibility", "avatars-ddpo", "avatars-hrf")
-    spec = parse(compile_package(compare.build(arms, images=IMAGES)))
-    tasks = _run_tasks(spec)
-    assert not any(name.startswith("comp-sample") for name in spec["components"]), "an epoch is one task here"
-    assert [name for name in tasks if name.startswith("check")] == ["check", "check-2", "check-3"]
-    assert sorted(tasks["compare"]["inputs"]["artifacts"]) == ["arm_1", "arm_2", "arm_3"]
-    names = tasks["compare"]["inputs"]["parameters"]["names"]["runtimeValue"]["constant"]
-    assert names == "avatars-compressibility,avatars-ddpo,avatars-hrf"
-
-
-@pytest.mark.parametrize("presets", [["avatars-hrf"], ["avatars-hrf", "avatars-hrf"]])
-def test_too_few_or_equal_arms_are_refused(presets):
-    with pytest.raises(ConfigError):
-        compare.build(_arms(*presets))
-
-
-def test_arms_with_different_rewards_are_refused():
-    with pytest.raises(ConfigError, match="reward"):
-        compare.build(_arms("avatars-compressibility", "avatars-incompressibility"))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from hrf.config import Evaluation, Monitors
-from hrf.errors import ArtifactError, ConfigError
+from hrf.errors import ArtifactError
 from hrf.evaluation.measure import Measured, evaluation_record
 from hrf.evaluation.monitors import (
     colour_entropy,
@@ -25,7 +25,7 @@ from hrf.evaluation.monitors import (
 )
 from hrf.networks.features import pixel_features
 from hrf.promotion.gate import decide
-from hrf.report import compare_table, render_compare, render_evaluation, render_run
+from hrf.report import render_evaluation, render_run
 from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks
 from hrf.report.formatting import interval, number, significant
 from hrf.report.summary import Interval, read_summary
@@ -155,7 +155,7 @@ def test_every_epoch_has_its_row_and_the_one_without_evaluation_says_so(folder: 
             assert interval(Interval(**entry["evaluation"]["diversity"]["vendi_order2_ratio"]), 2) in text
 
 
-@pytest.mark.parametrize("render", ["run", "compare", "evaluation"])
+@pytest.mark.parametrize("render", ["run", "evaluation"])
 def test_hostile_names_stay_text(tmp_path: Path, render: str) -> None:
     hostile = '"><script>alert(1)</script><img src=x onerror=alert(2)>'
     record = summary_record()
@@ -172,7 +172,6 @@ def test_hostile_names_stay_text(tmp_path: Path, render: str) -> None:
     (folder / "evaluation.json").write_text(json.dumps(record["base"]), encoding="utf-8")
     pages = {
         "run": lambda: render_run(folder),
-        "compare": lambda: render_compare([(hostile, folder), ("plain", folder)]),
         "evaluation": lambda: render_evaluation(folder),
     }
     html = pages[render]()
@@ -191,7 +190,6 @@ def test_what_is_null_is_said_to_be_absent(tmp_path: Path) -> None:
     assert "No candidate of this run was put to the gate." in page.text
     assert "None" not in page.text
     assert "nan" not in page.text
-    assert_self_contained(render_compare([("a", folder)]))
 
 
 def test_run_without_any_evaluated_epoch_is_reported(tmp_path: Path) -> None:
@@ -200,8 +198,6 @@ def test_run_without_any_evaluated_epoch_is_reported(tmp_path: Path) -> None:
         entry["evaluation"] = entry["decision"] = None
     folder = write_summary(tmp_path / "summary", record)
     assert "No epoch of this run was evaluated." in Page(render_run(folder)).text
-    assert "not evaluated" in Page(render_compare([("a", folder)])).text
-    assert compare_table([("a", folder)])[0]["last_reward"] is None
 
 
 def test_run_of_no_epochs_and_no_config_is_reported(tmp_path: Path) -> None:
@@ -222,55 +218,9 @@ def test_number_that_is_not_finite_is_said_to_be_so_and_not_drawn(tmp_path: Path
 def test_huge_grids_are_made_smaller_and_the_page_says_so(tmp_path: Path) -> None:
     folder = write_summary(tmp_path / "summary", summary_record(gains=(0.04,)), tile=192, is_noise=True)
     assert sum(path.stat().st_size for path in folder.rglob("*.png")) > LARGEST_PAGE
-    for html in (render_run(folder), render_compare([("a", folder), ("b", folder)])):
-        assert len(html.encode()) < LARGEST_PAGE
-        assert "to keep the page small" in html
-
-
-def test_compare_table_has_the_last_epoch_the_one_at_equal_work_and_the_best_that_kept_the_floor(
-    tmp_path: Path,
-) -> None:
-    hrf = write_summary(tmp_path / "hrf", summary_record(gains=(0.02, 0.05, 0.08, 0.10, 0.2)))
-    ddpo = write_summary(tmp_path / "ddpo", summary_record(gains=(0.2, 0.3), method="noise"))
-    rows = compare_table([("hrf", hrf), ("ddpo", ddpo)])
-    assert [row["arm"] for row in rows] == ["hrf", "ddpo"]
-    assert [row["evaluations"] for row in rows] == [61_760, 24_704]
-    assert rows[0]["last_epoch"] == 4
-    assert rows[0]["best_epoch"] == 3
-    assert rows[0]["best_gain"] == pytest.approx(0.10)
-    assert rows[0]["last_diversity_ratio_low"] == pytest.approx(0.845)
-    assert rows[0]["best_unrecognised_fraction"] == pytest.approx(6 / 192, abs=0.02)
-    assert rows[0]["equal_epoch"] == rows[1]["equal_epoch"] == 1
-    assert rows[0]["equal_gain"] == pytest.approx(0.05)
-    assert rows[1]["best_epoch"] is None
-    assert rows[1]["outcome"] == "rejected"
-
-
-def test_compare_report_shows_arms_side_by_side(tmp_path: Path) -> None:
-    hrf = write_summary(tmp_path / "hrf", summary_record())
-    ddpo = write_summary(tmp_path / "ddpo", summary_record(gains=(0.2, 0.3), method="noise"))
-    html = render_compare([("hrf", hrf), ("ddpo", ddpo)])
+    html = render_run(folder)
     assert len(html.encode()) < LARGEST_PAGE
-    assert_self_contained(html)
-    page = Page(html)
-    assert len(page.all("img")) == 3
-    assert "starts.kind window noise" in page.text
-    assert "rollout.roots" not in page.text
-    assert "different amounts of work" in page.text
-    assert "no epoch kept the floor" in page.text
-
-
-def test_compare_warns_of_arms_that_were_measured_differently(tmp_path: Path) -> None:
-    record = summary_record()
-    record["base"]["num_samples"] = 64
-    arms = [("a", write_summary(tmp_path / "a", summary_record())), ("b", write_summary(tmp_path / "b", record))]
-    assert "b was evaluated with other samples than a" in Page(render_compare(arms)).text
-
-
-@pytest.mark.parametrize("names", [[], ["a", "a"]])
-def test_compare_refuses_arms_it_cannot_tell_apart(folder: Path, names: list[str]) -> None:
-    with pytest.raises(ConfigError, match="arms"):
-        render_compare([(name, folder) for name in names])
+    assert "to keep the page small" in html
 
 
 def test_evaluation_fragment_is_small_and_has_the_key_numbers(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hrf.config import resolve
+from hrf.config import list_presets, resolve
 from hrf.errors import ConfigError
 from hrf.study.definition import Study
 from tests.hrf.study.studies import TEXT, study
@@ -90,3 +90,54 @@ def test_a_file_is_checked_arm_by_arm_before_anything_runs(tmp_path):
 def test_an_unknown_smaller_form_is_refused_with_those_there_are():
     with pytest.raises(ConfigError, match="expected one of one"):
         study().reduced("two")
+
+
+def of_presets(*presets, **more):
+    return Study.of_presets(presets, **{"budget": 9000, "num_seeds": 3, **more})
+
+
+def test_presets_are_arms_as_they_ship_with_the_first_as_the_reference():
+    """Kills: a field of one preset that stays in another; a seed too many; another reward than theirs."""
+    names = [info.name for info in list_presets() if info.name.startswith("avatars-")]
+    alike = [name for name in names if name not in ("avatars-incompressibility", "avatars-published", "avatars-smoke")]
+    made = of_presets(*alike)
+
+    assert list(made.arms) == alike
+    assert (made.reference, made.seeds, made.budget) == (alike[0], (1, 2, 3), 9000)
+    for name in alike:
+        shipped = resolve(
+            name, "{run: {seed: 2, epochs: 5, epochs_per_step: 1, start_from: base}, evaluation: {every: 1}}"
+        )
+        config = made.config(name, "jpeg-compressibility", 2, epochs=5)
+        assert config.model_copy(update={"description": shipped.description}) == shipped
+        assert made.arms[name].description == shipped.description
+    assert Study.from_yaml(made.to_yaml()) == made
+
+
+def test_rewards_and_overrides_are_laid_over_all_presets():
+    rewards = [{"name": "jpeg_incompressibility"}, {"name": "classifier", "label": "planets"}]
+    made = of_presets("avatars-hrf", "avatars-ddpo", rewards=rewards, overrides={"update": {"learning_rate": 2e-4}})
+
+    assert list(made.rewards) == ["jpeg-incompressibility", "classifier"]
+    assert made.config("avatars-ddpo", "classifier", 1).reward.label == "planets"
+    assert {made.config(arm, "classifier", 1).update.learning_rate for arm in made.arms} == {2e-4}
+
+
+@pytest.mark.parametrize(
+    ("presets", "more", "named"),
+    [
+        ((), {}, "--preset"),
+        (("avatars-hrf", "avatars-hrf"), {}, "--preset"),
+        (("avatars-hrf", "avatars-hr"), {}, "did you mean 'avatars-hrf'"),
+        (("avatars-hrf", "avatars-incompressibility"), {}, "reward.name"),
+        (("avatars-hrf", "avatars-smoke"), {}, "sampler.steps"),
+        (("avatars-hrf", "celebahq-compressibility"), {}, "model.source"),
+        (("avatars-hrf",), {"overrides": {"update": {"learning_rat": 1}}}, "update.learning_rate"),
+        (("avatars-hrf",), {"rewards": [{"name": "brightnes"}]}, "brightnes"),
+        (("avatars-hrf",), {"rewards": [{"name": "jpeg_compressibility"}] * 2}, "--reward"),
+        (("avatars-hrf",), {"budget": 0}, "budget"),
+    ],
+)
+def test_presets_that_make_no_study_are_refused(presets, more, named):
+    with pytest.raises(ConfigError, match=named):
+        of_presets(*presets, **more)

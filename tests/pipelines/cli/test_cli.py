@@ -63,8 +63,14 @@ def test_help_and_presets_load_nothing_heavy():
         (["run", "missing.yaml"], 3, "missing.yaml"),
         (["run", "avatars-smoke", "--epochs", "200"], 3, "epochs_per_step"),
         (["run", "avatars-smoke", "--start-from", "nothing"], 3, "run.start_from"),
-        (["compare", "avatars-hrf", "--budget", "100000"], 3, "2 to 6"),
-        (["compare", "avatars-hrf", "avatars-ddpo", "--budget", "10"], 3, "one epoch"),
+        (["study"], 3, "a study file, or presets"),
+        (["study", "study.yaml", "--preset", "avatars-hrf"], 3, "not both"),
+        (["study", "study.yaml", "--seeds", "2"], 3, "--seeds"),
+        (["study", "study.yaml", "--set", "policy.split=0"], 3, "--set"),
+        (["study", "--preset", "avatars-hrf"], 3, "--budget 20000"),
+        (["study", "--preset", "avatars-hrf", "--preset", "avatars-hrf", "--budget", "9000"], 3, "name each once"),
+        (["study", "--preset", "avatars-hrf", "--preset", "avatars-dpo", "--budget", "9000"], 3, "avatars-ddpo"),
+        (["study", "--preset", "avatars-hrf", "--preset", "avatars-ddpo", "--budget", "10"], 3, "the cost of 2 epochs"),
         (["compile", "avatars-smoke", "-o", "/nowhere/at/all.yaml"], 3, "/nowhere/at/all.yaml"),
         (["run"], 2, "Missing argument"),
         (["run", "avatars-smoke", "--epochs", "many"], 2, "--epochs"),
@@ -150,7 +156,7 @@ def _pipeline(package):
 def made(tmp_path_factory):
     """The folder of a failed and an untouched run."""
     runs = tmp_path_factory.mktemp("made") / "runs"
-    asked = {"kind": "run", "experiment": "e", "fingerprint": "f", "arguments": {"storage": "s3://b"}, "package": "x"}
+    asked = {"experiment": "e", "fingerprint": "f", "arguments": {"storage": "s3://b"}, "package": "x"}
     failed = RunFolder.create(runs, title="avatars-hrf", **asked)
     error = {"step": "update", "epoch": 1, "error_type": "NumericalError", "message": "nan. Fix: less", "exit_code": 5}
     failed.change(status="failed", error=error)

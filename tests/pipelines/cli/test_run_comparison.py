@@ -100,8 +100,8 @@ def test_too_few_and_too_many_runs_are_refused(first, count):
 def finished(tmp_path):
     """Makes a finished run of the work directory from a summary; returns its id."""
 
-    def make(summary, kind="run"):
-        folder = RunFolder.create(tmp_path / "runs", kind=kind, **ASKED)
+    def make(summary):
+        folder = RunFolder.create(tmp_path / "runs", **ASKED)
         folder.change(status="finished")
         write_summary(folder.summary, summary, has_grids=False)
         return folder.path.name
@@ -132,17 +132,10 @@ def test_a_run_beside_itself_is_no_comparison(hrf, finished, first, tmp_path):  
 
 
 def test_a_run_that_has_not_finished_is_told(hrf, finished, first, tmp_path):  # noqa: F811
-    unfinished = RunFolder.create(tmp_path / "runs", kind="run", **ASKED).path.name
+    unfinished = RunFolder.create(tmp_path / "runs", **ASKED).path.name
     result = hrf("compare-runs", finished(first), unfinished, "--work-dir", str(tmp_path))
     assert result.exit_code == 4
     assert "finish the run first" in words(result)
-
-
-def test_a_comparison_is_no_run(hrf, finished, first, tmp_path):  # noqa: F811
-    runs = [finished(first), finished(first, kind="compare")]
-    result = hrf("compare-runs", *runs, "--work-dir", str(tmp_path))
-    assert result.exit_code == 3
-    assert "its own report" in words(result)
 
 
 def test_a_file_that_can_not_be_written_is_told(hrf, finished, first, better, tmp_path):  # noqa: F811

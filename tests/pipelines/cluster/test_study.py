@@ -118,6 +118,21 @@ def test_every_run_is_a_run_of_one_experiment_so_many_at_once(study, kfp, tmp_pa
     assert (tmp_path / "there" / "report.html").is_file()
 
 
+def test_presets_are_runs_of_one_experiment_too(hrf, kfp, storage_uri, tmp_path):
+    presets = ("--preset", "avatars-ddpo", "--preset", "avatars-hrf", "--seeds", "1", "--budget", "9000")
+    where = ("-o", str(tmp_path / "there"), "--work-dir", str(tmp_path / "work"), "--storage", storage_uri)
+    with at_work(kfp, write_summaries):
+        result = hrf("study", *presets, "--reward", "jpeg_incompressibility", "--cluster", "--poll", "0.05", *where)
+    assert result.exit_code == 0, result.output
+    assert [experiment["display_name"] for experiment in kfp.state.experiments] == [
+        "study-avatars-ddpo-and-avatars-hrf"
+    ]
+    assert set(read_table(tmp_path / "there")["arm"]) == {"avatars-ddpo", "avatars-hrf"}
+    assert {name_of(run) for run in kfp.state.runs} == {
+        f"{arm}--jpeg-incompressibility--1" for arm in ("avatars-ddpo", "avatars-hrf")
+    }
+
+
 def test_runs_of_one_shape_are_runs_of_one_package(study, kfp):
     """Kills: a seed, a reward or a run's name that is compiled into the package."""
     with at_work(kfp, write_summaries):

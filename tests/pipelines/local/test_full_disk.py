@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from hrf.config import resolve
 from hrf.distributed.progress import PROGRESS_FILE
 from hrf.errors import StorageError
 from hrf.steps.context import step
@@ -20,7 +21,7 @@ from hrf_pipelines.local.object_storage import Location, object_storage
 from hrf_pipelines.local.run_state import RunFolder
 from hrf_pipelines.local.runner import Request, open_run
 
-ASKED = {"kind": "run", "title": "t", "experiment": "e", "fingerprint": "f", "arguments": {}, "package": "old package"}
+ASKED = {"title": "t", "experiment": "e", "fingerprint": "f", "arguments": {}, "package": "old package"}
 
 
 @contextlib.contextmanager
@@ -142,7 +143,9 @@ def test_the_embedded_server_starts_once_there_is_room(tmp_path):
 
 
 def test_a_command_that_could_not_make_its_run_makes_it_the_next_time(tmp_path):
-    request = Request(kind="run", title="t", experiment="e", arguments={}, configs={}, build=lambda: "package" * 10)
+    request = Request(
+        title="t", experiment="e", arguments={}, config=resolve("avatars-smoke"), build=lambda: "package" * 10
+    )
     location = Location(uri="s3://b", environment={}, embedded=True)
     with no_room(), pytest.raises(StorageError):
         open_run(request, tmp_path / "runs", location, fresh=False, tell=print)

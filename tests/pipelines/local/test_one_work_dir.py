@@ -22,9 +22,9 @@ from hrf_pipelines.local.run_state import RunBusyError
 
 root, name = Path(sys.argv[1]), sys.argv[2]
 request = Request(
-    kind="run", title=name, experiment="tests",
+    title=name, experiment="tests",
     arguments={"notes": str(root / f"{name}-notes"), "gate": str(root / f"{name}-gate")},
-    configs={"tiny": resolve("avatars-smoke", f"description: {name}")},
+    config=resolve("avatars-smoke", f"description: {name}"),
     build=(root / "package.yaml").read_text,
 )
 with object_storage(root / "work") as location:

@@ -37,11 +37,10 @@ class Asked:
         self.runs, self.notes, self.gate = folder / "runs", folder / "notes", folder / "gate"
         self.told: list[str] = []
         self.request = Request(
-            kind="run",
             title="tiny",
             experiment="tests",
             arguments={"notes": str(self.notes), "gate": str(self.gate)},
-            configs={"tiny": resolve("avatars-smoke")},
+            config=resolve("avatars-smoke"),
             build=lambda: PACKAGE,
         )
 
@@ -183,7 +182,7 @@ def test_fresh_leaves_an_unfinished_run_alone(asked, location):
 def test_another_request_does_not_resume_it(asked, location, tmp_path):
     asked.run(location, "fail")
     other = Asked(tmp_path)
-    other.request = Request(**{**vars(asked.request), "configs": {"tiny": resolve("avatars-smoke", "run: {seed: 1}")}})
+    other.request = Request(**{**vars(asked.request), "config": resolve("avatars-smoke", "run: {seed: 1}")})
     _, resumed, _ = other.run(location, "finish")
     assert not resumed
 
@@ -194,7 +193,7 @@ def test_a_changed_reward_function_does_not_resume_it(asked, location, tmp_path,
     reward = tmp_path / "my_reward.py"
     reward.write_text("ONE = 1")
     config = resolve("avatars-smoke", "reward: {name: python, function: 'my_reward:f'}")
-    asked.request = Request(**{**vars(asked.request), "configs": {"tiny": config}})
+    asked.request = Request(**{**vars(asked.request), "config": config})
     failed, _, _ = asked.run(location, "fail")
     reward.write_text("ONE = 2")
     changed, resumed, _ = asked.run(location, "fail")
@@ -398,4 +397,4 @@ def test_the_state_survives_a_write_and_names_what_was_asked(asked, location):
     state = json.loads((folder.path / "state.json").read_text())
     assert state["arguments"]["storage"] == location.uri
     assert state["arguments"]["run_tag"] == folder.path.name
-    assert state["config"]["tiny"]["sampler"]["steps"] == 6
+    assert state["config"]["sampler"]["steps"] == 6
