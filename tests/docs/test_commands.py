@@ -66,7 +66,7 @@ class TestCommands:
 
     def test_commands_named_in_the_text_exist(self) -> None:
         command: Any = typer.main.get_command(app)
-        for name in re.findall(r"`hrf ([a-z]+)", OUTSIDE_FENCES):
+        for name in re.findall(r"`hrf ([a-z-]+)", OUTSIDE_FENCES):
             assert name in command.commands
 
     def test_options_named_in_the_text_exist(self) -> None:
