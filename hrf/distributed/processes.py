@@ -26,8 +26,8 @@ from hrf.distributed import progress
 from hrf.distributed.ranks import Ranks, joined
 from hrf.errors import ConfigError, HrfError, ProcessError
 
-# Not by torch's elastic_launch: of ranks that end within 0.1 s it names the one that lost the other, it opens a TCP port,
-# and errors, progress and who did not answer need the pipes below all the same. On it this module was longer.
+# Not by torch's elastic_launch: of two ranks that end within 0.1 s it may name the one that lost the other, it opens a
+# TCP port, and errors, progress and who did not answer take our pipes all the same. The module was longer on it.
 
 TIMEOUT_SECONDS = 1800.0
 """After which a rank gives up waiting for the others: far longer than their shares of the work differ."""
