@@ -2,10 +2,10 @@
 
     python -m benchmarks.published [PRESET] [--roots N] [--repeats N]
 
-The published epoch is written here from what is known of it (README, "Deviations"; arXiv 2410.08315), with diffusers'
-scheduler for every number: one root after another, alone in its calls; its B branches, alone in theirs; whole
-trajectories are kept, steps before the start included; HRF-D tries every candidate with B branches denoised to the end;
-an update takes one root's branches step by step, in float32.
+The published epoch is written here from what is known of it (docs/method.md, "Deviations"; arXiv 2410.08315), with
+diffusers' scheduler for every number: one root after another, alone in its calls; its B branches, alone in theirs;
+whole trajectories are kept, steps before the start included; HRF-D tries every candidate with B branches denoised to
+the end; an update takes one root's branches step by step, in float32.
 
 The same work: the same roots, start steps, noise, branches and rewards, the same (branch, step) pairs with a loss, and
 as many updates of as many branches (ours are shuffled across roots). The step without noise, which the published code

@@ -21,7 +21,7 @@ class HrfError(Exception):
     """Base of all errors that the library raises on purpose.
 
     Attributes:
-        exit_code: What the command `hrf` exits with; the README lists the codes.
+        exit_code: What the command `hrf` exits with; docs/exit-codes.md lists the codes.
     """
 
     exit_code = 1

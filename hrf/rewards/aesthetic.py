@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 EMBEDDING_SIZE = 768
 """Of CLIP ViT-L/14, which the published head was trained on."""
 
-_FIX = "convert the published sac+logos+ava1-l14-linearMSE.pth as the README says, with its tensors' own names"
+_FIX = "convert the published sac+logos+ava1-l14-linearMSE.pth as docs/rewards.md says, with its tensors' own names"
 
 
 class AestheticHead(nn.Module):

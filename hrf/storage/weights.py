@@ -93,7 +93,7 @@ def weights_file(weights: PinnedWeights, field: str) -> Path:
             f"{field}.source",
             expected="a .safetensors or .onnx file: pickled weights (.pt, .pth, .bin, .ckpt) can run code",
             got=weights.source,
-            fix="convert it once, on a machine that has nothing to lose; the README says how",
+            fix="convert it once, on a machine that has nothing to lose; docs/rewards.md says how",
         )
     path = _fetch(weights, field, ())
     if not path.is_file():

@@ -13,9 +13,10 @@ def _read(*paths: Path) -> dict[str, str]:
 
 
 PAGES = _read(ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
-#: Of folders: with configurations of other programs, and with tables that other tests check.
+#: With configurations of other programs, with tables that other tests check, and with what has been and is gone.
 OTHER_PAGES = _read(
-    *(ROOT / folder / "README.md" for folder in ("images", "manifests", "benchmarks/studies", "hrf/assets/avatars-32"))
+    ROOT / "CHANGELOG.md",
+    *(ROOT / folder / "README.md" for folder in ("images", "manifests", "benchmarks/studies", "hrf/assets/avatars-32")),
 )
 ALL_PAGES = "\n".join(PAGES.values())
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

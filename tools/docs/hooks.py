@@ -25,6 +25,7 @@ from tools.docs import commands, configuration  # noqa: E402
 
 OUTSIDE = {
     "index.md": "README.md",
+    "changelog.md": "CHANGELOG.md",
     "contributing.md": "CONTRIBUTING.md",
     "images.md": "images/README.md",
     "manifests.md": "manifests/README.md",
@@ -40,6 +41,7 @@ GENERATED: dict[str, Callable[[], str]] = {
 """What stands in a page in place of `<!-- generated: NAME -->`."""
 _FENCED = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
 _LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+_NAME = re.compile(r"(?<!\[)`(hrf(?:\.\w+){2,})`")
 _SOURCE = re.compile(r'src="([^"]+)"')
 
 
@@ -79,8 +81,13 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
         return markdown
     here = ROOT / OUTSIDE.get(uri, f"docs/{uri}")
     parts = _FENCED.split(markdown)
-    parts[::2] = [_with_site_links(part, here, uri, files) for part in parts[::2]]
+    parts[::2] = [_with_site_links(_NAME.sub(_reference, part), here, uri, files) for part in parts[::2]]
     return "".join(parts)
+
+
+def _reference(match: re.Match[str]) -> str:
+    """A name of the library as a link into the reference, which has to have it."""
+    return f"[{match[0]}][{match[1]}]" if ".".join(match[1].split(".")[:2]) in packages() else match[0]
 
 
 def _first_line(package: str) -> str:
