@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hrf.config.rewards import leaf_rewards
 from hrf.networks.settings import Network
-from hrf.storage.schema import Section
-from hrf.storage.weights import PinnedWeights
+from hrf.storage.weights import pinned_in
 
 if TYPE_CHECKING:
     from hrf.config import Config
+    from hrf.storage.schema import Section
 
 #: Steps that measure policies.
 _MEASURING = ("baseline", "evaluate")
@@ -33,20 +32,22 @@ class Scorer:
 def scorers_of(config: Config) -> list[Scorer]:
     """The pretrained networks that a configuration rewards and measures with."""
     evaluation = config.evaluation
-    sections = [(section, path, _rewarding(config)) for section, path in leaf_rewards(config.reward, "reward")]
+    sections: list[tuple[Section, str, tuple[str, ...]]] = [
+        (reward, path, _rewarding(config)) for reward, path in config.reward.leaves("reward")
+    ]
     if evaluation.held_out_reward:
-        path = "evaluation.held_out_reward"
-        sections += [(section, at, _MEASURING) for section, at in leaf_rewards(evaluation.held_out_reward, path)]
+        held_out = evaluation.held_out_reward.leaves("evaluation.held_out_reward")
+        sections += [(reward, path, _MEASURING) for reward, path in held_out]
     if evaluation.features in {"clip", "dinov2"}:
         sections.append((evaluation.encoder, "evaluation.encoder", _MEASURING))
-    found = []
+    scorers = []
     for section, path, steps in sections:
-        sources = _sources(section)
-        if sources:
+        pinned = pinned_in(section).values()
+        if pinned:
             device = section.device if isinstance(section, Network) else "cpu"
-            on_hub = any(source.startswith("hf:") for source in sources)
-            found.append(Scorer(path=path, device=device, on_hub=on_hub, steps=steps))
-    return found
+            on_hub = any(weights.source.startswith("hf:") for weights in pinned)
+            scorers.append(Scorer(path=path, device=device, on_hub=on_hub, steps=steps))
+    return scorers
 
 
 def _rewarding(config: Config) -> tuple[str, ...]:
@@ -60,8 +61,3 @@ def hub_steps(config: Config) -> frozenset[str]:
     """The steps that may have to download from the hub: `fetch`, and those with a scorer whose weights are there."""
     from_hub = [scorer for scorer in scorers_of(config) if scorer.on_hub]
     return frozenset({"fetch"} | {step for scorer in from_hub for step in (*scorer.steps, "prepare")})
-
-
-def _sources(section: Section) -> list[str]:
-    values = [getattr(section, name) for name in type(section).model_fields]
-    return [value.source for value in values if isinstance(value, PinnedWeights)]

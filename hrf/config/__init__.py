@@ -2,20 +2,6 @@
 
 from hrf.config.configuration import Config
 from hrf.config.loading import PresetInfo, list_presets, resolve
-from hrf.config.rewards import (
-    AestheticReward,
-    ClassifierReward,
-    ClipScoreReward,
-    ImageClassifierReward,
-    JpegReward,
-    OnnxClassifierReward,
-    PickScoreReward,
-    PythonReward,
-    RemoteReward,
-    Reward,
-    Term,
-    WeightedSumReward,
-)
 from hrf.config.sections import (
     Evaluation,
     Gate,
@@ -36,25 +22,15 @@ from hrf.config.sections import (
 )
 
 __all__ = [
-    "AestheticReward",
-    "ClassifierReward",
-    "ClipScoreReward",
     "Config",
     "Evaluation",
     "Gate",
-    "ImageClassifierReward",
-    "JpegReward",
     "Lora",
     "Model",
     "Monitors",
-    "OnnxClassifierReward",
-    "PickScoreReward",
     "Policy",
     "PresetInfo",
     "Prompts",
-    "PythonReward",
-    "RemoteReward",
-    "Reward",
     "Rollout",
     "Run",
     "Sampler",
@@ -62,9 +38,7 @@ __all__ = [
     "StartChoice",
     "StartFrom",
     "Starts",
-    "Term",
     "Update",
-    "WeightedSumReward",
     "WindowEntry",
     "list_presets",
     "resolve",

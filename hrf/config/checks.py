@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from hrf.config.reward_checks import reward_problems
 from hrf.config.tree import Tree
 from hrf.core.window import WindowError, WindowSchedule, build_schedule
 from hrf.errors import ConfigError
@@ -21,7 +20,7 @@ def problems(config: Tree) -> Iterator[ConfigError]:
     yield from _prompts(config)
     yield from _starts(config)
     yield from _episodes(config)
-    yield from reward_problems(config.reward, "reward")
+    yield from config.reward.problems("reward")
     yield from _update(config)
     yield from _evaluation(config)
     yield from _gate(config)
@@ -280,7 +279,7 @@ def _evaluation(config: Tree) -> Iterator[ConfigError]:
             fix="set it to null, or name a classifier",
         )
     if evaluation.held_out_reward is not None:
-        yield from reward_problems(evaluation.held_out_reward, "evaluation.held_out_reward")
+        yield from evaluation.held_out_reward.problems("evaluation.held_out_reward")
         if evaluation.held_out_reward == config.reward:
             yield ConfigError(
                 "evaluation.held_out_reward",

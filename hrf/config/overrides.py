@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from hrf.config.rewards import family_name
 from hrf.errors import ConfigError
+from hrf.rewards import DEFAULT_REWARD, family_of
 from hrf.storage.yaml_text import parse_yaml
 
 _REWARDS = frozenset({"reward", "held_out_reward"})
@@ -29,7 +29,13 @@ def deep_merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str,
 
 
 def _other_family(key: str, below: Mapping[str, Any], value: Mapping[str, Any]) -> bool:
-    return key in _REWARDS and "name" in value and family_name(value) != family_name(below)
+    return key in _REWARDS and "name" in value and _family(value) != _family(below)
+
+
+def _family(reward: Mapping[str, Any]) -> object:
+    """The family that a reward's settings belong to; an unknown name itself."""
+    name = reward.get("name", DEFAULT_REWARD.name)
+    return family_of(name) or name
 
 
 def lay_over(overrides: str, values: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """The sections of a configuration: every field with its rule, its unit and its default.
 
 Defaults are this project's own choices unless the field says otherwise; a preset states where each number comes from.
-A rule about one value stands here; rules between fields are in `hrf.config.checks`. Rewards are in
-`hrf.config.rewards`.
+A rule about one value stands here; rules between fields are in `hrf.config.checks`. Those of rewards are in
+`hrf.rewards`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from hrf.config.rewards import Reward
 from hrf.networks.settings import Encoder
+from hrf.rewards import RewardSettings
 from hrf.storage.schema import BelowOne, Count, CountOrZero, Fraction, NonNegative, Positive, Section, Seed
 
 StartFrom = Literal["promoted", "base"]
@@ -227,7 +227,7 @@ class Evaluation(Section):
     """For `clip` and `dinov2` features only."""
     classifier: str = "shipped"
     """`shipped`, a local folder, or empty for none: counts modes and gives the classifier's features."""
-    held_out_reward: Reward | None = None
+    held_out_reward: RewardSettings | None = None
     """A second reward that is watched and never trained on; null = none."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Of all intervals."""

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from hrf.config.rewards import JpegReward, Reward
 from hrf.config.sections import (
     Evaluation,
     Gate,
@@ -20,6 +19,7 @@ from hrf.config.sections import (
     Update,
 )
 from hrf.core.window import first_step_from
+from hrf.rewards import DEFAULT_REWARD, RewardSettings
 from hrf.storage.schema import Section
 
 
@@ -35,7 +35,7 @@ class Tree(Section):
     policy: Policy = Policy()
     starts: Starts = Starts()
     rollout: Rollout = Rollout()
-    reward: Reward = JpegReward()
+    reward: RewardSettings = DEFAULT_REWARD
     update: Update = Update()
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()

@@ -20,8 +20,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hrf.errors import ArtifactError
-from hrf.networks.calls import in_calls, pictures, scorer_library, without_warnings
+from hrf.networks.calls import in_calls, pictures, scorer_library, usable_device, without_warnings
+from hrf.networks.settings import Network
 from hrf.networks.tensor_files import load_exactly
+from hrf.storage.weights import PinnedWeights, weights_folder
 
 HUB_FILES = (
     "open_clip_config.json",
@@ -72,6 +74,26 @@ class OpenClip:
     @staticmethod
     def _unit(embedded: Tensor) -> Tensor:
         return nn.functional.normalize(embedded.float(), dim=1)
+
+
+def fetch_open_clip(
+    weights: PinnedWeights, settings: Network, weights_field: str, *, device: str | None, field: str
+) -> OpenClip:
+    """Bring a CLIP model to this machine and load it.
+
+    Args:
+        weights: Where it is.
+        settings: How it is run.
+        weights_field: Path of the section `weights`, for messages.
+        device: Where it runs, in place of the configured device.
+        field: Path of the section `settings`, for messages.
+
+    Raises:
+        HrfError: Weights that cannot be fetched or are not what they should be.
+    """
+    folder = weights_folder(weights, weights_field, HUB_FILES)
+    usable = usable_device(device or settings.device, field)
+    return load_open_clip(folder, device=usable, call_size=settings.batch_size, field=field)
 
 
 def load_open_clip(folder: Path, *, device: torch.device, call_size: int, field: str) -> OpenClip:

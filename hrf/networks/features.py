@@ -90,16 +90,9 @@ def build_embedder(
 
 def _clip_embedder(encoder: Encoder, device: str | None) -> Embedder:
     """CLIP's image embeddings, of length 1: [n, D]."""
-    from hrf.networks import clip
+    from hrf.networks.clip import fetch_open_clip
 
-    folder = weights_folder(encoder.model, f"{_ENCODER}.model", clip.HUB_FILES)
-    network = clip.load_open_clip(
-        folder,
-        device=usable_device(device or encoder.device, _ENCODER),
-        call_size=encoder.batch_size,
-        field=_ENCODER,
-    )
-    return network.embed_images
+    return fetch_open_clip(encoder.model, encoder, f"{_ENCODER}.model", device=device, field=_ENCODER).embed_images
 
 
 def _dinov2_embedder(encoder: Encoder, device: str | None) -> Embedder:

@@ -7,9 +7,10 @@ from statistics import median
 
 from hrf.networks.labels import UNRECOGNISED
 from hrf.report.charts import Axis, Bars, Point, Rule, Series, bar_chart, legend, line_chart
-from hrf.report.formatting import interval, number, reward_unit, significant, with_unit
+from hrf.report.formatting import interval, number, significant, with_unit
 from hrf.report.page import Figure
 from hrf.report.summary import EpochUpdate, Evaluation, Interval, OptimizerUpdate, Summary
+from hrf.rewards import reward_unit
 
 BASE = "base"
 NOT_EVALUATED = "No epoch was evaluated."

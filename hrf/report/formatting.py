@@ -73,11 +73,6 @@ def duration(seconds: float | None) -> str:
     return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def reward_unit(name: str) -> str:
-    """Unit of a reward: the JPEG rewards are sizes in kB, the others are bare numbers."""
-    return "kB" if name.startswith("jpeg") else ""
-
-
 def with_unit(text: str, unit: str) -> str:
     """A number and its unit, kept on one line."""
     return f"{text}\u00a0{unit}" if unit and text != ABSENT else text

@@ -9,11 +9,12 @@ import yaml
 
 from hrf.report import curves, tables
 from hrf.report.charts import NEUTRAL
-from hrf.report.formatting import bounds, count, duration, number, reward_unit, with_unit, words
+from hrf.report.formatting import bounds, count, duration, number, with_unit, words
 from hrf.report.page import Figure, Tile, render
 from hrf.report.pictures import Picture, embed
 from hrf.report.summary import Summary, read_summary
 from hrf.report.wording import method_name, what_was_run
+from hrf.rewards import reward_unit
 
 GRID_BYTES = 450_000
 FILMSTRIP_BYTES = 110_000

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from hrf.report import curves
-from hrf.report.formatting import count, fraction, interval, number, reward_unit, with_unit, words
+from hrf.report.formatting import count, fraction, interval, number, with_unit, words
 from hrf.report.page import Cell, Table, render
 from hrf.report.pictures import embed
 from hrf.report.summary import Evaluation, read_evaluation
+from hrf.rewards import reward_unit
 from hrf.storage.folders import MANIFEST, read_manifest
 from hrf.storage.names import GRID_FILE
 

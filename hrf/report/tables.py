@@ -10,7 +10,6 @@ from hrf.report.formatting import (
     interval,
     moment,
     number,
-    reward_unit,
     shortened,
     significant,
     steps,
@@ -19,6 +18,7 @@ from hrf.report.formatting import (
 )
 from hrf.report.page import Cell, Table, estimate_cell
 from hrf.report.summary import Decision, Diversity, Epoch, Evaluation, Monitor, Summary
+from hrf.rewards import reward_unit
 
 _STEERING_TONES = {"keep": "good", "back_up": "bad", "stop": "muted"}
 _NOT_EVALUATED: list[str | Cell] = [Cell("not evaluated", "muted"), *["–"] * 6]

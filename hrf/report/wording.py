@@ -5,7 +5,7 @@ from __future__ import annotations
 from hrf.core.window import first_step_from
 from hrf.report.formatting import count, duration, number, steps
 from hrf.report.summary import Summary
-from hrf.rewards.catalogue import RECORDS
+from hrf.rewards import reward_words
 
 METHODS = {
     "noise": "DDPO: every episode starts from pure noise",
@@ -52,44 +52,6 @@ def window_schedule(summary: Summary) -> str:
     return ", ".join(spans)
 
 
-def reward_words(summary: Summary) -> str:
-    """The reward in one sentence, with its unit and its direction."""
-    name = str(summary.setting("reward.name") or summary.base.reward.name)
-    quality = summary.setting("reward.quality")
-    legacy = ", of images in the published code's wrong range" if summary.setting("reward.legacy_range") else ""
-    encoded = (
-        "the image as a JPEG"
-        + (f" of quality {quality}" if quality is not None else "")
-        + ", in kB (1000 bytes)"
-        + legacy
-    )
-    if name == "jpeg_compressibility":
-        return (
-            f"JPEG compressibility, minus the size of {encoded}: −1.2 stands for 1.2 kB, so rewards are negative and a "
-            "value nearer to zero is better"
-        )
-    if name == "jpeg_incompressibility":
-        return f"JPEG incompressibility, the size of {encoded}: larger is better"
-    if name == "classifier":
-        return f"the classifier's probability of “{summary.setting('reward.label')}”: larger is better"
-    if name == "python":
-        return f"the function {summary.setting('reward.function')}: larger is better"
-    measures = next((record.measures for record in RECORDS if record.name == name), name)
-    return f"{measures}{_chosen(summary, name)}: larger is better"
-
-
-def _chosen(summary: Summary, name: str) -> str:
-    """What a reward by a pretrained network was pointed at."""
-    if name == "image_classifier":
-        return f" ({', '.join(summary.setting('reward.labels') or ())})"
-    if name == "onnx_classifier":
-        start, stop = summary.setting("reward.classes") or (0, 0)
-        return f" ({start} to {stop - 1})"
-    if name == "weighted_sum":
-        return f" ({summary.base.reward.name})"
-    return ""
-
-
 def what_was_run(summary: Summary) -> list[str]:
     """The run in a few sentences; what a summary does not record is left out."""
     kind = str(summary.setting("starts.kind") or "")
@@ -108,7 +70,7 @@ def what_was_run(summary: Summary) -> list[str]:
         last, _, steering = summary.steered[-1]
         stopped = f"; it stopped the run after epoch {last.epoch}" if steering.action == "stop" else ""
         sentences.append(f"A rule held the run above a diversity floor of {number(steering.floor, 2)}{stopped}.")
-    sentences.append(f"Reward: {reward_words(summary)}.")
+    sentences.append(f"Reward: {reward_words(summary.setting('reward') or {}, summary.base.reward.name)}.")
     model = summary.setting("model.source")
     if model:
         sentences.append(f"Base model: {model}.")

@@ -1,22 +1,48 @@
-"""Rewards: images, and the prompts they were made from, to numbers; one file a family.
-
-Libraries of pretrained networks are the business of `hrf.networks`.
-"""
+"""Rewards: images, and the prompts they were made from, to numbers; one file a family, a line each in `registry`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hrf.config.rewards import ClassifierReward, JpegReward, PythonReward, RemoteReward, WeightedSumReward
-from hrf.config.rewards import Reward as RewardConfig
-from hrf.errors import ConfigError
 from hrf.rewards.base import CheckedReward, ImageError, Prompts, Reward, missing_prompts
+from hrf.rewards.family import RewardFamily, union_of
+from hrf.rewards.registry import SINGLE_FAMILIES
+from hrf.rewards.weighted_sum import WeightedSumReward
 
-__all__ = ["CheckedReward", "ImageError", "Prompts", "Reward", "build_reward", "missing_prompts"]
+__all__ = [
+    "CATALOGUE",
+    "DEFAULT_REWARD",
+    "CheckedReward",
+    "ImageError",
+    "Prompts",
+    "Reward",
+    "RewardSettings",
+    "build_reward",
+    "family_of",
+    "missing_prompts",
+    "reward_unit",
+    "reward_words",
+]
+
+_FAMILIES: tuple[type[RewardFamily], ...] = (*SINGLE_FAMILIES, WeightedSumReward)
+_BY_NAME = {name: family for family in _FAMILIES for name in family.names()}
+
+DEFAULT_REWARD: RewardFamily = SINGLE_FAMILIES[0]()
+
+CATALOGUE = tuple(record for family in _FAMILIES for record in family.catalogue)
+"""What there is to reward, one for each `reward.name`."""
+
+if TYPE_CHECKING:
+    RewardSettings = RewardFamily
+else:
+    RewardSettings = union_of(_FAMILIES)
+"""Type of a field with the settings of any reward."""
 
 
 def build_reward(
-    settings: RewardConfig,
+    settings: RewardFamily,
     classifier_folder: str | Path | None = None,
     *,
     field: str = "reward",
@@ -26,8 +52,8 @@ def build_reward(
 
     Args:
         settings: The `reward` section, or `evaluation.held_out_reward`.
-        classifier_folder: Where the classifiers of `classifier` rewards lie: one of its own, or for the terms of a sum
-            one folder each, named by their numbers.
+        classifier_folder: Where `settings.pack_classifiers` has put its classifiers: the one of a `classifier` reward,
+            or for the terms of a sum one folder each, named by their numbers.
         field: Path of the section, for messages.
         device: Where networks run, in place of the configured device.
 
@@ -37,52 +63,27 @@ def build_reward(
         StorageError: If weights cannot be fetched.
         RemoteError: If the server of a remote reward is not there, or is another one.
     """
-    match settings:
-        case JpegReward():
-            from hrf.rewards.jpeg import JpegSize, LegacyJpegSize
+    return settings.build(field, folder=Path(classifier_folder) if classifier_folder else None, device=device)
 
-            size = JpegSize(sign=-1 if settings.name == "jpeg_compressibility" else 1, quality=settings.quality)
-            if settings.legacy_range:
-                legacy = LegacyJpegSize(size=size)
-                return CheckedReward(name=settings.name, score=legacy, score_samples=legacy.of_samples, field=field)
-            return CheckedReward(name=settings.name, score=size, field=field)
-        case ClassifierReward():
-            from hrf.rewards.classifier import load_class_probability
 
-            if classifier_folder is None:
-                raise ConfigError(
-                    f"{field}.classifier", expected="a folder with a classifier", got=None, fix="name one, or `shipped`"
-                )
-            probability = load_class_probability(classifier_folder, settings.label, field=field)
-            return CheckedReward(name=f"classifier:{settings.label}", score=probability, field=field)
-        case PythonReward():
-            from hrf.rewards.python import load_user_function
+def family_of(name: object) -> type[RewardFamily] | None:
+    """The family of a `reward.name`; None for what is none."""
+    return _BY_NAME.get(name) if isinstance(name, str) else None
 
-            function = load_user_function(settings.function, field=field)
-            return CheckedReward(
-                name=settings.function, score=function, needs_prompts=function.needs_prompts, field=field
-            )
-        case RemoteReward():
-            from hrf.rewards.remote import connect
 
-            return connect(settings, field=field)
-        case WeightedSumReward():
-            from hrf.rewards.weighted_sum import NormalisedTerm, WeightedSum
+def reward_words(settings: Mapping[str, Any], built_name: str) -> str:
+    """A recorded reward in one sentence, with its unit and its direction.
 
-            terms = []
-            for index, term in enumerate(settings.terms):
-                folder = Path(classifier_folder) / str(index) if classifier_folder else None
-                own = build_reward(term.reward, folder, field=f"{field}.terms[{index}].reward", device=device)
-                terms.append(NormalisedTerm(reward=own, weight=term.weight, mean=term.mean, std=term.std))
-            total = WeightedSum(terms=terms)
-            return CheckedReward(
-                name=" + ".join(f"{term.weight:g} {term.reward.name}" for term in terms),
-                score=total,
-                score_samples=total.of_samples,
-                needs_prompts=any(term.reward.needs_prompts for term in terms),
-                field=field,
-            )
-        case _:
-            from hrf.rewards.networks import build_network_reward
+    Args:
+        settings: The section `reward` as the run has recorded it; any field may be missing.
+        built_name: What the run called the reward.
+    """
+    name = settings.get("name") or built_name
+    family = family_of(name)
+    return family.words({**settings, "name": name}, built_name) if family else f"{name}: larger is better"
 
-            return build_network_reward(settings, field=field, device=device)
+
+def reward_unit(name: str) -> str:
+    """Unit of a reward's numbers; empty for bare numbers."""
+    family = family_of(name)
+    return family.unit if family else ""

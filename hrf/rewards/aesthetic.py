@@ -7,49 +7,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
 
-from hrf.errors import ArtifactError, ConfigError
-from hrf.networks.tensor_files import load_exactly
-from hrf.rewards.base import Prompts
+from hrf.errors import ConfigError
+from hrf.networks.settings import Network
+from hrf.rewards.base import CheckedReward, Prompts
+from hrf.rewards.family import REWARD_EXTRA, RewardFamily, RewardRecord
+from hrf.rewards.text_image import VIT_L
+from hrf.storage.weights import PinnedWeights, weights_file
 
 if TYPE_CHECKING:
+    from hrf.networks.aesthetic_head import AestheticHead
     from hrf.networks.clip import OpenClip
-
-EMBEDDING_SIZE = 768
-"""Of CLIP ViT-L/14, which the published head was trained on."""
-
-_FIX = "convert the published sac+logos+ava1-l14-linearMSE.pth as docs/rewards.md says, with its tensors' own names"
-
-
-class AestheticHead(nn.Module):
-    """The published head: 768-1024-128-64-16-1, linear maps without activations; dropout only while it was trained."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        # The places of the dropouts stay, so that the layers have the published file's names.
-        self.layers = nn.Sequential(
-            nn.Linear(EMBEDDING_SIZE, 1024),
-            nn.Identity(),
-            nn.Linear(1024, 128),
-            nn.Identity(),
-            nn.Linear(128, 64),
-            nn.Identity(),
-            nn.Linear(64, 16),
-            nn.Linear(16, 1),
-        )
-
-    def forward(self, embeddings: Tensor) -> Tensor:
-        """Embeddings of length 1, [n, 768], to scores [n]."""
-        scores: Tensor = self.layers(embeddings)
-        return scores[:, 0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +33,8 @@ class Aesthetic:
 
     def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score images [B, 3, H, W] in [0, 1]: [B], about 1 to 10."""
+        import torch
+
         del prompts
         # One by one: a product of matrices rounds a row by where it stands.
         rows = self.clip.embed_images(images).double().split(1)
@@ -69,41 +43,43 @@ class Aesthetic:
         return scores
 
 
-def load_head(file: Path) -> AestheticHead:
-    """Load the head, in double precision.
+class AestheticReward(RewardFamily, Network):
+    """LAION's aesthetic predictor: a linear head on CLIP's image embedding."""
 
-    Raises:
-        ArtifactError: If the file is no safetensors file, or holds other tensors than the published head's.
-    """
-    head = AestheticHead()
-    try:
-        tensors = load_file(file)
-    except (SafetensorError, OSError) as error:
-        raise _broken(file, f"not a safetensors file: {error}") from error
-    load_exactly(head, tensors, file, owner="the published head", fix=_FIX)
-    return head.double().requires_grad_(False)
+    name: Literal["aesthetic"] = "aesthetic"
+    clip: PinnedWeights = PinnedWeights()
+    """The CLIP model, in open_clip's layout; the published head is for ViT-L/14 with OpenAI's weights."""
+    head: PinnedWeights = PinnedWeights()
+    """The head, one safetensors file."""
 
-
-def check_embedding_size(clip: OpenClip, field: str) -> None:
-    """Refuse a CLIP model whose embeddings the head does not take.
-
-    Raises:
-        ConfigError: Naming both sizes.
-    """
-    size = clip.embedding_size
-    if size != EMBEDDING_SIZE:
-        raise ConfigError(
-            f"{field}.clip.source",
-            expected=f"a CLIP model with embeddings of {EMBEDDING_SIZE} numbers, which the head was trained on",
-            got=f"one of {size}",
-            fix="name ViT-L/14 with OpenAI's weights",
-        )
-
-
-def _broken(path: Path, problem: str) -> ArtifactError:
-    return ArtifactError(
-        path,
-        problem=problem,
-        producer="another tool",
-        fix=_FIX,
+    catalogue = (
+        RewardRecord(
+            name="aesthetic",
+            measures="LAION's aesthetic predictor v2: what people would rate the picture, of 10",
+            range="about 1 to 10; 5 to 6 on ordinary pictures",
+            direction="more beautiful, as its raters saw it",
+            needs_prompts=False,
+            weights="CLIP ViT-L/14 by OpenAI in open_clip's layout, and the head as safetensors",
+            licence="MIT (CLIP), Apache-2.0 (head)",
+            cost=VIT_L,
+            extra=REWARD_EXTRA,
+        ),
     )
+
+    def build(self, field: str, *, folder: Path | None, device: str | None) -> CheckedReward:
+        """See `RewardFamily.build`."""
+        from hrf.networks.aesthetic_head import EMBEDDING_SIZE, load_head
+        from hrf.networks.clip import fetch_open_clip
+
+        del folder
+        # The small file first: a mistake in it need not wait for the large one.
+        head = load_head(weights_file(self.head, f"{field}.head"))
+        clip = fetch_open_clip(self.clip, self, f"{field}.clip", device=device, field=field)
+        if clip.embedding_size != EMBEDDING_SIZE:
+            raise ConfigError(
+                f"{field}.clip.source",
+                expected=f"a CLIP model with embeddings of {EMBEDDING_SIZE} numbers, which the head was trained on",
+                got=f"one of {clip.embedding_size}",
+                fix="name ViT-L/14 with OpenAI's weights",
+            )
+        return CheckedReward(name="aesthetic", score=Aesthetic(clip=clip, head=head), field=field)

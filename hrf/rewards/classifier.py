@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrf.errors import ConfigError
-from hrf.rewards.base import Prompts
+from hrf.rewards.base import CheckedReward, Prompts
+from hrf.rewards.family import RewardFamily, RewardRecord
+from hrf.storage.weights import digest_or_absent
 
 if TYPE_CHECKING:
     from hrf.networks.classifier import ImageClassifier
@@ -75,3 +78,60 @@ def _index(labels: Sequence[str], label: str, field: str) -> int:
             fix="choose one of them, or another classifier",
         )
     return labels.index(label)
+
+
+class ClassifierReward(RewardFamily):
+    """Probability of a class under a small classifier of this project's own kind."""
+
+    name: Literal["classifier"] = "classifier"
+    label: str = ""
+    """The class whose probability is the reward."""
+    classifier: str = "shipped"
+    """`shipped` or a local folder."""
+
+    catalogue = (
+        RewardRecord(
+            name="classifier",
+            measures="probability of a class under a small classifier in this project's format",
+            range="[0, 1]",
+            direction="more likely the class",
+            needs_prompts=False,
+            weights="shipped (90 k parameters, six kinds of avatars), or a folder",
+            licence="MIT (the shipped one)",
+            cost="0.012 GFLOP at 32 x 32",
+        ),
+    )
+
+    def build(self, field: str, *, folder: Path | None, device: str | None) -> CheckedReward:
+        """See `RewardFamily.build`."""
+        del device
+        if folder is None:
+            raise ConfigError(
+                f"{field}.classifier", expected="a folder with a classifier", got=None, fix="name one, or `shipped`"
+            )
+        probability = load_class_probability(folder, self.label, field=field)
+        return CheckedReward(name=f"classifier:{self.label}", score=probability, field=field)
+
+    def problems(self, path: str) -> Iterator[ConfigError]:
+        """See `RewardFamily.problems`."""
+        if not self.label or not self.classifier:
+            missing = "label" if not self.label else "classifier"
+            expected = "a class of the classifier" if missing == "label" else "'shipped' or a folder"
+            yield ConfigError(f"{path}.{missing}", expected=expected, got="", fix=f"set {path}.{missing}")
+
+    def input_digests(self, path: str) -> dict[str, str]:
+        """See `RewardFamily.input_digests`: the classifier's folder."""
+        return {} if self.classifier == "shipped" else {f"{path}.classifier": digest_or_absent(self.classifier)}
+
+    def pack_classifiers(self, path: str, target: Path) -> Iterator[tuple[Path, str]]:
+        """See `RewardFamily.pack_classifiers`."""
+        from hrf.networks.classifier import classifier_folder
+
+        shutil.copytree(classifier_folder(self.classifier, f"{path}.classifier"), target)
+        yield target, path
+
+    @classmethod
+    def words(cls, settings: Mapping[str, Any], built_name: str) -> str:
+        """See `RewardFamily.words`."""
+        del built_name
+        return f"the classifier's probability of “{settings.get('label')}”: larger is better"

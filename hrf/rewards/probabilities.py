@@ -1,20 +1,37 @@
-"""The probability of chosen classes under a pretrained classifier, of transformers or in an ONNX file."""
+"""The probability of chosen classes: what classifiers of transformers and in ONNX files have in common."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hrf.errors import ConfigError, NumericalError
 from hrf.rewards.base import Prompts
+from hrf.storage.schema import Fraction, Section, inert
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _SUM_TOLERANCE = 1e-3
 """Of a network's probabilities, which are float32 sums over up to thousands of classes."""
+
+
+class Thresholded(Section):
+    """What a small probability is worth."""
+
+    threshold: Fraction | None = None
+    """A probability that is not above this counts as `below`; null: every probability counts as itself."""
+    below: float = -1.0
+    """For `threshold` only. (Published code of the HRF paper, task "over 50": threshold 0.6, below -1.)"""
+
+    def threshold_problems(self, path: str) -> Iterator[ConfigError]:
+        """`below` without a threshold."""
+        if self.threshold is None:
+            yield from inert(self, path, ("below",), f"without a threshold ({path}.threshold)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,54 +63,3 @@ class ClassesProbability:
             )
         scores: NDArray[np.float64] = probabilities[:, list(self.classes)].sum(dim=1).numpy()
         return scores if self.threshold is None else np.where(scores > self.threshold, scores, self.below)
-
-
-def label_indices(model: Any, labels: Sequence[str], field: str) -> list[int]:
-    """Where labels stand among a classifier's of transformers.
-
-    Raises:
-        ConfigError: If it has no such label, or does not choose one label per image.
-    """
-    names: dict[int, str] = model.config.id2label
-    if model.config.problem_type == "multi_label_classification":
-        raise ConfigError(
-            f"{field}.model.source",
-            expected="a classifier whose labels exclude each other",
-            got="one for several labels per image",
-            fix="choose another one, or write a function (reward.name: python)",
-        )
-    indices = {name: index for index, name in names.items()}
-    for label in labels:
-        if label not in indices:
-            raise ConfigError(
-                f"{field}.labels",
-                expected=f"labels of the classifier: {', '.join(names.values())}",
-                got=label,
-                fix="choose some of them, or another classifier",
-            )
-    return [indices[label] for label in labels]
-
-
-def check_classes(classes: tuple[int, int], num_classes: int, field: str) -> None:
-    """Refuse classes that an ONNX classifier hasn't.
-
-    Raises:
-        ConfigError: Naming how many it has.
-    """
-    if classes[1] > num_classes:
-        raise ConfigError(
-            f"{field}.classes",
-            expected=f"[i, j] with j at most {num_classes}, the number of its classes",
-            got=list(classes),
-            fix="correct the range",
-        )
-
-
-def logits_of(model: Any) -> Callable[[Tensor], Tensor]:
-    """Prepared pictures to a classifier's logits."""
-
-    def run(prepared: Tensor) -> Tensor:
-        logits: Tensor = model(prepared).logits
-        return logits
-
-    return run

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
-from collections.abc import Callable
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from importlib.machinery import PathFinder
+from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hrf.errors import ConfigError, HrfError
-from hrf.rewards.base import Prompts
+from hrf.rewards.base import CheckedReward, Prompts
+from hrf.rewards.family import RewardFamily, RewardRecord
+from hrf.storage.folders import canonical_json, file_sha256
+from hrf.storage.weights import ABSENT, digest_or_absent
 
 _PROMPTS = "prompts"
 
@@ -95,3 +104,68 @@ def _prompt_parameter(function: Callable[..., Any], name: str, field: str) -> tu
             fix="change its parameters: images first, `prompts` if it needs them, a default for every other one",
         ) from error
     return parameter is not None, parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def _module_digest(module: str) -> str:
+    """Of the module's source; of one in a package that of the whole package, as it may import the rest.
+
+    It is found where a step finds it, and not imported: it is the user's code.
+    """
+    spec = PathFinder.find_spec(module.partition(".")[0], [os.getcwd(), *sys.path])
+    if spec is None:
+        return ABSENT
+    if not spec.submodule_search_locations:
+        return digest_or_absent(spec.origin) if spec.origin else ABSENT
+    sources = {
+        f"{number}/{file.relative_to(folder).as_posix()}": file_sha256(file)
+        for number, folder in enumerate(spec.submodule_search_locations)
+        for file in Path(folder).rglob("*.py")
+    }
+    return hashlib.sha256(canonical_json(sources)).hexdigest()
+
+
+class PythonReward(RewardFamily):
+    """A Python function of the user's."""
+
+    name: Literal["python"] = "python"
+    function: str = ""
+    """`module:function`; it is called as f(images), or as f(images, prompts=...) if it has a parameter `prompts`."""
+
+    catalogue = (
+        RewardRecord(
+            name="python",
+            measures="what your function says: f(images), or f(images, prompts)",
+            range="any finite number",
+            direction="yours to decide: higher is better",
+            needs_prompts=False,
+            weights="yours",
+            licence="yours",
+            cost="yours",
+        ),
+    )
+
+    def build(self, field: str, *, folder: Path | None, device: str | None) -> CheckedReward:
+        """See `RewardFamily.build`."""
+        del folder, device
+        function = load_user_function(self.function, field=field)
+        return CheckedReward(name=self.function, score=function, needs_prompts=function.needs_prompts, field=field)
+
+    def problems(self, path: str) -> Iterator[ConfigError]:
+        """See `RewardFamily.problems`."""
+        if not re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", self.function):
+            yield ConfigError(
+                f"{path}.function",
+                expected="module:function, such as my_package.rewards:redness",
+                got=self.function,
+                fix=f"set {path}.function",
+            )
+
+    def input_digests(self, path: str) -> dict[str, str]:
+        """See `RewardFamily.input_digests`: the function's module."""
+        return {f"{path}.function": _module_digest(self.function.partition(":")[0])}
+
+    @classmethod
+    def words(cls, settings: Mapping[str, Any], built_name: str) -> str:
+        """See `RewardFamily.words`."""
+        del built_name
+        return f"the function {settings.get('function')}: larger is better"

@@ -13,24 +13,39 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import signal
 import ssl
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
+
+from pydantic import model_validator
 
 from hrf import __version__
-from hrf.config import ClassifierReward, Config, WeightedSumReward
-from hrf.config.rewards import Reward as RewardConfig
 from hrf.errors import ConfigError, HrfError
-from hrf.rewards import build_reward
+from hrf.rewards import DEFAULT_REWARD, RewardSettings, build_reward
 from hrf.rewards.server import RewardServer
+from hrf.storage.schema import Section
 from hrf.storage.secrets import REWARD_TOKEN, BlottingFormatter, check_secrets
+from hrf.storage.validation import combine
 from hrf.storage.yaml_text import parse_yaml
 
 _log = logging.getLogger("hrf.rewards.serve")
+
+
+class _Served(Section):
+    """What a configuration says of the reward."""
+
+    reward: RewardSettings = DEFAULT_REWARD
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        problems = list(self.reward.problems("reward"))
+        if problems:
+            raise combine(problems)
+        return self
 
 
 def build_server(
@@ -52,37 +67,23 @@ def build_server(
     check_secrets()
     path = Path(reward)
     text = path.read_text(encoding="utf-8") if reward.endswith((".yaml", ".yml")) else reward
-    config = Config.from_mapping({"reward": parse_yaml(text, origin="reward")})
-    if config.reward.name == "remote":
+    settings = _Served.from_mapping({"reward": parse_yaml(text, origin="reward")}).reward
+    if settings.name == "remote":
         raise ConfigError("reward.name", expected="a reward that is computed here", got="remote", fix="name another")
     with tempfile.TemporaryDirectory() as scratch:
-        folder = _classifiers(config.reward, Path(scratch) / "classifiers")
-        built = build_reward(config.reward, folder)
-    settings = json.dumps(config.reward.model_dump(mode="json"), sort_keys=True)
+        target = Path(scratch) / "classifiers"
+        packed = list(settings.pack_classifiers("reward", target))
+        built = build_reward(settings, target if packed else None)
+    recorded = json.dumps(settings.model_dump(mode="json"), sort_keys=True)
     return RewardServer(
         built,
-        version=f"{__version__}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}",
+        version=f"{__version__}-{hashlib.sha256(recorded.encode()).hexdigest()[:12]}",
         address=(host, port),
         token=os.environ.get(REWARD_TOKEN, ""),
         most_waiting=most_waiting,
         max_request_bytes=max_request_bytes,
         tls=tls,
     )
-
-
-def _classifiers(reward: RewardConfig, target: Path) -> Path | None:
-    """Where a reward's classifiers are: as `build_reward` wants them, those of a sum's terms by their numbers."""
-    if isinstance(reward, ClassifierReward):
-        # Imported for these alone: it brings torch.
-        from hrf.networks.classifier import classifier_folder
-
-        return classifier_folder(reward.classifier, "reward.classifier")
-    if isinstance(reward, WeightedSumReward):
-        for index, term in enumerate(reward.terms):
-            own = _classifiers(term.reward, target)
-            if own is not None:
-                shutil.copytree(own, target / str(index))
-    return target if target.is_dir() else None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

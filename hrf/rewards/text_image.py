@@ -1,16 +1,22 @@
-"""How well an image fits its prompt: CLIP score, and PickScore."""
+"""How well an image fits its prompt: what CLIP score and PickScore have in common."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hrf.rewards.base import Prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# A ViT's forward pass: L (24 n d^2 + 4 n^2 d) floating-point operations for L layers of width d on n tokens.
+VIT_L = "162 GFLOP (ViT-L/14, 224 pixels)"
+VIT_H = "334 GFLOP (ViT-H/14, 224 pixels)"
 
 
 class PairEncoder(Protocol):

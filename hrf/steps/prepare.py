@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hrf import __version__
-from hrf.config import ClassifierReward, Config, Reward, WeightedSumReward
-from hrf.config.rewards import leaf_rewards, measured_settings
+from hrf.config import Config
 from hrf.errors import ConfigError
 from hrf.networks.classifier import classifier_folder
 from hrf.networks.features import build_embedder
@@ -26,6 +25,7 @@ from hrf.policies.text import embed_prompts
 from hrf.promotion.pointer import fetch_incumbent
 from hrf.promotion.runs import RunRecords
 from hrf.rewards import build_reward, missing_prompts
+from hrf.rewards.family import RewardFamily
 from hrf.seeds import derive_seed
 from hrf.steps.check import settle_config
 from hrf.steps.context import step
@@ -179,17 +179,15 @@ def _pack_classifier(classifier: str, field: str, target: Path, picture_size: tu
 
 
 def _pack_reward(
-    settings: Reward, field: str, target: Path, picture_size: tuple[int, int], *, with_prompts: bool
+    settings: RewardFamily, field: str, target: Path, picture_size: tuple[int, int], *, with_prompts: bool
 ) -> None:
-    """Copy a reward's classifiers, those of a sum's terms by their numbers, and try the reward on the CPU.
+    """Copy a reward's classifiers and try the reward on the CPU.
 
     Weights of pretrained networks are not copied: they are large, and every step that needs them fetches and verifies
     them itself.
     """
-    for index, (single, path) in enumerate(leaf_rewards(settings, field)):
-        if isinstance(single, ClassifierReward):
-            folder = target / str(index) if isinstance(settings, WeightedSumReward) else target
-            _pack_classifier(single.classifier, path, folder, picture_size)
+    for folder, path in settings.pack_classifiers(field, target):
+        check_classifier(folder, path, picture_size)
     reward = build_reward(settings, target if target.is_dir() else None, field=field, device="cpu")
     if reward.needs_prompts and not with_prompts:
         raise missing_prompts(reward.name, field)
@@ -226,9 +224,9 @@ def _evaluation_digest(config: Config, identity: dict[str, Any], prompts: Prompt
     measured = {
         "evaluation": {
             **config.evaluation.model_dump(mode="json", exclude={"every", "confidence"}),
-            "held_out_reward": measured_settings(held_out) if held_out else None,
+            "held_out_reward": held_out.measured() if held_out else None,
         },
-        "reward": measured_settings(config.reward),
+        "reward": config.reward.measured(),
         "forward_dtype": config.model.forward_dtype,
         "policy": identity,
     }

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
 from hrf.config import Config
-from hrf.config.rewards import leaf_rewards
 from hrf.distributed.processes import check_processes, run_in_processes
 from hrf.steps.context import RunContext
 
@@ -42,9 +41,7 @@ def _count_gpus(config: Config) -> int:
     """
     import torch
 
-    devices = {config.model.device} | {
-        getattr(reward, "device", "cpu") for reward, _ in leaf_rewards(config.reward, "reward")
-    }
+    devices = {config.model.device} | {getattr(reward, "device", "cpu") for reward, _ in config.reward.leaves("reward")}
     return torch.cuda.device_count() if "cuda" in devices else 0
 
 

@@ -24,6 +24,9 @@ from hrf.storage.schema import Section, inert
 CACHE_DIR = "HRF_CACHE_DIR"
 """Environment variable: where weights from S3 are kept."""
 
+ABSENT = "absent"
+"""In place of a digest: whatever needs the file will say so."""
+
 _FILE_ENDINGS = (".safetensors", ".onnx")
 
 
@@ -74,6 +77,12 @@ class PinnedWeights(Section):
                 got=self.sha256,
                 fix="`hrf rewards digest FILE_OR_FOLDER` prints it",
             )
+
+
+def pinned_in(section: Section) -> dict[str, PinnedWeights]:
+    """Field -> the weights that a section names; those that it leaves open are left out."""
+    values = {name: getattr(section, name) for name in type(section).model_fields}
+    return {name: value for name, value in values.items() if isinstance(value, PinnedWeights)}
 
 
 def weights_file(weights: PinnedWeights, field: str) -> Path:
@@ -131,6 +140,12 @@ def digest_of(path: Path) -> str:
         if not any(part.startswith(".") for part in name.split("/"))
     }
     return hashlib.sha256(canonical_json(files)).hexdigest()
+
+
+def digest_or_absent(path: str | Path) -> str:
+    """`digest_of` what a configuration names by a path; ABSENT if nothing is there."""
+    place = Path(path).expanduser()
+    return digest_of(place) if place.exists() else ABSENT
 
 
 def _fetch(weights: PinnedWeights, field: str, hub_files: Sequence[str]) -> Path:

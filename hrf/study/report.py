@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from hrf.errors import ArtifactError
-from hrf.report.formatting import count, duration, number, reward_unit, words
+from hrf.report.formatting import count, duration, number, words
 from hrf.report.page import Figure, Table, render
 from hrf.report.pictures import Picture, embed
+from hrf.rewards import reward_unit
 from hrf.study import figures, tables
 from hrf.study.definition import Study
 from hrf.study.matching import (

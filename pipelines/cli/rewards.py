@@ -20,12 +20,12 @@ def rewards(ctx: typer.Context, as_json: AsJson = False) -> None:
     """List the rewards: what they measure, range and direction, weights, licence, cost, and what to install."""
     if ctx.invoked_subcommand:
         return
-    from hrf.rewards.catalogue import RECORDS
+    from hrf.rewards import CATALOGUE
 
     if as_json:
-        print_json([asdict(record) for record in RECORDS])
+        print_json([asdict(record) for record in CATALOGUE])
         return
-    for record in RECORDS:
+    for record in CATALOGUE:
         table = Table(
             box=None, show_header=False, title=f"[bold]{record.name}[/]", title_justify="left", padding=(0, 2)
         )

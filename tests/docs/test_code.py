@@ -25,7 +25,7 @@ from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, we
 from hrf.policies.kinds import normalise_base
 from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
-from hrf.rewards.remote import RemoteScorer
+from hrf.rewards.client import RemoteScorer
 from hrf.storage.objects import Storage
 from hrf.storage.shipped import shipped_folder
 from tests.docs.pages import PAGES, fenced

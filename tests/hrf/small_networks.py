@@ -15,8 +15,8 @@ from open_clip.push_to_hf_hub import save_config_for_hf
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 
+from hrf.networks.aesthetic_head import AestheticHead
 from hrf.networks.classifier import reinitialise
-from hrf.rewards.aesthetic import AestheticHead
 
 CONTEXT = 16
 """Tokens of a text."""

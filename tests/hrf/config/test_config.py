@@ -14,10 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hrf.config import ClassifierReward, Config, JpegReward, Rollout, Run, list_presets, resolve
+from hrf.config import Config, Rollout, Run, list_presets, resolve
 from hrf.config.overrides import deep_merge
 from hrf.core.window import Window
 from hrf.errors import ConfigError
+from hrf.rewards.classifier import ClassifierReward
+from hrf.rewards.jpeg import JpegReward
 from hrf.steps.check import check_prompts
 from hrf.storage.yaml_text import dump_yaml, parse_yaml
 

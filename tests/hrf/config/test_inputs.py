@@ -5,7 +5,8 @@ import sys
 import pytest
 
 from hrf.config import Config, resolve
-from hrf.config.inputs import ABSENT, input_digests
+from hrf.config.inputs import input_digests
+from hrf.storage.weights import ABSENT
 
 TEXT = {"model": {"source": "somewhere", "guidance_scale": 5.0}, "evaluation": {"features": "pixels", "classifier": ""}}
 LIMITS = {"gate": {"monitors": {"unrecognised_fraction": None}}}

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hrf.config import Config, Lora
 from hrf.errors import ArtifactError
+from hrf.networks.aesthetic_head import load_head
 from hrf.networks.classifier import ImageClassifier
 from hrf.networks.clip import load_open_clip
 from hrf.networks.pretrained import load_model
@@ -25,7 +26,6 @@ from hrf.policies.folders import load_policy, save_fresh_policy, save_policy
 from hrf.policies.kinds import normalise_base
 from hrf.policies.text import load_text_encoder
 from hrf.policies.weights import FullWeights, LoraWeights
-from hrf.rewards.aesthetic import load_head
 from tests.hrf import small_networks
 from tests.hrf import tiny_stable_diffusion as tiny
 from tests.hrf.toys import small_unet

@@ -10,9 +10,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from hrf.config import AestheticReward
 from hrf.errors import ArtifactError, ConfigError
 from hrf.rewards import build_reward
+from hrf.rewards.aesthetic import AestheticReward
 from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf.small_networks import images
 
@@ -67,7 +67,7 @@ def test_the_score_is_the_published_heads_on_the_unit_clip_embedding(networks):
 
 
 def test_the_head_alone_is_the_published_one_in_double_precision(networks):
-    from hrf.rewards.aesthetic import load_head
+    from hrf.networks.aesthetic_head import load_head
 
     head = published_head()
     head.load_state_dict({name.removeprefix("layers."): t for name, t in load_file(networks["head"]).items()})

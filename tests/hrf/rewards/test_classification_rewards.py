@@ -9,9 +9,10 @@ import torch
 import transformers
 from PIL import Image
 
-from hrf.config import ImageClassifierReward, OnnxClassifierReward
 from hrf.errors import ArtifactError, ConfigError, NumericalError
 from hrf.rewards import build_reward
+from hrf.rewards.image_classifier import ImageClassifierReward
+from hrf.rewards.onnx_classifier import OnnxClassifierReward
 from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf import small_networks
 from tests.hrf.small_networks import images

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from hrf.config import ClassifierReward
 from hrf.errors import ArtifactError, ConfigError
 from hrf.networks.classifier import ImageClassifier, reinitialise
 from hrf.rewards import build_reward
+from hrf.rewards.classifier import ClassifierReward
 
 LABELS = ("squares", "circles", "unrecognised")
 

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hrf.config import JpegReward
-from hrf.config.rewards import Term, WeightedSumReward
 from hrf.images import to_images
 from hrf.rewards import build_reward
+from hrf.rewards.jpeg import JpegReward
+from hrf.rewards.weighted_sum import Term, WeightedSumReward
 
 
 def random_images(count: int = 6, size: int = 32, seed: int = 0) -> np.ndarray:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hrf.config import PythonReward
 from hrf.errors import ConfigError, HrfError, NumericalError
 from hrf.rewards import build_reward
+from hrf.rewards.python import PythonReward
 
 SOURCE = """
 import numpy as np

@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from hrf.config import Config, JpegReward, RemoteReward, Term, WeightedSumReward
-from hrf.config.rewards import measured_settings
+from hrf.config import Config
 from hrf.errors import ConfigError, HrfError, RemoteError
 from hrf.rewards import ImageError, build_reward
-from hrf.rewards import remote as remote_module
+from hrf.rewards import client as client_module
+from hrf.rewards.client import RemoteScorer
+from hrf.rewards.jpeg import JpegReward
 from hrf.rewards.protocol import (
     Health,
     ProtocolError,
@@ -29,7 +30,8 @@ from hrf.rewards.protocol import (
     decode_request,
     encode_request,
 )
-from hrf.rewards.remote import RemoteScorer
+from hrf.rewards.remote import RemoteReward
+from hrf.rewards.weighted_sum import Term, WeightedSumReward
 from hrf.storage.secrets import REWARD_TOKEN
 from tests.hrf.rewards.servers import (
     NAME,
@@ -52,7 +54,7 @@ PROMPTS = ["a cat", "zwei Hunde", "три", "猫が四匹", "", "six\n", '"seven
 @pytest.fixture(autouse=True)
 def _soon_again(monkeypatch):
     """Waits of milliseconds between repetitions, and no token."""
-    monkeypatch.setattr(remote_module, "_FIRST_WAIT_SECONDS", 0.002)
+    monkeypatch.setattr(client_module, "_FIRST_WAIT_SECONDS", 0.002)
     monkeypatch.delenv(REWARD_TOKEN, raising=False)
 
 
@@ -207,7 +209,7 @@ class TestWhatMayPass:
                 client(url)(pictures())
 
     def test_a_server_that_comes_up_late_is_waited_for(self, monkeypatch):
-        monkeypatch.setattr(remote_module, "_FIRST_WAIT_SECONDS", 0.05)
+        monkeypatch.setattr(client_module, "_FIRST_WAIT_SECONDS", 0.05)
         with socket.socket() as taken, ThreadPoolExecutor() as pool:
             # Held until the server has it, so that no other program is given it.
             taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -240,7 +242,7 @@ class TestWhatMayPass:
             waits.append(seconds)
             await sleep(seconds, *rest)
 
-        monkeypatch.setattr(remote_module, "_FIRST_WAIT_SECONDS", 0.1)
+        monkeypatch.setattr(client_module, "_FIRST_WAIT_SECONDS", 0.1)
         monkeypatch.setattr(asyncio, "sleep", noted)
         with scripted(says(503, b"")) as server, pytest.raises(RemoteError):
             client(server.url, batch_size=9, retries=3)(pictures())
@@ -414,7 +416,7 @@ class TestHealth:
         assert server.requests[0].line == "GET /aesthetic/health HTTP/1.1"
 
     def test_no_server_is_an_error_by_the_deadline(self, monkeypatch):
-        monkeypatch.setattr(remote_module, "HEALTH_SECONDS", 0.3)
+        monkeypatch.setattr(client_module, "HEALTH_SECONDS", 0.3)
         began = time.monotonic()
         with pytest.raises(RemoteError, match=r"http://127\.0\.0\.1:1"):
             client("http://127.0.0.1:1", retries=1000).health()
@@ -522,11 +524,11 @@ class TestConfigured:
     def test_where_and_how_it_is_reached_is_no_part_of_what_is_measured(self):
         one = self.settings("http://127.0.0.1:1", batch_size=1, retries=0, deadline_seconds=5.0)
         other = self.settings("https://scorer.example")
-        assert measured_settings(one) == measured_settings(other) == {"name": "remote", "scorer": NAME, "version": ""}
-        assert measured_settings(one) != measured_settings(self.settings("https://scorer.example", version="2"))
-        assert measured_settings(JpegReward(quality=80)) == JpegReward(quality=80).model_dump(mode="json")
+        assert one.measured() == other.measured() == {"name": "remote", "scorer": NAME, "version": ""}
+        assert one.measured() != self.settings("https://scorer.example", version="2").measured()
+        assert JpegReward(quality=80).measured() == JpegReward(quality=80).model_dump(mode="json")
         sums = [
             WeightedSumReward(terms=(Term(reward=reward, weight=weight), Term()))
             for reward, weight in [(one, 1.0), (other, 1.0), (other, 2.0)]
         ]
-        assert measured_settings(sums[0]) == measured_settings(sums[1]) != measured_settings(sums[2])
+        assert sums[0].measured() == sums[1].measured() != sums[2].measured()

@@ -20,13 +20,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from hrf.config import ClassifierReward, JpegReward
 from hrf.errors import ConfigError, RemoteError
 from hrf.networks.classifier import classifier_folder
 from hrf.rewards import ImageError, build_reward
-from hrf.rewards import remote as remote_module
+from hrf.rewards import client as client_module
+from hrf.rewards.classifier import ClassifierReward
+from hrf.rewards.client import RemoteScorer
+from hrf.rewards.jpeg import JpegReward
 from hrf.rewards.protocol import encode_request
-from hrf.rewards.remote import RemoteScorer
 from hrf.rewards.serve import build_server, main
 from hrf.rewards.server import RewardServer
 from hrf.storage.secrets import REWARD_TOKEN
@@ -37,7 +38,7 @@ TOKEN = "tok-3f9a"
 
 @pytest.fixture(autouse=True)
 def _soon_again(monkeypatch):
-    monkeypatch.setattr(remote_module, "_FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(client_module, "_FIRST_WAIT_SECONDS", 0.01)
     monkeypatch.delenv(REWARD_TOKEN, raising=False)
 
 

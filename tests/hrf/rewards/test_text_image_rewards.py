@@ -9,9 +9,10 @@ import torch
 import transformers
 from PIL import Image
 
-from hrf.config import ClipScoreReward, PickScoreReward
 from hrf.errors import ArtifactError, ConfigError, NumericalError
 from hrf.rewards import build_reward
+from hrf.rewards.clip_score import ClipScoreReward
+from hrf.rewards.pickscore import PickScoreReward
 from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf import small_networks
 from tests.hrf.small_networks import images

@@ -5,9 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hrf.config import ClipScoreReward, Config, JpegReward, PythonReward, Term, WeightedSumReward
+from hrf.config import Config
 from hrf.errors import ConfigError, NumericalError
 from hrf.rewards import build_reward
+from hrf.rewards.clip_score import ClipScoreReward
+from hrf.rewards.jpeg import JpegReward
+from hrf.rewards.python import PythonReward
+from hrf.rewards.weighted_sum import Term, WeightedSumReward
 from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf.small_networks import images
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from hrf.config import Config, PythonReward
+from hrf.config import Config
 from hrf.distributed.processes import run_in_processes
 from hrf.distributed.ranks import this_rank
 from hrf.errors import ConfigError, NumericalError, ProcessError
 from hrf.rewards import build_reward
+from hrf.rewards.python import PythonReward
 from hrf.steps.history import read_update
 from hrf.steps.sample import sample
 from hrf.steps.score import reward_samples, score

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from hrf.config import JpegReward
 from hrf.errors import ConfigError, NumericalError, RemoteError
 from hrf.rewards import build_reward
+from hrf.rewards.jpeg import JpegReward
 from hrf.rewards.server import RewardServer
 from hrf.storage.secrets import REWARD_TOKEN
 from tests.hrf.rewards.servers import NAME, serving

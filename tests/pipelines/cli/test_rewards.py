@@ -7,14 +7,14 @@ import json
 
 from typer.testing import CliRunner
 
-from hrf.rewards.catalogue import RECORDS
+from hrf.rewards import CATALOGUE
 from hrf_pipelines.cli.main import app
 
 
 def test_every_reward_is_listed_with_its_range_and_licence():
     result = CliRunner().invoke(app, ["rewards"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
-    for record in RECORDS:
+    for record in CATALOGUE:
         assert record.name in result.output
         assert record.range in result.output
         assert record.licence in result.output
