@@ -12,9 +12,10 @@ import pytest
 import typer
 import yaml
 
-from hrf.config import resolve, rewards
+from hrf.config import resolve
 from hrf.config.overrides import from_settings, lay_over
 from hrf.core.window import Window
+from hrf.rewards import CATALOGUE, family_of
 from hrf.study.definition import Study
 from hrf_pipelines.cli.main import app
 from tests.docs.pages import ALL_PAGES, OTHER_PAGES, OUTSIDE_FENCES, PAGES, ROOT, fenced
@@ -117,10 +118,7 @@ class TestCommands:
 
     def test_fields_named_in_the_text_exist(self) -> None:
         config = resolve("sd15-compressibility").to_mapping()
-        families = [
-            entry for name, entry in vars(rewards).items() if name.endswith("Reward") and isinstance(entry, type)
-        ]
-        config["reward"] = {field for family in families for field in family.model_fields}
+        config["reward"] = {field for record in CATALOGUE for field in family_of(record.name).model_fields}
         for dotted in set(re.findall(rf"`((?:{'|'.join(config)})\.\w+)", OUTSIDE_FENCES)):
             top, field = dotted.split(".")
             # `update.json` and the like are files.
