@@ -49,6 +49,19 @@ class TestPages:
                 assert level == 0 or level < level_after, block
 
 
+def named_paths() -> list[tuple[str, str]]:
+    """(page, path) of all that the pages name in the project's folders."""
+    folders = "hrf|components|pipelines|images|manifests|tests|benchmarks|tools|docs"
+    path = re.compile(rf"(?<![\w/.-])((?:{folders})/[\w./-]*[\w/])")
+    return sorted({(page, named) for page, text in PAGES.items() for named in path.findall(text)})
+
+
+class TestPaths:
+    @pytest.mark.parametrize("page", sorted({page for page, _ in named_paths()}))
+    def test_what_is_named_is_there(self, page: str) -> None:
+        assert [path for of, path in named_paths() if of == page and not (ROOT / path).exists()] == []
+
+
 class TestReadme:
     def test_it_is_one_page(self) -> None:
         assert len(README.splitlines()) <= 250
