@@ -168,10 +168,11 @@ def test_resumes_without_waiting_are_refused(hrf, kfp):
 
 
 @pytest.mark.e2e
-def test_a_run_that_is_cut_off_at_each_of_its_steps_computes_nothing_twice_and_ends_in_the_same_bits(
+def test_a_run_that_is_cut_off_at_every_second_step_computes_nothing_twice_and_ends_in_the_same_bits(
     hrf, kfp, storage_uri, s3_environment, tmp_path
 ):
-    """Eight attempts at one run, each resumed with the command, against one that nothing disturbed.
+    """Five attempts at one run, each resumed with the command, against one that nothing disturbed. Every step is
+    finished in an attempt that is cut off, and so must not be computed in the next one.
 
     The package is what a cluster gets, its tasks run here, and Kubeflow's cache answers as the package lets it. Kills:
     a step whose key holds what each attempt makes anew; one whose outputs differ from time to time; caching left off.
@@ -184,9 +185,11 @@ def test_a_run_that_is_cut_off_at_each_of_its_steps_computes_nothing_twice_and_e
 
     run = submitted(hrf, kfp, "--storage", storage_uri, "--experiment", "cut")
     first = run["run_id"]
-    for number, step in enumerate(STEPS):
+    finished = 0
+    for step in STEPS[1::2]:
         # What the last attempt was cut off from, and nothing that was finished before.
-        assert work(run, step) == list(STEPS[max(number - 1, 0) : number])
+        assert work(run, step) == list(STEPS[finished : STEPS.index(step)])
+        finished = STEPS.index(step)
         assert hrf("runs", "resume", run["run_id"]).exit_code == 0
         run = kfp.state.runs[-1]
     assert work(run, "") == [STEPS[-1]]
