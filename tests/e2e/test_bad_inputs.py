@@ -174,12 +174,6 @@ BEFORE_TRAINING = {
     "nearly deterministic step": run_with(
         WINDOW % "steps: [3, 5]", says=("starts.windows[0]", "policy.split"), **SECONDS
     ),
-    "damaged base weights": run_with(
-        "model.source={folder}/cut-short",
-        exit_code=ARTIFACT,
-        says=("cut-short/unet", "not a loadable UNet2DModel"),
-        **SECONDS,
-    ),
     "pickled base weights": run_with(
         "model.source={folder}/pickled",
         exit_code=ARTIFACT,
@@ -211,14 +205,11 @@ def shared(embedded_s3):
 @pytest.fixture(scope="module")
 def answers_before_training(tmp_path_factory, embedded_s3, shared, undisturbed):
     folder = tmp_path_factory.mktemp("before-training")
-    for name in ("cut-short", "pickled"):
-        shutil.copytree(shipped_folder("avatars-32"), folder / name)
-    weights = "unet/diffusion_pytorch_model.safetensors"
-    cut = (folder / "cut-short" / weights).read_bytes()[:100_000]
-    (folder / "cut-short" / weights).write_bytes(cut)
-    (folder / "pickled" / weights).rename(folder / "pickled" / "unet" / "diffusion_pytorch_model.bin")
-    for model in ("cut-short", "pickled"):
-        (folder / model / "manifest.json").unlink(missing_ok=True)
+    shutil.copytree(shipped_folder("avatars-32"), folder / "pickled")
+    (folder / "pickled" / "unet" / "diffusion_pytorch_model.safetensors").rename(
+        folder / "pickled" / "unet" / "diffusion_pytorch_model.bin"
+    )
+    (folder / "pickled" / "manifest.json").unlink(missing_ok=True)
     with storage_of(undisturbed.work_dir) as source:
         for name, target in shared.items():
             copy_experiment(source, target, EXPERIMENT, folder / "copies" / name)

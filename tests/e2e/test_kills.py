@@ -27,7 +27,8 @@ from tests.e2e.conftest import EXPERIMENT, Undisturbed, removed_at_the_end, run_
 from tests.e2e.objects import records, storage_of, without_run
 
 pytestmark = pytest.mark.e2e
-KILLS, SEED = 10, 20261123
+SEED = 20261123
+VICTIMS = (*["command"] * 3, *["group"] * 2, "machine")
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,12 @@ class Kill:
 
 
 def draw_kills(timeline: list[float]) -> list[Kill]:
-    """Ten moments, spread evenly over the steps of a run, at random within their share."""
+    """Moments that are spread evenly over the steps of a run, at random within their share."""
     draw = random.Random(SEED)
-    victims = ["command"] * 5 + ["group"] * 3 + ["machine"] * 2
-    draw.shuffle(victims)
+    victims = draw.sample(VICTIMS, len(VICTIMS))
     gaps = [end - begin for begin, end in itertools.pairwise(timeline)]
     # After the last step only its first half: a run that has already ended can't be killed.
-    moments = [(number + draw.random()) / KILLS * (len(gaps) - 0.5) for number in range(KILLS)]
+    moments = [(number + draw.random()) / len(victims) * (len(gaps) - 0.5) for number in range(len(victims))]
     return [Kill(int(at), (at % 1) * gaps[int(at)], victim) for at, victim in zip(moments, victims, strict=True)]
 
 
@@ -91,14 +91,14 @@ def has_come_to(attempt: Kill, work_dir: Path, begun: int) -> bool:
 
 @pytest.fixture(scope="module")
 def killed(undisturbed: Undisturbed, tmp_path_factory: pytest.TempPathFactory):
-    """The work directory of a run that was killed ten times, each time followed by the same command."""
+    """The work directory of a run that was killed some times, each time followed by the same command."""
     with removed_at_the_end(tmp_path_factory.mktemp("killed")) as work_dir:
         kill_and_go_on(work_dir, undisturbed.timeline)
         yield work_dir
 
 
 def kill_and_go_on(work_dir: Path, timeline: list[float]) -> None:
-    """Ten kills of a run, each followed by the same command; then to its end."""
+    """Kill a run, and give the same command, for each of the moments; then to its end."""
     log = work_dir / "output.txt"
     for attempt in draw_kills(timeline):
         begun = len(events(work_dir))
@@ -117,10 +117,10 @@ def test_the_undisturbed_run_promotes(undisturbed):
     assert undisturbed.records["pointer"]["decision"]["outcome"] == "promoted"
 
 
-def test_ten_kills_end_in_one_run_of_eleven_attempts(killed):
+def test_kills_end_in_one_run_of_one_attempt_more(killed):
     told = state(only_run(killed))
     assert told["status"] == "finished"
-    assert told["attempts"] in (KILLS, KILLS + 1), "a kill may come before an attempt has noted itself"
+    assert told["attempts"] in (len(VICTIMS), len(VICTIMS) + 1), "a kill may come before an attempt has noted itself"
 
 
 def test_the_promoted_weights_the_decisions_and_the_history_are_those_of_the_undisturbed_run(killed, undisturbed):

@@ -46,6 +46,7 @@ class TestDrawing:
         assert first.images.dtype == np.uint8
         assert first.labels.tolist() == [label for label in range(6) for _ in range(3)]
 
+    @pytest.mark.slow
     def test_a_picture_does_not_depend_on_how_many_are_drawn_or_by_whom(self):
         few, many = render(images_per_style=2, seed=4), render(images_per_style=3, seed=4, num_workers=2)
         assert np.array_equal(few.images[few.labels == 5], many.images[many.labels == 5][:2])

@@ -145,6 +145,7 @@ def test_a_run_that_went_well_is_not_told_to_have_failed(steps, server, monkeypa
         report_status(state=state, error_code=0, error_message="", kubeflow_run="x", **end)
 
 
+@pytest.mark.slow
 def test_studies_are_not_logged(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
     with _pool(Machine(workers=1, threads=1, gpus=()), {"OTHER": "kept"}) as pool:
