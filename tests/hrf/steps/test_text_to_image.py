@@ -45,8 +45,7 @@ SELECTED = {
         "selection": {"stride": 1, "branches": 2, "coarse_stride": 2, "preview_steps": 1},
     }
 }
-UNGUIDED = {"update": {"guidance": False}}
-FULL = {"policy": {"lora": None}}
+UNGUIDED = {"update": {"guidance": False}, "policy": {"lora": None}}
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +74,8 @@ def trajectories(run, epoch: int = 0, suffix: str = "") -> dict:
 
 @pytest.mark.parametrize(
     "changes",
-    [HRF, SPLIT, DDPO, SELECTED, UNGUIDED, FULL],
-    ids=["hrf", "split", "ddpo", "hrf-d", "unguided", "full"],
+    [HRF, SPLIT, DDPO, SELECTED, UNGUIDED],
+    ids=["hrf", "split", "ddpo", "hrf-d", "unguided-full"],
 )
 def test_every_start_distribution_trains_with_prompts_and_its_cost_is_counted(steps, changes):
     """A guided evaluation is two forwards. Branches of a root share its prompt, and only training prompts are used."""

@@ -51,6 +51,7 @@ def test_a_second_start_joins_and_the_last_user_stops(work_dir):
     assert first.stop() is True
 
 
+@pytest.mark.e2e
 def test_a_killed_server_comes_back_with_keys_and_objects(work_dir, tmp_path):
     (tmp_path / "large").write_bytes(b"0123456789abcdef" * (9 * 2**20 // 16))
     server = EmbeddedS3.start(work_dir, "hrf")
@@ -218,6 +219,7 @@ def test_a_missing_program_is_named_with_its_package(work_dir, tmp_path, monkeyp
         EmbeddedS3.start(tmp_path / "other", "hrf")
 
 
+@pytest.mark.e2e
 def test_a_server_that_was_started_again_delivers_at_once_what_it_holds(work_dir):
     """Right after its start it knows names before it can deliver contents."""
     for number in range(3):
