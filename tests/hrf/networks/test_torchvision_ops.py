@@ -6,7 +6,10 @@ import sys
 import pytest
 import torch
 
-pytestmark = pytest.mark.skipif(torch.version.cuda is not None, reason="torch has CUDA, so nothing is declared")
+pytestmark = [
+    pytest.mark.slow,  # Each is a process that imports torch.
+    pytest.mark.skipif(torch.version.cuda is not None, reason="torch has CUDA, so nothing is declared"),
+]
 
 #: torchvision/__init__.py, in short: load the compiled operators if possible, then describe two of them.
 IMPORTED = """
