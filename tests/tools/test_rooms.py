@@ -13,5 +13,9 @@ def test_an_arrow_is_drawn_for_imports_inside_functions_too():
     assert {("hrf_pipelines.cli", "hrf_pipelines.local"), ("hrf_components", "hrf.steps")} <= rooms.arrows()
 
 
+def test_no_arrow_goes_up():
+    assert not rooms.upwards(rooms.rooms(), rooms.arrows())
+
+
 def test_what_is_upwards_is_told_by_the_order_of_the_layers():
     assert rooms.upwards(["top", "middle", "low"], {("top", "low"), ("low", "middle")}) == {("low", "middle")}
