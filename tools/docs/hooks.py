@@ -119,6 +119,8 @@ def _on_site(target: str, here: Path, uri: str, files: Files) -> str | None:
         anchor, inside = Path(inside).stem, "docs/presets.md"
     elsewhere = {path: uri for uri, path in OUTSIDE.items()}
     there = elsewhere.get(inside, inside.removeprefix("docs/") if inside.startswith("docs/") else "")
+    if module := re.fullmatch(r"hrf/(\w+)/(\w+)\.py", inside):
+        there, anchor = f"api/hrf.{module[1]}.md", f"hrf.{module[1]}.{module[2]}"
     if files.get_file_from_path(there) is None:
         # A page of docs/ that is absent is left for MkDocs to complain about.
         return target if inside.startswith("docs/") or not (ROOT / inside).exists() else None
