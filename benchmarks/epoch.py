@@ -19,11 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from safetensors.torch import save_file
 
 from hrf.config import Config, resolve
 from hrf.networks.classifier import classifier_folder
@@ -32,10 +30,10 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
 from hrf.rewards import build_reward
-from hrf.steps.score import reward_samples
-from hrf.trainer.state import save_training_state, save_trajectories
-from hrf.trainer.trainer import Episodes, advantages_of, build_starts, draw_prefix_pool, sample_episodes
-from hrf.trainer.update import Updater, build_optimizer
+from hrf.trainer.episodes import Episodes, Scores
+from hrf.trainer.starts import build_starts, draw_prefix_pool
+from hrf.trainer.state import save_episodes, save_scores, save_training_state
+from hrf.trainer.trainer import Trainer, sample_episodes, score_episodes
 
 #: Samples in a call of the floor's forward passes, whatever the run's own calls hold.
 FLOOR_BATCH = 64
@@ -66,36 +64,31 @@ def measure(config: Config, policy: DiffusionPolicy, repeats: int, scratch: Path
         pool = draw_prefix_pool(policy, config, run_seed=config.run.seed, on_advance=None)
     folder = classifier_folder("shipped", "reward.classifier") if config.reward.name == "classifier" else None
     reward = build_reward(config.reward, folder)
-    distribution = build_starts(config, policy, reward=lambda: reward, pool=pool)
-    updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update)
+    starts = build_starts(config, policy, reward=lambda: reward, pool=pool)
+    trainer = Trainer(policy, config, run_seed=config.run.seed)
     rows: list[dict[str, float]] = []
     for repeat in range(repeats + 1):
         epoch = repeat % config.run.epochs
         sampling, episodes = timed(
-            lambda epoch=epoch: sample_episodes(
-                policy, distribution, config, run_seed=config.run.seed, epoch=epoch, on_advance=None
-            )
+            lambda epoch=epoch: sample_episodes(policy, starts, config, run_seed=config.run.seed, epoch=epoch)
         )
-        scoring, rewards = timed(
-            lambda episodes=episodes, epoch=epoch: reward_samples(
-                reward, episodes.samples.numpy(), episodes.trajectories.groups.numpy(), epoch
-            )
+        scoring, scores = timed(
+            lambda episodes=episodes, epoch=epoch: score_episodes(episodes.finished, reward, epoch=epoch)
         )
-        advantages = advantages_of(rewards, episodes.trajectories, config)
         updating, _ = timed(
-            lambda episodes=episodes, advantages=advantages, epoch=epoch: updater.run(
-                episodes.trajectories, advantages, run_seed=config.run.seed, epoch=epoch
+            lambda episodes=episodes, scores=scores, epoch=epoch: trainer.learn(
+                episodes.trajectories, episodes.sampling, scores, epoch=epoch
             )
         )
         pairs = int(episodes.trajectories.tail_lengths.sum()) * config.update.inner_epochs
-        forward, _ = timed(lambda count=episodes.num_evaluations: forwards(policy, count, FLOOR_BATCH))
+        forward, _ = timed(lambda count=episodes.sampling.num_evaluations: forwards(policy, count, FLOOR_BATCH))
         both, _ = timed(lambda pairs=pairs: forwards_and_backwards(policy, pairs, config.update.microbatch))
         if repeat:  # The first round warms up.
             rows.append(
                 {"sample": sampling, "score": scoring, "update": updating, "forward floor": forward, "floor": both}
             )
     print_times(rows)
-    print_bytes(policy, updater, episodes, rewards, scratch)
+    print_bytes(trainer, episodes, scores, scratch)
     Console().print(f"Once per run: {pool_evaluations(config):,} evaluations for the prefix pool, in neither column.")
 
 
@@ -139,36 +132,27 @@ def print_times(rows: list[dict[str, float]]) -> None:
     Console().print(table)
 
 
-def print_bytes(
-    policy: DiffusionPolicy,
-    updater: Updater,
-    episodes: Episodes,
-    rewards: np.ndarray,
-    scratch: Path,
-) -> None:
+def print_bytes(trainer: Trainer, episodes: Episodes, scores: Scores, scratch: Path) -> None:
     """Bytes of an epoch's artifacts against their content."""
-    parts: dict[str, tuple[int, int]] = {}
-    weights = sum(parameter.numel() * 4 for parameter in policy.denoiser.parameters())
-    tails = episodes.trajectories
-    for name, write, least in (
-        (
-            "trajectories",
-            lambda folder: save_trajectories(tails, episodes.record(), folder),
-            tails.states.nbytes + tails.log_probs.nbytes,
-        ),
-        (
-            "samples",
-            lambda folder: save_file({"samples": episodes.samples}, folder / "samples.safetensors"),
-            episodes.samples.nbytes,
-        ),
-        ("policy", lambda folder: policy.denoiser.save_pretrained(folder), weights),
-        ("training state", lambda folder: save_training_state(updater, folder, 0, 1.0), 2 * weights),
-    ):
-        folder = scratch / name
-        folder.mkdir()
-        write(folder)
-        parts[name] = (sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()), least)
-    parts["scores"] = (len(str(rewards.tolist())), rewards.nbytes)
+    denoiser, rewards, tails = trainer.policy.denoiser, scores.rewards, episodes.trajectories
+    weights = sum(parameter.numel() * 4 for parameter in denoiser.parameters())
+    for name in ("policy", "training state", "scores"):
+        (scratch / name).mkdir()
+    save_episodes(episodes, str(scratch / "trajectories"), str(scratch / "samples"), {})
+    save_scores(scores, "reward", scratch / "scores")
+    denoiser.save_pretrained(scratch / "policy")
+    save_training_state(trainer, scratch / "training state")
+    least = {
+        "trajectories": tails.states.nbytes + tails.log_probs.nbytes,
+        "samples": episodes.finished.samples.nbytes,
+        "policy": weights,
+        "training state": 2 * weights,
+        "scores": rewards.nbytes,
+    }
+    parts = {
+        name: (sum(file.stat().st_size for file in (scratch / name).rglob("*") if file.is_file()), size)
+        for name, size in least.items()
+    }
     table = Table("artifact", "bytes", "least", "ratio", title=f"Artifacts of one epoch of {len(rewards)} branches")
     for name, (written, least) in parts.items():
         table.add_row(name, f"{written:,}", f"{least:,}", f"{written / least:.3f}")

@@ -30,7 +30,7 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
 from hrf.seeds import Purpose, stream
-from hrf.trainer.rollout import Trajectories, draw_noise, rollout
+from hrf.trainer.rollout import Batch, Trajectories, rollout
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -55,10 +55,9 @@ def print_errors(config: Config, policy: DiffusionPolicy, count: int) -> None:
     """A row a trained step."""
     sizes = {"rollout": config.model.batch_size, "update": config.update.microbatch}
     streams = [stream(0, Purpose.ROOT, 0, index) for index in range(count)]
-    noise, zeros = draw_noise(streams, policy.sample_shape, policy.device), torch.zeros(count, dtype=torch.int64)
-    tails, _ = rollout(
-        policy, noise, zeros, zeros, streams, batch_size=sizes["update"], reduction=config.update.log_prob_reduction
-    )
+    batch = Batch.from_noise(policy, streams)
+    reduction = config.update.log_prob_reduction
+    tails, _ = rollout(policy, batch, batch.steps, batch_size=sizes["update"], reduction=reduction)
     table = Table(
         "step",
         "std",

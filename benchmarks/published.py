@@ -45,11 +45,9 @@ from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
 from hrf.rewards import Reward, build_reward
 from hrf.seeds import Purpose, stream
-from hrf.steps.score import reward_samples
 from hrf.trainer.rollout import draw_noise
-from hrf.trainer.starts import RenoisedStarts
-from hrf.trainer.trainer import advantages_of, build_starts, draw_prefix_pool, sample_episodes
-from hrf.trainer.update import Updater, build_optimizer
+from hrf.trainer.starts import RenoisedStarts, build_starts, draw_prefix_pool
+from hrf.trainer.trainer import Trainer, sample_episodes, score_episodes
 
 PARTS = ("roots", "selection", "branches", "score", "update")
 WITHIN = ("denoiser forward", "denoiser backward", "optimizer", "everything else")
@@ -289,30 +287,27 @@ class OurEpoch:
         pool = None
         if config.policy.prefix_pool:
             pool = draw_prefix_pool(policy, config, run_seed=config.run.seed, on_advance=None)
-        distribution = build_starts(config, policy, reward=lambda: reward, pool=pool)
-        assert isinstance(distribution, RenoisedStarts), "the published code's epochs have roots"
-        self.distribution = distribution
-        self.updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update)
+        starts = build_starts(config, policy, reward=lambda: reward, pool=pool)
+        assert isinstance(starts, RenoisedStarts), "the published code's epochs have roots"
+        self.starts = starts
+        self.trainer = Trainer(policy, config, run_seed=config.run.seed)
 
     def run(self, clock: Clock, *, epoch: int) -> list[int]:
         """Sample, score and update; returns the roots' start steps."""
-        seed = self.config.run.seed
         with clock.part("branches"):
             episodes = sample_episodes(
                 self.policy,
-                _TimedStarts(inner=self.distribution, clock=clock),
+                _TimedStarts(inner=self.starts, clock=clock),
                 self.config,
-                run_seed=seed,
+                run_seed=self.config.run.seed,
                 epoch=epoch,
-                on_advance=None,
             )
         clock.seconds["branches"] -= clock.seconds["roots"] + clock.seconds["selection"]
-        tails = episodes.trajectories
         with clock.part("score"):
-            rewards = reward_samples(self.reward, episodes.samples.numpy(), tails.groups.numpy(), epoch)
+            scores = score_episodes(episodes.finished, self.reward, epoch=epoch)
         with clock.part("update"):
-            self.updater.run(tails, advantages_of(rewards, tails, self.config), run_seed=seed, epoch=epoch)
-        return tails.start_steps[:: self.config.rollout.branches].tolist()
+            self.trainer.learn(episodes.trajectories, episodes.sampling, scores, epoch=epoch)
+        return episodes.trajectories.start_steps[:: self.config.rollout.branches].tolist()
 
 
 def main() -> None:
@@ -360,12 +355,14 @@ def measure(config: Config, repeats: int) -> dict[str, list[Clock]]:
             )
         }
         policy = load_policy(config, base, base)
-    optimizer = build_optimizer(policy.denoiser, config.update)
+    optimizer = torch.optim.AdamW(policy.denoiser.parameters(), lr=config.update.learning_rate)
     theirs = PublishedEpoch(policy, scheduler, config, reward, optimizer)
     clocks: dict[str, list[Clock]] = {"published": [], **{name: [] for name in epochs}}
     for epoch in range(repeats):
         for name, ours in epochs.items():
-            starts = timed_epoch(clocks[name], ours.policy, ours.updater.optimizer, partial(ours.run, epoch=epoch))
+            starts = timed_epoch(
+                clocks[name], ours.policy, ours.trainer.updater.optimizer, partial(ours.run, epoch=epoch)
+            )
             if name == "ours":
                 published = partial(theirs.run, starts=starts, epoch=epoch)
                 timed_epoch(clocks["published"], policy, optimizer, published)

@@ -16,7 +16,6 @@ import statistics
 import tempfile
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -29,10 +28,8 @@ from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
 from hrf.rewards import build_reward
 from hrf.seeds import Purpose, stream
-from hrf.trainer.rollout import denoise, draw_noise
-from hrf.trainer.selection import SelectedSteps
-from hrf.trainer.starts import Roots
-from hrf.trainer.trainer import build_selection
+from hrf.trainer.rollout import Batch, denoise
+from hrf.trainer.selection import Roots, SelectedSteps, build_selection
 
 
 class Count:
@@ -66,9 +63,7 @@ def compare(cheap: Config, exhaustive: Config, policy: DiffusionPolicy, num_root
     """Let the rules choose for the same roots, and print agreement and cost."""
     reward = build_reward(cheap.reward)
     streams = [stream(0, Purpose.ROOT, 0, root) for root in range(num_roots)]
-    noise = draw_noise(streams, policy.sample_shape, policy.device)
-    starts = torch.zeros(num_roots, dtype=torch.int64)
-    samples = denoise(policy, noise, starts, streams, batch_size=cheap.model.batch_size)
+    samples = denoise(policy, Batch.from_noise(policy, streams), batch_size=cheap.model.batch_size)
     roots = Roots(samples=samples, numbers=range(num_roots))
     windows = cheap.window_schedule(policy.schedule.num_trained_steps)
     assert windows is not None, "the preset selects no starts"

@@ -41,3 +41,15 @@ def emit(event: str, **fields: object) -> None:
     # One write of one line in append mode: lines of several processes never mix.
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(line)
+
+
+def advance_reporter(step: str, epoch: int | None, total: int | None) -> Callable[[int], None]:
+    """A callback that turns counts of finished evaluations into events: how many of `total` are done."""
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done
+        done += count
+        emit("advanced", step=step, epoch=epoch, done=done, total=total)
+
+    return report

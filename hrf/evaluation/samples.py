@@ -23,7 +23,7 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.prompts import PromptTable
 from hrf.rewards import build_reward
 from hrf.seeds import Purpose, stream
-from hrf.trainer.rollout import OnAdvance, denoise, draw_noise
+from hrf.trainer.rollout import Batch, OnAdvance, denoise, draw_noise
 
 _STARTS_FILE = "evaluation_starts.safetensors"
 _GRID_IMAGES = 32
@@ -67,11 +67,8 @@ def evaluation_starts(
     sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
     states = denoise(
         sampler,
-        draw_noise(streams, policy.sample_shape, policy.device),
-        torch.zeros(len(streams), dtype=torch.int64),
-        streams,
+        Batch.from_noise(policy, streams, prompt_numbers),
         batch_size=config.model.batch_size,
-        prompts=prompt_numbers,
         stop_step=policy.switch_step,
         on_advance=on_advance,
     )
@@ -92,15 +89,13 @@ def evaluation_samples(
     # The first state and the steps before the start have used up the beginning of each stream.
     for _ in range(1 + sum(step < starts.step for step in sampler.schedule.stochastic_steps)):
         draw_noise(streams, policy.sample_shape, policy.device)
-    samples = denoise(
-        sampler,
-        starts.states.to(policy.device),
-        torch.full((count,), starts.step),
-        streams,
-        batch_size=config.model.batch_size,
+    batch = Batch(
+        states=starts.states.to(policy.device),
+        steps=torch.full((count,), starts.step),
         prompts=starts.prompts,
-        on_advance=on_advance,
+        streams=streams,
     )
+    samples = denoise(sampler, batch, batch_size=config.model.batch_size, on_advance=on_advance)
     result: NDArray[np.float32] = policy.decode(samples).cpu().numpy()
     return result
 

@@ -8,6 +8,8 @@ Exact where the start steps are fixed; an expectation over the window where they
 
 from __future__ import annotations
 
+import math
+
 from hrf.config import Config
 from hrf.core.schedule import NoiseSchedule
 from hrf.core.selection import coarse_candidates
@@ -85,3 +87,12 @@ def _selection_evaluations(config: Config, num_steps: int, window: Window) -> fl
 def _preview_cost(config: Config, num_steps: int, step: float) -> float:
     tail = num_steps - step
     return min(config.starts.selection.preview_steps, tail) or tail
+
+
+def call_size(total: int, batch_size: int) -> int:
+    """Samples in every denoiser call for `total` samples: as few calls as `batch_size` allows, none of them half empty.
+
+    That is ceil(total / ceil(total / batch_size)): 10 samples at 8 take two calls of 5, and 2 take calls of 2.
+    """
+    num_calls = max(1, math.ceil(total / batch_size))
+    return max(1, math.ceil(total / num_calls))

@@ -16,13 +16,13 @@ from hrf.core.schedule import NoiseSchedule
 from hrf.errors import ConfigError
 from hrf.planning.cost import (
     BACKWARD,
+    call_size,
     expected_epoch_evaluations,
     expected_sampling_evaluations,
     update_evaluations,
 )
 from hrf.planning.footprint import Footprint
 from hrf.planning.sizes import artifact_bytes, device_memory
-from hrf.trainer.rollout import call_size
 
 OPERATION_SECONDS = 20e-6
 """From Python to one kernel: what an operation takes at least, however small (eager PyTorch; ours)."""

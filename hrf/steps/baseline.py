@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from hrf.config import Config
+from hrf.distributed.progress import advance_reporter
 from hrf.evaluation.measure import evaluation_record
 from hrf.evaluation.measured import Measured
 from hrf.evaluation.record import EvaluationRecord, StartRecord
 from hrf.evaluation.samples import evaluation_starts, measure_policy
 from hrf.policies.folders import load_policy
-from hrf.steps.context import RunContext, advance_reporter, step
+from hrf.steps.context import RunContext, step
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.names import BASE_GRID_FILE, BASELINE_FILE, START_FILE
 from hrf.storage.secrets import SCORING_SECRETS
+from hrf.trainer.starts import draw_prefix_pool
 from hrf.trainer.state import save_prefix_pool
-from hrf.trainer.trainer import draw_prefix_pool
 
 
 @step("baseline", secrets=SCORING_SECRETS)

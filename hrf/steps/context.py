@@ -81,14 +81,10 @@ class RunContext:
         """The run's prompts; None for an unconditional model."""
         return PromptTable.load(self.prompts_folder) if self.prompts_folder else None
 
-    def is_evaluated(self, epoch: int) -> bool:
-        """Whether an epoch of this run is evaluated: every n-th, and always the last."""
-        return is_evaluated(self.config, epoch)
-
-
-def is_evaluated(config: Config, epoch: int) -> bool:
-    """Whether an epoch (from 0) is evaluated: every `evaluation.every`-th, and always the last."""
-    return (epoch + 1) % config.evaluation.every == 0 or epoch + 1 == config.run.epochs
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The texts of the run's prompts, by index; none for an unconditional model."""
+        return self.prompts.texts if self.prompts else ()
 
 
 TRAINED = {"new_policy": "policy", "new_training_state": "training_state"}
@@ -196,18 +192,6 @@ def _store_failure(arguments: Mapping[str, Any], failure: Mapping[str, Any]) -> 
 def _as_utf8(text: str) -> str:
     """A text without lone surrogates, which the names of files can bring into a message."""
     return text.encode(errors="backslashreplace").decode()
-
-
-def advance_reporter(step_name: str, epoch: int | None, total: int | None) -> Callable[[int], None]:
-    """A callback that turns counts of finished evaluations into progress events."""
-    done = 0
-
-    def report(count: int) -> None:
-        nonlocal done
-        done += count
-        emit("advanced", step=step_name, epoch=epoch, done=done, total=total)
-
-    return report
 
 
 def _end_with_runner() -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from hrf.distributed.progress import emit
+from hrf.distributed.progress import advance_reporter, emit
 from hrf.evaluation.measure import evaluation_record
 from hrf.evaluation.measured import Measured
 from hrf.evaluation.samples import EvaluationStarts, measure_policy
 from hrf.policies.folders import load_policy
-from hrf.steps.context import RunContext, advance_reporter, step
+from hrf.steps.context import RunContext, step
 from hrf.steps.history import read_update
 from hrf.steps.numbers import evaluation_metrics
 from hrf.storage.folders import read_folder, writing_folder
@@ -53,7 +53,7 @@ def evaluate(*, run: str, base: str, policy: str, baseline: str, epoch: int, eva
         settings=config.evaluation,
         limits=config.gate.monitors,
         epoch=epoch,
-        num_evaluations=read_update(policy_folder, epoch)["num_evaluations"],
+        num_evaluations=read_update(policy_folder, epoch).num_evaluations,
     )
     with writing_folder(evaluation, producer=context.producer("evaluate", epoch)) as folder:
         record.write(folder / EVALUATION_FILE)

@@ -18,6 +18,7 @@ from hrf.promotion.floor import SteeringDecision
 from hrf.promotion.records import DecisionRecord, HistoryEntry
 from hrf.storage.folders import read_folder
 from hrf.storage.records import Kind, Record
+from hrf.trainer.record import EpochRecord
 
 UPDATES = "updates"
 
@@ -39,15 +40,18 @@ def copy_updates(policy: Path, target: Path) -> None:
         shutil.copytree(policy / UPDATES, target / UPDATES)
 
 
-def update_file(policy: Path, epoch: int) -> Path:
-    """Where a policy folder keeps the record of an epoch that it was trained in."""
+def _update_file(policy: Path, epoch: int) -> Path:
     return policy / UPDATES / f"{epoch:04d}.json"
 
 
-def read_update(policy: Path, epoch: int) -> dict[str, Any]:
+def write_update(policy: Path, record: EpochRecord) -> None:
+    """Add the record of an epoch to the folder of the policy that was trained in it."""
+    write_record(_update_file(policy, record.epoch), record.as_json())
+
+
+def read_update(policy: Path, epoch: int) -> EpochRecord:
     """The record of an epoch that a policy was trained in."""
-    record: dict[str, Any] = json.loads(update_file(policy, epoch).read_text(encoding="utf-8"))
-    return record
+    return EpochRecord.read(_update_file(policy, epoch))
 
 
 def extend_history(history: str | None, folder: Path, epoch: int, records: Mapping[str, Record]) -> Path:

@@ -10,24 +10,25 @@ import numpy as np
 from hrf.evaluation.record import EvaluationRecord
 from hrf.promotion.records import DecisionRecord, HistoryEntry
 from hrf.report.tracking import Point
+from hrf.trainer.record import EpochRecord
 
 BASE = -1
 """Where the base stands on the axis of epochs: before the first."""
 
 
-def update_metrics(record: dict[str, Any]) -> dict[str, Any]:
+def update_metrics(record: EpochRecord) -> dict[str, Any]:
     """An epoch's update record in flat numbers: the last update's metrics, and the largest share of one step.
 
     That share is absent where an epoch's steps were not measured.
     """
-    norms = list(record["grad_norm_by_step"].values())
+    norms = list(record.grad_norm_by_step.values())
     middle = float(np.median(norms)) if norms else 0.0
     return {
-        **{name: value for name, value in record["updates"][-1].items() if name != "update"},
-        "num_updates": len(record["updates"]),
-        "num_evaluations": record["num_evaluations"],
+        **{name: value for name, value in vars(record.updates[-1]).items() if name != "update"},
+        "num_updates": len(record.updates),
+        "num_evaluations": record.num_evaluations,
         **({"largest_step_over_median": max(norms) / middle if middle > 0 else 0.0} if norms else {}),
-        "seconds": record["seconds"]["update"],
+        "seconds": record.seconds["update"],
     }
 
 
@@ -83,15 +84,18 @@ def _of_epoch(entry: HistoryEntry) -> Iterator[tuple[str, dict[str, float]]]:
         yield "steering", {"switch_step": steering.switch_step, "rate_scale": steering.rate_scale}
 
 
-def _update(record: Mapping[str, Any]) -> dict[str, float]:
+def _update(values: Mapping[str, Any]) -> dict[str, float]:
+    record = EpochRecord.parse(values, "update")
     numbers = {
-        **{name: record[name] for name in ("reward_mean", "reward_std", "mean_start_step")},
-        **update_metrics(dict(record)),
-        **{f"{stage}_seconds": seconds for stage, seconds in record["seconds"].items()},
+        "reward_mean": record.reward_mean,
+        "reward_std": record.reward_std,
+        "mean_start_step": record.mean_start_step,
+        **update_metrics(record),
+        **{f"{stage}_seconds": seconds for stage, seconds in record.seconds.items()},
     }
     del numbers["seconds"]
-    if record["window"]:
-        numbers["window_begin"], numbers["window_end"] = record["window"]
+    if record.window:
+        numbers["window_begin"], numbers["window_end"] = record.window
     return _known(numbers)
 
 

@@ -31,9 +31,10 @@ from hrf.steps.check import settle_config
 from hrf.steps.context import step
 from hrf.steps.picture_size import check_classifier, check_pixel_grid
 from hrf.storage.folders import canonical_json, read_folder, read_manifest, writing_folder
-from hrf.storage.names import CONFIG_FILE, POLICY_FILE, RUN_FILE, STATE_FILE
+from hrf.storage.names import CONFIG_FILE, POLICY_FILE, RUN_FILE
 from hrf.storage.objects import Storage
 from hrf.storage.secrets import SCORING_SECRETS
+from hrf.trainer.state import save_fresh_state
 
 
 @step("prepare", secrets=SCORING_SECRETS)
@@ -120,8 +121,7 @@ def prepare(
         else:
             save_fresh_policy(folder, config, base_folder, identity, run_seed=about["run_seed"])
     with writing_folder(training_state, producer=producer) as folder:
-        fresh = {"num_updates": 0, "num_evaluations": 0, "rate_scale": 1.0}
-        (folder / STATE_FILE).write_text(json.dumps(fresh) + "\n", encoding="utf-8")
+        save_fresh_state(folder)
     return {"run_id": run_id, "trained_steps": schedule.num_trained_steps}
 
 

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
 from hrf.distributed.ranks import this_rank
-from hrf.planning.cost import expected_sampling_evaluations
+from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
-from hrf.policies.prompts import PromptTable
-from hrf.rewards import build_reward
-from hrf.steps.context import RunContext, advance_reporter, step
+from hrf.rewards import Reward, build_reward
+from hrf.steps.context import RunContext, step
 from hrf.steps.processes import in_processes
-from hrf.steps.score import write_prompts
-from hrf.storage.folders import read_folder, writing_folder
+from hrf.storage.folders import read_folder
 from hrf.storage.secrets import SCORING_SECRETS
-from hrf.trainer.rollout import Trajectories
-from hrf.trainer.starts import Shard
-from hrf.trainer.state import load_prefix_pool, save_trajectories
-from hrf.trainer.trainer import build_starts, sample_episodes
+from hrf.trainer.episodes import Episodes
+from hrf.trainer.starts import Shard, StartDistribution, build_starts
+from hrf.trainer.state import load_prefix_pool, save_episodes
+from hrf.trainer.trainer import sample_episodes
 
 
 @step("sample", when_stopped={"trajectories": "", "samples": ""}, secrets=SCORING_SECRETS)
@@ -53,54 +49,40 @@ def sample(
     Returns:
         Window, mean start step and denoiser evaluations.
     """
-    context = RunContext.read(run)
-    config, ranks = context.config, this_rank()
-    table = context.prompts
+    context, ranks = RunContext.read(run), this_rank()
+    config = context.config
     current = load_policy(config, read_folder(base), read_folder(policy), prompts=context.prompts_folder)
-    pool = load_prefix_pool(read_folder(baseline), config.switch_step)
-    distribution = build_starts(
-        config,
-        current,
-        reward=lambda: build_reward(config.reward, context.classifier("reward")),
-        pool=pool,
-        prompts=table,
-    )
-    expected = expected_sampling_evaluations(config, current.schedule, epoch, switch_step=current.switch_step)
     episodes = sample_episodes(
         current,
-        distribution,
+        start_distribution(
+            context, current, baseline, lambda: build_reward(config.reward, context.classifier("reward"))
+        ),
         config,
         run_seed=context.run_seed,
         epoch=epoch,
+        texts=context.texts,
         shard=Shard(index=shard, count=num_shards),
         ranks=ranks,
-        on_advance=advance_reporter("sample", epoch, round(expected / num_shards)),
     )
-    producer = {**context.producer("sample", epoch), "shard": shard, "num_shards": num_shards}
-    record = episodes.record()
     ranks.wait_for_all()
     if ranks.is_first:
-        with writing_folder(trajectories, producer=producer) as folder:
-            save_trajectories(episodes.trajectories, record, folder)
-        with writing_folder(samples, producer=producer) as folder:
-            tensors = {"samples": episodes.samples, "groups": episodes.trajectories.groups}
-            save_file(tensors, folder / "samples.safetensors")
-            if (texts := prompt_texts(episodes.trajectories, table)) is not None:
-                write_prompts(texts, folder)
-    return sampling_metrics(record, episodes.trajectories.start_steps)
+        producer = {**context.producer("sample", epoch), "shard": shard, "num_shards": num_shards}
+        save_episodes(episodes, trajectories, samples, producer)
+    return sampling_metrics(episodes)
 
 
-def prompt_texts(trajectories: Trajectories, table: PromptTable | None) -> list[str] | None:
-    """The prompt of each branch, as rewards are told; None for an unconditional model."""
-    if table is None or trajectories.prompts is None:
-        return None
-    return table.texts_of(trajectories.prompts.tolist())
+def start_distribution(
+    context: RunContext, policy: DiffusionPolicy, baseline: str, reward: Callable[[], Reward]
+) -> StartDistribution:
+    """Where the run's episodes start; `baseline` is the folder that may have a prefix pool."""
+    pool = load_prefix_pool(read_folder(baseline), context.config.switch_step)
+    return build_starts(context.config, policy, reward=reward, pool=pool, prompts=context.prompts)
 
 
-def sampling_metrics(record: dict[str, Any], start_steps: Tensor) -> dict[str, Any]:
+def sampling_metrics(episodes: Episodes) -> dict[str, Any]:
     """An epoch's sampling in flat numbers."""
+    start_steps, numbers = episodes.trajectories.start_steps, episodes.sampling.as_json()
     # Starts from noise all are at the first step that is trained.
     first = int(start_steps[0])
-    start, stop = record["window"] or (first, first + 1)
-    numbers = {name: value for name, value in record.items() if name != "window"}
+    start, stop = numbers.pop("window") or (first, first + 1)
     return {"window_start": start, "window_stop": stop, "num_branches": len(start_steps), **numbers}

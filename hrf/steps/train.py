@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
-from hrf.distributed.ranks import this_rank
-from hrf.planning.cost import expected_sampling_evaluations
 from hrf.rewards import build_reward
-from hrf.steps.context import TRAINED, RunContext, advance_reporter, step
+from hrf.steps.context import TRAINED, RunContext, step
 from hrf.steps.numbers import update_metrics
 from hrf.steps.processes import in_processes
-from hrf.steps.sample import prompt_texts
-from hrf.steps.score import reward_samples
-from hrf.steps.tracking import track
-from hrf.steps.update import TrainingSession
+from hrf.steps.sample import start_distribution
+from hrf.steps.update import load_trainer, write_trained
 from hrf.storage.folders import read_folder
 from hrf.storage.secrets import SCORING_SECRETS
-from hrf.trainer.state import load_prefix_pool
-from hrf.trainer.trainer import build_starts, sample_episodes
 
 
 @step("train", when_stopped=TRAINED, secrets=SCORING_SECRETS)
@@ -51,36 +44,19 @@ def train(
     Returns:
         The last epoch's metrics.
     """
-    context = RunContext.read(run)
-    config, ranks = context.config, this_rank()
-    session = TrainingSession(context, base, policy, training_state)
-    reward = build_reward(config.reward, context.classifier("reward"))
-    pool = load_prefix_pool(read_folder(baseline), config.switch_step)
-    table = context.prompts
-    distribution = build_starts(config, session.policy, reward=lambda: reward, pool=pool, prompts=table)
-    records: dict[int, dict[str, Any]] = {}
-    for current in range(epoch, epoch + num_epochs):
-        expected = expected_sampling_evaluations(
-            config, session.policy.schedule, current, switch_step=session.policy.switch_step
-        )
-        episodes = sample_episodes(
-            session.policy,
-            distribution,
-            config,
-            run_seed=context.run_seed,
-            epoch=current,
-            ranks=ranks,
-            on_advance=advance_reporter("sample", current, round(expected)),
-        )
-        began = time.perf_counter()
-        groups = episodes.trajectories.groups
-        texts = prompt_texts(episodes.trajectories, table)
-        rewards = reward_samples(reward, episodes.samples.numpy(), groups.numpy(), current, texts, ranks)
-        score_seconds = time.perf_counter() - began
-        records[current] = session.learn(episodes.trajectories, rewards, episodes.record(), score_seconds, current)
-    last = epoch + num_epochs - 1
-    ranks.wait_for_all()
-    if ranks.is_first:
-        session.save(new_policy, new_training_state, "train", records)
-        track(context, policy=new_policy)
-    return update_metrics(records[last])
+    context, base_folder, policy_folder = RunContext.read(run), read_folder(base), read_folder(policy)
+    trainer = load_trainer(context, base_folder, policy_folder, training_state)
+    reward = build_reward(context.config.reward, context.classifier("reward"))
+    starts = start_distribution(context, trainer.policy, baseline, lambda: reward)
+    records = [trainer.train(current, starts, reward) for current in range(epoch, epoch + num_epochs)]
+    write_trained(
+        trainer,
+        records,
+        context,
+        base_folder,
+        policy_folder,
+        step_name="train",
+        new_policy=new_policy,
+        new_training_state=new_training_state,
+    )
+    return update_metrics(records[-1])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from hrf.core.schedule import Reduction, gaussian_log_prob
+from hrf.core.schedule import Reduction, gaussian_log_prob, renoise
+from hrf.planning.cost import call_size
 from hrf.policies.diffusion import DiffusionPolicy
 
 OnTransition = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], None]
@@ -24,25 +24,59 @@ def draw_noise(streams: Sequence[Generator], shape: Sequence[int], device: torch
     return torch.stack([torch.randn(*shape, generator=stream) for stream in streams]).to(device)
 
 
-def call_size(total: int, batch_size: int) -> int:
-    """Samples in every denoiser call for `total` samples: as few calls as `batch_size` allows, none of them half empty.
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """M samples on their way through the sampler, each at a step of its own.
 
-    That is ceil(total / ceil(total / batch_size)): 10 samples at 8 take two calls of 5, and 2 take calls of 2.
+    Raises:
+        ValueError: If there are not as many of each.
     """
-    num_calls = max(1, math.ceil(total / batch_size))
-    return max(1, math.ceil(total / num_calls))
+
+    states: Tensor
+    """[M, C, H, W] float32."""
+    steps: Tensor
+    """[M] int64 in [0, K]: the step that each state is at."""
+    prompts: Tensor | None = None
+    """[M] int64: the prompt that each is denoised for; None for an unconditional model."""
+    streams: Sequence[Generator]
+    """One per sample, for the noise of its steps."""
+
+    def __post_init__(self) -> None:
+        lengths = [len(part) for part in (self.states, self.steps, self.streams, self.prompts) if part is not None]
+        if len({*lengths}) != 1:
+            raise ValueError(f"states, steps, streams and prompts of different lengths: {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @classmethod
+    def from_noise(cls, policy: DiffusionPolicy, streams: Sequence[Generator], prompts: Tensor | None = None) -> Batch:
+        """Samples at step 0: noise, each from its own stream."""
+        states = draw_noise(streams, policy.sample_shape, policy.device)
+        return cls(states=states, steps=torch.zeros(len(streams), dtype=torch.int64), prompts=prompts, streams=streams)
+
+    @classmethod
+    def from_samples(
+        cls,
+        policy: DiffusionPolicy,
+        samples: Tensor,
+        steps: Tensor,
+        streams: Sequence[Generator],
+        prompts: Tensor | None = None,
+    ) -> Batch:
+        """Finished samples [M, C, H, W], each taken back to its step [M] with noise from its own stream."""
+        noise = draw_noise(streams, policy.sample_shape, policy.device)
+        states = renoise(policy.schedule, samples, steps, noise)
+        return cls(states=states, steps=steps, prompts=prompts, streams=streams)
 
 
 @torch.no_grad()
 def denoise(
     policy: DiffusionPolicy,
-    states: Tensor,
-    steps: Tensor,
-    streams: Sequence[Generator],
+    batch: Batch,
     *,
     batch_size: int,
     total: int | None = None,
-    prompts: Tensor | None = None,
     stop_step: int | None = None,
     on_transition: OnTransition | None = None,
     on_advance: OnAdvance | None = None,
@@ -56,13 +90,10 @@ def denoise(
 
     Args:
         policy: Whose schedule and weights to use.
-        states: [M, C, H, W] float32 states at `steps`.
-        steps: [M] int64 start steps in [0, K].
-        streams: M generators, one per sample.
+        batch: M samples at their start steps; its states stay as they are, its streams move on.
         batch_size: The most samples in a denoiser call, at least 1; every one has `call_size` of them.
         total: How many samples there are in all shards of this work: the size of calls must not depend on the shard. M
             unless given.
-        prompts: [M] int64, each sample's prompt; None for an unconditional model.
         stop_step: Where to stop; K (finished samples) unless given.
         on_transition: Sees every transition.
         on_advance: Sees every denoiser call, for progress.
@@ -71,13 +102,13 @@ def denoise(
         [M, C, H, W] states at `stop_step`.
 
     Raises:
-        ValueError: If lengths differ or batch_size is below 1.
+        ValueError: If batch_size is below 1.
     """
-    if not len(states) == len(steps) == len(streams) or batch_size < 1:
-        raise ValueError(f"{len(states)} states, {len(steps)} steps, {len(streams)} streams, batch_size={batch_size}")
+    if batch_size < 1:
+        raise ValueError(f"expected at least one sample in a call, got batch_size={batch_size}")
     stop = policy.schedule.num_steps if stop_step is None else stop_step
-    size = call_size(len(states) if total is None else total, batch_size)
-    states, steps = states.clone(), steps.clone()
+    size = call_size(len(batch) if total is None else total, batch_size)
+    states, steps = batch.states.clone(), batch.steps.clone()
     # The longest tails start first: the short ones then fill the batches to the end.
     waiting = deque(i for i in steps.argsort(stable=True).tolist() if steps[i] < stop)
     active: list[int] = []
@@ -85,12 +116,12 @@ def denoise(
         while waiting and len(active) < size:
             active.append(waiting.popleft())
         index = torch.tensor(active)
-        now, at = states[index], steps[index]
-        asked = None if prompts is None else prompts[index]
-        mean, std = policy.transition(now, at, prompts=asked, call_size=size)
-        following = mean + std * _step_noise(policy, at, [streams[i] for i in active], mean)
+        now, step = states[index], steps[index]
+        prompts = None if batch.prompts is None else batch.prompts[index]
+        mean, std = policy.transition(now, step, prompts=prompts, call_size=size)
+        following = mean + std * _step_noise(policy, step, [batch.streams[i] for i in active], mean)
         if on_transition:
-            on_transition(index, at, now, following, mean, std)
+            on_transition(index, step, now, following, mean, std)
         states[index] = following
         steps[index] += 1
         if on_advance:
@@ -181,10 +212,8 @@ class Pairs:
 class _TailRecorder:
     """Writes the trained tails into their places as the loop comes across them, in whatever order."""
 
-    def __init__(
-        self, policy: DiffusionPolicy, steps: Tensor, groups: Tensor, prompts: Tensor | None, reduction: Reduction
-    ) -> None:
-        num_trained = policy.schedule.num_trained_steps
+    def __init__(self, policy: DiffusionPolicy, starts: Batch, groups: Tensor, reduction: Reduction) -> None:
+        num_trained, steps = policy.schedule.num_trained_steps, starts.steps
         if (steps >= num_trained).any():
             raise ValueError(f"start steps must be trained ones, below {num_trained}: got {int(steps.max())}")
         lengths = num_trained - steps
@@ -196,7 +225,7 @@ class _TailRecorder:
             log_probs=torch.empty(int(lengths.sum())),
             start_steps=steps.clone(),
             groups=groups.clone(),
-            prompts=None if prompts is None else prompts.clone(),
+            prompts=None if starts.prompts is None else starts.prompts.clone(),
             num_trained_steps=num_trained,
         )
 
@@ -208,40 +237,34 @@ class _TailRecorder:
         if not trained.any():
             return
         index, steps = index[trained], steps[trained]
-        kept = trained.to(states.device)
+        recorded = trained.to(states.device)
         local = steps - record.start_steps[index]
-        log_prob = gaussian_log_prob(next_states[kept], mean[kept], std[kept], self._reduction)
+        log_prob = gaussian_log_prob(next_states[recorded], mean[recorded], std[recorded], self._reduction)
         record.log_probs[self._pair_offsets[index] + local] = log_prob.cpu()
-        at = self._state_offsets[index] + local
-        record.states[at] = states[kept].cpu()
-        record.states[at + 1] = next_states[kept].cpu()
+        place = self._state_offsets[index] + local
+        record.states[place] = states[recorded].cpu()
+        record.states[place + 1] = next_states[recorded].cpu()
 
 
 def rollout(
     policy: DiffusionPolicy,
-    states: Tensor,
-    steps: Tensor,
+    starts: Batch,
     groups: Tensor,
-    streams: Sequence[Generator],
     *,
     batch_size: int,
     total: int | None = None,
     reduction: Reduction,
-    prompts: Tensor | None = None,
     on_advance: OnAdvance | None = None,
 ) -> tuple[Trajectories, Tensor]:
     """Denoise branches to the end and record their trained tails.
 
     Args:
         policy: The current policy.
-        states: [B, C, H, W] at the branches' start steps.
-        steps: [B] int64 start steps, all of them trained.
+        starts: B branches at their start steps, all of them trained.
         groups: [B] int64.
-        streams: B generators.
         batch_size: The most samples in a denoiser call.
         total: How many branches there are in all shards of the epoch; B unless given.
         reduction: Of the log-probability over pixels.
-        prompts: [B] int64, each branch's prompt; None for an unconditional model.
         on_advance: Progress.
 
     Returns:
@@ -250,16 +273,6 @@ def rollout(
     Raises:
         ValueError: If a start step isn't a trained one.
     """
-    recorder = _TailRecorder(policy, steps, groups, prompts, reduction)
-    samples = denoise(
-        policy,
-        states,
-        steps,
-        streams,
-        batch_size=batch_size,
-        total=total,
-        prompts=prompts,
-        on_transition=recorder,
-        on_advance=on_advance,
-    )
+    recorder = _TailRecorder(policy, starts, groups, reduction)
+    samples = denoise(policy, starts, batch_size=batch_size, total=total, on_transition=recorder, on_advance=on_advance)
     return recorder.trajectories, samples

@@ -1,4 +1,4 @@
-"""HRF-D: the start step of each root is the candidate whose branches gain most and stay near the root."""
+"""The step that each root starts at: any of its window (HRF), or the most promising one (HRF-D)."""
 
 from __future__ import annotations
 
@@ -6,15 +6,49 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from hrf.core.schedule import renoise
+from hrf.config import Config
 from hrf.core.selection import best_pair, coarse_candidates, refined_candidates
 from hrf.core.window import Window
+from hrf.images import to_images
+from hrf.networks.features import pixel_features
+from hrf.planning.cost import call_size
 from hrf.policies.diffusion import DiffusionPolicy
+from hrf.rewards import Reward
 from hrf.seeds import Purpose, stream
-from hrf.trainer.rollout import OnAdvance, call_size, denoise, draw_noise
-from hrf.trainer.starts import Roots
+from hrf.trainer.rollout import Batch, OnAdvance, denoise
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roots:
+    """N finished samples of the current policy, which wait for a start step."""
+
+    samples: Tensor
+    """[N, C, H, W]."""
+    numbers: range
+    """Their numbers in the epoch."""
+    prompts: Tensor | None = None
+    """[N] int64; None for an unconditional model."""
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+
+ChooseSteps = Callable[[DiffusionPolicy, Roots, Window, int, int, OnAdvance], Tensor]
+"""(policy, roots, window, run_seed, epoch, counter) -> start steps [N]."""
+
+
+def uniform_steps(
+    policy: DiffusionPolicy, roots: Roots, window: Window, run_seed: int, epoch: int, count: OnAdvance
+) -> Tensor:
+    """HRF: each root's start step is uniform in the window. [N] int64."""
+    del policy, count
+    draws = [
+        torch.randint(window.start, window.stop, (1,), generator=stream(run_seed, Purpose.START, epoch, root))
+        for root in roots.numbers
+    ]
+    return torch.cat(draws)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,24 +141,27 @@ class SelectedSteps:
             stream(run_seed, Purpose.SELECTION, epoch, roots.numbers[root], step, branch)
             for root, step, branch in trials
         ]
-        noise = draw_noise(streams, policy.sample_shape, policy.device)
-        deterministic = policy.with_schedule(policy.schedule.with_eta(0.0))
-        states = renoise(policy.schedule, roots.samples[root_index], steps, noise)
         prompts = None if roots.prompts is None else roots.prompts[root_index]
+        previews = Batch.from_samples(policy, roots.samples[root_index], steps, streams, prompts)
         most = max(map(len, candidates)) if most_candidates is None else most_candidates
-        total = self.num_roots * self.num_branches * most
-        pictures = policy.decode(self._finish(deterministic, states, steps, streams, prompts, count, total))
+        finished = self._finish(
+            policy.with_schedule(policy.schedule.with_eta(0.0)),
+            previews,
+            total=self.num_roots * self.num_branches * most,
+            count=count,
+        )
+        pictures = policy.decode(finished)
         # Root by root: a scorer's rounding may depend on how many images it is given, and not on other roots.
-        previews = pictures.split([self.num_branches * len(steps) for steps in candidates])
+        of_roots = pictures.split([self.num_branches * len(steps) for steps in candidates])
         rewards = torch.cat(
-            [self.score(own, self._texts(roots, root, len(own))) for root, own in enumerate(previews) if len(own)]
+            [self.score(part, self._texts(roots, root, len(part))) for root, part in enumerate(of_roots) if len(part)]
         )
         root_features = self.embed(policy.decode(roots.samples))[root_index]
         similarity = torch.cosine_similarity(self.embed(pictures), root_features, dim=1)
         results: list[dict[int, tuple[float, float]]] = []
-        for root, own in enumerate(candidates):
+        for root, tried in enumerate(candidates):
             means = {}
-            for step in own:
+            for step in tried:
                 members = (root_index == root) & (steps == step)
                 means[step] = (float(rewards[members].mean()), float(1 - similarity[members].mean()))
             results.append(means)
@@ -134,36 +171,36 @@ class SelectedSteps:
         return None if roots.prompts is None else [self.texts[int(roots.prompts[root])]] * count
 
     @torch.no_grad()
-    def _finish(
-        self,
-        policy: DiffusionPolicy,
-        states: Tensor,
-        steps: Tensor,
-        streams: list[Generator],
-        prompts: Tensor | None,
-        count: OnAdvance,
-        total: int,
-    ) -> Tensor:
+    def _finish(self, policy: DiffusionPolicy, batch: Batch, *, total: int, count: OnAdvance) -> Tensor:
         if not self.preview_steps:
-            return denoise(
-                policy,
-                states,
-                steps,
-                streams,
-                batch_size=self.batch_size,
-                total=total,
-                prompts=prompts,
-                on_advance=count,
-            )
+            return denoise(policy, batch, batch_size=self.batch_size, total=total, on_advance=count)
         size = call_size(total, self.batch_size)
-        states, steps = states.clone(), steps.clone()
+        states, steps = batch.states.clone(), batch.steps.clone()
         for calls_left in range(self.preview_steps, 0, -1):
             left = policy.schedule.num_steps - steps
             # A tail of fewer steps than there are calls sits the first ones out, and then goes step by step.
             for index in (left >= calls_left).nonzero().flatten().split(size):
                 targets = steps[index] + left[index].add(calls_left - 1).div(calls_left, rounding_mode="floor")
-                asked = None if prompts is None else prompts[index]
-                states[index] = policy.skip(states[index], steps[index], targets, prompts=asked, call_size=size)
+                prompts = None if batch.prompts is None else batch.prompts[index]
+                states[index] = policy.skip(states[index], steps[index], targets, prompts=prompts, call_size=size)
                 steps[index] = targets
                 count(len(index) * policy.forwards)
         return states
+
+
+def build_selection(config: Config, reward: Reward, texts: Sequence[str] = ()) -> SelectedSteps:
+    """HRF-D's choice of start steps, as `starts.selection` describes it."""
+    selection = config.starts.selection
+    exhaustive = selection.rule == "exhaustive"
+    return SelectedSteps(
+        score=lambda samples, prompts: torch.as_tensor(reward.of_samples(samples.cpu().numpy(), prompts)),
+        embed=lambda samples: pixel_features(to_images(samples.cpu().numpy())),
+        num_branches=selection.branches,
+        stride=selection.stride,
+        beta=selection.beta,
+        coarse_stride=1 if exhaustive else selection.coarse_stride // selection.stride,
+        preview_steps=selection.preview_steps,
+        batch_size=config.model.batch_size,
+        num_roots=config.rollout.roots,
+        texts=texts,
+    )

@@ -1,4 +1,4 @@
-"""Where episodes start: from noise (DDPO), or from re-noised roots (HRF, and HRF-D with `hrf.trainer.selection`).
+"""Where episodes start: from noise (DDPO), or from re-noised roots (HRF and HRF-D, see `hrf.trainer.selection`).
 
 DDPO, HRF and HRF-D differ here and in the width of the trust region, and nowhere else.
 """
@@ -6,18 +6,21 @@ DDPO, HRF and HRF-D differ here and in the width of the trust region, and nowher
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
 
-from hrf.core.schedule import renoise
+from hrf.config import Config
 from hrf.core.window import Window
 from hrf.distributed.ranks import Ranks
 from hrf.policies.diffusion import DiffusionPolicy
+from hrf.policies.prompts import PromptTable
+from hrf.rewards import Reward
 from hrf.seeds import Purpose, stream
-from hrf.trainer.rollout import OnAdvance, denoise, draw_noise
+from hrf.trainer.rollout import Batch, OnAdvance, denoise
+from hrf.trainer.selection import ChooseSteps, Roots, build_selection, uniform_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,18 +58,12 @@ WHOLE = Shard()
 
 @dataclass(frozen=True, kw_only=True)
 class Starts:
-    """The first states of an epoch's B episodes."""
+    """Where an epoch's B episodes start."""
 
-    states: Tensor
-    """[B, C, H, W] float32."""
-    steps: Tensor
-    """[B] int64."""
+    batch: Batch
+    """Their first states; of a branch, with its root's prompt."""
     groups: Tensor
     """[B] int64: the root that each branch was made from; 0 for all where there are no roots."""
-    prompts: Tensor | None = None
-    """[B] int64: the root's prompt, or the episode's own; None for an unconditional model."""
-    streams: list[Generator]
-    """One per episode, for the noise of its steps."""
     window: Window | None
     """The epoch's window; None for starts from noise."""
     num_evaluations: int
@@ -102,20 +99,6 @@ class PrefixPool:
         return order[:count]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Beginnings:
-    """Where P full samples begin."""
-
-    states: Tensor
-    """[P, C, H, W]."""
-    steps: Tensor
-    """[P] int64."""
-    prompts: Tensor | None
-    """[P] int64; None for an unconditional model."""
-    streams: list[Generator]
-    """One each, for the noise of its steps."""
-
-
 def draw_prompts(num_prompts: int, streams: Sequence[Generator]) -> Tensor | None:
     """A prompt for each stream, uniform in 0 .. num_prompts - 1: [len(streams)] int64; None where there are none."""
     if not num_prompts:
@@ -132,24 +115,18 @@ class FreshStarts:
     num_prompts: int = 0
     """How many prompts are trained on; 0 for an unconditional model."""
 
-    def draw(self, policy: DiffusionPolicy, part: range, total: int, *, run_seed: int, epoch: int) -> Beginnings:
-        """The P samples `part` out of an epoch's `total`. A state of the pool keeps the prompt that it was made for."""
+    def draw(self, policy: DiffusionPolicy, part: range, total: int, *, run_seed: int, epoch: int) -> Batch:
+        """The samples `part` out of an epoch's `total`. A state of the pool keeps the prompt that it was made for."""
         streams = [stream(run_seed, Purpose.ROOT, epoch, root) for root in part]
-        if self.pool is not None:
-            # All are drawn, as each must be another.
-            chosen = self.pool.draw(total, run_seed=run_seed, epoch=epoch)[part.start : part.stop]
-            return Beginnings(
-                states=self.pool.states[chosen].to(policy.device),
-                steps=torch.full((len(part),), self.pool.step),
-                prompts=None if self.pool.prompts is None else self.pool.prompts[chosen],
-                streams=streams,
-            )
-        return Beginnings(
-            states=draw_noise(streams, policy.sample_shape, policy.device),
-            steps=torch.zeros(len(part), dtype=torch.int64),
-            prompts=draw_prompts(
-                self.num_prompts, [stream(run_seed, Purpose.PROMPT, epoch, number) for number in part]
-            ),
+        if self.pool is None:
+            of_prompts = [stream(run_seed, Purpose.PROMPT, epoch, number) for number in part]
+            return Batch.from_noise(policy, streams, draw_prompts(self.num_prompts, of_prompts))
+        # All are drawn, as each must be another.
+        chosen = self.pool.draw(total, run_seed=run_seed, epoch=epoch)[part.start : part.stop]
+        return Batch(
+            states=self.pool.states[chosen].to(policy.device),
+            steps=torch.full((len(part),), self.pool.step),
+            prompts=None if self.pool.prompts is None else self.pool.prompts[chosen],
             streams=streams,
         )
 
@@ -182,43 +159,18 @@ class NoiseStarts:
         first_trained = max(policy.switch_step, self.first_step)
         states = denoise(
             policy,
-            fresh.states,
-            fresh.steps,
-            fresh.streams,
+            fresh,
             batch_size=self.fresh.batch_size,
             total=total,
-            prompts=fresh.prompts,
             stop_step=first_trained,
             on_advance=count,
         )
         return Starts(
-            states=states,
-            steps=torch.full_like(fresh.steps, first_trained),
+            batch=replace(fresh, states=states, steps=torch.full_like(fresh.steps, first_trained)),
             groups=torch.zeros_like(fresh.steps),
-            prompts=fresh.prompts,
-            streams=fresh.streams,
             window=None,
             num_evaluations=count.total,
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Roots:
-    """N finished samples of the current policy, which wait for a start step."""
-
-    samples: Tensor
-    """[N, C, H, W]."""
-    numbers: range
-    """Their numbers in the epoch."""
-    prompts: Tensor | None = None
-    """[N] int64; None for an unconditional model."""
-
-    def __len__(self) -> int:
-        return len(self.samples)
-
-
-ChooseSteps = Callable[[DiffusionPolicy, Roots, Window, int, int, OnAdvance], Tensor]
-"""(policy, roots, window, run_seed, epoch, counter) -> start steps [N]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,47 +197,23 @@ class RenoisedStarts:
         count = _Counter(on_advance)
         numbers = shard.part(self.num_roots)
         fresh = self.fresh.draw(policy, numbers, self.num_roots, run_seed=run_seed, epoch=epoch)
-        samples = denoise(
-            policy,
-            fresh.states,
-            fresh.steps,
-            fresh.streams,
-            batch_size=self.fresh.batch_size,
-            total=self.num_roots,
-            prompts=fresh.prompts,
-            on_advance=count,
-        )
+        samples = denoise(policy, fresh, batch_size=self.fresh.batch_size, total=self.num_roots, on_advance=count)
         roots = Roots(samples=samples, numbers=numbers, prompts=fresh.prompts)
         window = self.window_of(epoch)
         root_steps = self.choose_steps(policy, roots, window, run_seed, epoch, count)
         parents = torch.arange(len(roots)).repeat_interleave(self.num_branches)
-        branch_streams = [
+        streams = [
             stream(run_seed, Purpose.BRANCH, epoch, root, branch)
             for root in numbers
             for branch in range(self.num_branches)
         ]
-        noise = draw_noise(branch_streams, policy.sample_shape, policy.device)
+        prompts = None if roots.prompts is None else roots.prompts[parents]
         return Starts(
-            states=renoise(policy.schedule, samples[parents], root_steps[parents], noise),
-            steps=root_steps[parents],
+            batch=Batch.from_samples(policy, samples[parents], root_steps[parents], streams, prompts),
             groups=parents + numbers.start,
-            prompts=None if roots.prompts is None else roots.prompts[parents],
-            streams=branch_streams,
             window=window,
             num_evaluations=count.total,
         )
-
-
-def uniform_steps(
-    policy: DiffusionPolicy, roots: Roots, window: Window, run_seed: int, epoch: int, count: OnAdvance
-) -> Tensor:
-    """HRF: each root's start step is uniform in the window. [N] int64."""
-    del policy, count
-    draws = [
-        torch.randint(window.start, window.stop, (1,), generator=stream(run_seed, Purpose.START, epoch, root))
-        for root in roots.numbers
-    ]
-    return torch.cat(draws)
 
 
 class _Counter:
@@ -299,3 +227,67 @@ class _Counter:
         self.total += count
         if self._on_advance:
             self._on_advance(count)
+
+
+def has_roots(config: Config) -> bool:
+    """Whether episodes are branches of roots, which are compared with each other (HRF, HRF-D), or not (DDPO)."""
+    return config.starts.kind != "noise"
+
+
+def build_starts(
+    config: Config,
+    policy: DiffusionPolicy,
+    *,
+    reward: Callable[[], Reward],
+    pool: PrefixPool | None,
+    prompts: PromptTable | None = None,
+) -> StartDistribution:
+    """The start distribution that a configuration names; the one place where DDPO, HRF and HRF-D part.
+
+    Args:
+        config: Its `starts`, `rollout`, `policy` and `reward` parts.
+        policy: Whose schedule says which steps are trained; episodes start at its switch step or later.
+        reward: Makes the reward; called only where starts are selected by it.
+        pool: Prefix states of a split policy, if there is a pool.
+        prompts: Of a text-to-image model.
+    """
+    texts = prompts.training if prompts else ()
+    fresh = FreshStarts(batch_size=config.model.batch_size, pool=pool, num_prompts=len(texts))
+    windows = config.window_schedule(policy.schedule.num_trained_steps, switch_step=policy.switch_step)
+    if windows is None:
+        return NoiseStarts(
+            num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh, first_step=config.first_loss_step
+        )
+    return RenoisedStarts(
+        num_roots=config.rollout.roots,
+        num_branches=config.rollout.branches,
+        window_of=windows.window,
+        choose_steps=build_selection(config, reward(), texts) if config.starts.kind == "selected" else uniform_steps,
+        fresh=fresh,
+    )
+
+
+def draw_prefix_pool(
+    policy: DiffusionPolicy,
+    config: Config,
+    *,
+    run_seed: int,
+    prompts: PromptTable | None = None,
+    on_advance: OnAdvance | None,
+) -> PrefixPool:
+    """`policy.prefix_pool` states at the switch step from noise, by the reference, each for a prompt of its own."""
+    count = config.policy.prefix_pool
+    # Epochs draw from the pool with one coordinate, its states are made with two: the streams never meet.
+    streams = [stream(run_seed, Purpose.PREFIX_POOL, 0, index) for index in range(count)]
+    chosen = draw_prompts(
+        len(prompts.training) if prompts else 0,
+        [stream(run_seed, Purpose.POOL_PROMPT, index) for index in range(count)],
+    )
+    states = denoise(
+        policy,
+        Batch.from_noise(policy, streams, chosen),
+        batch_size=config.model.batch_size,
+        stop_step=policy.switch_step,
+        on_advance=on_advance,
+    )
+    return PrefixPool(states=states.cpu(), step=policy.switch_step, prompts=chosen)

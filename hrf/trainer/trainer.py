@@ -1,242 +1,181 @@
-"""One epoch of training on objects: draw starts, roll out, and what that costs. No files, no names of algorithms."""
+"""Training on objects: sample episodes, score them, learn from them. No files, no names of algorithms."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from hrf.config import Config
-from hrf.core.objective import group_advantages
-from hrf.core.window import Window
+from hrf.distributed.progress import advance_reporter, emit
 from hrf.distributed.ranks import ALONE, Ranks
-from hrf.images import to_images
-from hrf.networks.features import pixel_features
+from hrf.errors import NumericalError
+from hrf.planning.cost import expected_sampling_evaluations, pool_evaluations, update_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.prompts import PromptTable
-from hrf.rewards import Reward
-from hrf.seeds import Purpose, stream
-from hrf.trainer.prompt_statistics import PromptStatistics
-from hrf.trainer.rollout import OnAdvance, Trajectories, denoise, draw_noise, rollout
-from hrf.trainer.selection import SelectedSteps
-from hrf.trainer.starts import (
-    WHOLE,
-    FreshStarts,
-    NoiseStarts,
-    PrefixPool,
-    RenoisedStarts,
-    Shard,
-    StartDistribution,
-    draw_prompts,
-    uniform_steps,
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Episodes:
-    """What one epoch's sampling made."""
-
-    window: Window | None
-    """The epoch's window; None for starts from noise."""
-    trajectories: Trajectories
-    samples: Tensor
-    """[B, 3, H, W] finished and decoded, nominally in [-1, 1], on the CPU."""
-    num_evaluations: int
-    """Denoiser evaluations for starts and rollout."""
-    seconds: float
-
-    def record(self) -> dict[str, Any]:
-        """What an epoch's `update.json` tells of its sampling."""
-        window = self.window
-        return {
-            "window": [window.start, window.stop] if window else None,
-            "mean_start_step": float(self.trajectories.start_steps.float().mean()),
-            "num_evaluations": self.num_evaluations,
-            "seconds": self.seconds,
-        }
+from hrf.rewards import ImageError, Reward
+from hrf.trainer.advantages import advantages_of, build_statistics
+from hrf.trainer.episodes import Episodes, Finished, Scores
+from hrf.trainer.record import EpochRecord, Sampling
+from hrf.trainer.rollout import Trajectories, rollout
+from hrf.trainer.starts import WHOLE, Shard, StartDistribution
+from hrf.trainer.update import Updater, weight_sums
 
 
 def sample_episodes(
     policy: DiffusionPolicy,
-    distribution: StartDistribution,
+    starts: StartDistribution,
     config: Config,
     *,
     run_seed: int,
     epoch: int,
+    texts: Sequence[str] = (),
     shard: Shard = WHOLE,
     ranks: Ranks = ALONE,
-    on_advance: OnAdvance | None = None,
 ) -> Episodes:
     """Draw the starts of an epoch, or of a shard of it, and denoise every branch to the end.
 
     Ranks share the roots (or episodes) between them, and all get what one process would have made, bit for bit.
     """
     began = time.perf_counter()
-    own = shard.divided(ranks)
-    starts = distribution.draw(policy, run_seed=run_seed, epoch=epoch, shard=own, on_advance=on_advance)
-    acting = acting_policy(policy, config)
-    trajectories, samples = rollout(
+    expected = expected_sampling_evaluations(config, policy.schedule, epoch, switch_step=policy.switch_step)
+    report = advance_reporter("sample", epoch, round(expected / shard.count))
+    drawn = starts.draw(policy, run_seed=run_seed, epoch=epoch, shard=shard.divided(ranks), on_advance=report)
+    # Sampling and training must ask the denoiser the same question.
+    acting = policy if config.update.guidance else policy.unguided()
+    recorded, samples = rollout(
         acting,
-        starts.states,
-        starts.steps,
-        starts.groups,
-        starts.streams,
+        drawn.batch,
+        drawn.groups,
         batch_size=config.model.batch_size,
         total=config.rollout.roots * config.rollout.branches,
         reduction=config.update.log_prob_reduction,
-        prompts=starts.prompts,
-        on_advance=on_advance,
+        on_advance=report,
     )
-    tails = int((policy.schedule.num_steps - starts.steps).sum()) * acting.forwards
-    spent = torch.tensor([starts.num_evaluations + tails])
-    return Episodes(
-        window=starts.window,
-        trajectories=_of_all(trajectories, ranks),
-        samples=ranks.concatenate(policy.decode(samples).cpu()),
-        num_evaluations=int(ranks.concatenate(spent).sum()),
-        seconds=time.perf_counter() - began,
-    )
-
-
-def _of_all(trajectories: Trajectories, ranks: Ranks) -> Trajectories:
-    """The trajectories of all ranks, one after another."""
-    joined: dict[str, Any] = {
-        name: ranks.concatenate(value) for name, value in vars(trajectories).items() if isinstance(value, Tensor)
+    tails = int((policy.schedule.num_steps - drawn.batch.steps).sum()) * acting.forwards
+    tensors: dict[str, Any] = {
+        name: ranks.concatenate(value) for name, value in vars(recorded).items() if isinstance(value, Tensor)
     }
-    return replace(trajectories, **joined)
-
-
-def acting_policy(policy: DiffusionPolicy, config: Config) -> DiffusionPolicy:
-    """The policy that episodes are rolled out and trained with: both must ask the denoiser the same question."""
-    return policy if config.update.guidance else policy.unguided()
-
-
-def advantages_of(
-    rewards: NDArray[np.float64],
-    trajectories: Trajectories,
-    config: Config,
-    *,
-    statistics: PromptStatistics | None = None,
-    texts: Sequence[str] = (),
-) -> Tensor:
-    """Advantages of the branches, [B] float32: within groups, or by `statistics` of each prompt where there are some.
-
-    Args:
-        rewards: [B].
-        trajectories: Their groups and prompts.
-        config: Its `update` part.
-        statistics: Of noise starts with prompts; takes the rewards in.
-        texts: Of the prompts, by index.
-    """
-    values = torch.as_tensor(rewards, dtype=torch.float64)
-    if statistics is not None and trajectories.prompts is not None:
-        return statistics.advantages(values, [texts[prompt] for prompt in trajectories.prompts.tolist()]).float()
-    update = config.update
-    return group_advantages(
-        values, trajectories.groups, delta=update.advantage_delta, spread=update.advantage_spread
-    ).float()
-
-
-def build_statistics(config: Config, kept: Mapping[str, Sequence[float]] | None) -> PromptStatistics | None:
-    """Statistics of each prompt, for episodes that are no branches of a root; None for all others.
-
-    Args:
-        config: Its `starts` and `prompts` parts.
-        kept: As a training state has them.
-    """
-    prompts = config.prompts
-    if prompts is None or config.starts.kind != "noise":
-        return None
-    return PromptStatistics(
-        buffer=prompts.statistics_buffer,
-        min_count=prompts.statistics_min_count,
-        delta=config.update.advantage_delta,
-        spread=config.update.advantage_spread,
-        kept=kept,
+    trajectories = replace(recorded, **tensors)
+    prompts = trajectories.prompts
+    return Episodes(
+        trajectories=trajectories,
+        finished=Finished(
+            samples=ranks.concatenate(policy.decode(samples).cpu()),
+            groups=trajectories.groups,
+            prompts=None if prompts is None else [texts[prompt] for prompt in prompts.tolist()],
+        ),
+        sampling=Sampling(
+            window=(drawn.window.start, drawn.window.stop) if drawn.window else None,
+            mean_start_step=float(trajectories.start_steps.float().mean()),
+            num_evaluations=int(ranks.concatenate(torch.tensor([drawn.num_evaluations + tails])).sum()),
+            seconds=time.perf_counter() - began,
+        ),
     )
 
 
-def build_starts(
-    config: Config,
-    policy: DiffusionPolicy,
-    *,
-    reward: Callable[[], Reward],
-    pool: PrefixPool | None,
-    prompts: PromptTable | None = None,
-) -> StartDistribution:
-    """The start distribution that a configuration names; the one place where DDPO, HRF and HRF-D part.
+def score_episodes(finished: Finished, reward: Reward, *, epoch: int, ranks: Ranks = ALONE) -> Scores:
+    """Reward an epoch's episodes. Ranks share them between them, and all get all rewards.
+
+    Raises:
+        NumericalError: If an image or its reward is out of range; it names the branch, whose seed finds it again.
+    """
+    began = time.perf_counter()
+    part = ranks.part(len(finished.samples))
+    prompts = None if finished.prompts is None else finished.prompts[part]
+    try:
+        rewards = reward.of_samples(finished.samples[part].numpy(), prompts)
+    except ImageError as error:
+        where = branch_name(finished.groups, part.start + error.image, epoch)
+        raise NumericalError(error.problem, where=where, fix=error.fix) from error
+    return Scores(rewards=ranks.concatenate_array(rewards), seconds=time.perf_counter() - began)
+
+
+def branch_name(groups: Tensor, index: int, epoch: int) -> str:
+    """The coordinates of a branch's seed: epoch, root, and its number among the root's branches."""
+    root = int(groups[index])
+    return f"epoch={epoch}, root={root}, branch={int((groups[:index] == root).sum())}"
+
+
+class Trainer:
+    """Trains a policy epoch by epoch: sample -> score -> learn.
+
+    Its state, beside the policy's weights, is the updater's, the statistics' and the count of evaluations; whoever goes
+    on from a saved one (`hrf.trainer.state`) makes the same epochs, bit for bit.
 
     Args:
-        config: Its `starts`, `rollout`, `policy` and `reward` parts.
-        policy: Whose schedule says which steps are trained; episodes start at its switch step or later.
-        reward: Makes the reward; called only where starts are selected by it.
-        pool: Prefix states of a split policy, if there is a pool.
-        prompts: Of a text-to-image model.
+        policy: Its denoiser's weights change in place.
+        config: Of the run.
+        run_seed: Seed of all training noise.
+        texts: Of all prompts, by index; none for an unconditional model.
+        average: Moving average of the weights, by parameter name, on their device; None for none.
+        ranks: The processes that share the work.
     """
-    texts = prompts.training if prompts else ()
-    fresh = FreshStarts(batch_size=config.model.batch_size, pool=pool, num_prompts=len(texts))
-    windows = config.window_schedule(policy.schedule.num_trained_steps, switch_step=policy.switch_step)
-    if windows is None:
-        return NoiseStarts(
-            num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh, first_step=config.first_loss_step
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        config: Config,
+        *,
+        run_seed: int,
+        texts: Sequence[str] = (),
+        average: Mapping[str, Tensor] | None = None,
+        ranks: Ranks = ALONE,
+    ) -> None:
+        self.policy, self.config, self.run_seed, self.texts, self.ranks = policy, config, run_seed, texts, ranks
+        self.updater = Updater(policy, config.update, average=average, ranks=ranks)
+        self.statistics = build_statistics(config)
+        self.num_evaluations = 0
+        """Denoiser evaluations that the run has spent so far."""
+
+    def train(self, epoch: int, starts: StartDistribution, reward: Reward) -> EpochRecord:
+        """One whole epoch."""
+        episodes = sample_episodes(
+            self.policy,
+            starts,
+            self.config,
+            run_seed=self.run_seed,
+            epoch=epoch,
+            texts=self.texts,
+            ranks=self.ranks,
         )
-    return RenoisedStarts(
-        num_roots=config.rollout.roots,
-        num_branches=config.rollout.branches,
-        window_of=windows.window,
-        choose_steps=build_selection(config, reward(), texts) if config.starts.kind == "selected" else uniform_steps,
-        fresh=fresh,
-    )
+        scores = score_episodes(episodes.finished, reward, epoch=epoch, ranks=self.ranks)
+        return self.learn(episodes.trajectories, episodes.sampling, scores, epoch=epoch)
 
+    def learn(self, trajectories: Trajectories, sampling: Sampling, scores: Scores, *, epoch: int) -> EpochRecord:
+        """Make an epoch's updates.
 
-def build_selection(config: Config, reward: Reward, texts: Sequence[str] = ()) -> SelectedSteps:
-    """HRF-D's choice of start steps, as `starts.selection` describes it."""
-    selection = config.starts.selection
-    exhaustive = selection.rule == "exhaustive"
-    return SelectedSteps(
-        score=lambda samples, prompts: torch.as_tensor(reward.of_samples(samples.cpu().numpy(), prompts)),
-        embed=lambda samples: pixel_features(to_images(samples.cpu().numpy())),
-        num_branches=selection.branches,
-        stride=selection.stride,
-        beta=selection.beta,
-        coarse_stride=1 if exhaustive else selection.coarse_stride // selection.stride,
-        preview_steps=selection.preview_steps,
-        batch_size=config.model.batch_size,
-        num_roots=config.rollout.roots,
-        texts=texts,
-    )
-
-
-def draw_prefix_pool(
-    policy: DiffusionPolicy,
-    config: Config,
-    *,
-    run_seed: int,
-    prompts: PromptTable | None = None,
-    on_advance: OnAdvance | None,
-) -> PrefixPool:
-    """`policy.prefix_pool` states at the switch step from noise, by the reference, each for a prompt of its own."""
-    count = config.policy.prefix_pool
-    # Epochs draw from the pool with one coordinate, its states are made with two: the streams never meet.
-    streams = [stream(run_seed, Purpose.PREFIX_POOL, 0, index) for index in range(count)]
-    chosen = draw_prompts(
-        len(prompts.training) if prompts else 0,
-        [stream(run_seed, Purpose.POOL_PROMPT, index) for index in range(count)],
-    )
-    states = denoise(
-        policy,
-        draw_noise(streams, policy.sample_shape, policy.device),
-        torch.zeros(count, dtype=torch.int64),
-        streams,
-        batch_size=config.model.batch_size,
-        prompts=chosen,
-        stop_step=policy.switch_step,
-        on_advance=on_advance,
-    )
-    return PrefixPool(states=states.cpu(), step=policy.switch_step, prompts=chosen)
+        Raises:
+            NumericalError: If a loss or gradient is not finite, or the updates did not move the weights.
+        """
+        began = time.perf_counter()
+        config, rewards = self.config, scores.rewards
+        num_pairs = int(trajectories.tail_lengths.sum())
+        before = weight_sums(self.policy.denoiser)
+        updates, norms = self.updater.run(
+            trajectories,
+            advantages_of(rewards, trajectories, config, statistics=self.statistics, texts=self.texts),
+            run_seed=self.run_seed,
+            epoch=epoch,
+            on_advance=advance_reporter("update", epoch, num_pairs * config.update.inner_epochs),
+        )
+        self.updater.check_learning(before, updates, epoch)
+        seconds = time.perf_counter() - began
+        once = pool_evaluations(config) if epoch == 0 else 0
+        self.num_evaluations += once + sampling.num_evaluations + update_evaluations(num_pairs, config)
+        record = EpochRecord(
+            epoch=epoch,
+            window=sampling.window,
+            mean_start_step=sampling.mean_start_step,
+            num_evaluations=self.num_evaluations,
+            reward_mean=float(rewards.mean()),
+            reward_std=float(rewards.std()),
+            seconds={"sample": sampling.seconds, "score": scores.seconds, "update": seconds},
+            updates=tuple(updates),
+            grad_norm_by_step=norms,
+        )
+        emit("epoch-trained", epoch=epoch, reward_mean=record.reward_mean, window=record.window)
+        return record

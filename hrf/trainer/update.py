@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -27,56 +26,26 @@ from hrf.distributed.ranks import ALONE, Ranks
 from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.seeds import Purpose, stream
+from hrf.trainer.record import UpdateMetrics
 from hrf.trainer.rollout import Pairs, Trajectories
 
 STEPS_MEASURED_EVERY = 10
 """Epochs from one whose first update measures the gradient of each step to the next such one, from 0 on."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class UpdateMetrics:
-    """What one optimizer step saw. Means are over the minibatch's (branch, step) pairs."""
-
-    update: int
-    """Counted over the whole run, from 0."""
-    loss: float
-    """Sum over steps of the mean over branches."""
-    learning_rate: float
-    grad_norm: float
-    """Before clipping."""
-    clip_fraction: float
-    """Share of ratios outside the trust region."""
-    approx_kl: float
-    """k3 estimate of KL(old || new)."""
-    ratio_mean: float
-    ratio_max: float
-    kl_to_reference: float
-    """0 where there is no KL penalty."""
-
-
-def learning_rate(settings: Update, update: int) -> float:
+def learning_rate(settings: Update, update: int, *, scale: float = 1.0) -> float:
     """The rate of an update: constant, or a linear warm-up followed by a cosine to zero at `total_updates`.
 
     A warm-up of W updates goes in equal parts: its first update has 1/W of the peak (none is spent on a rate of 0), its
-    last one all of it.
+    last one all of it. The peak is the configured rate times `scale`.
     """
-    peak = settings.learning_rate
+    peak = settings.learning_rate * scale
     if settings.rate_schedule == "constant":
         return peak
     if update < settings.warmup_updates:
         return peak * (update + 1) / settings.warmup_updates
     done = (update - settings.warmup_updates) / max(1, settings.total_updates - settings.warmup_updates)
     return peak * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def build_optimizer(denoiser: nn.Module, settings: Update) -> torch.optim.AdamW:
-    """AdamW over the denoiser's trainable weights."""
-    return torch.optim.AdamW(
-        [parameter for parameter in denoiser.parameters() if parameter.requires_grad],
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        weight_decay=settings.weight_decay,
-    )
 
 
 def weight_sums(denoiser: nn.Module) -> Tensor:
@@ -86,13 +55,11 @@ def weight_sums(denoiser: nn.Module) -> Tensor:
 
 
 class Updater:
-    """Updates a policy from trajectories; its state is the weights', the optimizer's and two counters.
+    """Updates a policy from trajectories; its state is the weights', the optimizer's, a counter and a factor.
 
     Args:
-        policy: Its denoiser's weights change in place.
-        optimizer: From `build_optimizer`, perhaps with restored moments.
+        policy: Its denoiser's weights change in place: those that it samples with, and no others.
         settings: The `update` part of the configuration.
-        num_updates: Optimizer steps taken so far, in this run.
         average: Moving average of the weights, by parameter name, on their device, updated in place; None for none.
         ranks: The processes that make the updates together: each has the same policy, optimizer and trajectories.
     """
@@ -100,22 +67,25 @@ class Updater:
     def __init__(
         self,
         policy: DiffusionPolicy,
-        optimizer: torch.optim.AdamW,
         settings: Update,
         *,
-        num_updates: int = 0,
         average: Mapping[str, Tensor] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
         if settings.kl_weight > 0 and policy.reference is None:
             raise ValueError("a KL penalty needs the reference's weights")
-        trained = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if not trained or not trained <= {id(parameter) for parameter in policy.denoiser.parameters()}:
-            raise ValueError("the optimizer has no weights, or others than those that the policy samples with")
         self.policy = policy
-        self.optimizer = optimizer
+        # Every update sets its rate (`learning_rate`).
+        self.optimizer = torch.optim.AdamW(
+            [parameter for parameter in policy.denoiser.parameters() if parameter.requires_grad],
+            betas=(settings.beta1, settings.beta2),
+            weight_decay=settings.weight_decay,
+        )
         self.settings = settings
-        self.num_updates = num_updates
+        self.num_updates = 0
+        """Optimizer steps taken so far, in this run."""
+        self.rate_scale = 1.0
+        """Factor of the configured learning rate, which a diversity floor may lower."""
         self.average = average
         self.ranks = ranks
         stds = policy.schedule.stds[: policy.schedule.num_trained_steps].float()
@@ -159,6 +129,32 @@ class Updater:
                     self._update(trajectories, advantages, branches, epoch, on_advance, by_step=by_step, norms=measured)
                 )
         return metrics, norms
+
+    def check_learning(self, before: Tensor, updates: Sequence[UpdateMetrics], epoch: int) -> None:
+        """Refuse to go on where gradients leave the weights that sample as they were.
+
+        Args:
+            before: `weight_sums` before the updates.
+            updates: Their metrics.
+            epoch: Of the run.
+
+        Raises:
+            NumericalError: If they do, or if the weights of several ranks have parted.
+        """
+        after = weight_sums(self.policy.denoiser)
+        if not self.ranks.all_have(after):
+            raise NumericalError(
+                "the processes of this step have come to different weights",
+                where=f"epoch={epoch}",
+                fix="run them on GPUs of one kind, or set model.num_processes to 1",
+            )
+        largest = max(metrics.grad_norm for metrics in updates)
+        if largest > 0 and torch.equal(before, after):
+            raise NumericalError(
+                f"gradients of norm {largest:g} did not change a single weight",
+                where=f"epoch={epoch}",
+                fix="raise update.learning_rate: its steps are lost in the weights' own rounding",
+            )
 
     def _update(
         self,
@@ -263,7 +259,7 @@ class Updater:
                 where=f"epoch={epoch}, update={self.num_updates}",
                 fix="lower update.learning_rate, or use model.forward_dtype: float32",
             )
-        rate = learning_rate(self.settings, self.num_updates)
+        rate = learning_rate(self.settings, self.num_updates, scale=self.rate_scale)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()

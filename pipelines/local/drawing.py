@@ -22,7 +22,7 @@ from hrf.seeds import Purpose, stream
 from hrf.storage.folders import writing_file
 from hrf.storage.names import CONFIG_FILE, EVALUATION_FILE, POLICY_FILE
 from hrf.storage.objects import Storage
-from hrf.trainer.rollout import denoise, draw_noise
+from hrf.trainer.rollout import Batch, denoise
 
 
 def draw_samples(
@@ -68,22 +68,15 @@ def draw_samples(
         config = Config.from_yaml((promoted / CONFIG_FILE).read_text(encoding="utf-8"))
         base = Path(scratch) / "base"
         _check_base(promoted, fetch_base(config.model, base, {"step": "sample", "source": config.model.source}))
-        folder, asked = _embed(promoted, base, config, prompts, num_samples)
+        folder, numbers = _embed(promoted, base, config, prompts, num_samples)
         policy = load_policy(config, base, promoted, prompts=folder, reference=source == "base")
-        if asked is not None:
+        if numbers is not None:
             # The autoencoder is read when the first picture is decoded, and the folder is gone by then.
             policy.decode(torch.zeros(1, *policy.sample_shape))
     if source == "base":
         policy = policy.as_reference()
     streams = [stream(seed, Purpose.EVALUATION, index) for index in range(num_samples)]
-    samples = denoise(
-        policy,
-        draw_noise(streams, policy.sample_shape, policy.device),
-        torch.zeros(num_samples, dtype=torch.int64),
-        streams,
-        batch_size=config.model.batch_size,
-        prompts=asked,
-    )
+    samples = denoise(policy, Batch.from_noise(policy, streams, numbers), batch_size=config.model.batch_size)
     columns = max(1, round(num_samples**0.5))
     with writing_file(output) as file:
         grid(to_images(policy.decode(samples).cpu().numpy()), columns=columns).save(file)

@@ -8,12 +8,12 @@ from diffusers import DDIMScheduler, UNet2DModel
 
 from benchmarks.published import PARTS, PublishedEpoch, measure, print_clocks
 from hrf.config import Config, resolve
-from hrf.core.schedule import build_schedule, renoise
+from hrf.core.schedule import build_schedule
 from hrf.rewards import CheckedReward
 from hrf.seeds import Purpose, stream
-from hrf.trainer.rollout import rollout
-from hrf.trainer.trainer import advantages_of
-from hrf.trainer.update import Updater, build_optimizer
+from hrf.trainer.advantages import advantages_of
+from hrf.trainer.rollout import Batch, rollout
+from hrf.trainer.update import Updater
 from tests.hrf.toys import LINEAR_ALPHA_BARS, small_policy, small_unet
 
 STEPS, FIRST, BRANCHES = 6, 2, 4
@@ -36,7 +36,7 @@ def test_a_groups_log_probs_and_gradient_are_ours():
     )
     scheduler = DDIMScheduler(set_alpha_to_one=True)
     scheduler.set_timesteps(STEPS)
-    optimizer = build_optimizer(policy.denoiser, config.update)
+    optimizer = torch.optim.AdamW(policy.denoiser.parameters(), lr=config.update.learning_rate)
     brightness = CheckedReward(name="brightness", score=lambda images, prompts: images.mean((1, 2, 3)))
     theirs = PublishedEpoch(policy, scheduler, config, brightness, optimizer)
 
@@ -46,13 +46,9 @@ def test_a_groups_log_probs_and_gradient_are_ours():
     root = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)).clamp(-1, 1)
     drawn = streams()
     published = theirs.denoise(theirs.renoise(root, FIRST, drawn), FIRST, drawn, eta=1.0)
-    drawn = streams()
-    noise = torch.stack([torch.randn(3, 8, 8, generator=each) for each in drawn])
     steps = torch.full((BRANCHES,), FIRST)
-    states = renoise(policy.schedule, root.repeat(BRANCHES, 1, 1, 1), steps, noise)
-    tails, samples = rollout(
-        policy, states, steps, torch.zeros_like(steps), drawn, batch_size=BRANCHES, reduction="mean"
-    )
+    batch = Batch.from_samples(policy, root.repeat(BRANCHES, 1, 1, 1), steps, streams())
+    tails, samples = rollout(policy, batch, torch.zeros_like(steps), batch_size=BRANCHES, reduction="mean")
 
     torch.testing.assert_close(published.states[-1], samples, rtol=1e-4, atol=1e-4)
     old = torch.stack(published.log_probs[FIRST : STEPS - 1], dim=1).flatten()
@@ -66,7 +62,7 @@ def test_a_groups_log_probs_and_gradient_are_ours():
         replace(published, log_probs=[*published.log_probs[:FIRST], *tails.log_probs.reshape(BRANCHES, -1).T]), rewards
     )
     expected = [parameter.grad.clone() for parameter in policy.denoiser.parameters()]
-    updater = Updater(policy, optimizer, config.update)
+    updater = Updater(policy, config.update)
     metrics, _ = updater.run(tails, advantages_of(rewards.numpy(), tails, config), run_seed=0, epoch=0)
 
     assert metrics[0].clip_fraction > 0

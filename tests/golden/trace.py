@@ -28,9 +28,9 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
 from hrf.rewards import build_reward
-from hrf.steps.score import reward_samples
-from hrf.trainer.trainer import advantages_of, build_starts, draw_prefix_pool, sample_episodes
-from hrf.trainer.update import Updater, build_optimizer
+from hrf.trainer.starts import build_starts, draw_prefix_pool
+from hrf.trainer.trainer import Trainer, sample_episodes, score_episodes
+from hrf.trainer.update import Updater
 
 FOLDER = Path(__file__).parent
 NUM_EPOCHS = 3
@@ -143,26 +143,23 @@ def trace(case: str) -> list[dict[str, Any]]:
         pool = None
         if config.policy.prefix_pool:
             pool = draw_prefix_pool(policy, config, run_seed=RUN_SEED, on_advance=None)
-        distribution = build_starts(config, policy, reward=lambda: reward, pool=pool)
+        starts = build_starts(config, policy, reward=lambda: reward, pool=pool)
         average = None
         if config.update.ema_decay:
             average = {name: value.detach().clone() for name, value in policy.denoiser.named_parameters()}
-        updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update, average=average)
+        trainer = Trainer(policy, config, run_seed=RUN_SEED, average=average)
         epochs = []
         for epoch in range(NUM_EPOCHS):
-            episodes = sample_episodes(policy, distribution, config, run_seed=RUN_SEED, epoch=epoch)
-            trajectories = episodes.trajectories
-            rewards = reward_samples(reward, episodes.samples.numpy(), trajectories.groups.numpy(), epoch)
-            metrics, norms = updater.run(
-                trajectories, advantages_of(rewards, trajectories, config), run_seed=RUN_SEED, epoch=epoch
-            )
+            episodes = sample_episodes(policy, starts, config, run_seed=RUN_SEED, epoch=epoch)
+            scores = score_episodes(episodes.finished, reward, epoch=epoch)
+            record = trainer.learn(episodes.trajectories, episodes.sampling, scores, epoch=epoch)
             epochs.append(
                 {
-                    "start_steps": trajectories.start_steps.tolist(),
-                    "rewards": rewards.tolist(),
-                    "updates": [vars(update) for update in metrics],
-                    "grad_norm_by_step": {str(step): norm for step, norm in norms.items()},
-                    "weights": _weights(policy, updater),
+                    "start_steps": episodes.trajectories.start_steps.tolist(),
+                    "rewards": scores.rewards.tolist(),
+                    "updates": [vars(update) for update in record.updates],
+                    "grad_norm_by_step": {str(step): norm for step, norm in record.grad_norm_by_step.items()},
+                    "weights": _weights(policy, trainer.updater),
                 }
             )
         return epochs

@@ -18,21 +18,17 @@ from hrf.config import Config, resolve
 from hrf.core.schedule import build_schedule
 from hrf.errors import ConfigError
 from hrf.evaluation.samples import evaluation_samples, evaluation_starts
-from hrf.planning.cost import expected_epoch_evaluations, expected_sampling_evaluations, pool_evaluations
+from hrf.planning.cost import call_size, expected_epoch_evaluations, expected_sampling_evaluations, pool_evaluations
 from hrf.planning.footprint import Footprint, denoiser_footprint
 from hrf.planning.forecast import GPUS, OPERATION_SECONDS, forecast, num_calls
 from hrf.planning.sizes import device_memory
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.seeds import Purpose, stream
-from hrf.trainer.rollout import call_size, denoise
+from hrf.trainer.episodes import Scores
+from hrf.trainer.rollout import Batch, denoise
+from hrf.trainer.starts import build_starts, draw_prefix_pool
 from hrf.trainer.state import save_training_state, save_trajectories
-from hrf.trainer.trainer import (
-    advantages_of,
-    build_starts,
-    draw_prefix_pool,
-    sample_episodes,
-)
-from hrf.trainer.update import Updater, build_optimizer
+from hrf.trainer.trainer import Trainer, sample_episodes
 from tests.hrf.planning.test_footprint import PIXELS
 from tests.hrf.toys import LINEAR_ALPHA_BARS, small_policy
 
@@ -67,6 +63,10 @@ def policy_for(config: Config) -> DiffusionPolicy:
         clip_range=1.0,
         switch_step=config.switch_step,
     )
+
+
+def random_scores() -> Scores:
+    return Scores(rewards=np.random.default_rng(0).random(32), seconds=0.0)
 
 
 @contextmanager
@@ -109,13 +109,11 @@ class TestFlops:
         with counting() as found["evaluations"]:
             evaluation_samples(policy, starts, config, None)
         with counting() as found["sample"]:
-            distribution = build_starts(config, policy, reward=pytest.fail, pool=pool)
-            episodes = sample_episodes(policy, distribution, config, run_seed=0, epoch=0)
-        rewards = np.random.default_rng(0).random(32)
-        advantages = advantages_of(rewards, episodes.trajectories, config)
-        updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update)
+            drawn = build_starts(config, policy, reward=pytest.fail, pool=pool)
+            episodes = sample_episodes(policy, drawn, config, run_seed=0, epoch=0)
+        trainer = Trainer(policy, config, run_seed=0)
         with counting() as found["update"]:
-            updater.run(episodes.trajectories, advantages, run_seed=0, epoch=0)
+            trainer.learn(episodes.trajectories, episodes.sampling, random_scores(), epoch=0)
         (epoch,) = expected.epochs
         parts = {"sample": epoch.sample, "update": epoch.update, **expected.once}
         for part, flops in found.items():
@@ -135,9 +133,9 @@ class TestFlops:
         policy = policy_for(config)
         pool = draw_prefix_pool(policy, config, run_seed=0, on_advance=None) if config.policy.prefix_pool else None
         moved = dataclasses.replace(policy, switch_step=switch_step)
-        distribution = build_starts(config, moved, reward=pytest.fail, pool=pool)
-        episodes = sample_episodes(moved, distribution, config, run_seed=0, epoch=0)
-        assert episodes.num_evaluations == expected_sampling_evaluations(
+        starts = build_starts(config, moved, reward=pytest.fail, pool=pool)
+        episodes = sample_episodes(moved, starts, config, run_seed=0, epoch=0)
+        assert episodes.sampling.num_evaluations == expected_sampling_evaluations(
             config, policy.schedule, 0, switch_step=switch_step
         )
 
@@ -189,8 +187,8 @@ class TestCalls:
         calls = []
         steps = torch.tensor([6 - length for length in lengths])
         streams = [stream(0, Purpose.ROOT, 0, index) for index in range(len(lengths))]
-        states = torch.zeros(len(lengths), 3, 8, 8)
-        denoise(policy, states, steps, streams, batch_size=batch_size, on_advance=calls.append)
+        batch = Batch(states=torch.zeros(len(lengths), 3, 8, 8), steps=steps, streams=streams)
+        denoise(policy, batch, batch_size=batch_size, on_advance=calls.append)
         assert num_calls(lengths, call_size(len(lengths), batch_size)) == len(calls)
         assert sum(lengths) == sum(calls)
 
@@ -299,13 +297,12 @@ class TestArtifacts:
         config = configured(**RUNS[name], run={"epochs": 1})
         policy = policy_for(config)
         pool = draw_prefix_pool(policy, config, run_seed=0, on_advance=None) if config.policy.prefix_pool else None
-        distribution = build_starts(config, policy, reward=pytest.fail, pool=pool)
-        episodes = sample_episodes(policy, distribution, config, run_seed=0, epoch=0)
-        save_trajectories(episodes.trajectories, {}, tmp_path)
-        updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update)
-        advantages = advantages_of(np.random.default_rng(0).random(32), episodes.trajectories, config)
-        updater.run(episodes.trajectories, advantages, run_seed=0, epoch=0)
-        save_training_state(updater, tmp_path, 0, 1.0)
+        starts = build_starts(config, policy, reward=pytest.fail, pool=pool)
+        episodes = sample_episodes(policy, starts, config, run_seed=0, epoch=0)
+        save_trajectories(episodes.trajectories, episodes.sampling, tmp_path)
+        trainer = Trainer(policy, config, run_seed=0)
+        trainer.learn(episodes.trajectories, episodes.sampling, random_scores(), epoch=0)
+        save_training_state(trainer, tmp_path)
         policy.denoiser.save_pretrained(tmp_path / "unet")
         expected = forecast(config, policy.schedule, counted).epochs[0].artifact_bytes
         for artifact, file in {
@@ -316,7 +313,7 @@ class TestArtifacts:
             written = (tmp_path / file).stat().st_size
             header = int.from_bytes((tmp_path / file).read_bytes()[:8], "little") + 8
             assert expected[artifact] == written - header, artifact
-        assert expected["samples"] == episodes.samples.numel() * 4 + 32 * 8
+        assert expected["samples"] == episodes.finished.samples.numel() * 4 + 32 * 8
 
 
 def test_epochs_of_one_window_are_told_together(counted):

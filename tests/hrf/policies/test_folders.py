@@ -13,7 +13,7 @@ from hrf.policies.kinds import normalise_base
 from hrf.policies.sources import fetch_model
 from hrf.seeds import Purpose, stream
 from hrf.storage.shipped import shipped_folder
-from hrf.trainer.rollout import denoise, draw_noise
+from hrf.trainer.rollout import Batch, denoise, draw_noise
 from tests.hrf.toys import small_unet
 
 
@@ -41,8 +41,7 @@ def base(model, tmp_path):
 
 def samples_of(policy, count=3, seed=0):
     streams = [stream(seed, Purpose.EVALUATION, i) for i in range(count)]
-    states = draw_noise(streams, policy.sample_shape, torch.device("cpu"))
-    return denoise(policy, states, torch.zeros(count, dtype=torch.int64), streams, batch_size=count)
+    return denoise(policy, Batch.from_noise(policy, streams), batch_size=count)
 
 
 def test_a_saved_policy_is_a_pipeline_for_plain_diffusers_with_the_same_pictures(base, tmp_path):

@@ -12,7 +12,7 @@ from hrf.config import Prompts
 from hrf.errors import ArtifactError, ConfigError
 from hrf.policies.prompts import ANIMALS, PromptTable, resolve_prompts, with_article
 from hrf.seeds import Purpose, stream
-from hrf.trainer.prompt_statistics import PromptStatistics
+from hrf.trainer.advantages import PromptStatistics
 from hrf.trainer.starts import draw_prompts
 
 
@@ -163,7 +163,9 @@ def test_statistics_of_each_prompt_are_the_published_rule_over_epochs(data):
         prompts = data.draw(st.lists(st.sampled_from("abc"), min_size=len(rewards), max_size=len(rewards)))
         got = ours.advantages(torch.tensor(rewards, dtype=torch.float64), prompts)
         np.testing.assert_allclose(got.numpy(), theirs(rewards, prompts), rtol=1e-9, atol=1e-9)
-        ours = PromptStatistics(**options, kept=ours.state())
+        state = ours.state()
+        ours = PromptStatistics(**options)
+        ours.restore(state)
 
 
 def test_equal_rewards_are_no_advantage_however_small_delta_is():

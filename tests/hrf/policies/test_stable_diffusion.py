@@ -19,7 +19,7 @@ from hrf.policies.text import embed_prompts
 from hrf.policies.weights import AdapterOff
 from hrf.seeds import Purpose, stream
 from hrf.storage.names import LORA_FILE
-from hrf.trainer.rollout import denoise, draw_noise
+from hrf.trainer.rollout import Batch, denoise
 from tests.hrf import tiny_stable_diffusion as tiny
 
 GUIDANCE = 3.0
@@ -173,9 +173,7 @@ def pictures(policy: DiffusionPolicy, prompts: list[int], eta: float):
     """Ours: noise and steps of each sample from its own stream."""
     sampler = policy.with_schedule(policy.schedule.with_eta(eta))
     streams = [stream(0, Purpose.EVALUATION, index) for index in range(len(prompts))]
-    start = draw_noise(streams, policy.sample_shape, policy.device)
-    zeros = torch.zeros(len(prompts), dtype=torch.int64)
-    samples = denoise(sampler, start, zeros, streams, batch_size=4, prompts=torch.tensor(prompts))
+    samples = denoise(sampler, Batch.from_noise(policy, streams, torch.tensor(prompts)), batch_size=4)
     return to_images(policy.decode(samples).numpy())
 
 

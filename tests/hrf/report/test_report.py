@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -30,7 +29,7 @@ from hrf.report.charts import Axis, Point, Rule, Series, line_chart, round_ticks
 from hrf.report.formatting import interval, number, significant
 from hrf.report.summary import Interval, read_summary
 from hrf.storage.folders import writing_folder
-from hrf.trainer.update import UpdateMetrics
+from hrf.trainer.record import UpdateMetrics
 from tests.hrf.summary_folders import evaluation, stripped, summary_record, write_grid, write_summary
 
 LARGEST_PAGE = 3_000_000
@@ -351,7 +350,7 @@ def test_records_are_read_as_evaluation_gate_and_update_write_them(tmp_path: Pat
     summary = summary_record(gains=(0.04,))
     summary["base"] = base_record.as_json()
     summary["epochs"][0]["evaluation"] = record.as_json()
-    summary["epochs"][0]["update"]["updates"] = [asdict(metrics)]
+    summary["epochs"][0]["update"]["updates"] = [metrics.as_json()]
     summary["epochs"][0]["decision"] = {**summary["epochs"][0]["decision"], **verdict.as_json()}
     folder = write_summary(tmp_path / "summary", summary)
     read = read_summary(folder)

@@ -5,7 +5,6 @@ import multiprocessing
 import os
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,9 +17,11 @@ from hrf.rewards import build_reward
 from hrf.rewards.python import PythonReward
 from hrf.steps.history import read_update
 from hrf.steps.sample import sample
-from hrf.steps.score import reward_samples, score
+from hrf.steps.score import score
 from hrf.steps.update import update
 from hrf.storage.folders import read_manifest
+from hrf.trainer.episodes import Finished
+from hrf.trainer.trainer import score_episodes
 from tests.hrf.shared_work import call_steps
 from tests.hrf.steps.test_epochs import DDPO, SELECTED, SPLIT
 
@@ -109,15 +110,16 @@ def assert_close_updates(run, suffix: str, epochs: int = 1) -> None:
     assert distance(ours, theirs) < 1e-4 * distance(ours, {name: torch.zeros(()) for name in ours})
     for epoch in range(epochs):
         one, several = (read_update(Path(run.at(f"policy-{epochs}{end}")), epoch) for end in ("", suffix))
-        assert several["grad_norm_by_step"] == pytest.approx(one["grad_norm_by_step"], rel=1e-4)
-        assert len(one["updates"]) == len(several["updates"]) == 3
-        for expected, found in zip(one["updates"], several["updates"], strict=True):
+        assert several.grad_norm_by_step == pytest.approx(one.grad_norm_by_step, rel=1e-4)
+        assert len(one.updates) == len(several.updates) == 3
+        for expected, found in zip(one.updates, several.updates, strict=True):
             # A mean of differences of exponentials near 1: what is left of them has few digits.
-            assert found.pop("approx_kl") == pytest.approx(expected.pop("approx_kl"), rel=1e-2, abs=1e-9)
-            assert found == pytest.approx(expected, rel=1e-4, abs=1e-6)
+            assert found.approx_kl == pytest.approx(expected.approx_kl, rel=1e-2, abs=1e-9)
+            others = [{**vars(metrics), "approx_kl": 0.0} for metrics in (found, expected)]
+            assert others[0] == pytest.approx(others[1], rel=1e-4, abs=1e-6)
         for name in ("window", "mean_start_step", "num_evaluations"):
-            assert several[name] == one[name]
-        assert several["reward_mean"] == pytest.approx(one["reward_mean"], rel=1e-5)
+            assert getattr(several, name) == getattr(one, name)
+        assert several.reward_mean == pytest.approx(one.reward_mean, rel=1e-5)
 
 
 @pytest.mark.slow
@@ -211,8 +213,9 @@ def test_an_image_without_a_reward_is_named_as_one_process_names_it():
 
 def score_noise(function: str) -> None:
     reward = build_reward(PythonReward(name="python", function=f"tests.hrf.shared_work:{function}"))
-    samples = np.random.default_rng(0).uniform(-1, 1, (9, 3, 8, 8)).astype(np.float32)
-    reward_samples(reward, samples, np.zeros(9, dtype=np.int64), 0, ranks=this_rank())
+    samples = 2 * torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
+    finished = Finished(samples=samples, groups=torch.zeros(9, dtype=torch.int64), prompts=None)
+    score_episodes(finished, reward, epoch=0, ranks=this_rank())
 
 
 def test_more_processes_than_roots_are_refused():

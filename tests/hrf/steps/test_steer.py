@@ -54,7 +54,7 @@ def start_steps(run, epoch: int) -> list[int]:
 
 
 def learning_rate(run, epoch: int) -> float:
-    return run.update_record(epoch)["updates"][0]["learning_rate"]
+    return run.update_record(epoch).updates[0].learning_rate
 
 
 def test_a_run_that_nobody_touches_crosses_its_floor_and_backs_up_to_the_base(steps):
@@ -105,8 +105,7 @@ def test_a_crossed_floor_brings_the_best_candidate_back_with_fresh_moments_and_a
     run.epoch(3)
     assert min(start_steps(run, 3)) >= steered["switch_step"]
     assert learning_rate(run, 3) == 0.5 * learning_rate(run, 2)
-    updates = run.update_record(3)["updates"]
-    assert updates[0]["update"] == before["num_updates"]
+    assert run.update_record(3).updates[0].update == before["num_updates"]
     records = sorted((run.folder / "history-3" / "epochs").glob("*/steering.json"))
     assert [json.loads(file.read_text())["action"] for file in records] == ["keep", "keep", "back_up"]
 
@@ -153,7 +152,8 @@ def test_every_start_distribution_goes_on_from_a_later_switch_step(steps, change
         assert set(starts) == {steered["switch_step"]}
     if run.config.starts.kind == "selected":
         # The total takes every branch to start in the middle of the candidates.
-        middle = sum(range(*run.update_record(1)["window"])) / len(range(*run.update_record(1)["window"]))
+        window = range(*run.update_record(1).window)
+        middle = sum(window) / len(window)
         assert sampled[-1]["done"] == sampled[-1]["total"] + sum(middle - start for start in starts)
     elif len(set(starts)) == 1:
         assert sampled[-1]["done"] == sampled[-1]["total"]

@@ -94,7 +94,7 @@ def test_every_start_distribution_trains_with_prompts_and_its_cost_is_counted(st
     samples = load_file(run.folder / "samples-0" / "samples.safetensors")["samples"]
     assert samples.shape == (6, 3, 16, 16)
     assert tensors["states"].shape[1:] == (4, 8, 8)
-    spent = run.update_record(0)["num_evaluations"]
+    spent = run.update_record(0).num_evaluations
     schedule = noise_schedule(scheduler_config(run.folder / "base"), config)
     pool = 2 * config.policy.prefix_pool * config.switch_step
     starts, trained = tensors["start_steps"], schedule.num_trained_steps

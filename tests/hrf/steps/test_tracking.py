@@ -18,6 +18,7 @@ from hrf.steps.numbers import curves
 from hrf.steps.report_status import report_status
 from hrf.storage.folders import read_manifest
 from hrf.study.workers import Machine, _pool
+from hrf.trainer.record import EpochRecord, UpdateMetrics
 from tests.tracking_server import silent_server
 
 PAGE = (Path(__file__).parents[3] / "docs" / "tracking.md").read_text(encoding="utf-8")
@@ -178,16 +179,28 @@ def test_a_server_that_says_nothing_changes_nothing_that_a_step_makes(steps, mon
 
 def test_steering_is_drawn_and_what_a_run_has_not_is_left_out():
     """A policy that starts from noise has no window, and one without a floor is not steered."""
-    update = {
-        "reward_mean": 1.0,
-        "reward_std": 0.5,
-        "mean_start_step": 0.0,
-        "window": None,
-        "num_evaluations": 8,
-        "seconds": {"sample": 1.0, "score": 2.0, "update": 3.0},
-        "updates": [{"update": 0, "loss": 0.25, "kl_to_reference": None}],
-        "grad_norm_by_step": {"0": 1.0, "1": 3.0},
-    }
+    metrics = UpdateMetrics(
+        update=0,
+        loss=0.25,
+        learning_rate=1e-4,
+        grad_norm=0.5,
+        clip_fraction=0.0,
+        approx_kl=0.0,
+        ratio_mean=1.0,
+        ratio_max=1.0,
+        kl_to_reference=0.0,
+    )
+    update = EpochRecord(
+        epoch=3,
+        window=None,
+        mean_start_step=0.0,
+        num_evaluations=8,
+        reward_mean=1.0,
+        reward_std=0.5,
+        seconds={"sample": 1.0, "score": 2.0, "update": 3.0},
+        updates=(metrics,),
+        grad_norm_by_step={0: 1.0, 1: 3.0},
+    ).as_json()
     state, reading = Steering(switch_step=4, rate_scale=0.5, num_stalled=1), Reading(bound=0.9, reward=0.1)
     steering = SteeringDecision(action="keep", reason="far enough", reading=reading, floor=0.8, steering=state)
     entry = HistoryEntry(epoch=3, update=update, evaluation=None, decision=None, steering=steering)
@@ -198,7 +211,7 @@ def test_steering_is_drawn_and_what_a_run_has_not_is_left_out():
         "reward_mean": 1.0,
         "reward_std": 0.5,
         "mean_start_step": 0.0,
-        "loss": 0.25,
+        **{name: value for name, value in vars(metrics).items() if name != "update"},
         "num_updates": 1,
         "num_evaluations": 8,
         "largest_step_over_median": 1.5,

@@ -8,9 +8,8 @@ from hrf.config import resolve
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
 from hrf.rewards import build_reward
-from hrf.steps.score import reward_samples
-from hrf.trainer.trainer import advantages_of, build_starts, sample_episodes
-from hrf.trainer.update import Updater, build_optimizer
+from hrf.trainer.starts import build_starts
+from hrf.trainer.trainer import Trainer
 
 
 def norms_by_step(tmp_path, **sampler) -> dict[int, float]:
@@ -22,15 +21,8 @@ def norms_by_step(tmp_path, **sampler) -> dict[int, float]:
     fetch_base(config.model, base, {"step": "test"})
     policy = load_policy(config, base, base)
     reward = build_reward(config.reward)
-    episodes = sample_episodes(
-        policy, build_starts(config, policy, reward=lambda: reward, pool=None), config, run_seed=0, epoch=0
-    )
-    rewards = reward_samples(reward, episodes.samples.numpy(), episodes.trajectories.groups.numpy(), 0)
-    updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update)
-    _, norms = updater.run(
-        episodes.trajectories, advantages_of(rewards, episodes.trajectories, config), run_seed=0, epoch=0
-    )
-    return norms
+    starts = build_starts(config, policy, reward=lambda: reward, pool=None)
+    return dict(Trainer(policy, config, run_seed=0).train(0, starts, reward).grad_norm_by_step)
 
 
 @pytest.mark.slow

@@ -10,8 +10,10 @@ from hrf.policies.folders import load_policy, save_fresh_policy
 from hrf.policies.kinds import normalise_base
 from hrf.policies.prompts import resolve_prompts
 from hrf.policies.text import embed_prompts
-from hrf.trainer.trainer import advantages_of, build_starts, build_statistics, sample_episodes
-from hrf.trainer.update import Updater, build_optimizer
+from hrf.trainer.advantages import advantages_of, build_statistics
+from hrf.trainer.starts import build_starts
+from hrf.trainer.trainer import sample_episodes
+from hrf.trainer.update import Updater
 from tests.hrf import tiny_stable_diffusion as tiny
 
 STEPS, EPISODES, GUIDANCE, CLIP = 5, 6, 2.5, 1e-3
@@ -117,17 +119,16 @@ def test_noise_starts_and_one_group_are_ddpo_loss_and_gradients(tmp_path, float6
         for parameter in trained:
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=generator))
 
-    distribution = build_starts(config, policy, reward=lambda: None, pool=None, prompts=table)
-    episodes = sample_episodes(policy, distribution, config, run_seed=0, epoch=0)
+    starts = build_starts(config, policy, reward=lambda: None, pool=None, prompts=table)
+    episodes = sample_episodes(policy, starts, config, run_seed=0, epoch=0, texts=table.texts)
     tails = episodes.trajectories
     rewards = np.random.default_rng(0).normal(size=EPISODES)
-    statistics = build_statistics(config, None)
-    advantages = advantages_of(rewards, tails, config, statistics=statistics, texts=table.texts)
+    advantages = advantages_of(rewards, tails, config, statistics=build_statistics(config), texts=table.texts)
     old_states = tails.states.reshape(EPISODES, STEPS + 1, 4, 8, 8).transpose(0, 1)
     with torch.no_grad():
         for parameter in trained:
             parameter.add_(shift * torch.randn(parameter.shape, generator=generator))
-    updater = Updater(policy, build_optimizer(policy.denoiser, config.update), config.update)
+    updater = Updater(policy, config.update)
     metrics, _ = updater.run(tails, advantages, run_seed=0, epoch=0)
 
     theirs = dict(pipeline.unet.double().named_parameters())
@@ -141,7 +142,7 @@ def test_noise_starts_and_one_group_are_ddpo_loss_and_gradients(tmp_path, float6
             other.copy_(ours)
     for _, other in pairs.values():
         other.requires_grad_(True)
-    prompts = [table.texts[prompt] for prompt in tails.prompts]
+    prompts = episodes.finished.prompts
     loss_of, new = ddpo(pipeline, old_states, prompts, rewards, guidance=guidance)
     old = list(tails.log_probs.reshape(EPISODES, STEPS).T)
     loss = loss_of(old)

@@ -10,9 +10,9 @@ from hrf.core.schedule import renoise
 from hrf.core.window import Window
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.seeds import Purpose, stream
-from hrf.trainer.rollout import denoise, draw_noise
-from hrf.trainer.selection import SelectedSteps
-from hrf.trainer.starts import WHOLE, FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, Shard, uniform_steps
+from hrf.trainer.rollout import Batch, denoise, draw_noise
+from hrf.trainer.selection import SelectedSteps, uniform_steps
+from hrf.trainer.starts import WHOLE, FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, Shard
 from tests.hrf.toys import small_policy
 
 CPU = torch.device("cpu")
@@ -26,12 +26,12 @@ def hrf_starts(window: Window, pool: PrefixPool | None = None, **changes) -> Ren
 def test_ddpo_starts_are_noise_at_step_0_in_one_group_and_cost_nothing():
     starts = NoiseStarts(num_episodes=5, fresh=FreshStarts(batch_size=8)).draw(small_policy(), run_seed=0, epoch=0)
 
-    assert starts.steps.tolist() == [0] * 5
+    assert starts.batch.steps.tolist() == [0] * 5
     assert starts.groups.tolist() == [0] * 5
     assert starts.window is None
     assert starts.num_evaluations == 0
     expected = draw_noise([stream(0, Purpose.ROOT, 0, i) for i in range(5)], (3, 8, 8), CPU)
-    assert torch.equal(starts.states, expected)
+    assert torch.equal(starts.batch.states, expected)
 
 
 def test_hrf_branches_are_their_roots_re_noised_with_independent_noise():
@@ -41,11 +41,10 @@ def test_hrf_branches_are_their_roots_re_noised_with_independent_noise():
 
     assert starts.groups.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     streams = [stream(0, Purpose.ROOT, 2, root) for root in range(3)]
-    noise = draw_noise(streams, (3, 8, 8), CPU)
-    roots = denoise(policy, noise, torch.zeros(3, dtype=torch.int64), streams, batch_size=8)
+    roots = denoise(policy, Batch.from_noise(policy, streams), batch_size=8)
     branch_noise = draw_noise([stream(0, Purpose.BRANCH, 2, r, b) for r in range(3) for b in range(4)], (3, 8, 8), CPU)
-    expected = renoise(policy.schedule, roots[starts.groups], starts.steps, branch_noise)
-    assert torch.equal(starts.states, expected)
+    expected = renoise(policy.schedule, roots[starts.groups], starts.batch.steps, branch_noise)
+    assert torch.equal(starts.batch.states, expected)
 
 
 def test_all_branches_of_a_root_start_at_one_step_of_the_window_and_all_of_the_window_is_used():
@@ -53,9 +52,9 @@ def test_all_branches_of_a_root_start_at_one_step_of_the_window_and_all_of_the_w
     seen = set()
     for epoch in range(40):
         starts = hrf_starts(Window(1, 4)).draw(small_policy(), run_seed=0, epoch=epoch)
-        by_root = starts.steps.reshape(3, 4)
+        by_root = starts.batch.steps.reshape(3, 4)
         assert (by_root == by_root[:, :1]).all()
-        seen |= set(starts.steps.tolist())
+        seen |= set(starts.batch.steps.tolist())
 
     assert seen == {1, 2, 3}
 
@@ -75,8 +74,8 @@ def test_hrf_with_start_step_0_is_ddpo_with_a_baseline_per_root():
 
     noise = draw_noise([stream(0, Purpose.BRANCH, 0, r, b) for r in range(3) for b in range(4)], (3, 8, 8), CPU)
     signal = float(policy.schedule.alpha_bars[0]) ** 0.5
-    assert starts.steps.tolist() == [0] * 12
-    assert float((starts.states - noise).abs().max()) < 1.1 * signal + 1e-3
+    assert starts.batch.steps.tolist() == [0] * 12
+    assert float((starts.batch.states - noise).abs().max()) < 1.1 * signal + 1e-3
 
 
 def test_with_a_prefix_pool_roots_cost_only_the_tail_and_come_from_the_pool():
@@ -105,7 +104,7 @@ def test_noise_starts_of_a_split_policy_begin_at_the_switch():
 
     starts = NoiseStarts(num_episodes=4, fresh=FreshStarts(batch_size=8)).draw(policy, run_seed=0, epoch=0)
 
-    assert starts.steps.tolist() == [3] * 4
+    assert starts.batch.steps.tolist() == [3] * 4
     assert starts.num_evaluations == 4 * 3 == len(policy.reference.seen)
 
 
@@ -118,10 +117,9 @@ def test_noise_starts_with_a_later_first_loss_are_denoised_to_it_by_the_policy_i
     )
 
     streams = [stream(0, Purpose.ROOT, 0, i) for i in range(3)]
-    noise = draw_noise(streams, (3, 8, 8), CPU)
-    on_the_way = denoise(policy, noise, torch.zeros(3, dtype=torch.int64), streams, batch_size=8, stop_step=2)
-    assert starts.steps.tolist() == [2] * 3
-    assert torch.equal(starts.states, on_the_way)
+    on_the_way = denoise(policy, Batch.from_noise(policy, streams), batch_size=8, stop_step=2)
+    assert starts.batch.steps.tolist() == [2] * 3
+    assert torch.equal(starts.batch.states, on_the_way)
     assert starts.num_evaluations == 3 * 2
 
 
@@ -147,7 +145,7 @@ def test_the_exhaustive_rule_tries_every_candidate_of_every_root_to_the_end():
     per_root = 6 + 2 * (6 + 5 + 4 + 3)
     assert starts.num_evaluations == 3 * per_root == len(policy.denoiser.seen)
     # The earlier step of a pair wins, so the last candidate never does.
-    assert all(step in range(3) for step in starts.steps.tolist())
+    assert all(step in range(3) for step in starts.batch.steps.tolist())
 
 
 def test_the_one_step_rule_costs_one_evaluation_per_candidate_and_branch():
@@ -157,10 +155,15 @@ def test_the_one_step_rule_costs_one_evaluation_per_candidate_and_branch():
 
 
 def preview(policy: DiffusionPolicy, steps: list[int], **changes) -> tuple[torch.Tensor, torch.Tensor, int]:
-    rule = selected(batch_size=3, **changes)
+    """States at some steps, what a rule finishes them to without noise, and the evaluations that this takes."""
+    rule, calls = selected(batch_size=3, **changes), []
+    streams = [stream(0, Purpose.SELECTION, index) for index in range(len(steps))]
     states = torch.randn(len(steps), 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    calls = []
-    return states, rule._finish(policy, states, torch.tensor(steps), [], None, calls.append, len(steps)), sum(calls)
+    batch = Batch(states=states, steps=torch.tensor(steps), streams=streams)
+    finished = rule._finish(
+        policy.with_schedule(policy.schedule.with_eta(0.0)), batch, total=len(steps), count=calls.append
+    )
+    return states, finished, sum(calls)
 
 
 @pytest.mark.parametrize(("start", "timesteps"), [(0, [950, 700, 450, 200]), (10, [450, 200])])
@@ -182,10 +185,8 @@ def test_previews_are_ddim_with_fewer_steps(start, timesteps):
 def test_previews_of_as_many_steps_as_the_tail_has_are_the_whole_tail():
     """Kills: a short tail that is asked for more steps than it has."""
     policy = small_policy(num_steps=6)
-    deterministic = policy.with_schedule(policy.schedule.with_eta(0.0))
-    states, previews, num_evaluations = preview(deterministic, [0, 2, 4, 5], preview_steps=6)
-    rule = selected(batch_size=3)
-    whole = rule._finish(deterministic, states, torch.tensor([0, 2, 4, 5]), [None] * 4, None, lambda count: None, 4)
+    _, previews, num_evaluations = preview(policy, [0, 2, 4, 5], preview_steps=6)
+    _, whole, _ = preview(policy, [0, 2, 4, 5])
 
     torch.testing.assert_close(previews, whole, rtol=1e-4, atol=1e-4)
     assert num_evaluations == 6 + 4 + 2 + 1
@@ -198,7 +199,7 @@ def test_coarse_to_fine_looks_at_fewer_candidates_and_stays_in_the_window():
     cheap = hrf_starts(Window(0, 16), choose_steps=selected(coarse_stride=4)).draw(policy, run_seed=0, epoch=0)
 
     assert cheap.num_evaluations < 0.7 * exhaustive.num_evaluations
-    assert all(0 <= step < 16 for step in cheap.steps.tolist())
+    assert all(0 <= step < 16 for step in cheap.batch.steps.tolist())
 
 
 @pytest.mark.parametrize("rule", [selected(), selected(coarse_stride=2), uniform_steps])
@@ -256,12 +257,12 @@ def test_shards_one_after_another_are_the_whole_bit_for_bit(distribution, count)
         for index in range(count)
     ]
 
-    for name in ("states", "steps", "groups"):
-        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
-    assert [s.initial_seed() for part in parts for s in part.streams] == [s.initial_seed() for s in whole.streams]
-    assert [s.get_state().tolist() for part in parts for s in part.streams] == [
-        s.get_state().tolist() for s in whole.streams
-    ]
+    assert torch.equal(torch.cat([part.groups for part in parts]), whole.groups)
+    for name in ("states", "steps"):
+        assert torch.equal(torch.cat([getattr(part.batch, name) for part in parts]), getattr(whole.batch, name))
+    streams = [each for part in parts for each in part.batch.streams]
+    assert [each.initial_seed() for each in streams] == [each.initial_seed() for each in whole.batch.streams]
+    assert [s.get_state().tolist() for s in streams] == [s.get_state().tolist() for s in whole.batch.streams]
     assert sum(part.num_evaluations for part in parts) == whole.num_evaluations
 
 

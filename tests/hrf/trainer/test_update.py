@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +13,8 @@ from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.seeds import Purpose, stream
 from hrf.trainer import update as update_module
-from hrf.trainer.rollout import draw_noise, rollout
-from hrf.trainer.update import Updater, build_optimizer, learning_rate
+from hrf.trainer.rollout import Batch, rollout
+from hrf.trainer.update import Updater, learning_rate
 from tests.hrf.toys import LINEAR_ALPHA_BARS, LinearChain, chain_coefficients, small_policy, small_unet
 
 NUM_STEPS = 6
@@ -42,13 +43,13 @@ def chain_policy() -> DiffusionPolicy:
 
 def chain_rollout(policy, starts, seed):
     streams = [stream(seed, Purpose.BRANCH, 0, i, 0) for i in range(len(starts))]
-    states = draw_noise(streams, (1, 1, 1), torch.device("cpu"))
+    batch = replace(Batch.from_noise(policy, streams), steps=starts)
     groups = torch.zeros(len(starts), dtype=torch.int64)
-    return rollout(policy, states, starts, groups, streams, batch_size=4096, reduction="sum")
+    return rollout(policy, batch, groups, batch_size=4096, reduction="sum")
 
 
 def gradient_of(policy, trajectories, advantages, **changes) -> torch.Tensor:
-    updater = Updater(policy, build_optimizer(policy.denoiser, Update()), Update(**{**PLAIN, **changes}))
+    updater = Updater(policy, Update(**{**PLAIN, **changes}))
     updater.run(trajectories, advantages, run_seed=0, epoch=0)
     return policy.denoiser.theta.grad.clone().double()
 
@@ -117,14 +118,10 @@ def test_the_gradient_does_not_depend_on_the_microbatch():
 def unet_case(**changes):
     policy = small_policy()
     streams = [stream(0, Purpose.BRANCH, 0, i, 0) for i in range(6)]
-    states = draw_noise(streams, (3, 8, 8), torch.device("cpu"))
-    starts = torch.tensor([0, 1, 1, 2, 0, 3])
-    trajectories, _ = rollout(
-        policy, states, starts, torch.zeros(6, dtype=torch.int64), streams, batch_size=4, reduction="mean"
-    )
+    batch = replace(Batch.from_noise(policy, streams), steps=torch.tensor([0, 1, 1, 2, 0, 3]))
+    trajectories, _ = rollout(policy, batch, torch.zeros(6, dtype=torch.int64), batch_size=4, reduction="mean")
     settings = Update(**{"learning_rate": 1e-3, "minibatch": 6, "microbatch": 4, **changes})
-    updater = Updater(policy, build_optimizer(policy.denoiser, settings), settings)
-    return updater, trajectories, torch.tensor([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])
+    return Updater(policy, settings), trajectories, torch.tensor([1.0, -1.0, 0.5, -0.5, 2.0, -2.0])
 
 
 def test_the_first_inner_step_has_ratio_one_and_the_second_has_not():
@@ -152,12 +149,13 @@ def test_an_update_moves_the_weights_that_sample():
     assert all(torch.equal(before[name], reference[name]) for name in before)
 
 
-def test_an_optimizer_of_other_weights_than_those_that_sample_is_refused():
+def test_the_weights_that_sample_are_those_that_are_trained_and_there_are_some():
     """Trap 8. Kills: a copy of the denoiser that is trained while another one samples, an adapter without weights."""
     policy = small_policy()
-    for denoiser in (small_policy().denoiser, policy.reference):
-        with pytest.raises(ValueError, match=r"optimizer .*policy samples with|empty parameter list"):
-            Updater(policy, build_optimizer(denoiser, Update()), Update())
+    (group,) = Updater(policy, Update()).optimizer.param_groups
+    assert [id(p) for p in group["params"]] == [id(p) for p in policy.denoiser.parameters()]
+    with pytest.raises(ValueError, match="empty parameter list"):
+        Updater(replace(policy, denoiser=policy.reference), Update())
 
 
 def test_every_trained_step_and_branch_costs_one_forward_and_one_backward():
@@ -176,17 +174,10 @@ def test_sampling_and_training_see_the_same_function_also_with_dropout_in_the_mo
     policy = small_policy()
     object.__setattr__(policy, "denoiser", small_unet(dropout=0.5))
     streams = [stream(0, Purpose.BRANCH, 0, i, 0) for i in range(4)]
-    trajectories, _ = rollout(
-        policy,
-        draw_noise(streams, (3, 8, 8), torch.device("cpu")),
-        torch.zeros(4, dtype=torch.int64),
-        torch.zeros(4, dtype=torch.int64),
-        streams,
-        batch_size=4,
-        reduction="mean",
-    )
+    batch = Batch.from_noise(policy, streams)
+    trajectories, _ = rollout(policy, batch, torch.zeros(4, dtype=torch.int64), batch_size=4, reduction="mean")
     settings = Update(minibatch=4)
-    updater = Updater(policy, build_optimizer(policy.denoiser, settings), settings)
+    updater = Updater(policy, settings)
 
     (metrics,), _ = updater.run(trajectories, torch.tensor([1.0, -1, 1, -1]), run_seed=0, epoch=0)
 
@@ -252,10 +243,8 @@ def test_minibatches_go_across_groups_and_use_every_branch_once():
 
 
 def test_the_average_follows_the_weights():
-    policy = small_policy()
     updater, trajectories, advantages = unet_case(ema_decay=0.75)
-    updater.policy = policy
-    updater.optimizer = build_optimizer(policy.denoiser, updater.settings)
+    policy = updater.policy
     before = {name: value.detach().clone() for name, value in policy.denoiser.named_parameters()}
     updater.average = {name: value.clone() for name, value in before.items()}
 
