@@ -1,27 +1,28 @@
 """A run of a few seconds on a model of a few thousand parameters, driven step by step."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from hrf.config import Config
-from hrf.steps.baseline import baseline
-from hrf.steps.check import PRESETS_SEED, check
-from hrf.steps.evaluate import evaluate
-from hrf.steps.fetch import fetch
-from hrf.steps.gather import gather
+from hrf.steps.check import PRESETS_SEED
 from hrf.steps.history import copy_updates, read_update
-from hrf.steps.prepare import prepare
-from hrf.steps.promote import promote
-from hrf.steps.sample import sample
-from hrf.steps.score import score
-from hrf.steps.steer import steer
-from hrf.steps.summarize import summarize
-from hrf.steps.train import train
-from hrf.steps.update import update
+from hrf.steps.sequence import (
+    Call,
+    Leg,
+    Trained,
+    beginning,
+    judging,
+    sampling,
+    steering,
+    summary,
+    training,
+)
 from hrf.storage.folders import writing_folder
+from hrf.trainer.record import EpochRecord
 from tests.hrf.toys import small_unet
 
 TINY = {
@@ -36,7 +37,7 @@ TINY = {
 
 
 class StepByStep:
-    """Runs the steps in a folder, one folder an output, named after the output and the epoch."""
+    """Runs steps as `hrf.steps.sequence` has them in a folder, where each output is a folder of its name there."""
 
     def __init__(self, folder: Path, storage: str, config: Config) -> None:
         self.folder, self.storage, self.config = folder, storage, config
@@ -44,94 +45,61 @@ class StepByStep:
     def at(self, name: str) -> str:
         return str(self.folder / name)
 
-    def configured(self) -> dict:
-        return {"preset": "", "overrides": self.config.to_yaml(), "learning_rate": 0.0, "seed": PRESETS_SEED}
+    def configured(self, run_id: str, experiment: str) -> dict:
+        return {
+            "preset": "",
+            "overrides": self.config.to_yaml(),
+            "learning_rate": 0.0,
+            "seed": PRESETS_SEED,
+            "experiment": experiment,
+            "run_id": run_id,
+            "storage": self.storage,
+        }
 
     def check(self, run_id: str = "run", experiment: str = "tiny") -> dict:
-        return check(
-            **self.configured(),
-            num_epochs=self.config.run.epochs,
-            epochs_per_step=self.config.run.epochs_per_step,
-            evaluate_every=self.config.evaluation.every,
-            steered=self.config.diversity_floor is not None,
-            experiment=experiment,
-            run_id=run_id,
-            start_from="",
-            noise_tag="",
-            storage=self.storage,
-        )
+        shape = {
+            "num_epochs": self.config.run.epochs,
+            "epochs_per_step": self.config.run.epochs_per_step,
+            "evaluate_every": self.config.evaluation.every,
+            "steered": self.config.diversity_floor is not None,
+        }
+        first = next(beginning())
+        return first(self.at, **self.configured(run_id, experiment), **shape, start_from="", noise_tag="")
 
     def prepare(self, run_id: str = "run", experiment: str = "tiny") -> None:
         """All that comes before the first epoch."""
-        asked = self.check(run_id, experiment)
-        model = {name: asked[name] for name in ("source", "revision", "version")}
-        fetch(**model, base=self.at("base"))
-        prepare(
-            **self.configured(),
-            experiment=experiment,
-            run_id=run_id,
-            storage=self.storage,
-            base=self.at("base"),
-            run=self.at("run"),
-            policy=self.at("policy-0"),
-            training_state=self.at("state-0"),
-        )
-        baseline(run=self.at("run"), base=self.at("base"), policy=self.at("policy-0"), baseline=self.at("baseline"))
+        checked = self.check(run_id, experiment)
+        configured = {
+            "fetch": {name: checked[name] for name in ("source", "revision", "version")},
+            "prepare": self.configured(run_id, experiment),
+        }
+        for call in beginning():
+            if call.step != "check":
+                call(self.at, **configured.get(call.step, {}))
 
     def sample(self, epoch: int, shard: int = 0, num_shards: int = 1, suffix: str = "") -> None:
-        sample(
-            run=self.at("run"),
-            base=self.at("base"),
-            policy=self.at(f"policy-{epoch}"),
-            baseline=self.at("baseline"),
-            epoch=epoch,
-            shard=shard,
-            num_shards=num_shards,
-            trajectories=self.at(f"trajectories-{epoch}{suffix}"),
-            samples=self.at(f"samples-{epoch}{suffix}"),
-        )
+        call = list(sampling(epoch, f"policy-{epoch}", num_shards=num_shards))[shard]
+        replace(call, outputs={name: f"{name}-{epoch}{suffix}" for name in call.outputs})(self.at)
 
     def sample_in_shards(self, epoch: int, num_shards: int, suffix: str) -> None:
-        """Sample the shards in the wrong order, and gather them."""
-        shards = [f"{suffix}-{shard}" for shard in reversed(range(num_shards))]
-        for shard in range(num_shards):
-            self.sample(epoch, shard, num_shards, f"{suffix}-{shard}")
-        gather(
-            run=self.at("run"),
-            epoch=epoch,
-            trajectory_shards=[self.at(f"trajectories-{epoch}{shard}") for shard in shards],
-            sample_shards=[self.at(f"samples-{epoch}{shard}") for shard in shards],
-            trajectories=self.at(f"trajectories-{epoch}{suffix}"),
-            samples=self.at(f"samples-{epoch}{suffix}"),
-        )
+        """Sample the shards, and gather them in the wrong order."""
+        *shards, join = sampling(epoch, f"policy-{epoch}", num_shards=num_shards)
+        for call in shards:
+            call(self.at)
+        inputs = {name: value[::-1] if isinstance(value, tuple) else value for name, value in join.inputs.items()}
+        outputs = {name: f"{folder}{suffix}" for name, folder in join.outputs.items()}
+        replace(join, inputs=inputs, outputs=outputs)(self.at)
 
     def epoch(self, epoch: int) -> None:
-        self.sample(epoch)
-        score(run=self.at("run"), samples=self.at(f"samples-{epoch}"), epoch=epoch, scores=self.at(f"scores-{epoch}"))
-        update(
-            run=self.at("run"),
-            base=self.at("base"),
-            policy=self.at(f"policy-{epoch}"),
-            training_state=self.at(f"state-{epoch}"),
-            trajectories=self.at(f"trajectories-{epoch}"),
-            scores=self.at(f"scores-{epoch}"),
-            epoch=epoch,
-            new_policy=self.at(f"policy-{epoch + 1}"),
-            new_training_state=self.at(f"state-{epoch + 1}"),
-        )
+        self._train(Leg(first_epoch=epoch))
 
     def train(self, epoch: int, num_epochs: int) -> None:
-        train(
-            run=self.at("run"),
-            base=self.at("base"),
-            policy=self.at(f"policy-{epoch}"),
-            training_state=self.at(f"state-{epoch}"),
-            baseline=self.at("baseline"),
-            epoch=epoch,
-            num_epochs=num_epochs,
-            new_policy=self.at(f"policy-{epoch + num_epochs}"),
-            new_training_state=self.at(f"state-{epoch + num_epochs}"),
-        )
+        self._train(Leg(first_epoch=epoch, num_epochs=num_epochs, in_one_step=True))
+
+    def _train(self, leg: Leg) -> None:
+        epoch = leg.first_epoch
+        for call in training(leg, Trained(policy=f"policy-{epoch}", training_state=f"state-{epoch}")):
+            call(self.at)
 
     def judge(self, epoch: int) -> dict:
         """Evaluate and promote the policy after an epoch; its history is then `judged-EPOCH`."""
@@ -139,30 +107,18 @@ class StepByStep:
         return self.promote(epoch)
 
     def evaluate(self, epoch: int) -> dict:
-        return evaluate(
-            run=self.at("run"),
-            base=self.at("base"),
-            policy=self.at(f"policy-{epoch + 1}"),
-            baseline=self.at("baseline"),
-            epoch=epoch,
-            evaluation=self.at(f"evaluation-{epoch}"),
-        )
+        return self._judging(epoch)[0](self.at)
 
     def promote(self, epoch: int) -> dict:
-        return promote(
-            run=self.at("run"),
-            policy=self.at(f"policy-{epoch + 1}"),
-            baseline=self.at("baseline"),
-            evaluation=self.at(f"evaluation-{epoch}"),
-            history=self.history_before(epoch),
-            epoch=epoch,
-            new_history=self.at(f"judged-{epoch}"),
-        )
+        return self._judging(epoch)[1](self.at)
+
+    def _judging(self, epoch: int) -> list[Call]:
+        return list(judging(epoch, f"policy-{epoch + 1}", self.history_before(epoch)))
 
     def history_before(self, epoch: int) -> str | None:
         """What the last evaluation before an epoch's left, or `steer` after it; None if there was none."""
         names = [name for past in reversed(range(epoch)) for name in (f"history-{past + 1}", f"judged-{past}")]
-        return next((self.at(name) for name in names if (self.folder / name).is_dir()), None)
+        return next((name for name in names if (self.folder / name).is_dir()), None)
 
     def forget_training(self, epoch: int = 0) -> None:
         """Give the policy after an epoch the weights from before it, and leave it its records."""
@@ -172,7 +128,7 @@ class StepByStep:
             shutil.copytree(self.at(f"policy-{epoch}"), folder, dirs_exist_ok=True, ignore=ignored)
             copy_updates(self.folder / "tuned", folder)
 
-    def update_record(self, epoch: int) -> dict:
+    def update_record(self, epoch: int) -> EpochRecord:
         """What an epoch's training has recorded."""
         return read_update(self.folder / f"policy-{epoch + 1}", epoch)
 
@@ -182,27 +138,13 @@ class StepByStep:
         for name, source in given.items():
             shutil.rmtree(self.at(f"trained-{name}-{epoch}"), ignore_errors=True)
             (self.folder / source).rename(self.folder / f"trained-{name}-{epoch}")
-        return steer(
-            run=self.at("run"),
-            base=self.at("base"),
-            policy=self.at(f"trained-policy-{epoch}"),
-            training_state=self.at(f"trained-state-{epoch}"),
-            baseline=self.at("baseline"),
-            history=self.at(f"trained-history-{epoch}"),
-            epoch=epoch,
-            new_policy=self.at(f"policy-{epoch + 1}"),
-            new_training_state=self.at(f"state-{epoch + 1}"),
-            new_history=self.at(f"history-{epoch + 1}"),
-        )
+        trained = Trained(policy=f"trained-policy-{epoch}", training_state=f"trained-state-{epoch}")
+        call = steering(epoch, trained, f"trained-history-{epoch}")
+        names = {"new_policy": "policy", "new_training_state": "state", "new_history": "history"}
+        return replace(call, outputs={name: f"{folder}-{epoch + 1}" for name, folder in names.items()})(self.at)
 
     def summarize(self, history: str) -> dict:
-        return summarize(
-            run=self.at("run"),
-            baseline=self.at("baseline"),
-            history=self.at(history),
-            report=self.at("report.html"),
-            summary=self.at("summary"),
-        )
+        return summary(history)(self.at)
 
 
 @pytest.fixture(scope="session")
