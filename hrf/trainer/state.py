@@ -58,9 +58,11 @@ def save_trajectories(trajectories: Trajectories, sampling: Sampling, folder: Pa
 def load_trajectories(path: str) -> tuple[Trajectories, Sampling]:
     """Read and verify a trajectories folder."""
     folder = read_folder(path)
-    about = _read(folder / ABOUT_FILE)
+    file = folder / ABOUT_FILE
+    about = _read(file)
     num_trained = about.pop("num_trained_steps")
-    return Trajectories(**load_file(folder / _TRAJECTORIES_FILE), num_trained_steps=num_trained), Sampling.parse(about, str(folder / ABOUT_FILE))
+    trajectories = Trajectories(**load_file(folder / _TRAJECTORIES_FILE), num_trained_steps=num_trained)
+    return trajectories, Sampling.parse(about, str(file))
 
 
 def load_finished(path: str) -> Finished:

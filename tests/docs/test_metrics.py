@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from hrf.config import Evaluation, Monitors
 from hrf.evaluation.measure import Measured, evaluation_record
 from hrf.evaluation.monitors import MONITORS
 from hrf.promotion.gate import decide
-from hrf.trainer.update import UpdateMetrics
+from hrf.trainer.record import EpochRecord, Sampling, UpdateMetrics
 from tests.docs.pages import PAGES, ROOT
 
 EXPLAINED = set(re.findall(r"`(\w+)`", PAGES["docs/metrics.md"]))
@@ -69,7 +68,6 @@ FLAT_OUTPUTS = [
     ("hrf/steps/report_status.py", "report_status"),
 ]
 RECORDS = [
-    ("hrf/steps/update.py", "learn", ("record",)),
     ("hrf/steps/summarize.py", "_totals", ()),
     ("hrf/promotion/protocol.py", "_verdict", ("about", "decision")),
 ]
@@ -120,8 +118,9 @@ class TestMetrics:
         assert names
         assert names - EXPLAINED == set()
 
-    def test_it_has_every_metric_of_an_update(self) -> None:
-        assert {field.name for field in fields(UpdateMetrics)} - EXPLAINED == set()
+    def test_it_has_every_number_of_an_epoch(self) -> None:
+        for record in (Sampling, UpdateMetrics, EpochRecord):
+            assert {*record.model_fields} - EXPLAINED == set()
 
     def test_it_has_everything_in_an_evaluation_and_in_a_decision(self) -> None:
         settings = Evaluation(num_samples=24)
