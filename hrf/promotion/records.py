@@ -21,6 +21,7 @@ from typing import Any, Literal
 from hrf.evaluation.record import Estimate, EvaluationRecord, Interval
 from hrf.promotion.floor import SteeringDecision
 from hrf.storage.records import Record
+from hrf.trainer.record import EpochRecord
 
 Outcome = Literal["promoted", "rejected", "lost"]
 ReasonKind = Literal[
@@ -200,14 +201,13 @@ class RunStatus(Record):
 
 
 class HistoryEntry(Record):
-    """What an epoch has left; None for what there is not."""
+    """What an epoch has left; None where it was not evaluated, or nothing holds its run above a floor."""
 
     epoch: int
-    update: dict[str, Any] | None
+    update: EpochRecord
     evaluation: EvaluationRecord | None
     decision: DecisionRecord | None
     steering: SteeringDecision | None
-    """Of a run that is held above a diversity floor."""
 
 
 class RunSummary(Record):

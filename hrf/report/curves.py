@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import median
 
+from hrf.evaluation.record import EvaluationRecord, Interval
 from hrf.networks.labels import UNRECOGNISED
 from hrf.report.charts import Axis, Bars, Point, Rule, Series, bar_chart, legend, line_chart
 from hrf.report.formatting import interval, number, significant, with_unit
 from hrf.report.page import Figure
-from hrf.report.summary import EpochUpdate, Evaluation, Interval, OptimizerUpdate, Summary
+from hrf.report.summary import ReportedRun
 from hrf.rewards import reward_unit
+from hrf.trainer.record import EpochRecord, UpdateMetrics
 
 BASE = "base"
 NOT_EVALUATED = "No epoch was evaluated."
@@ -25,22 +27,22 @@ def _point(x: float, estimate: Interval, *, text: str) -> Point:
     return Point(x=x, y=estimate.value, y_range=(estimate.low, estimate.high), text=text)
 
 
-def _history(summary: Summary) -> list[tuple[str, float, Evaluation]]:
+def _history(summary: ReportedRun) -> list[tuple[str, float, EvaluationRecord]]:
     """(name, place on the epoch axis, evaluation) of the base and of every evaluated epoch."""
     places = {id(entry): float(index + 1) for index, entry in enumerate(summary.epochs)}
     tuned = [(f"epoch {entry.epoch}", places[id(entry)], evaluation) for entry, evaluation in summary.evaluated]
     return [(BASE, 0.0, summary.base), *tuned]
 
 
-def _epoch_axis(summary: Summary) -> Axis:
+def _epoch_axis(summary: ReportedRun) -> Axis:
     labels = [(0.0, BASE), *((index + 1.0, str(entry.epoch)) for index, entry in enumerate(summary.epochs))]
     return Axis(name="epoch", labels=labels)
 
 
 def per_epoch(
-    summary: Summary,
+    summary: ReportedRun,
     title: str,
-    quantity: Callable[[Evaluation], Interval | None],
+    quantity: Callable[[EvaluationRecord], Interval | None],
     *,
     decimals: int,
     rules: Sequence[Rule] = (),
@@ -60,9 +62,9 @@ def per_epoch(
     return Figure(title=title, chart=drawn, note=note, absent=NOT_EVALUATED)
 
 
-def plane(summary: Summary, floor: float | None, *, unit: str) -> Figure:
+def plane(summary: ReportedRun, floor: float | None, *, unit: str) -> Figure:
     """Reward gain to the right, diversity ratio upwards: the run's path from the base on."""
-    run_id, history = summary.run.run_id, _history(summary)
+    run_id, history = summary.run["run_id"], _history(summary)
     points = []
     for index, (name, _, evaluation) in enumerate(history):
         gain, ratio = evaluation.reward_vs_base, evaluation.diversity.vendi_order2_ratio
@@ -88,7 +90,7 @@ def plane(summary: Summary, floor: float | None, *, unit: str) -> Figure:
     return Figure(title="Diversity ratio against reward gain", chart=drawn, note=note)
 
 
-def modes(measured: Sequence[tuple[str, int, Evaluation]]) -> Figure:
+def modes(measured: Sequence[tuple[str, int, EvaluationRecord]]) -> Figure:
     """Mode histograms side by side.
 
     Args:
@@ -111,10 +113,10 @@ def modes(measured: Sequence[tuple[str, int, Evaluation]]) -> Figure:
     return Figure(title=title, chart=drawn, legend=legend([(name, colour) for name, colour, _ in known]), absent=absent)
 
 
-def training_health(summary: Summary) -> list[Figure]:
+def training_health(summary: ReportedRun) -> list[Figure]:
     """Loss, clip fraction, approximate KL and gradient norm per optimizer update."""
-    updates = [update for entry in summary.epochs if entry.update for update in entry.update.updates]
-    quantities: tuple[tuple[str, Callable[[OptimizerUpdate], float | None]], ...] = (
+    updates = [update for entry in summary.epochs for update in entry.update.updates]
+    quantities: tuple[tuple[str, Callable[[UpdateMetrics], float]], ...] = (
         ("Loss", lambda update: update.loss),
         ("Clip fraction", lambda update: update.clip_fraction),
         ("Approximate KL", lambda update: update.approx_kl),
@@ -127,11 +129,9 @@ def training_health(summary: Summary) -> list[Figure]:
         quantities = (*quantities, ("Learning rate", lambda update: update.learning_rate))
     figures = []
     for title, quantity in quantities:
-        values = [(index + 1.0, quantity(update)) for index, update in enumerate(updates)]
         points = [
-            Point(x=place, y=value, text=f"update {place:.0f}: {significant(value)}")
-            for place, value in values
-            if value is not None
+            Point(x=float(place), y=quantity(update), text=f"update {place}: {significant(quantity(update))}")
+            for place, update in enumerate(updates, start=1)
         ]
         described = f"{title} per update."
         if points:
@@ -143,24 +143,22 @@ def training_health(summary: Summary) -> list[Figure]:
     return figures
 
 
-def gradient_by_step(summary: Summary) -> Figure:
+def gradient_by_step(summary: ReportedRun) -> Figure:
     """Gradient norm per trained sampler step in the first and in the last epoch that recorded it."""
     title = "Gradient norm by sampler step"
-    recorded = [
-        (entry.epoch, entry.update) for entry in summary.epochs if entry.update and entry.update.grad_norm_by_step
-    ]
+    recorded = [entry.update for entry in summary.epochs if entry.update.grad_norm_by_step]
     chosen = recorded[:1] + recorded[1:][-1:]
     all_series = [
-        Series(name=f"epoch {epoch}", points=_norms(epoch, update), colour=colour)
-        for colour, (epoch, update) in enumerate(chosen)
+        Series(name=f"epoch {update.epoch}", points=_norms(update), colour=colour)
+        for colour, update in enumerate(chosen)
     ]
-    if not any(series.points for series in all_series):
+    if not all_series:
         return Figure(title=title, chart=None, absent="No update recorded it.")
     last = [point.y for point in all_series[-1].points]
     note = ""
-    if last and median(last) > 0:
+    if median(last) > 0:
         note = (
-            f"In the first update of an epoch. Largest step over the median step in epoch {chosen[-1][0]}: "
+            f"In the first update of an epoch. Largest step over the median step in epoch {chosen[-1].epoch}: "
             f"{max(last) / median(last):.1f}."
         )
     drawn = line_chart(
@@ -171,15 +169,14 @@ def gradient_by_step(summary: Summary) -> Figure:
     )
 
 
-def _norms(epoch: int, update: EpochUpdate) -> list[Point]:
+def _norms(update: EpochRecord) -> list[Point]:
     return [
-        Point(x=step, y=norm, text=f"epoch {epoch}, step {step}: {significant(norm)}")
+        Point(x=step, y=norm, text=f"epoch {update.epoch}, step {step}: {significant(norm)}")
         for step, norm in sorted(update.grad_norm_by_step.items())
-        if norm is not None
     ]
 
 
-def reward_title(evaluation: Evaluation) -> str:
+def reward_title(evaluation: EvaluationRecord) -> str:
     """Title of a reward chart, with the unit."""
     unit = reward_unit(evaluation.reward.name)
     return "Reward" + (f", {unit}" if unit else "")

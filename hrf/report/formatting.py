@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime
 
-from hrf.report.summary import Interval
+from hrf.evaluation.record import Interval
 
 ABSENT = "–"
 MINUS = "−"
@@ -88,13 +87,6 @@ def words(identifier: str) -> str:
     return identifier.replace("_", " ")
 
 
-def moment(time: str | float | None) -> str:
-    """A point in time: text stays as it is, seconds since 1970 are written in UTC."""
-    if time is None:
-        return ABSENT
-    return time if isinstance(time, str) else datetime.fromtimestamp(time, UTC).isoformat(timespec="seconds")
-
-
-def shortened(digest: str | None) -> str:
+def shortened(digest: str) -> str:
     """The beginning of a digest, enough to tell two apart."""
-    return ABSENT if digest is None else digest if len(digest) <= 16 else f"{digest[:16]}…"
+    return digest if len(digest) <= 16 else f"{digest[:16]}…"

@@ -10,9 +10,9 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from hrf.evaluation.record import Interval
 from hrf.report.formatting import ABSENT, bounds, number, with_unit
 from hrf.report.pictures import Picture
-from hrf.report.summary import Interval
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -90,7 +90,7 @@ def _environment() -> Environment:
 
 
 def render(template: str, **context: object) -> str:
-    """Fill a template of `hrf/templates`; every value is escaped unless it is Markup."""
+    """Fill a template of this package; every value is escaped unless it is Markup."""
     return _environment().get_template(template).render(**context)
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from hrf.promotion.records import Promotion
 from hrf.report import curves, tables
 from hrf.report.charts import NEUTRAL
 from hrf.report.formatting import bounds, count, duration, number, with_unit, words
 from hrf.report.page import Figure, Tile, render
 from hrf.report.pictures import Picture, embed
-from hrf.report.summary import Summary, read_summary
+from hrf.report.summary import ReportedRun
 from hrf.report.wording import method_name, what_was_run
 from hrf.rewards import reward_unit
 
@@ -30,13 +30,13 @@ def render_run(summary_folder: Path) -> str:
     Raises:
         ArtifactError: A file of the folder is absent, unreadable or lacks a field.
     """
-    summary = read_summary(Path(summary_folder))
+    summary = ReportedRun.load(Path(summary_folder))
     unit = reward_unit(summary.base.reward.name)
     floor = summary.diversity_floor
     shown = summary.shown
     return render(
         "run.html",
-        title=f"{summary.run.run_id}: {method_name(summary)}",
+        title=f"{summary.run['run_id']}: {method_name(summary)}",
         summary=summary,
         method=method_name(summary),
         sentences=what_was_run(summary),
@@ -69,12 +69,12 @@ def render_run(summary_folder: Path) -> str:
         identity=tables.identity_table(summary),
         totals=tables.facts("Totals", summary.totals),
         versions=tables.facts("Versions", summary.versions),
-        pointer=tables.facts("The promoted policy when this run ended", _scalars(summary.promoted or {})),
+        pointer=tables.facts("The promoted policy when this run ended", _scalars(summary.promoted)),
         config=yaml.safe_dump(summary.config, sort_keys=False, allow_unicode=True),
     )
 
 
-def verdict(summary: Summary) -> Tile:
+def verdict(summary: ReportedRun) -> Tile:
     """The headline: what became of the run's candidates."""
     promoted, decided = summary.promoted_epochs, summary.decided
     if promoted:
@@ -95,7 +95,7 @@ def verdict(summary: Summary) -> Tile:
     return Tile(label="Verdict", value="Not evaluated", detail="No epoch of this run was evaluated.", tone="muted")
 
 
-def tiles(summary: Summary) -> list[Tile]:
+def tiles(summary: ReportedRun) -> list[Tile]:
     """The headline numbers of the shown epoch; none without an evaluation."""
     if summary.shown is None:
         return []
@@ -125,13 +125,12 @@ def tiles(summary: Summary) -> list[Tile]:
         Tile(
             label="Work",
             value=count(summary.num_evaluations),
-            detail=f"denoiser evaluations in {len(summary.epochs)} epochs"
-            + ("" if summary.seconds is None else f", {duration(summary.seconds)}"),
+            detail=f"denoiser evaluations in {len(summary.epochs)} epochs, {duration(summary.seconds)}",
         ),
     ]
 
 
-def grids(summary: Summary) -> list[Picture]:
+def grids(summary: ReportedRun) -> list[Picture]:
     """Samples of the base and of the shown epoch from the same seeds; those whose picture is absent are left out."""
     pictures = [
         embed(
@@ -155,7 +154,7 @@ def grids(summary: Summary) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-def filmstrip(summary: Summary) -> list[Picture]:
+def filmstrip(summary: ReportedRun) -> list[Picture]:
     """Samples of up to six evaluated epochs, evenly spread and the last included."""
     entries = [entry for entry, _ in summary.evaluated if summary.grid_file(entry) is not None]
     if len(entries) < 2:
@@ -174,7 +173,7 @@ def filmstrip(summary: Summary) -> list[Picture]:
     return [picture for picture in pictures if picture is not None]
 
 
-def held_out(summary: Summary) -> list[Figure]:
+def held_out(summary: ReportedRun) -> list[Figure]:
     """The held-out reward per epoch, if the run has one."""
     if summary.base.held_out_reward is None:
         return []
@@ -184,6 +183,6 @@ def held_out(summary: Summary) -> list[Figure]:
     return [curves.per_epoch(summary, title, lambda record: record.held_out_reward, decimals=3, colour=3)]
 
 
-def _scalars(pointer: dict[str, Any]) -> dict[str, Any]:
+def _scalars(pointer: Promotion | None) -> dict[str, object]:
     """The pointer's own fields; the decision inside it stands among the decisions."""
-    return {name: value for name, value in pointer.items() if not isinstance(value, dict | list)}
+    return pointer.model_dump(exclude={"decision"}) if pointer else {}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hrf.evaluation.record import EvaluationRecord
 from hrf.report import curves
 from hrf.report.formatting import count, fraction, interval, number, with_unit, words
 from hrf.report.page import Cell, Table, render
 from hrf.report.pictures import embed
-from hrf.report.summary import Evaluation, read_evaluation
 from hrf.rewards import reward_unit
 from hrf.storage.folders import MANIFEST, read_manifest
-from hrf.storage.names import GRID_FILE
+from hrf.storage.names import EVALUATION_FILE, GRID_FILE
 
 FRAGMENT_BYTES = 180_000
 
@@ -29,13 +29,9 @@ def render_evaluation(evaluation_folder: Path) -> str:
     folder = Path(evaluation_folder)
     if (folder / MANIFEST).is_file() and read_manifest(folder).stopped:
         return render("stopped.html", title="Not evaluated")
-    record = read_evaluation(folder)
+    record = EvaluationRecord.read(folder / EVALUATION_FILE)
     path = folder / GRID_FILE
-    title = (
-        "Evaluation of the base"
-        if record.epoch is None or record.epoch < 0
-        else f"Evaluation after epoch {record.epoch}"
-    )
+    title = "Evaluation of the base" if record.epoch < 0 else f"Evaluation after epoch {record.epoch}"
     picture = embed(
         path if path.is_file() else None,
         alt=f"{title}: samples from the first fixed seeds",
@@ -52,7 +48,7 @@ def render_evaluation(evaluation_folder: Path) -> str:
     )
 
 
-def _key_numbers(record: Evaluation, unit: str) -> list[tuple[str, str | Cell]]:
+def _key_numbers(record: EvaluationRecord, unit: str) -> list[tuple[str, str | Cell]]:
     tripped = record.tripped_monitors
     return [
         (f"Reward ({words(record.reward.name)})", with_unit(interval(record.reward), unit)),

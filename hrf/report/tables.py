@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from hrf.evaluation.monitors import MONITORS
+from hrf.evaluation.record import Diversity, EvaluationRecord, MonitorReading
+from hrf.promotion.records import DecisionRecord, HistoryEntry
 from hrf.report.formatting import (
     count,
     duration,
     fraction,
     interval,
-    moment,
     number,
     shortened,
     significant,
@@ -17,14 +18,14 @@ from hrf.report.formatting import (
     words,
 )
 from hrf.report.page import Cell, Table, estimate_cell
-from hrf.report.summary import Decision, Diversity, Epoch, Evaluation, Monitor, Summary
+from hrf.report.summary import ReportedRun
 from hrf.rewards import reward_unit
 
 _STEERING_TONES = {"keep": "good", "back_up": "bad", "stop": "muted"}
 _NOT_EVALUATED: list[str | Cell] = [Cell("not evaluated", "muted"), *["–"] * 6]
 
 
-def epoch_table(summary: Summary) -> Table:
+def epoch_table(summary: ReportedRun) -> Table:
     """One row per epoch, the base first; columns in which no epoch has anything are left out."""
     unit = reward_unit(summary.base.reward.name)
     suffix = f", {unit}" if unit else ""
@@ -45,18 +46,13 @@ def epoch_table(summary: Summary) -> Table:
     rows: list[list[str | Cell]] = [["base", "–", "–", "0", "–", *_measured_cells(summary.base, is_base=True)]]
     for entry in summary.epochs:
         update = entry.update
-        spent = duration(update.total_seconds) if update and update.total_seconds is not None else ""
-        rollout = Cell("–")
-        if update is not None and update.reward_mean is not None:
-            spread = "" if update.reward_std is None else f"± {number(update.reward_std)}"
-            rollout = Cell(number(update.reward_mean), detail=spread)
         rows.append(
             [
                 str(entry.epoch),
                 outcome_cell(entry.decision),
-                steps(update.window) if update else "–",
-                Cell(count(summary.num_evaluations_after(entry)), detail=spent),
-                rollout,
+                steps(update.window),
+                Cell(count(update.num_evaluations), detail=duration(sum(update.seconds.values()))),
+                Cell(number(update.reward_mean), detail=f"± {number(update.reward_std)}"),
                 *(_measured_cells(entry.evaluation) if entry.evaluation else _NOT_EVALUATED),
             ]
         )
@@ -72,7 +68,7 @@ def _plain_text(cell: str | Cell) -> str:
     return cell if isinstance(cell, str) else cell.text
 
 
-def _measured_cells(record: Evaluation, *, is_base: bool = False) -> list[str | Cell]:
+def _measured_cells(record: EvaluationRecord, *, is_base: bool = False) -> list[str | Cell]:
     held_out = None if is_base else record.held_out_reward_vs_base
     return [
         estimate_cell(record.reward),
@@ -85,14 +81,14 @@ def _measured_cells(record: Evaluation, *, is_base: bool = False) -> list[str | 
     ]
 
 
-def outcome_cell(decision: Decision | None) -> str | Cell:
+def outcome_cell(decision: DecisionRecord | None) -> str | Cell:
     """The outcome of a decision; a dash without one."""
     if decision is None:
         return "–"
     return Cell(decision.outcome, "good" if decision.outcome == "promoted" else "bad")
 
 
-def metric_table(summary: Summary) -> Table:
+def metric_table(summary: ReportedRun) -> Table:
     """Every metric of the base beside the shown epoch's."""
     header = ["Metric", "Base"]
     columns = [_metric_column(summary.base)]
@@ -112,14 +108,14 @@ def _across_prompts(diversity: Diversity) -> list[tuple[str, str | Cell]]:
     return [] if score is None else [("Vendi score across prompts, order 2", number(score, 2))]
 
 
-def _metric_column(record: Evaluation) -> list[tuple[str, str | Cell]]:
+def _metric_column(record: EvaluationRecord) -> list[tuple[str, str | Cell]]:
     diversity, fidelity = record.diversity, record.fidelity
     score = fidelity.classifier_inception_score
     return [
         ("Reward", estimate_cell(record.reward, unit=reward_unit(record.reward.name))),
         ("Held-out reward", estimate_cell(record.held_out_reward)),
         (
-            f"{_vendi_name(diversity)}, order 2 ({diversity.features or 'features not recorded'})",
+            f"{_vendi_name(diversity)}, order 2 ({diversity.features})",
             estimate_cell(diversity.vendi_order2, 2),
         ),
         *_across_prompts(diversity),
@@ -134,7 +130,7 @@ def _metric_column(record: Evaluation) -> list[tuple[str, str | Cell]]:
     ]
 
 
-def monitor_table(summary: Summary) -> Table | None:
+def monitor_table(summary: ReportedRun) -> Table | None:
     """Drift monitors at the shown epoch, and the epochs at which each was past its limit; None if there are none."""
     if summary.shown is None:
         return None
@@ -142,9 +138,6 @@ def monitor_table(summary: Summary) -> Table | None:
     rows: list[list[str | Cell]] = []
     for name, monitor in record.monitors.items():
         tripped = [str(other.epoch) for other, measured in summary.evaluated if name in measured.tripped_monitors]
-        if monitor is None:
-            rows.append([words(name), *["–"] * 4, Cell("not measured", "muted"), "–"])
-            continue
         if monitor.limit is None:
             state = Cell("reported only", "muted")
         else:
@@ -163,7 +156,7 @@ _SCALES = {"absolute": (1, 3, ""), "relative": (100, 1, " %"), "circular": (1, 1
 """How a kind of change is written: what it is multiplied by, its decimals, its unit."""
 
 
-def _change_and_limit(name: str, monitor: Monitor) -> tuple[str, str]:
+def _change_and_limit(name: str, monitor: MonitorReading) -> tuple[str, str]:
     """The change in its unit, and the limit in words, such as `rise of 0.15`; see `hrf.evaluation.monitors`."""
     kind = MONITORS.get(name)
     scale, decimals, unit = _SCALES["absolute" if kind is None else kind.change]
@@ -175,9 +168,8 @@ def _change_and_limit(name: str, monitor: Monitor) -> tuple[str, str]:
     return change, directions.get(kind.direction if kind is not None else "", "") + limit
 
 
-def decision_context(entry: Epoch, decision: Decision, unit: str) -> dict[str, object]:
+def decision_context(entry: HistoryEntry, decision: DecisionRecord, unit: str) -> dict[str, object]:
     """One promotion decision, as the template prints it."""
-    sequence = None if decision.sequence is None else str(decision.sequence)
     error = decision.reward_vs_incumbent.standard_error if decision.reward_vs_incumbent else None
     confidence = "–" if decision.confidence is None else f"{100 * decision.confidence:g} %"
     facts_of_it = [
@@ -190,13 +182,13 @@ def decision_context(entry: Epoch, decision: Decision, unit: str) -> dict[str, o
         ("Monitors past their limit", ", ".join(map(words, decision.monitors_tripped)) or "none"),
         ("Confidence of the intervals", confidence),
         ("Attempts", count(decision.attempts)),
-        ("Sequence number", sequence or "–"),
-        ("Time", moment(decision.time)),
+        ("Sequence number", "–" if decision.sequence is None else str(decision.sequence)),
+        ("Time", decision.time),
         ("Digest of the policy", shortened(decision.candidate_digest)),
         ("Digest of the evaluation", shortened(decision.evaluation_digest)),
     ]
     checks: list[list[str | Cell]] = [
-        [words(check.name), Cell("passed", "good") if check.passed else Cell("failed", "bad"), check.detail or "–"]
+        [words(check.name), Cell("passed", "good") if check.passed else Cell("failed", "bad"), check.detail]
         for check in decision.checks
     ]
     return {
@@ -211,7 +203,7 @@ def decision_context(entry: Epoch, decision: Decision, unit: str) -> dict[str, o
     }
 
 
-def steering_table(summary: Summary) -> Table | None:
+def steering_table(summary: ReportedRun) -> Table | None:
     """What the rule of a diversity floor did, a row per evaluation; None for a run without a floor."""
     rate = summary.setting("update.learning_rate")
     rows: list[list[str | Cell]] = [
@@ -231,16 +223,16 @@ def steering_table(summary: Summary) -> Table | None:
     return Table(caption=caption, header=header, rows=rows, is_text=True) if rows else None
 
 
-def identity_table(summary: Summary) -> Table:
+def identity_table(summary: ReportedRun) -> Table:
     """Who this run is."""
     run = summary.run
     rows = [
-        ("Run", run.run_id),
-        ("Experiment", run.experiment or "–"),
-        ("Storage", run.storage or "–"),
-        ("Preset", run.preset or "none"),
-        ("Run seed", "–" if run.run_seed is None else str(run.run_seed)),
-        ("Started from", run.started_from or "the base"),
+        ("Run", run["run_id"]),
+        ("Experiment", run["experiment"]),
+        ("Storage", run["storage"]),
+        ("Preset", run["preset"] or "none"),
+        ("Run seed", str(run["run_seed"])),
+        ("Started from", run["started_from"] or "the base"),
     ]
     return Table(caption="Identity", header=("Field", "Value"), rows=rows, is_text=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hrf.core.window import first_step_from
 from hrf.report.formatting import count, duration, number, steps
-from hrf.report.summary import Summary
+from hrf.report.summary import ReportedRun
 from hrf.rewards import reward_words
 
 METHODS = {
@@ -20,7 +20,7 @@ METHODS = {
 METHOD_NAMES = {"noise": "DDPO", "window": "HRF", "selected": "HRF-D"}
 
 
-def method_name(summary: Summary) -> str:
+def method_name(summary: ReportedRun) -> str:
     """Short name, such as `HRF, split at step 10 of 20`; what is not configured is left out."""
     kind = str(summary.setting("starts.kind") or "method not recorded")
     name = METHOD_NAMES.get(kind, kind)
@@ -28,17 +28,17 @@ def method_name(summary: Summary) -> str:
     return name if switch is None else f"{name}, split at step {switch} of {summary.setting('sampler.steps')}"
 
 
-def switch_step(summary: Summary) -> int | None:
+def switch_step(summary: ReportedRun) -> int | None:
     """First step that the tuned weights take; None without a split policy."""
     split, num_steps = summary.setting("policy.split"), summary.setting("sampler.steps")
     return first_step_from(float(split), int(num_steps)) if split and num_steps else None
 
 
-def window_schedule(summary: Summary) -> str:
+def window_schedule(summary: ReportedRun) -> str:
     """The windows as they were used, such as `[0, 10) in epochs 0 to 2, [10, 20) in epochs 3 to 5`."""
     stages: list[tuple[tuple[int, int], int, int]] = []
     for entry in summary.epochs:
-        window = entry.update.window if entry.update else None
+        window = entry.update.window
         if window is None:
             continue
         if stages and stages[-1][0] == window:
@@ -52,7 +52,7 @@ def window_schedule(summary: Summary) -> str:
     return ", ".join(spans)
 
 
-def what_was_run(summary: Summary) -> list[str]:
+def what_was_run(summary: ReportedRun) -> list[str]:
     """The run in a few sentences; what a summary does not record is left out."""
     kind = str(summary.setting("starts.kind") or "")
     sentences = [f"{METHODS.get(kind, f'Method: {kind}') if kind else 'The method is not recorded'}."]
@@ -79,7 +79,7 @@ def what_was_run(summary: Summary) -> list[str]:
     return sentences
 
 
-def _budget(summary: Summary) -> str:
+def _budget(summary: ReportedRun) -> str:
     num_epochs = len(summary.epochs)
     parts = [f"{num_epochs} epoch{'' if num_epochs == 1 else 's'}"]
     roots, branches = summary.setting("rollout.roots"), summary.setting("rollout.branches")
@@ -88,22 +88,19 @@ def _budget(summary: Summary) -> str:
         parts.append(
             f"{int(roots) * int(branches)} episodes each" if summary.setting("starts.kind") == "noise" else episodes
         )
-    updates = sum(len(entry.update.updates) for entry in summary.epochs if entry.update)
+    updates = sum(len(entry.update.updates) for entry in summary.epochs)
     if updates:
         parts.append(f"{count(updates)} optimizer updates")
-    if summary.num_evaluations is not None:
-        parts.append(f"{count(summary.num_evaluations)} denoiser evaluations")
-    if summary.seconds is not None:
-        parts.append(f"{duration(summary.seconds)} of sampling, scoring and updating")
+    parts.append(f"{count(summary.num_evaluations)} denoiser evaluations")
+    parts.append(f"{duration(summary.seconds)} of sampling, scoring and updating")
     return f"Budget: {', '.join(parts)}."
 
 
-def _measurement(summary: Summary) -> str:
+def _measurement(summary: ReportedRun) -> str:
     base = summary.base
-    eta = "" if base.eta is None else f" (η = {number(base.eta, 1)})"
     confidence = summary.setting("evaluation.confidence")
     level = "Intervals" if confidence is None else f"Intervals of {100 * float(confidence):g} %"
     return (
-        f"Measured on {base.num_samples} fixed seeds that the base and every epoch share{eta}; {level.lower()} "
-        "hold sampling noise over these seeds, not differences between training runs."
+        f"Measured on {base.num_samples} fixed seeds that the base and every epoch share (η = {number(base.eta, 1)}); "
+        f"{level.lower()} hold sampling noise over these seeds, not differences between training runs."
     )

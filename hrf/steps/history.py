@@ -87,7 +87,7 @@ def read_epochs(history: Path) -> list[HistoryEntry]:
     return [
         HistoryEntry(
             epoch=int(folder.name),
-            update=_read(folder / "update.json"),
+            update=EpochRecord.read(folder / "update.json"),
             evaluation=_read_if_there(folder / "evaluation.json", EvaluationRecord),
             decision=_read_if_there(folder / "decision.json", DecisionRecord),
             steering=_read_if_there(folder / "steering.json", SteeringDecision),
@@ -99,14 +99,10 @@ def read_epochs(history: Path) -> list[HistoryEntry]:
 def read_updates(policy: Path) -> list[HistoryEntry]:
     """The same of a policy folder, which knows of updates only."""
     return [
-        HistoryEntry(epoch=int(file.stem), update=_read(file), evaluation=None, decision=None, steering=None)
+        HistoryEntry(epoch=int(file.stem), update=EpochRecord.read(file), evaluation=None, decision=None, steering=None)
         for file in sorted((policy / UPDATES).glob("*.json"))
     ]
 
 
 def _read_if_there(file: Path, kind: type[Kind]) -> Kind | None:
     return kind.read(file) if file.is_file() else None
-
-
-def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -73,8 +73,7 @@ def curves(base: EvaluationRecord | None, epochs: Iterable[HistoryEntry]) -> lis
 
 
 def _of_epoch(entry: HistoryEntry) -> Iterator[tuple[str, dict[str, float]]]:
-    if entry.update:
-        yield "train", _update(entry.update)
+    yield "train", _update(entry.update)
     if entry.evaluation:
         yield "evaluation", _evaluation(entry.evaluation)
     if entry.decision:
@@ -84,8 +83,7 @@ def _of_epoch(entry: HistoryEntry) -> Iterator[tuple[str, dict[str, float]]]:
         yield "steering", {"switch_step": steering.switch_step, "rate_scale": steering.rate_scale}
 
 
-def _update(values: Mapping[str, Any]) -> dict[str, float]:
-    record = EpochRecord.parse(values, "update")
+def _update(record: EpochRecord) -> dict[str, float]:
     numbers = {
         "reward_mean": record.reward_mean,
         "reward_std": record.reward_std,

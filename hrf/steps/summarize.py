@@ -97,9 +97,9 @@ def closing_metrics(summary: RunSummary) -> dict[str, float]:
 
 
 def _totals(epochs: list[HistoryEntry]) -> dict[str, Any]:
-    updates = [entry.update for entry in epochs if entry.update]
+    updates = [entry.update for entry in epochs]
     return {
-        "num_evaluations": updates[-1]["num_evaluations"],
-        "num_updates": sum(len(update["updates"]) for update in updates),
-        "seconds": sum(sum(update["seconds"].values()) for update in updates),
+        "num_evaluations": updates[-1].num_evaluations,
+        "num_updates": sum(len(update.updates) for update in updates),
+        "seconds": sum(sum(update.seconds.values()) for update in updates),
     }

@@ -89,7 +89,7 @@ def write_tensorboard(summary: Path, folder: Path) -> Path | None:
     if not has_writer():
         return None
     record = RunSummary.read(summary / SUMMARY_FILE)
-    work = itertools.accumulate(sum(entry.update["seconds"].values()) for entry in record.epochs if entry.update)
+    work = itertools.accumulate(sum(entry.update.seconds.values()) for entry in record.epochs)
     return write_event_file(
         folder,
         curves(record.base, record.epochs),

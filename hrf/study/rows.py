@@ -65,7 +65,7 @@ def rows_of(run: StudyRun, measured: Mapping[str, Measured]) -> list[dict[str, A
                     config=config,
                     point=point,
                     switch_step=_switch_step(run, trained[: length - 1]) if steered else config.switch_step,
-                    wall_seconds=sum(sum(epoch.update["seconds"].values()) for epoch in epochs if epoch.update),
+                    wall_seconds=sum(sum(entry.update.seconds.values()) for entry in epochs),
                     promoted=last.decision.outcome == "promoted",
                     update=last.update,
                 )

@@ -12,6 +12,7 @@ from hrf.config import Config
 from hrf.errors import ArtifactError
 from hrf.evaluation.record import EvaluationRecord
 from hrf.storage.folders import writing_file
+from hrf.trainer.record import EpochRecord
 
 TABLE_CSV, TABLE_PARQUET = "table.csv", "table.parquet"
 KEY = ("arm", "reward_name", "seed")
@@ -66,7 +67,7 @@ def row(
     switch_step: int,
     wall_seconds: float = 0.0,
     promoted: bool = False,
-    update: Mapping[str, Any] | None = None,
+    update: EpochRecord | None = None,
 ) -> dict[str, Any]:
     """One row of the table.
 
@@ -82,7 +83,7 @@ def row(
         update: The epoch's update record; None for the base.
     """
     diversity, gain, ratio = evaluation.diversity, evaluation.reward_vs_base, evaluation.diversity.vendi_order2_ratio
-    window = (update or {}).get("window") or (-1, -1)
+    window = (update and update.window) or (-1, -1)
     readings = {name: monitor.value for name, monitor in evaluation.monitors.items()}
     values = {
         "arm": arm,
@@ -112,7 +113,7 @@ def row(
         "switch_step": switch_step,
         "window_start": window[0],
         "window_stop": window[1],
-        "learning_rate": update["updates"][-1]["learning_rate"] if update else 0.0,
+        "learning_rate": update.updates[-1].learning_rate if update else 0.0,
         "config_digest": short_digest(config),
         **{f"{MODE}{label}": count for label, count in (evaluation.modes or {}).items()},
     }

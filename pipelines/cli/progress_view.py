@@ -8,6 +8,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
 
 
@@ -129,7 +131,7 @@ def describe(event: dict[str, Any]) -> str:
     return event["step"] if epoch is None else f"epoch {epoch}: {event['step']}"
 
 
-def window_words(window: list[int]) -> str:
+def window_words(window: Sequence[int]) -> str:
     """A half-open window of start steps by its first and last one."""
     return str(window[0]) if window[1] == window[0] + 1 else f"{window[0]}-{window[1] - 1}"
 

@@ -46,7 +46,7 @@ def epochs_table(summary: RunSummary) -> Table:
         table.add_column(heading, no_wrap=heading != "decision")
     table.add_row("base", "", f"{reward.value:.3f}", "", "1", "")
     for entry in summary.epochs:
-        evaluation, window = entry.evaluation, entry.update["window"] if entry.update else None
+        evaluation, window = entry.evaluation, entry.update.window
         table.add_row(
             str(entry.epoch),
             window_words(window) if window else "noise",

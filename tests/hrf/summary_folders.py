@@ -117,6 +117,7 @@ def update(epoch: int, *, spent: int, window: tuple[int, int] | None = (10, 19))
                 "approx_kl": source.uniform(1e-9, 4e-9),
                 "ratio_mean": 1.00001,
                 "ratio_max": 1.0004,
+                "kl_to_reference": 0.0,
             }
             for index in range(8)
         ],

@@ -200,7 +200,7 @@ def test_steering_is_drawn_and_what_a_run_has_not_is_left_out():
         seconds={"sample": 1.0, "score": 2.0, "update": 3.0},
         updates=(metrics,),
         grad_norm_by_step={0: 1.0, 1: 3.0},
-    ).as_json()
+    )
     state, reading = Steering(switch_step=4, rate_scale=0.5, num_stalled=1), Reading(bound=0.9, reward=0.1)
     steering = SteeringDecision(action="keep", reason="far enough", reading=reading, floor=0.8, steering=state)
     entry = HistoryEntry(epoch=3, update=update, evaluation=None, decision=None, steering=steering)

@@ -7,7 +7,9 @@ from benchmarks.made_up import evaluation_of
 from hrf.errors import ArtifactError
 from hrf.evaluation.record import Estimate, EvaluationRecord, MonitorReading, NamedEstimate
 from hrf.study.table import COLUMNS, TABLE_CSV, TABLE_PARQUET, frame_of, read_table, row, short_digest, write_table
+from hrf.trainer.record import EpochRecord
 from tests.hrf.study.studies import study
+from tests.hrf.summary_folders import update
 
 CONFIG = study().config("ddpo", "small", 7)
 INTERVAL = Estimate(value=0.1 + 0.2, low=1 / 3, high=2 / 3, standard_error=0.1)
@@ -40,7 +42,8 @@ def evaluation(**changes) -> EvaluationRecord:
     )
 
 
-UPDATE = {"window": [5, 8], "updates": [{"learning_rate": 1e-4}, {"learning_rate": 5e-5}]}
+UPDATE = EpochRecord.parse(update(4, spent=1234, window=(5, 8)), "here")
+RATE = UPDATE.updates[-1].learning_rate
 
 
 def rows(*points: int) -> list[dict]:
@@ -54,7 +57,7 @@ def test_a_row_says_what_was_measured_and_under_which_configuration():
     made = rows(2)[0]
 
     assert (made["arm"], made["reward_name"], made["seed"], made["point"]) == ("ddpo", "small", 7, 2)
-    assert (made["window_start"], made["window_stop"], made["learning_rate"]) == (5, 8, 5e-5)
+    assert (made["window_start"], made["window_stop"], made["learning_rate"]) == (5, 8, RATE)
     assert made["monitors_tripped"] == "colour_entropy+edge_density"
     assert made["promoted"] == 1
     assert made["mode_pixel-art"] == 3
