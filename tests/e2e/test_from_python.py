@@ -19,10 +19,8 @@ import sys, warnings
 from kfp import local
 from hrf.config import resolve
 from hrf_pipelines.finetune import build
-from hrf_pipelines.local.forked_steps import fork_steps
 from hrf_pipelines.placement import Placement
 warnings.simplefilter("ignore")
-fork_steps()
 root, storage, run_tag, overrides = sys.argv[1:]
 local.init(local.SubprocessRunner(use_venv=False), pipeline_root=root)
 config = resolve("avatars-smoke", overrides)
