@@ -49,7 +49,7 @@ def test_runs_are_listed_newest_last(hrf, kfp, two_runs, command):
 
 
 def test_only_the_newest_are_shown_and_it_is_said(hrf, kfp, start, monkeypatch):
-    monkeypatch.setattr("hrf_pipelines.cli.main.cluster_runs.MOST_RUNS", 2)
+    monkeypatch.setattr("hrf_pipelines.cli.cluster_runs.MOST_RUNS", 2)
     ids = [start().run_id for _ in range(3)]
     result = hrf("runs", "--cluster")
     assert [run[:8] in result.output for run in ids] == [False, True, True]
