@@ -23,8 +23,8 @@ _WEIGHTS = "diffusion_pytorch_model"
 
 def component_folder(model_folder: Path, component: str) -> Path:
     """Where a component of a pipeline lies: in its own folder, or in the model's (the layout of early hub models)."""
-    own = model_folder / component
-    return own if own.is_dir() else model_folder
+    folder = model_folder / component
+    return folder if folder.is_dir() else model_folder
 
 
 def load_component(folder: Path, class_name: str) -> Any:

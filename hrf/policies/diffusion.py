@@ -127,9 +127,9 @@ class DiffusionPolicy:
             return self._call(self.reference, states, timesteps, prompts, call_size)
         output = torch.empty_like(states)
         for denoiser, chosen in ((self.reference, early), (self.denoiser, ~early)):
-            at = chosen.to(states.device)
-            asked = None if prompts is None else prompts[chosen.to(prompts.device)]
-            output[at] = self._call(denoiser, states[at], timesteps[at], asked, call_size)
+            part = chosen.to(states.device)
+            of_part = None if prompts is None else prompts[chosen.to(prompts.device)]
+            output[part] = self._call(denoiser, states[part], timesteps[part], of_part, call_size)
         return output
 
     def _call(

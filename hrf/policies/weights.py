@@ -238,11 +238,11 @@ def _load_tuned(folder: Path, config: Mapping[str, Any]) -> Any:
         ArtifactError: If theirs is another one: it can be another function of the same tensors.
     """
     network = load_denoiser(folder)
-    found = network.config
+    tuned = network.config
     other = [
-        f"{name}: {found.get(name)}, not {value}"
+        f"{name}: {tuned.get(name)}, not {value}"
         for name, value in config.items()
-        if name[0] != "_" and found.get(name) != value
+        if name[0] != "_" and tuned.get(name) != value
     ]
     if other:
         raise ArtifactError(

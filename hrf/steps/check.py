@@ -150,11 +150,11 @@ def settle_config(preset: str, overrides: str, *, learning_rate: float = 0.0, se
         given["run"] = {"seed": seed}
     for section, fields in given.items():
         for name, value in fields.items():
-            own = values.get(section)
-            if preset and isinstance(own, dict) and name in own and own[name] != value:
+            overridden = values.get(section)
+            if preset and isinstance(overridden, dict) and name in overridden and overridden[name] != value:
                 raise ConfigError(
                     name,
-                    expected=f"{own[name]}, which overrides sets as {section}.{name}, or nothing",
+                    expected=f"{overridden[name]}, which overrides sets as {section}.{name}, or nothing",
                     got=value,
                     fix="say it in one place",
                 )

@@ -123,21 +123,21 @@ def step(
                     with only_secrets(secrets):
                         result = function(*args, **kwargs)
             except Exception as error:
-                told = full_disk_error(f"step {name}", error) or error
+                failed = full_disk_error(f"step {name}", error) or error
                 failure = {
                     "step": name,
                     "epoch": epoch,
-                    "error_type": type(told).__name__,
-                    "message": _as_utf8(str(told)),
-                    "exit_code": told.exit_code if isinstance(told, HrfError) else 1,
+                    "error_type": type(failed).__name__,
+                    "message": _as_utf8(str(failed)),
+                    "exit_code": failed.exit_code if isinstance(failed, HrfError) else 1,
                     "traceback": _as_utf8(traceback.format_exc()),
                 }
                 with contextlib.suppress(OSError):  # A full disk has no room for a line about it either.
                     emit("step-failed", **failure)
                 with contextlib.suppress(OSError):
                     _store_failure(kwargs, {**failure, "time": time.time()})
-                if told is not error:
-                    raise told from error
+                if failed is not error:
+                    raise failed from error
                 raise
             emit("step-finished", step=name, epoch=epoch, seconds=time.perf_counter() - began)
             return result

@@ -201,13 +201,13 @@ def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None,
     Returns:
         Its switch step.
     """
-    found = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
-    if config.diversity_floor is not None and 0 < identity["switch_step"] < found["switch_step"]:
-        identity = {**identity, **split_at(found["switch_step"])}
+    tuned = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
+    if config.diversity_floor is not None and 0 < identity["switch_step"] < tuned["switch_step"]:
+        identity = {**identity, **split_at(tuned["switch_step"])}
     for field in ("kind", "switch_step", "sampler", "base", "guidance_scale", "lora"):
-        mine, theirs = identity.get(field), found.get(field)
+        mine, theirs = identity.get(field), tuned.get(field)
         if field == "base":
-            mine, theirs = identity["base"]["digest"], found["base"]["digest"]
+            mine, theirs = identity["base"]["digest"], tuned["base"]["digest"]
         if mine != theirs:
             raise ConfigError(
                 "run.start_from",
@@ -215,7 +215,7 @@ def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None,
                 got=f"{parent} with {theirs}",
                 fix="use another --experiment, or start from the base: run.start_from: base",
             )
-    return int(found["switch_step"])
+    return int(tuned["switch_step"])
 
 
 def _evaluation_digest(config: Config, identity: dict[str, Any], prompts: PromptTable | None) -> str:

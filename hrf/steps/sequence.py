@@ -115,20 +115,20 @@ def whole_run(legs: Sequence[Leg], *, num_shards: int = 1, ways: Sequence[str] =
         ways: Prefixes of folders, the run's own first; any others are controls, other ways to sample what the run
             trains, each with a configuration of its own, which are measured whenever the run is.
     """
-    own = ways[0]
+    first = ways[0]
     for way in ways:
-        yield from beginning(way, with_base=way == own)
-    trained, histories = untrained(own), dict[str, str | None].fromkeys(ways)
+        yield from beginning(way, with_base=way == first)
+    trained, histories = untrained(first), dict[str, str | None].fromkeys(ways)
     for leg in legs:
-        yield from training(leg, trained, way=own, num_shards=num_shards)
-        trained = after(leg, way=own)
+        yield from training(leg, trained, way=first, num_shards=num_shards)
+        trained = after(leg, way=first)
         if leg.evaluated:
             for way in ways:
                 yield from judging(leg.last_epoch, trained.policy, histories[way], way=way)
                 histories[way] = judged(leg.last_epoch, way=way)
         if leg.steered:
-            yield steering(leg.last_epoch, trained, histories[own], way=own)
-            trained, histories[own] = after_steering(leg.last_epoch, way=own)
+            yield steering(leg.last_epoch, trained, histories[first], way=first)
+            trained, histories[first] = after_steering(leg.last_epoch, way=first)
     for way in ways:
         yield summary(histories[way], way=way)
 
