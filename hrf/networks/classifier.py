@@ -71,11 +71,6 @@ class ImageClassifier(nn.Module):
         """Number of classes, the outlier class included."""
         return len(self.labels)
 
-    @property
-    def num_features(self) -> int:
-        """D, the length of a feature vector."""
-        return self.channels[-1]
-
     def features(self, images: Tensor) -> Tensor:
         """Map pictures to the features that the last linear layer reads.
 

@@ -41,34 +41,20 @@ class FeatureSettings(Protocol):
         ...
 
 
-def embed(images: NDArray[np.float32], settings: FeatureSettings, classifier: ImageClassifier | None) -> Tensor:
-    """Embed images as the evaluation settings ask.
-
-    Args:
-        images: [n, 3, H, W], float32 in [0, 1].
-        settings: `features` is "classifier" (what the classifier's last layer reads), "pixels" (`pixel_features`),
-            "clip" or "dinov2" (a pretrained network's embedding).
-        classifier: Needed for "classifier" and not looked at otherwise.
-
-    Returns:
-        [n, D] float32 on the CPU. A row depends on its own image alone, so sets embedded apart compare.
-
-    Raises:
-        ValueError: An unknown kind of features, no classifier where one is needed, or images it does not take.
-        HrfError: Weights that cannot be fetched or are not what they should be.
-    """
-    return build_embedder(settings, classifier)(images)
-
-
 def build_embedder(
     settings: FeatureSettings, classifier: ImageClassifier | None, *, device: str | None = None
 ) -> Embedder:
-    """Return the function that `embed` applies.
+    """Return the function that embeds images as the evaluation settings ask.
 
     Args:
-        settings: As for `embed`.
-        classifier: As for `embed`.
+        settings: `features` is "classifier" (what the classifier's last layer reads), "pixels" (`pixel_features`),
+            "clip" or "dinov2" (a pretrained network's embedding).
+        classifier: Needed for "classifier" and not looked at otherwise.
         device: Where a pretrained network runs, in place of the configured device.
+
+    Returns:
+        [n, 3, H, W] float32 in [0, 1] -> [n, D] float32 on the CPU. A row depends on its own image alone, so sets
+        embedded apart compare. It raises ValueError for images that it does not take.
 
     Raises:
         ValueError: An unknown kind of features, or no classifier where one is needed.

@@ -194,29 +194,19 @@ def clear_partial_files(folder: Path) -> None:
         partial.unlink()
 
 
-def read_folder(path: str | Path, *, expect: Mapping[str, Any] | None = None) -> Path:
+def read_folder(path: str | Path) -> Path:
     """Verify a folder against its manifest and return its path.
 
     Args:
         path: A folder that `writing_folder` wrote.
-        expect: Producer fields that must have these values, such as `{"config_digest": ...}`.
 
     Raises:
-        ArtifactError: If the folder is missing or of another format version, a file is missing, changed or unlisted, or
-            a producer field differs from what is expected. It names the file and the producer.
+        ArtifactError: If the folder is missing or of another format version, or a file is missing, changed or unlisted.
+            It names the file and the producer.
     """
     folder = Path(path)
     manifest = read_manifest(folder)
     producer = manifest.describe_producer()
-    for name, expected in (expect or {}).items():
-        found = manifest.producer.get(name)
-        if found != expected:
-            raise ArtifactError(
-                folder / MANIFEST,
-                problem=f"its {name} is {found!r}, expected {expected!r}",
-                producer=producer,
-                fix="give the output of the same run and configuration",
-            )
     for name, entry in manifest.files.items():
         verify_file(folder / name, entry, producer)
     unlisted = sorted(_files_of(folder).keys() - manifest.files.keys())

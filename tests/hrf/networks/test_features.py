@@ -15,7 +15,7 @@ from torch import Tensor
 from hrf.config import Evaluation
 from hrf.errors import ArtifactError
 from hrf.networks.classifier import ImageClassifier, reinitialise
-from hrf.networks.features import CLASSIFIER_BATCH, build_embedder, classifier_features, embed, pixel_features
+from hrf.networks.features import CLASSIFIER_BATCH, build_embedder, classifier_features, pixel_features
 from hrf.networks.settings import Encoder
 from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf import small_networks
@@ -66,8 +66,8 @@ def test_an_image_has_the_same_features_in_any_company(classifier: ImageClassifi
 
 def test_the_settings_choose_the_features(classifier: ImageClassifier) -> None:
     images = pictures(3)
-    from_pixels = embed(images, Evaluation(features="pixels"), None)
-    from_classifier = embed(images, Evaluation(features="classifier"), classifier)
+    from_pixels = build_embedder(Evaluation(features="pixels"), None)(images)
+    from_classifier = build_embedder(Evaluation(features="classifier"), classifier)(images)
     torch.testing.assert_close(from_pixels, pixel_features(images))
     torch.testing.assert_close(from_classifier, classifier_features(images, classifier))
 
@@ -104,7 +104,7 @@ def test_clip_features_are_open_clips_unit_image_embeddings(encoders: dict[str, 
     expected = expected / expected.norm(dim=1, keepdim=True)
     # Calls of another size round differently.
     torch.testing.assert_close(
-        embed(images, with_encoder("clip", encoders["clip"]), None), expected, atol=1e-6, rtol=1e-4
+        build_embedder(with_encoder("clip", encoders["clip"]), None)(images), expected, atol=1e-6, rtol=1e-4
     )
 
 
@@ -116,7 +116,8 @@ def test_dinov2_features_are_its_class_token_after_the_last_norm(encoders: dict[
     with torch.no_grad():
         shown = prepared(images, lambda picture: processor(picture, return_tensors="pt")["pixel_values"][0])
         expected = model(shown).pooler_output
-    torch.testing.assert_close(embed(images, with_encoder("dinov2", folder), None), expected, atol=1e-5, rtol=1e-4)
+    features = build_embedder(with_encoder("dinov2", folder), None)(images)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("features", ["clip", "dinov2"])

@@ -33,7 +33,7 @@ def leftovers(folder: Path) -> list[str]:
 
 def test_a_written_folder_reads_back_with_its_producer(tmp_path):
     write(tmp_path / "deep" / "policy")
-    folder = read_folder(tmp_path / "deep" / "policy", expect={"run": "r1", "epoch": 3})
+    folder = read_folder(tmp_path / "deep" / "policy")
     assert (folder / "unet/weights.bin").read_text() == "weights"
     assert read_manifest(folder).producer == PRODUCER
     assert set(read_manifest(folder).files) == {"unet/weights.bin", "config.json"}
@@ -201,12 +201,6 @@ def test_a_damaged_folder_is_refused_with_file_and_producer(
         read_folder(tmp_path / "policy")
     assert named in str(caught.value)
     assert ("step update, run r1, epoch 3" in str(caught.value)) == knows_producer
-
-
-def test_a_folder_of_another_configuration_is_refused(tmp_path):
-    write(tmp_path / "policy")
-    with pytest.raises(ArtifactError, match="its run is 'r1', expected 'r2'"):
-        read_folder(tmp_path / "policy", expect={"run": "r2"})
 
 
 def test_an_absent_folder_is_refused(tmp_path):
