@@ -19,16 +19,19 @@ from pathlib import Path
 from kfp.local import status, subprocess_task_handler
 from kfp.local.subprocess_task_handler import SubprocessTaskHandler
 
+from hrf_pipelines.local.handing_on import hand_on
 from hrf_pipelines.placement import Images
 
 
 def fork_steps() -> None:
-    """From now on, Kubeflow's subprocess runner forks its steps from this process.
+    """From now on, Kubeflow's subprocess runner forks its steps from this process, and they hand their outputs on.
 
-    Only on Linux: elsewhere, what torch brings along does not survive a fork.
+    Forked only on Linux: elsewhere, what torch brings along does not survive a fork.
     """
-    if sys.platform == "linux":
-        subprocess_task_handler.SubprocessTaskHandler = ForkedStep
+    # The runner looks its handler up by this name, and takes no other: kfp 2.17 has no public place to name one.
+    subprocess_task_handler.SubprocessTaskHandler = hand_on(
+        ForkedStep if sys.platform == "linux" else SubprocessTaskHandler
+    )
 
 
 class ForkedStep(SubprocessTaskHandler):  # type: ignore[misc]

@@ -6,7 +6,6 @@ Whatever else an output folder holds does not arrive: empty folders, links, mode
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -14,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from kfp.local import status, subprocess_task_handler
+from kfp.local import status
 
 FILE_MODE, FOLDER_MODE = 0o644, 0o755
 
@@ -36,16 +35,6 @@ class _HandsOn:
 def hand_on(handler: type) -> type:
     """A task handler of Kubeflow's local runner, made to hand outputs on as the launcher does."""
     return type(handler.__name__, (_HandsOn, handler), {})
-
-
-def hand_on_everywhere() -> None:
-    """From now on, Kubeflow's local runners hand outputs on as its launcher does."""
-    subprocess_task_handler.SubprocessTaskHandler = hand_on(subprocess_task_handler.SubprocessTaskHandler)
-    # Containers need the library `docker`, which a run without them has not.
-    with contextlib.suppress(ImportError):
-        from kfp.local import docker_task_handler
-
-        docker_task_handler.DockerTaskHandler = hand_on(docker_task_handler.DockerTaskHandler)
 
 
 def output_folders(command: Sequence[str]) -> list[Path]:

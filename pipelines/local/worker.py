@@ -48,17 +48,16 @@ def run_package(package: str, *, arguments: dict[str, str], artifacts: Path, cac
     from kfp.local import executor_input_utils
 
     from hrf_pipelines.local.forked_steps import fork_steps
-    from hrf_pipelines.local.handing_on import hand_on_everywhere
 
     # What only matters on a cluster (display names, images) has no effect here, and needs no warning.
     warnings.filterwarnings("ignore", module=r"kfp\.")
     warnings.filterwarnings("ignore", message=r"Task .* have no effect in the current local runner")
     warnings.filterwarnings("ignore", message=r"You may be attemping to run a task that uses custom or non-Python")
     # Not a folder for each attempt: a step that is done again writes where it wrote before, and as the same bytes come
-    # out of it, the steps after it, which know their inputs by place and digest, stay finished.
+    # out of it, the steps after it, which know their inputs by place and digest, stay finished. kfp 2.17 always puts
+    # the time into the name, and has no public place to say another.
     executor_input_utils.get_local_pipeline_resource_name = lambda pipeline_name: pipeline_name
     fork_steps()
-    hand_on_everywhere()
     local.init(
         local.SubprocessRunner(use_venv=False),
         pipeline_root=str(artifacts),

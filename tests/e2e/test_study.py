@@ -178,6 +178,7 @@ def test_presets_make_the_study_that_the_file_it_leaves_says(tmp_path):
         "sampler.steps=6",
         "rollout.roots=2",
         "rollout.branches=2",
+        "update.minibatch=4",
         "model.batch_size=4",
         "evaluation.num_samples=12",
     )

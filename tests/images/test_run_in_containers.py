@@ -14,15 +14,17 @@ pytestmark = [pytest.mark.container, pytest.mark.slow]
 RUN = """
 import json, sys, warnings
 from kfp import local
+from kfp.local import docker_task_handler, subprocess_task_handler
 from hrf.config import resolve
 from hrf_pipelines.finetune import build
-from hrf_pipelines.local.handing_on import hand_on_everywhere
+from hrf_pipelines.local.handing_on import hand_on
 from hrf_pipelines.placement import Images
 
 warnings.simplefilter("ignore")
 order = json.load(open(sys.argv[1]))
 runner = local.DockerRunner(**order["docker"]) if order["docker"] else local.SubprocessRunner(use_venv=False)
-hand_on_everywhere()
+for module, name in ((docker_task_handler, "DockerTaskHandler"), (subprocess_task_handler, "SubprocessTaskHandler")):
+    setattr(module, name, hand_on(getattr(module, name)))
 local.init(runner, pipeline_root=order["root"])
 pipeline = build(resolve("avatars-smoke"), preset="avatars-smoke", images=Images(**order["images"]))
 pipeline(storage=order["storage"], experiment="equal", run_tag="equal-run")

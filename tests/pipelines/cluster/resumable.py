@@ -17,7 +17,6 @@ from kfp import components, local
 from kfp.local import status, subprocess_task_handler
 
 from hrf_pipelines.local.forked_steps import fork_steps
-from hrf_pipelines.local.handing_on import hand_on_everywhere
 
 JOB_ID = "{{$.pipeline_job_uuid}}"
 
@@ -43,7 +42,6 @@ def main() -> int:
     order = json.loads(Path(sys.argv[1]).read_text())
     warnings.simplefilter("ignore")
     fork_steps()
-    hand_on_everywhere()
     watch(Path(order["notes"]), order["fail_at"])
     local.init(
         local.SubprocessRunner(use_venv=False),
