@@ -27,9 +27,6 @@ Namespace = Annotated[
     typer.Option("--namespace", help="Your namespace, on a cluster of several users. [env: HRF_KFP_NAMESPACE]"),
 ]
 OnCluster = Annotated[bool, typer.Option("--cluster", help="Of the cluster, not of this machine.")]
-Experiment = Annotated[str, typer.Option(help="Runs of one experiment share a promoted model.")]
-Epochs = Annotated[int, typer.Option(min=0, help="Instead of run.epochs; 0 leaves it.")]
-StartFrom = Annotated[str, typer.Option(metavar="promoted|base", help="Instead of what the configuration says.")]
 StorageUri = Annotated[
     str,
     typer.Option(
@@ -82,10 +79,7 @@ def pack(
     from hrf_pipelines.versions import about_package
 
     check_name(experiment, "--experiment")
-    changes: dict[str, int | str] = {"epochs": epochs} if epochs else {}
-    if start_from:
-        changes["start_from"] = start_from
-    chosen = choose(preset, settings, changes)
+    chosen = choose(preset, settings, epochs=epochs, start_from=start_from)
     uri = checked_storage(storage)
     compiled = compile_chosen(chosen, placement)
     if not compiled.size.is_shown:
@@ -122,7 +116,7 @@ def connect(host: str, namespace: str) -> Cluster:
 
     address = host or os.environ.get(HOST, "")
     if address and "@" not in address:
-        error_console().print(f"[dim]Asking {escape(address)}[/]", soft_wrap=True, highlight=False)
+        error_console().say(f"[dim]Asking {escape(address)}[/]")
     return Cluster.connect(host, namespace)
 
 

@@ -35,11 +35,11 @@ def list_cluster_runs(host: str, namespace: str, *, as_json: bool) -> None:
         return
     screen = console()
     if not found:
-        screen.print(f"No runs on {cluster.host}. Start one: hrf submit avatars-compressibility", soft_wrap=True)
+        screen.say(f"No runs on {cluster.host}. Start one: hrf submit avatars-compressibility")
         return
     screen.print(runs_table(found))
     if len(newest) > MOST_RUNS:
-        screen.print(f"The newest {MOST_RUNS}; see {cluster.link('runs')} for the older ones.", soft_wrap=True)
+        screen.say(f"The newest {MOST_RUNS}; see {cluster.link('runs')} for the older ones.")
 
 
 def show_cluster_run(name: str, host: str, namespace: str, *, as_json: bool) -> None:
@@ -75,17 +75,13 @@ def show_cluster_run(name: str, host: str, namespace: str, *, as_json: bool) -> 
         return
     screen = console()
     for key, value in _facts(about, link_of(cluster, run.run_id), records.where).items():
-        screen.print(f"{key:<14}{escape(value)}", highlight=False, soft_wrap=True)
+        screen.say(f"{key:<14}{escape(value)}")
     if end:
-        screen.print("Kubeflow's own record of it is behind: it still says running.", highlight=False, soft_wrap=True)
+        screen.say("Kubeflow's own record of it is behind: it still says running.")
     if tasks:
         screen.print(tasks_table(tasks))
     if stands_still(run):
-        screen.print(
-            "Kubeflow stopped to tell of this run's tasks before they ended, as it does past 1 MiB of them.",
-            highlight=False,
-            soft_wrap=True,
-        )
+        screen.say("Kubeflow stopped to tell of this run's tasks before they ended, as it does past 1 MiB of them.")
     if state not in FINAL:
         _show_progress(cluster, run.run_id, records)
     show_causes(causes, screen)
@@ -152,7 +148,7 @@ def resume_cluster_run(
         f"See:      {facts['link']}",
         *(() if wait else (f"Follow:   hrf runs show {run.run_id[:8]} --cluster",)),
     ):
-        screen.print(escape(line), soft_wrap=True, highlight=False)
+        screen.say(escape(line))
     if not wait:
         if as_json:
             print_json(facts)
@@ -170,13 +166,13 @@ def _show_progress(cluster: Cluster, run_id: str, records: Records) -> None:
 
     screen = console()
     for decision in records.decisions:
-        screen.print(f"candidate of epoch {decision.epoch} {decision.outcome}", highlight=False)
+        screen.print(f"candidate of epoch {decision.epoch} {decision.outcome}")
     try:
         lines = [f"{wait.where} waits: {wait.why or 'no reason is told'}" for wait in find_long_waits(cluster, run_id)]
     except HrfError:
         lines = [f"What its pods wait for, if they do: {pods_command(cluster, run_id)}"]
     for line in lines:
-        screen.print(escape(line), soft_wrap=True, highlight=False)
+        screen.say(escape(line))
 
 
 def _names(cluster: Cluster) -> dict[str, dict[str, str]]:

@@ -45,7 +45,7 @@ def compare_runs(
     screen = console()
     screen.print(as_table(compared))
     for note in notes(compared):
-        screen.print(f"[yellow]Not comparable:[/] {escape(note)}", soft_wrap=True, highlight=False)
+        screen.say(f"[yellow]Not comparable:[/] {escape(note)}")
 
 
 def _from_here(names: list[str], work_dir: Path) -> dict[str, RunSummary]:

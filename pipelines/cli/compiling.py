@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hrf_pipelines.cli.configuring import Settings, choose
+from hrf_pipelines.cli.configuring import Epochs, Preset, Settings, choose
 from hrf_pipelines.cli.console import Traceback, console
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ Placement = Annotated[
 
 
 def compile_(
-    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset, or a configuration file.")],
+    preset: Preset,
     output: Annotated[Path, typer.Option("--output", "-o", help="The package to write.")],
     settings: Settings = [],  # noqa: B006 - typer reads it, nobody changes it.
-    epochs: Annotated[int, typer.Option(min=0, help="Instead of run.epochs; 0 leaves it.")] = 0,
+    epochs: Epochs = 0,
     placement: Placement = "",
     _traceback: Traceback = False,
 ) -> None:
@@ -41,7 +41,7 @@ def compile_(
     from hrf.errors import ConfigError
     from hrf.storage.folders import writing_file
 
-    chosen = choose(preset, settings, {"epochs": epochs} if epochs else {})
+    chosen = choose(preset, settings, epochs=epochs)
     compiled = compile_chosen(chosen, placement)
     try:
         with writing_file(output) as file:
@@ -50,8 +50,8 @@ def compile_(
         raise ConfigError("--output", expected="a file to write", got=str(output), fix=str(error.strerror)) from error
     epochs = chosen.config.run.epochs
     screen = console()
-    screen.print(f"{output}: {epochs} epochs, {compiled.num_tasks} tasks", soft_wrap=True, highlight=False)
-    screen.print(f"Workflow: {compiled.size.in_words()}", soft_wrap=True, highlight=False)
+    screen.say(f"{output}: {epochs} epochs, {compiled.num_tasks} tasks")
+    screen.say(f"Workflow: {compiled.size.in_words()}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
     from hrf.config import Config
 
+Preset = Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset, or a configuration file.")]
+Experiment = Annotated[str, typer.Option(help="Runs of one experiment share a promoted model.")]
+Epochs = Annotated[int, typer.Option(min=0, help="Instead of run.epochs; 0 leaves it.")]
+StartFrom = Annotated[str, typer.Option(metavar="promoted|base", help="Instead of what the configuration says.")]
 Settings = Annotated[
     list[str], typer.Option("--set", metavar="FIELD=VALUE", help="Override a field, e.g. update.learning_rate=5e-5.")
 ]
@@ -26,13 +30,14 @@ class Chosen:
     title: str
 
 
-def choose(name: str, settings: list[str], run: dict[str, Any]) -> Chosen:
+def choose(name: str, settings: list[str], *, epochs: int = 0, start_from: str = "") -> Chosen:
     """Resolve what a user named.
 
     Args:
         name: A preset, or a YAML file with a whole configuration (which may `extends:` a preset).
         settings: `--set` options.
-        run: Values of the section `run` that have options of their own, such as `--epochs`.
+        epochs: Instead of `run.epochs`; 0 leaves it.
+        start_from: Instead of `run.start_from`; "" leaves it.
 
     Raises:
         ConfigError: Anything in it is wrong.
@@ -40,7 +45,8 @@ def choose(name: str, settings: list[str], run: dict[str, Any]) -> Chosen:
     from hrf.config import resolve
     from hrf.config.overrides import from_settings, lay_over
 
-    changes = from_settings(settings, {f"run.{field}": value for field, value in run.items()})
+    options = {"run.epochs": epochs, "run.start_from": start_from}
+    changes = from_settings(settings, {field: value for field, value in options.items() if value})
     if not name.endswith((".yaml", ".yml")):
         overrides = lay_over("", changes)
         return Chosen(config=resolve(name, overrides), preset=name, overrides=overrides, title=name)

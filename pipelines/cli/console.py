@@ -41,19 +41,30 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
 DEFAULT_WORK_DIR = Path(".hrf")
 
 
-def console() -> Console:
+class Screen(Console):
+    """A terminal, or what takes its place: no colours but those that are asked for."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False)
+
+    def say(self, text: str) -> None:
+        """Print a line without breaking it, so that addresses and commands can be copied."""
+        self.print(text, soft_wrap=True)
+
+
+def console() -> Screen:
     """For results, on standard output."""
-    return Console()
+    return Screen()
 
 
-def error_console() -> Console:
+def error_console() -> Screen:
     """For progress and errors, on standard error."""
-    return Console(stderr=True)
+    return Screen(stderr=True)
 
 
 def note(text: str) -> None:
     """Tell what a user should know and need not act on, on standard error."""
-    error_console().print(f"[yellow]Note:[/] {escape(text)}", soft_wrap=True, highlight=False)
+    error_console().say(f"[yellow]Note:[/] {escape(text)}")
 
 
 def print_json(value: Any) -> None:
@@ -101,7 +112,7 @@ def show_error(error: HrfError, *, with_traceback: bool) -> None:
     screen.print(Panel("\n".join(lines), title=f"[red]{escape(kind)}[/]{escape(where)}", title_align="left"))
     if with_traceback:
         told = event.get("traceback") or "".join(tracebacks.format_exception(error))
-        screen.print(escape(without_secrets(told)), highlight=False, soft_wrap=True)
+        screen.say(escape(without_secrets(told)))
 
 
 def show_unexpected(error: Exception, *, with_traceback: bool) -> None:
@@ -112,4 +123,4 @@ def show_unexpected(error: Exception, *, with_traceback: bool) -> None:
     screen.print(Panel(escape(f"{told}{hint}"), title="[red]Unexpected error", title_align="left"))
     if with_traceback:
         told = without_secrets("".join(tracebacks.format_exception(error)))
-        screen.print(escape(told), highlight=False, soft_wrap=True)
+        screen.say(escape(told))

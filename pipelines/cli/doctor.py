@@ -76,11 +76,9 @@ def doctor(
     else:
         screen = console()
         for finding in findings:
-            screen.print(
-                f"{MARKS[finding.level]}  {finding.name:<16} {escape(finding.detail)}", highlight=False, soft_wrap=True
-            )
+            screen.say(f"{MARKS[finding.level]}  {finding.name:<16} {escape(finding.detail)}")
             if finding.fix:
-                screen.print(f"      {'':<16} Fix: {escape(finding.fix)}", highlight=False, soft_wrap=True)
+                screen.say(f"      {'':<16} Fix: {escape(finding.fix)}")
     if any(finding.level == "fail" for finding in findings):
         raise typer.Exit(1)
 
@@ -104,7 +102,7 @@ def _examine_cluster(
     if not run:
         return findings
     screen = error_console()
-    screen.print(f"Starting a pod in {escape(reached.run_namespace)}", highlight=False)
+    screen.print(f"Starting a pod in {escape(reached.run_namespace)}")
     try:
         found = run_doctor_pod(
             reached,
@@ -112,7 +110,7 @@ def _examine_cluster(
             Images.from_environment(),
             service_account=account,
             storage=uri,
-            tell=lambda line: screen.print(escape(line), soft_wrap=True, highlight=False),
+            tell=lambda line: screen.say(escape(line)),
         )
     except ClusterError as error:
         return [*findings, Finding(name="pod", level="fail", detail=error.problem, fix=error.fix)]

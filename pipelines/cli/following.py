@@ -12,8 +12,7 @@ from hrf_pipelines.cli.console import console, error_console, print_json
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from rich.console import Console
-
+    from hrf_pipelines.cli.console import Screen
     from hrf_pipelines.cluster.causes import Cause
     from hrf_pipelines.cluster.connection import Cluster
     from hrf_pipelines.cluster.records import Records
@@ -88,22 +87,19 @@ def follow_to_end(
             with RunView(screen, spec) as view:
                 ended = follow(cluster, run.run_id, view, poll_seconds=poll)
         except (KeyboardInterrupt, ClusterError):
-            screen.print(
-                f"The run goes on in the cluster. To look at it:\n  hrf runs show {run.run_id[:8]} --cluster",
-                highlight=False,
-            )
+            screen.print(f"The run goes on in the cluster. To look at it:\n  hrf runs show {run.run_id[:8]} --cluster")
             raise
         records = fetch_records(ended.run, spec)
         if ended.state == "SUCCEEDED":
             return ended, records
         causes = find_causes(cluster, ended.run, tasks_of(ended.run, spec), records)
-        screen.print(f"[red]The run {ENDS.get(ended.state, 'was skipped')}.[/]", highlight=False)
+        screen.print(f"[red]The run {ENDS.get(ended.state, 'was skipped')}.[/]")
         show_causes(causes, screen)
         if not resumes or not all(cause.may_pass for cause in causes):
             return ended, records
         resumes -= 1
         run = resume_run(cluster, ended.run)
-        screen.print(f"Going on with it as {run.run_id}.", soft_wrap=True, highlight=False)
+        screen.say(f"Going on with it as {run.run_id}.")
 
 
 def show_results(records: Records) -> None:
@@ -112,21 +108,21 @@ def show_results(records: Records) -> None:
 
     screen = console()
     if records.error:
-        screen.print(f"Records can't be read from here. {escape(str(records.error))}", soft_wrap=True, highlight=False)
+        screen.say(f"Records can't be read from here. {escape(str(records.error))}")
         return
     if records.summary is None:
-        screen.print(f"No summary at {escape(records.where)}", soft_wrap=True, highlight=False)
+        screen.say(f"No summary at {escape(records.where)}")
         return
     screen.print(epochs_table(records.summary))
     promoted = records.summary.promoted
     told = promoted.candidate_id if promoted else "nothing yet; the report says what the gate missed"
-    screen.print(f"Promoted: {escape(told)}", soft_wrap=True, highlight=False)
-    screen.print(f"Report:   {escape(records.where)}/report.html", soft_wrap=True, highlight=False)
+    screen.say(f"Promoted: {escape(told)}")
+    screen.say(f"Report:   {escape(records.where)}/report.html")
 
 
-def show_causes(causes: Sequence[Cause], screen: Console) -> None:
+def show_causes(causes: Sequence[Cause], screen: Screen) -> None:
     """Why a run did not succeed, one line each, and whose log may tell more."""
     for cause in causes:
-        screen.print(f"[red]{escape(cause.line)}[/]", soft_wrap=True, highlight=False)
+        screen.say(f"[red]{escape(cause.line)}[/]")
         if cause.pod:
-            screen.print(f"  pod {escape(cause.pod)}", soft_wrap=True, highlight=False)
+            screen.say(f"  pod {escape(cause.pod)}")

@@ -9,7 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from hrf_pipelines.cli.configuring import Settings, choose
+from hrf_pipelines.cli.configuring import Epochs, Preset, Settings, choose
 from hrf_pipelines.cli.console import AsJson, Traceback, console, print_json
 
 if TYPE_CHECKING:
@@ -19,9 +19,9 @@ _UNITS = ("", "k", "M", "G", "T", "P", "E", "Z")
 
 
 def plan(
-    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset, or a configuration file.")],
+    preset: Preset,
     settings: Settings = [],  # noqa: B006 - typer reads it, nobody changes it.
-    epochs: Annotated[int, typer.Option(min=0, help="Instead of run.epochs; 0 leaves it.")] = 0,
+    epochs: Epochs = 0,
     gpu: Annotated[str, typer.Option(metavar="a100|h100|l40s|l4", help="Which GPU, one of it.")] = "a100",
     utilisation: Annotated[float, typer.Option(help="Share of its FLOPs that is reached.")] = 0.3,
     as_json: AsJson = False,
@@ -31,31 +31,27 @@ def plan(
     from hrf_pipelines.forecasting import cluster_share, compute
     from hrf_pipelines.placement import Placement
 
-    chosen = choose(preset, settings, {"epochs": epochs} if epochs else {})
+    chosen = choose(preset, settings, epochs=epochs)
     found = compute(chosen.config, gpu, utilisation)
     share = cluster_share(chosen.config, Placement())
     if as_json:
         print_json({**found.to_mapping(), "cluster": asdict(share)})
         return
     screen = console()
-    screen.print(
+    screen.say(
         f"{chosen.title}: {amount(found.num_parameters)} parameters, "
-        f"{amount(found.forward_flops)}FLOPs for one sample's forward pass",
-        highlight=False,
-        soft_wrap=True,
+        f"{amount(found.forward_flops)}FLOPs for one sample's forward pass"
     )
     screen.print(_work_table(found))
     screen.print(_memory_table(found))
     screen.print(_bytes_table(found))
     epochs_each = "an epoch" if share.epochs_per_step == 1 else f"{share.epochs_per_step} epochs"
-    screen.print(
+    screen.say(
         f"On a cluster: {share.tasks} tasks with {epochs_each} a step; their pods take up to "
-        f"{duration(share.overhead_seconds)} beside the work.",
-        highlight=False,
-        soft_wrap=True,
+        f"{duration(share.overhead_seconds)} beside the work."
     )
     for assumption in found.assumptions:
-        screen.print(f"* {assumption}", highlight=False, soft_wrap=True)
+        screen.say(f"* {assumption}")
 
 
 def amount(number: float) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 import warnings
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
 
-from hrf_pipelines.cli.configuring import Settings, choose
+from hrf_pipelines.cli.configuring import Epochs, Experiment, Preset, Settings, StartFrom, choose
 from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console, error_console, note
 
 if TYPE_CHECKING:
@@ -23,13 +23,11 @@ Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew, even if the sa
 
 
 def run(
-    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset, or a configuration file.")],
+    preset: Preset,
     settings: Settings = [],  # noqa: B006 - typer reads it, nobody changes it.
-    experiment: Annotated[str, typer.Option(help="Runs of one experiment share a promoted model.")] = "default",
-    start_from: Annotated[
-        str, typer.Option(metavar="promoted|base", help="Instead of what the configuration says.")
-    ] = "",
-    epochs: Annotated[int, typer.Option(min=0, help="Instead of run.epochs; 0 leaves it.")] = 0,
+    experiment: Experiment = "default",
+    start_from: StartFrom = "",
+    epochs: Epochs = 0,
     fresh: Fresh = False,
     bucket: Bucket = "",
     work_dir: WorkDir = DEFAULT_WORK_DIR,
@@ -39,10 +37,7 @@ def run(
     from hrf_pipelines.local.runner import Request
     from hrf_pipelines.plan import check_task_budget, count_tasks, plan_epochs
 
-    changes: dict[str, Any] = {"epochs": epochs} if epochs else {}
-    if start_from:
-        changes["start_from"] = start_from
-    chosen = choose(preset, settings, changes)
+    chosen = choose(preset, settings, epochs=epochs, start_from=start_from)
     with without_budget_warnings():
         check_task_budget(count_tasks(plan_epochs(chosen.config)))
 
@@ -78,17 +73,12 @@ def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> R
         with without_budget_warnings():
             folder, resumed = open_run(request, work_dir / "runs", location, fresh=fresh, tell=note)
         word = "Resuming" if resumed else "Starting"
-        screen.print(
-            f"{word} run [bold]{folder.path.name}[/] of {escape(request.title)} ({location.uri})", highlight=False
-        )
+        screen.print(f"{word} run [bold]{folder.path.name}[/] of {escape(request.title)} ({location.uri})")
         try:
             with ProgressView(screen, num_epochs=folder.read().epochs) as view:
                 execute(folder, location, view.handle)
         except KeyboardInterrupt:
-            screen.print(
-                f"Stopped run {folder.path.name}. The same command resumes it:\n  {escape(this_command())}",
-                highlight=False,
-            )
+            screen.print(f"Stopped run {folder.path.name}. The same command resumes it:\n  {escape(this_command())}")
             raise
         finally:
             folder.unlock()
@@ -102,17 +92,17 @@ def show_finished(folder: RunFolder, work_dir: Path, bucket: str) -> None:
     state, screen = folder.read(), console()
     summary = read_summary(folder.summary)
     screen.print(epochs_table(summary))
-    screen.print(f"Report:    {folder.report}", soft_wrap=True, highlight=False)
+    screen.say(f"Report:    {folder.report}")
     promoted = summary.promoted
     if not promoted:
-        screen.print("Promoted:  nothing yet; the report says what the gate missed", highlight=False)
+        screen.print("Promoted:  nothing yet; the report says what the gate missed")
         return
     where = f"{state.arguments['storage']}/{promoted.candidate_key}"
-    screen.print(f"Promoted:  {promoted.candidate_id}  {where}", soft_wrap=True, highlight=False)
+    screen.say(f"Promoted:  {promoted.candidate_id}  {where}")
     options = "" if work_dir == DEFAULT_WORK_DIR else f" --work-dir {shlex.quote(str(work_dir))}"
     options += f" --bucket {shlex.quote(bucket)}" if bucket else ""
     command = f"hrf sample --experiment {shlex.quote(state.experiment)} --num 16 -o grid.png{options}"
-    screen.print(f"Samples:   {command}", soft_wrap=True, highlight=False)
+    screen.say(f"Samples:   {command}")
 
 
 def without_budget_warnings() -> warnings.catch_warnings[None]:

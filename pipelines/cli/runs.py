@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from hrf_pipelines.cli.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster
+from hrf_pipelines.cli.configuring import Experiment
 from hrf_pipelines.cli.console import (
     DEFAULT_WORK_DIR,
     AsJson,
@@ -116,11 +117,11 @@ def show(
         return
     screen = console()
     for name, value in _facts(folder).items():
-        screen.print(f"{name:<12}{escape(value)}", highlight=False, soft_wrap=True)
+        screen.say(f"{name:<12}{escape(value)}")
     if summary:
         screen.print(epochs_table(summary))
     for line in lineage_lines(lineage):
-        screen.print(escape(line), highlight=False, soft_wrap=True)
+        screen.say(escape(line))
 
 
 @app.command()
@@ -145,7 +146,7 @@ def resume(
 
 @app.command()
 def chain(
-    experiment: Annotated[str, typer.Option(help="Runs of one experiment share a promoted model.")] = "default",
+    experiment: Experiment = "default",
     as_json: AsJson = False,
     bucket: Bucket = "",
     work_dir: WorkDir = DEFAULT_WORK_DIR,
@@ -168,10 +169,10 @@ def chain(
     if as_json:
         print_json(found)
     elif found["runs"]:
-        console().print(chain_view(found), highlight=False)
+        console().print(chain_view(found))
     else:
         there = f"There are runs of: {', '.join(others)}" if others else "Start one: hrf run avatars-compressibility"
-        console().print(escape(f"No runs of experiment {experiment!r}. {there}"), highlight=False)
+        console().print(escape(f"No runs of experiment {experiment!r}. {there}"))
 
 
 def report(

@@ -51,7 +51,7 @@ def sample(
             output=str(output),
             prompts=prompt or (),
         )
-    console().print(f"{output}: {num} samples of the {source.value} model", soft_wrap=True, highlight=False)
+    console().say(f"{output}: {num} samples of the {source.value} model")
 
 
 def _check_output(output: Path) -> None:

@@ -9,19 +9,16 @@ import typer
 from rich.markup import escape
 
 from hrf_pipelines.cli.cluster_options import (
-    Epochs,
-    Experiment,
     Host,
     Namespace,
     ServiceAccount,
-    StartFrom,
     StorageUri,
     check_prepared,
     connect,
     pack,
 )
 from hrf_pipelines.cli.compiling import Placement
-from hrf_pipelines.cli.configuring import Settings
+from hrf_pipelines.cli.configuring import Epochs, Experiment, Preset, Settings, StartFrom
 from hrf_pipelines.cli.console import AsJson, Traceback, Yes, confirm, console, error_console, print_json
 
 if TYPE_CHECKING:
@@ -32,7 +29,7 @@ ZONE = "UTC"
 
 
 def schedule(
-    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset, or a configuration file.")],
+    preset: Preset,
     cron: Annotated[
         str, typer.Option("--cron", help='Six fields, the second first, in UTC: "0 0 3 * * *" is every day at 03:00.')
     ],
@@ -105,7 +102,7 @@ def schedule(
         f"See:       {link}",
         f"Stop it:   hrf schedules pause {called}",
     ):
-        screen.print(escape(line), soft_wrap=True, highlight=False)
+        screen.say(escape(line))
 
 
 def _explain(name: str, cron: Cron, experiment: str, storage: str) -> None:
@@ -118,4 +115,4 @@ def _explain(name: str, cron: Cron, experiment: str, storage: str) -> None:
         f"  next      {', '.join(f'{time:%a %Y-%m-%d %H:%M:%S}' for time in times)} ({ZONE})",
         "  how       one run at a time; missed times are left out",
     ):
-        screen.print(line, soft_wrap=True, highlight=False)
+        screen.say(line)

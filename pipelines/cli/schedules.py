@@ -32,9 +32,7 @@ def list_(host: Host = "", namespace: Namespace = "", as_json: AsJson = False, _
     elif found:
         console().print(schedules_table(found))
     else:
-        console().print(
-            'No schedules. Make one: hrf schedule avatars-compressibility --cron "0 0 3 * * *"', soft_wrap=True
-        )
+        console().say('No schedules. Make one: hrf schedule avatars-compressibility --cron "0 0 3 * * *"')
 
 
 @app.command()
@@ -84,4 +82,4 @@ def _change(
     if as_json:
         print_json({"id": schedule.recurring_run_id, "name": name, "state": state})
     else:
-        console().print(f"Schedule {escape(name)} is {state}.", highlight=False)
+        console().print(f"Schedule {escape(name)} is {state}.")

@@ -147,8 +147,8 @@ def study(
         page = folder.write_report()
         if not failed and len(chosen) == len(runs):
             folder.clear()
-    console().print(f"Table:     {folder.path / TABLE_CSV}", soft_wrap=True, highlight=False)
-    console().print(f"Report:    {page}", soft_wrap=True, highlight=False)
+    console().say(f"Table:     {folder.path / TABLE_CSV}")
+    console().say(f"Report:    {page}")
     if failed:
         raise RunsFailedError(failed)
 
@@ -220,7 +220,7 @@ def run_here(
         try:
             progress = run_all(runs, folder.path, places, machine, environment=location.environment, show=view.show)
         except KeyboardInterrupt:
-            screen.print(f"Stopped. The same command goes on:\n  {escape(this_command())}", highlight=False)
+            screen.print(f"Stopped. The same command goes on:\n  {escape(this_command())}")
             raise
     return progress.failed
 
@@ -276,7 +276,7 @@ def run_there(runs: Sequence[StudyRun], folder: StudyFolder, site: Site, placeme
     screen = error_console()
 
     def tell(line: str) -> None:
-        screen.print(escape(line), soft_wrap=True, highlight=False)
+        screen.say(escape(line))
 
     tell(f"Experiment: {site.cluster.link(f'experiments/details/{site.experiment_id}')}")
     tell(f"Records:    {site.storage}")

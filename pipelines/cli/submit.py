@@ -9,25 +9,22 @@ import typer
 from rich.markup import escape
 
 from hrf_pipelines.cli.cluster_options import (
-    Epochs,
-    Experiment,
     Host,
     Namespace,
     ServiceAccount,
-    StartFrom,
     StorageUri,
     check_prepared,
     connect,
     pack,
 )
 from hrf_pipelines.cli.compiling import Placement
-from hrf_pipelines.cli.configuring import Settings
+from hrf_pipelines.cli.configuring import Epochs, Experiment, Preset, Settings, StartFrom
 from hrf_pipelines.cli.console import AsJson, Traceback, console, error_console, print_json
 from hrf_pipelines.cli.following import Poll, Resumes, Wait, check_resumes, tell_end
 
 
 def submit(
-    preset: Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="A preset, or a configuration file.")],
+    preset: Preset,
     settings: Settings = [],  # noqa: B006 - typer reads it, nobody changes it.
     experiment: Experiment = "default",
     start_from: StartFrom = "",
@@ -97,7 +94,7 @@ def submit(
         *(() if wait else (f"Follow:   hrf runs show {run.run_id[:8]} --cluster",)),
     )
     for line in lines:
-        screen.print(escape(line), soft_wrap=True, highlight=False)
+        screen.say(escape(line))
     if not wait:
         if as_json:
             print_json(facts)
