@@ -120,25 +120,31 @@ def connect(host: str, namespace: str) -> Cluster:
     return Cluster.connect(host, namespace)
 
 
-def check_prepared(cluster: Cluster, placement: Placement, *, storage: str, service_account: str) -> None:
-    """Refuse a run that is bound to fail, as far as the user's kubeconfig shows, and tell what else is wrong.
+def reach(host: str, namespace: str, placement: Placement, service_account: str, storage: str) -> tuple[Cluster, str]:
+    """Reach the cluster that a run is for; refuse one that is bound to fail, as far as the user's kubeconfig shows.
 
     Args:
-        cluster: Where it is to run.
-        placement: What its pods ask for.
-        storage: Where it is to keep what it makes.
-        service_account: What its pods run as.
+        host: As of `connect`.
+        namespace: As of `connect`.
+        placement: What the run's pods ask for.
+        service_account: What they run as; "" for what the placement says.
+        storage: Where the run is to keep what it makes.
+
+    Returns:
+        The cluster, and what the pods run as.
 
     Raises:
-        ClusterError: Something that it needs is not there.
+        ClusterError: As `Cluster.connect`, or something that the run needs is not there.
     """
     from hrf_pipelines.doctor.cluster import NOT_LOOKED, UNSEEN, check_cluster, refuse_unprepared
 
-    findings = check_cluster(cluster, placement, service_account=service_account, storage=storage)
+    cluster, account = connect(host, namespace), service_account or placement.service_account
+    findings = check_cluster(cluster, placement, service_account=account, storage=storage)
     refuse_unprepared(findings, cluster.host)
     for finding in findings:
         if finding.level == "warn" and finding.name != NOT_LOOKED and UNSEEN not in finding.detail:
             note(f"{finding.detail}. {finding.fix}" if finding.fix else f"{finding.detail}.")
+    return cluster, account
 
 
 def checked_storage(given: str) -> str:

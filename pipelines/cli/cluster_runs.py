@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.markup import escape
 
 from hrf_pipelines.cli.cluster_options import connect
-from hrf_pipelines.cli.console import console, error_console, print_json
-from hrf_pipelines.cli.following import check_resumes, show_causes, show_results, tell_end
+from hrf_pipelines.cli.console import console, print_json
+from hrf_pipelines.cli.following import check_resumes, show_causes, show_results, tell_end, tell_start
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,8 +23,8 @@ MOST_RUNS = 50
 
 def list_cluster_runs(host: str, namespace: str, *, as_json: bool) -> None:
     """List the newest runs of a cluster, the newest last as in the list of this machine's runs."""
+    from hrf_pipelines.cli.cluster_view import plain_run, runs_table
     from hrf_pipelines.cluster.runs import shown_runs
-    from hrf_pipelines.cluster.view import plain_run, runs_table
 
     cluster = connect(host, namespace)
     names = _names(cluster)
@@ -44,10 +44,10 @@ def list_cluster_runs(host: str, namespace: str, *, as_json: bool) -> None:
 
 def show_cluster_run(name: str, host: str, namespace: str, *, as_json: bool) -> None:
     """Show one run of a cluster: its parameters, its tasks, and what it left in its bucket."""
+    from hrf_pipelines.cli.cluster_view import link_of, plain_run, plain_task, tasks_table
     from hrf_pipelines.cluster.causes import find_causes
     from hrf_pipelines.cluster.records import end_of, fetch_records
     from hrf_pipelines.cluster.runs import FINAL, find_run, package_of, stands_still, state_of, tasks_of
-    from hrf_pipelines.cluster.view import link_of, plain_run, plain_task, tasks_table
 
     cluster = connect(host, namespace)
     run = find_run(cluster, name)
@@ -130,9 +130,9 @@ def resume_cluster_run(
 ) -> None:
     """Go on with a run that did not succeed, in a new one."""
     from hrf.errors import ClusterError
+    from hrf_pipelines.cli.cluster_view import link_of
     from hrf_pipelines.cluster.resuming import resume_run
     from hrf_pipelines.cluster.runs import find_run, package_of
-    from hrf_pipelines.cluster.view import link_of
 
     check_resumes(resumes, wait)
     cluster = connect(host, namespace)
@@ -141,17 +141,13 @@ def resume_cluster_run(
     tag = run.runtime_config.parameters["run_tag"]
     facts = {"id": run.run_id, "name": run.display_name, "resumes": found.run_id, "run_tag": tag}
     facts["link"] = link_of(cluster, run.run_id)
-    screen = error_console() if as_json else console()
-    for line in (
+    lines = (
         f"Run:      {run.display_name}  {run.run_id}",
         f"Goes on:  with {tag}; what it has finished comes from Kubeflow's cache",
         f"See:      {facts['link']}",
-        *(() if wait else (f"Follow:   hrf runs show {run.run_id[:8]} --cluster",)),
-    ):
-        screen.say(escape(line))
+    )
+    tell_start(run, lines, facts, wait=wait, as_json=as_json)
     if not wait:
-        if as_json:
-            print_json(facts)
         return
     spec = package_of(cluster, run)
     if spec is None:
@@ -184,7 +180,7 @@ def _names(cluster: Cluster) -> dict[str, dict[str, str]]:
 
 
 def _facts(about: dict[str, Any], link: str, records: str) -> dict[str, str]:
-    from hrf_pipelines.cluster.view import duration_text, local_time
+    from hrf_pipelines.cli.cluster_view import duration_text, local_time
 
     facts = {
         "run": f"{about['name']}  {about['id']}",

@@ -39,6 +39,23 @@ def check_resumes(resumes: int, wait: bool) -> None:
         raise ConfigError("--resumes", expected="--wait beside it", got=resumes, fix="add --wait, or leave it out")
 
 
+def tell_start(run: Any, lines: Sequence[str], facts: Mapping[str, Any], *, wait: bool, as_json: bool) -> None:
+    """Say that a run was started, and how to follow it unless that is done here.
+
+    Args:
+        run: The run, as the API describes it.
+        lines: What is said.
+        facts: The same with `as_json`. They are one document, printed at the run's end where that is waited for.
+        wait: Whether it is.
+        as_json: Whether the lines are progress only.
+    """
+    screen = error_console() if as_json else console()
+    for line in (*lines, *([] if wait else [f"Follow:   hrf runs show {run.run_id[:8]} --cluster"])):
+        screen.say(escape(line))
+    if as_json and not wait:
+        print_json(facts)
+
+
 def tell_end(
     cluster: Cluster,
     run: Any,

@@ -8,13 +8,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from hrf.errors import ConfigError
 from hrf.steps.summarize import closing_metrics
 from hrf.study.definition import measured_otherwise
+from hrf_pipelines.cli.tables import simple_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,8 +69,7 @@ def compare(summaries: Mapping[str, RunSummary]) -> list[Compared]:
 
 def as_table(runs: Sequence[Compared]) -> Table:
     """Metrics as lines and runs as columns, each with the difference to the first."""
-    table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False)
-    table.add_column("", no_wrap=True)
+    table = simple_table("", whole=("",))
     for run in runs:
         table.add_column(escape(run.name), justify="right", overflow="fold")
     first = runs[0]

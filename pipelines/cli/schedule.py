@@ -13,9 +13,8 @@ from hrf_pipelines.cli.cluster_options import (
     Namespace,
     ServiceAccount,
     StorageUri,
-    check_prepared,
-    connect,
     pack,
+    reach,
 )
 from hrf_pipelines.cli.compiling import Placement
 from hrf_pipelines.cli.configuring import Epochs, Experiment, Preset, Settings, StartFrom
@@ -55,10 +54,10 @@ def schedule(
     One run at a time; times that pass meanwhile, or while the schedule is paused, are left out.
     """
     from hrf.promotion.pointer import check_name
+    from hrf_pipelines.cli.cluster_view import plain_schedule
     from hrf_pipelines.cluster.cron import parse
     from hrf_pipelines.cluster.schedules import SCHEDULED_TIME, put_schedule, refuse_second
     from hrf_pipelines.cluster.submitting import put_experiment, put_version
-    from hrf_pipelines.cluster.view import plain_schedule
 
     read = parse(cron)
     packed = pack(
@@ -72,8 +71,7 @@ def schedule(
     )
     called = name or packed.stem
     check_name(called, "--name")
-    cluster, account = connect(host, namespace), service_account or packed.placement.service_account
-    check_prepared(cluster, packed.placement, storage=packed.parameters["storage"], service_account=account)
+    cluster, account = reach(host, namespace, packed.placement, service_account, packed.parameters["storage"])
     if not replace:
         refuse_second(cluster, called)
     _explain(called, read, experiment, packed.parameters["storage"])

@@ -20,9 +20,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name."
 @app.command("list")
 def list_(host: Host = "", namespace: Namespace = "", as_json: AsJson = False, _traceback: Traceback = False) -> None:
     """List the schedules, oldest first."""
+    from hrf_pipelines.cli.cluster_view import plain_schedule, schedules_table
     from hrf_pipelines.cluster.runs import experiment_names
     from hrf_pipelines.cluster.schedules import list_schedules
-    from hrf_pipelines.cluster.view import plain_schedule, schedules_table
 
     cluster = connect(host, namespace)
     experiments = experiment_names(cluster)

@@ -16,9 +16,8 @@ from hrf_pipelines.cli.cluster_options import (
     StorageUri,
     check_only_here,
     check_only_on_cluster,
-    check_prepared,
     checked_storage,
-    connect,
+    reach,
 )
 from hrf_pipelines.cli.compiling import Placement
 from hrf_pipelines.cli.configuring import Settings
@@ -262,8 +261,7 @@ def reach_site(
     placements = [load_placement(placement, config) for run in runs for config in run.configs.values()]
     # The table is made here from what the bucket has.
     Storage.open(uri).check()
-    cluster, account = connect(host, namespace), service_account or placements[0].service_account
-    check_prepared(cluster, placements[0], storage=uri, service_account=account)
+    cluster, account = reach(host, namespace, placements[0], service_account, uri)
     experiment = put_experiment(cluster, f"study-{name}")
     return Site(cluster=cluster, experiment_id=experiment, storage=uri, service_account=account, **how)
 

@@ -6,21 +6,19 @@ import time
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from hrf_pipelines.cli.cluster_options import (
     Host,
     Namespace,
     ServiceAccount,
     StorageUri,
-    check_prepared,
-    connect,
     pack,
+    reach,
 )
 from hrf_pipelines.cli.compiling import Placement
 from hrf_pipelines.cli.configuring import Epochs, Experiment, Preset, Settings, StartFrom
-from hrf_pipelines.cli.console import AsJson, Traceback, console, error_console, print_json
-from hrf_pipelines.cli.following import Poll, Resumes, Wait, check_resumes, tell_end
+from hrf_pipelines.cli.console import AsJson, Traceback
+from hrf_pipelines.cli.following import Poll, Resumes, Wait, check_resumes, tell_end, tell_start
 
 
 def submit(
@@ -47,8 +45,8 @@ def submit(
     import yaml
 
     from hrf.promotion.pointer import check_name
+    from hrf_pipelines.cli.cluster_view import link_of
     from hrf_pipelines.cluster.submitting import PIPELINE, put_experiment, put_version, start_run
-    from hrf_pipelines.cluster.view import link_of
 
     check_resumes(resumes, wait)
     if run_tag:
@@ -62,8 +60,7 @@ def submit(
         storage=storage,
         placement=placement,
     )
-    cluster, account = connect(host, namespace), service_account or packed.placement.service_account
-    check_prepared(cluster, packed.placement, storage=packed.parameters["storage"], service_account=account)
+    cluster, account = reach(host, namespace, packed.placement, service_account, packed.parameters["storage"])
     version = put_version(cluster, packed.package, packed.about)
     experiment_id = put_experiment(cluster, experiment)
     run = start_run(
@@ -84,20 +81,13 @@ def submit(
         "storage": place,
         "link": link_of(cluster, run.run_id),
     }
-    # Results go to standard output; with --json they are one document, and all this is progress.
-    screen = error_console() if as_json else console()
     lines = (
         f"Version:  {version.name} of {PIPELINE}, {'was there' if version.was_there else 'uploaded'}",
         f"Run:      {run.display_name}  {run.run_id}",
         f"See:      {facts['link']}",
         f"Records:  {place}",
-        *(() if wait else (f"Follow:   hrf runs show {run.run_id[:8]} --cluster",)),
     )
-    for line in lines:
-        screen.say(escape(line))
-    if not wait:
-        if as_json:
-            print_json(facts)
-        return
-    spec = next(yaml.safe_load_all(packed.package))
-    tell_end(cluster, run, spec, poll=poll, resumes=resumes, facts=facts, as_json=as_json)
+    tell_start(run, lines, facts, wait=wait, as_json=as_json)
+    if wait:
+        spec = next(yaml.safe_load_all(packed.package))
+        tell_end(cluster, run, spec, poll=poll, resumes=resumes, facts=facts, as_json=as_json)

@@ -14,6 +14,7 @@ from hrf.storage.names import SUMMARY_FILE
 from hrf_pipelines.cli.progress_view import interval, window_words
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from pathlib import Path
 
     from hrf.promotion.records import DecisionRecord
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
 
 OUTCOME_COLOURS = {"promoted": "green", "rejected": "yellow", "lost": "yellow"}
 STATUS_COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
+
+
+def simple_table(*headings: str, whole: Collection[str], title: str | None = None) -> Table:
+    """A table without frames.
+
+    Args:
+        headings: Of its columns.
+        whole: The columns whose cells are not broken.
+        title: Stands above it.
+    """
+    table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False, title=title)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading in whole)
+    return table
 
 
 def read_summary(folder: Path) -> RunSummary:
@@ -41,9 +56,8 @@ def epochs_table(summary: RunSummary) -> Table:
     """One line per epoch: window, reward and diversity with their intervals, and what the gate decided."""
     reward = summary.base.reward
     title = f"{reward.name}, {summary.config['evaluation']['confidence']:.0%} intervals"
-    table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False, title=title)
-    for heading in ("epoch", "window", "reward", "change from base", "diversity / base's", "decision"):
-        table.add_column(heading, no_wrap=heading != "decision")
+    numbers = ("epoch", "window", "reward", "change from base", "diversity / base's")
+    table = simple_table(*numbers, "decision", whole=numbers, title=title)
     table.add_row("base", "", f"{reward.value:.3f}", "", "1", "")
     for entry in summary.epochs:
         evaluation, window = entry.evaluation, entry.update.window
@@ -60,9 +74,7 @@ def epochs_table(summary: RunSummary) -> Table:
 
 def runs_table(folders: list[tuple[RunFolder, RunState, str]]) -> Table:
     """One line per run, newest last."""
-    table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False)
-    for heading in ("run", "what", "experiment", "epochs", "status"):
-        table.add_column(heading, no_wrap=heading in ("run", "status"))
+    table = simple_table("run", "what", "experiment", "epochs", "status", whole=("run", "status"))
     for _, state, status in folders:
         table.add_row(
             state.run_id,

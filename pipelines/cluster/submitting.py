@@ -13,7 +13,7 @@ from hrf_pipelines.package import read_package
 from hrf_pipelines.versions import VersionName, name_version
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from hrf_pipelines.cluster.connection import Cluster
 
@@ -61,16 +61,13 @@ def put_experiment(cluster: Cluster, name: str) -> str:
     """
     from kfp_server_api import V2beta1Experiment
 
-    experiments = cluster.api.experiments
-    found = _first(cluster, experiments.experiment_service_list_experiments, "experiments", "display_name", name)
-    if found is None:
-        wanted = V2beta1Experiment(display_name=name, namespace=cluster.namespace or None)
-        try:
-            return str(cluster.tell(experiments.experiment_service_create_experiment, experiment=wanted).experiment_id)
-        except ClusterError as error:
-            found = _made_meanwhile(
-                error, cluster, experiments.experiment_service_list_experiments, "experiments", "display_name", name
-            )
+    api = cluster.api.experiments
+    wanted = V2beta1Experiment(display_name=name, namespace=cluster.namespace or None)
+    listing = {"filter": equals("display_name", name), **cluster.scoped()}
+    found = _find_or_make(
+        lambda: cluster.list_all(api.experiment_service_list_experiments, "experiments", **listing),
+        lambda: cluster.tell(api.experiment_service_create_experiment, experiment=wanted),
+    )
     if found.storage_state == "ARCHIVED":
         raise ClusterError(
             cluster.host,
@@ -124,21 +121,14 @@ def equals(key: str, value: str) -> str:
 def _put_pipeline(cluster: Cluster, name: str, description: str) -> str:
     from kfp_server_api import V2beta1Pipeline
 
-    pipelines = cluster.api.pipelines
-    found = _first(cluster, pipelines.pipeline_service_list_pipelines, "pipelines", "name", name)
-    if found is None:
-        wanted = V2beta1Pipeline(
-            name=name,
-            display_name=name,
-            description=description,
-            namespace=cluster.namespace or None,
-        )
-        try:
-            found = cluster.tell(pipelines.pipeline_service_create_pipeline, pipeline=wanted)
-        except ClusterError as error:
-            found = _made_meanwhile(
-                error, cluster, pipelines.pipeline_service_list_pipelines, "pipelines", "name", name
-            )
+    api = cluster.api.pipelines
+    about = {"name": name, "display_name": name, "description": description}
+    wanted = V2beta1Pipeline(**about, namespace=cluster.namespace or None)
+    listing = {"filter": equals("name", name), **cluster.scoped()}
+    found = _find_or_make(
+        lambda: cluster.list_all(api.pipeline_service_list_pipelines, "pipelines", **listing),
+        lambda: cluster.tell(api.pipeline_service_create_pipeline, pipeline=wanted),
+    )
     return str(found.pipeline_id)
 
 
@@ -180,13 +170,13 @@ def _upload(cluster: Cluster, pipeline_id: str, wanted: VersionName, package: st
             raise
 
 
-def _first(cluster: Cluster, call: Any, field: str, key: str, value: str) -> Any | None:
-    return next(cluster.list_all(call, field, filter=equals(key, value), **cluster.scoped()), None)
-
-
-def _made_meanwhile(error: ClusterError, cluster: Cluster, call: Any, field: str, key: str, value: str) -> Any:
-    """What another client made between our look and our order; the error where it was about something else."""
-    found = _first(cluster, call, field, key, value) if error.status == 409 else None
-    if found is None:
-        raise error
-    return found
+def _find_or_make(list_equal: Callable[[], Iterator[Any]], make: Callable[[], Any]) -> Any:
+    """What is there; else what is made, here or, between our look and our order, by another client."""
+    if (found := next(list_equal(), None)) is not None:
+        return found
+    try:
+        return make()
+    except ClusterError as error:
+        if error.status == 409 and (found := next(list_equal(), None)) is not None:
+            return found
+        raise

@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime
 from typing import TYPE_CHECKING, Any
 
-from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from hrf.errors import ConfigError
+from hrf_pipelines.cli.tables import simple_table
 from hrf_pipelines.cluster.cron import parse
 from hrf_pipelines.cluster.runs import FINAL, UTC, error_text, moment, names_in_bucket, parameters_of, state_of
 from hrf_pipelines.cluster.schedules import cron_of, is_on
@@ -57,7 +57,9 @@ def plain_run(run: Any, *, experiments: Mapping[str, str], schedules: Mapping[st
 
 def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
     """One line per run."""
-    table = _table("id", "name", "experiment", "state", "created", "took", "schedule", whole=("id", "state", "took"))
+    table = simple_table(
+        "id", "name", "experiment", "state", "created", "took", "schedule", whole=("id", "state", "took")
+    )
     for run in runs:
         table.add_row(
             run["id"][:8],
@@ -73,7 +75,7 @@ def runs_table(runs: Sequence[Mapping[str, Any]]) -> Table:
 
 def tasks_table(tasks: Sequence[Task]) -> Table:
     """One line per task that has begun."""
-    table = _table("task", "state", "took", whole=("task", "state", "took"))
+    table = simple_table("task", "state", "took", whole=("task", "state", "took"))
     for task in tasks:
         table.add_row(escape(task.name), state_text(task.state), duration_text(task.seconds))
     return table
@@ -110,7 +112,7 @@ def plain_schedule(schedule: Any, experiments: Mapping[str, str]) -> dict[str, A
 
 def schedules_table(schedules: Sequence[Mapping[str, Any]]) -> Table:
     """One line per schedule."""
-    table = _table("name", "when (UTC)", "in words", "state", "next (UTC)", "experiment", whole=("name", "state"))
+    table = simple_table("name", "when (UTC)", "in words", "state", "next (UTC)", "experiment", whole=("name", "state"))
     for schedule in schedules:
         upcoming = datetime.datetime.fromisoformat(schedule["next"]) if schedule["next"] else None
         table.add_row(
@@ -156,13 +158,6 @@ def _cron(schedule: Any) -> Cron | None:
         return parse(cron_of(schedule))
     except ConfigError:
         return None
-
-
-def _table(*headings: str, whole: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False)
-    for heading in headings:
-        table.add_column(heading, no_wrap=heading in whole)
-    return table
 
 
 def _seconds_until_now(run: Mapping[str, Any]) -> float | None:
