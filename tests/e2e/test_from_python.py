@@ -52,4 +52,4 @@ def test_in_two_shards_and_without_the_command_it_ends_in_the_weights_of_the_com
 
 
 def test_the_run_notes_the_configuration_that_it_was_given(undisturbed):
-    assert state(undisturbed.folder)["config"]["avatars-smoke"] == resolve("avatars-smoke", OVERRIDES).to_mapping()
+    assert state(undisturbed.folder)["config"] == resolve("avatars-smoke", OVERRIDES).to_mapping()
