@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.machinery import PathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,6 +65,11 @@ def load_user_function(name: str, *, field: str) -> UserFunction:
         ConfigError: If the module cannot be imported, has no such function, or the function takes something else.
     """
     module_name, _, function_name = name.partition(":")
+    # The module may import it, while a server's own environment may lack torch.
+    if find_spec("torchvision"):
+        from hrf.networks.torchvision_ops import declare_missing
+
+        declare_missing()
     try:
         module = importlib.import_module(module_name)
     except Exception as error:

@@ -102,7 +102,7 @@ def test_the_reward_image_shares_all_layers_of_the_worker(images):
 
 def test_clip_is_built_and_scores_an_image_in_the_reward_image(in_container):
     program = (
-        "import hrf, open_clip, torch; from PIL import Image; "
+        "import hrf.networks.calls, open_clip, torch; from PIL import Image; "
         "model, _, prepare = open_clip.create_model_and_transforms('RN50', pretrained=None, force_image_size=64); "
         "text = open_clip.get_tokenizer('RN50')(['a planet']); "
         "image = prepare(Image.new('RGB', (32, 32)))[None]; "

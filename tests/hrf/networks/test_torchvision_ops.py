@@ -67,6 +67,13 @@ def test_what_imports_it_for_us_has_them_declared(torchvision):
         assert done.stdout.strip() == "True", done.stderr
 
 
+def test_a_users_reward_may_import_it(torchvision):
+    (torchvision.parent / "mine.py").write_text("import torchvision\ndef score(images): return images\n")
+    load = "from hrf.rewards.python import load_user_function as load; print(load('mine:score', field='reward').name)"
+    done = _python(load, torchvision.parent)
+    assert done.stdout.strip() == "mine:score", done.stderr
+
+
 def test_a_torchvision_without_any_compiled_part_can_be_imported(torchvision):
     (torchvision / "_C.so").unlink()
     done = _python(f"{DECLARED}\nimport torchvision; print(torchvision.ready)", torchvision.parent)
