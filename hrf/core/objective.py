@@ -1,6 +1,7 @@
-"""The loss: group advantages, the trust region, and the clipped surrogate.
+"""The losses: group advantages, the trust region and the clipped surrogate; and the difference objective.
 
-Sources: PPO (Schulman et al. 2017, arXiv 1707.06347), DDPO (arXiv 2305.13301), HRF (arXiv 2410.08315).
+Sources: PPO (Schulman et al. 2017, arXiv 1707.06347), DDPO (arXiv 2305.13301), HRF (arXiv 2410.08315), FDFO (arXiv
+2603.12893).
 """
 
 from __future__ import annotations
@@ -100,3 +101,53 @@ def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
 def outside_trust_region(log_prob: Tensor, old_log_prob: Tensor, clip_range: Tensor) -> Tensor:
     """Which ratios left [1-e, 1+e]: [P] bool. Their mean is the clip fraction."""
     return (probability_ratio(log_prob - old_log_prob) - 1).abs() > clip_range
+
+
+def sibling_directions(samples: Tensor, groups: Tensor) -> Tensor:
+    """Where each sample lies among its siblings: d_b = (x_b - mean_g x) / rms(x_b - mean_g x).
+
+    Args:
+        samples: [B, ...] finished samples.
+        groups: [B] int64: siblings, which share a start, are of one group. The mean is over all of them, b included.
+
+    Returns:
+        [B, ...] of root mean square 1 over the elements of each; 0 for one that is its group's mean.
+    """
+    directions = torch.empty_like(samples)
+    for group in groups.unique():
+        members = groups == group
+        directions[members] = samples[members] - samples[members].mean(dim=0)
+    rms = directions.flatten(1).square().mean(dim=1).sqrt()
+    return directions / rms.where(rms > 0, 1).reshape(-1, *[1] * (samples.ndim - 1))
+
+
+def difference_loss(
+    estimate: Tensor,
+    direction: Tensor,
+    advantage: Tensor,
+    *,
+    advantage_clip: float,
+    sampling_estimate: Tensor | None = None,
+    proximal_weight: float = 0.0,
+) -> Tensor:
+    """The difference objective: -A' mean(x0 d) + (w/2) mean((x0 - x0_old)^2), A' = clip(A, -c, c).
+
+    A positive advantage pulls the estimate of the finished sample towards the episode's own result, away from what its
+    siblings have come to on average. No log-probabilities. After FDFO (arXiv 2603.12893), written from the formula; the
+    proximal term is that of matching objectives such as DiffusionNFT's (arXiv 2509.16117), to first order.
+
+    Args:
+        estimate: [P, ...] x0, the estimate by the policy being trained, at states that the episodes visited.
+        direction: [P, ...] d, as of `sibling_directions`.
+        advantage: [P].
+        advantage_clip: c.
+        sampling_estimate: [P, ...] x0_old, the same by the policy that sampled; None without a proximal term.
+        proximal_weight: w.
+
+    Returns:
+        [P] loss, to be minimised.
+    """
+    loss = -advantage.clamp(-advantage_clip, advantage_clip) * (estimate * direction).flatten(1).mean(dim=1)
+    if sampling_estimate is not None:
+        loss = loss + proximal_weight / 2 * (estimate - sampling_estimate).square().flatten(1).mean(dim=1)
+    return loss
