@@ -20,6 +20,7 @@ class Purpose(StrEnum):
     SELECTION = "selection"
     BRANCH = "branch"
     MINIBATCH = "minibatch"
+    LEVELS = "levels"
     PREFIX_POOL = "prefix-pool"
     PROMPT = "prompt"
     POOL_PROMPT = "pool-prompt"

@@ -11,6 +11,8 @@ from hrf.errors import ConfigError
 from hrf.storage.schema import inert
 
 _SHIPPED = "shipped:avatars-32"
+DIFFERENCE_ONLY = ("levels_per_branch", "proximal_weight")
+"""Fields of `update` that the difference objective alone reads."""
 
 
 def problems(config: Tree) -> Iterator[ConfigError]:
@@ -255,6 +257,40 @@ def _update(config: Tree) -> Iterator[ConfigError]:
             expected=f"more than the {update.warmup_updates} updates of the warm-up",
             got=update.total_updates,
             fix="set it to the number of updates at which the rate has come down to 0",
+        )
+    yield from _objective(config)
+
+
+def _objective(config: Tree) -> Iterator[ConfigError]:
+    update, objective = config.update, f"on the objective {config.update.objective!r} (update.objective)"
+    if update.objective == "surrogate":
+        yield from inert(update, "update", DIFFERENCE_ONLY, objective)
+        return
+    of_ratios = ("clip_range", "scale_trust_region", "log_prob_reduction", "kl_weight")
+    yield from inert(update, "update", of_ratios, objective)
+    if config.starts.kind == "noise":
+        yield ConfigError(
+            "update.objective",
+            expected="'surrogate' on noise starts (starts.kind): a difference to samples that share no start says "
+            "nothing of what an episode did",
+            got=update.objective,
+            fix="set starts.kind to window or selected, whose branches are siblings, or the objective to surrogate",
+        )
+    most = config.sampler.steps - 1 - config.switch_step
+    if update.levels_per_branch > most:
+        yield ConfigError(
+            "update.levels_per_branch",
+            expected=f"at most the {most} steps of the tuned weights, without the last one",
+            got=update.levels_per_branch,
+            fix="lower it, or policy.split",
+        )
+    total = config.rollout.roots * config.rollout.branches
+    if update.proximal_weight and update.inner_epochs == 1 and update.minibatch >= total:
+        yield ConfigError(
+            "update.proximal_weight",
+            expected="0 where an epoch has one update: until then the policy is the one that sampled",
+            got=update.proximal_weight,
+            fix="set it to 0, lower update.minibatch or raise update.inner_epochs",
         )
 
 

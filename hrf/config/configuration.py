@@ -16,6 +16,9 @@ from hrf.core.window import WindowSchedule
 from hrf.storage.validation import combine
 from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
+_CAME_LATER = {"update": ("objective", *checks.DIFFERENCE_ONLY)}
+"""Section -> fields that configurations with digests on record do not have."""
+
 
 class Config(Tree):
     """A run's configuration. Immutable, complete, and checked as a whole: one that exists can be run."""
@@ -53,8 +56,16 @@ class Config(Tree):
         return self.from_mapping(deep_merge(self.to_mapping(), changes))
 
     def digest(self) -> str:
-        """Sha256 of the configuration as JSON with sorted keys; equal configurations have equal digests."""
-        text = json.dumps(self.to_mapping(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        """Sha256 of the configuration as JSON with sorted keys; equal configurations have equal digests.
+
+        Fields that came later are left out at their default: what a configuration from before them does is the same.
+        """
+        values = self.to_mapping()
+        for section, names in _CAME_LATER.items():
+            for name in names:
+                if values[section][name] == type(getattr(self, section)).model_fields[name].default:
+                    del values[section][name]
+        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def window_schedule(self, num_trained_steps: int, *, switch_step: int | None = None) -> WindowSchedule | None:

@@ -163,6 +163,15 @@ class Rollout(Section):
 class Update(Section):
     """The policy update and its optimizer, AdamW."""
 
+    objective: Literal["surrogate", "difference"] = "surrogate"
+    """`surrogate`: the clipped ratio of probabilities (DDPO, HRF). `difference`: the estimate of the finished sample is
+    pulled towards what an episode has come to, away from the mean of its siblings, by its advantage (after FDFO)."""
+    levels_per_branch: Count = 2
+    """Steps of a branch that have a loss under the objective `difference`, drawn anew for every epoch from its start to
+    the last trained step; a shorter tail has one on all of its steps."""
+    proximal_weight: NonNegative = 0.0
+    """Weight of the squared distance to the estimates of the policy that sampled, under the objective `difference`;
+    0 = none. It costs a forward pass more."""
     learning_rate: Positive = 1e-4
     """Peak learning rate."""
     weight_decay: NonNegative = 1e-3
@@ -183,7 +192,7 @@ class Update(Section):
     advantage_clip: Positive = 2.5
     """Advantages are clipped to this many standard deviations (published code: 2.5)."""
     scale_trust_region: bool = True
-    """Scale both clips by the tail fraction of the episode, as HRF does."""
+    """Scale both clips by the tail fraction of the episode, as HRF does; the objective `difference` does not."""
     max_grad_norm: Positive = 1.0
     """Norm to which a gradient is clipped (published code: 1.0)."""
     inner_epochs: Count = 1

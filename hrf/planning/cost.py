@@ -20,9 +20,12 @@ BACKWARD = 2
 
 
 def update_evaluations(num_pairs: int, config: Config) -> int:
-    """Cost of an epoch's updates on `num_pairs` (branch, trained step) pairs."""
-    forward = 2 if config.update.kl_weight > 0 else 1
-    return num_pairs * config.update.inner_epochs * (forward + BACKWARD) * config.episode_forwards
+    """Cost of an epoch's updates on `num_pairs` (branch, trained step) pairs with a loss."""
+    update = config.update
+    forward = 2 if update.kl_weight > 0 else 1
+    # What the policy that sampled estimates is computed once, before the first pass.
+    once = 1 if update.proximal_weight > 0 else 0
+    return num_pairs * (update.inner_epochs * (forward + BACKWARD) + once) * config.episode_forwards
 
 
 def pool_evaluations(config: Config) -> int:
@@ -57,18 +60,37 @@ def expected_sampling_evaluations(
 
 def expected_epoch_evaluations(config: Config, schedule: NoiseSchedule, epoch: int) -> float:
     """Expected cost of an epoch: starts, rollout and updates."""
+    pairs = expected_loss_pairs(config, schedule, epoch)
+    return expected_sampling_evaluations(config, schedule, epoch) + pairs * update_evaluations(1, config)
+
+
+def expected_pairs(config: Config, schedule: NoiseSchedule, epoch: int) -> float:
+    """Expected (branch, trained step) pairs of an epoch's trajectories."""
     windows = config.window_schedule(schedule.num_trained_steps)
     mean_start = float(config.first_loss_step) if windows is None else _mean_start(config, windows.window(epoch))
-    pairs = config.rollout.roots * config.rollout.branches * (schedule.num_trained_steps - mean_start)
-    return expected_sampling_evaluations(config, schedule, epoch) + pairs * update_evaluations(1, config)
+    return config.rollout.roots * config.rollout.branches * (schedule.num_trained_steps - mean_start)
+
+
+def expected_loss_pairs(config: Config, schedule: NoiseSchedule, epoch: int) -> float:
+    """How many of them are expected to have a loss: all, or those at the levels that are drawn."""
+    windows = config.window_schedule(schedule.num_trained_steps)
+    if config.update.objective == "surrogate" or windows is None:
+        return expected_pairs(config, schedule, epoch)
+    tails = [schedule.num_trained_steps - step for step in _start_steps(config, windows.window(epoch))]
+    drawn = sum(min(tail, config.update.levels_per_branch) for tail in tails) / len(tails)
+    return config.rollout.roots * config.rollout.branches * drawn
 
 
 def _mean_start(config: Config, window: Window) -> float:
     """Mean start step: of a uniform draw, and as a guess where the steps are chosen by score."""
-    steps = list(window.steps)
-    if config.starts.kind == "selected":
-        steps = steps[:: config.starts.selection.stride]
+    steps = _start_steps(config, window)
     return sum(steps) / len(steps)
+
+
+def _start_steps(config: Config, window: Window) -> list[int]:
+    """The steps that a start can be at, all equally likely as far as is known beforehand."""
+    steps = list(window.steps)
+    return steps[:: config.starts.selection.stride] if config.starts.kind == "selected" else steps
 
 
 def _selection_evaluations(config: Config, num_steps: int, window: Window) -> float:

@@ -18,8 +18,9 @@ from hrf.planning.cost import (
     BACKWARD,
     call_size,
     expected_epoch_evaluations,
+    expected_loss_pairs,
+    expected_pairs,
     expected_sampling_evaluations,
-    update_evaluations,
 )
 from hrf.planning.footprint import Footprint
 from hrf.planning.sizes import artifact_bytes, device_memory
@@ -229,22 +230,22 @@ def _epochs(
             continue
         sampling = expected_sampling_evaluations(config, schedule, epoch)
         updating = expected_epoch_evaluations(config, schedule, epoch) - sampling
-        pairs = updating / update_evaluations(1, config)
+        with_loss = expected_loss_pairs(config, schedule, epoch)
         found.append(
             EpochForecast(
                 first_epoch=epoch,
                 num_epochs=1,
                 window=bounds,
                 sample=_sampling(config, schedule, sampling, bounds, clock).shared_by(config.model.num_processes),
-                update=_updating(config, denoiser, updating, pairs, clock).shared_by(config.model.num_processes),
-                artifact_bytes=artifact_bytes(config, denoiser, decoder, pairs),
+                update=_updating(config, denoiser, updating, with_loss, clock).shared_by(config.model.num_processes),
+                artifact_bytes=artifact_bytes(config, denoiser, decoder, expected_pairs(config, schedule, epoch)),
             )
         )
     return tuple(found)
 
 
 def _updating(config: Config, denoiser: Footprint, evaluations: float, pairs: float, clock: _Clock) -> Work:
-    """Forward and backward passes over the (branch, trained step) pairs of an epoch."""
+    """Forward and backward passes over an epoch's (branch, trained step) pairs with a loss."""
     update, forwards = config.update, config.episode_forwards
     # With gradient checkpointing, the backward pass does the forward pass again.
     passes = evaluations / (pairs * update.inner_epochs * forwards) + config.model.gradient_checkpointing

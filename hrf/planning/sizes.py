@@ -58,9 +58,11 @@ def artifact_bytes(config: Config, denoiser: Footprint, decoder: Footprint | Non
     state = FLOAT_BYTES * math.prod(denoiser.sample_shape)
     image = FLOAT_BYTES * math.prod((decoder or denoiser).output_shape)
     tuned = FLOAT_BYTES * denoiser.num_tuned
+    # The finished samples, too, as their differences are what is learned from.
+    states = pairs + (2 if config.update.objective == "difference" else 1) * branches
     indices = (3 if config.prompts else 2) * branches * INDEX_BYTES
     return {
-        "trajectories": round((pairs + branches) * state + pairs * FLOAT_BYTES + indices),
+        "trajectories": round(states * state + pairs * FLOAT_BYTES + indices),
         "samples": branches * (image + INDEX_BYTES),
         "scores": branches * _SCORE_BYTES,
         "policy": (2 if config.update.ema_decay else 1) * tuned,

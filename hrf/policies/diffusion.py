@@ -96,6 +96,10 @@ class DiffusionPolicy:
         x0, noise = self._estimates(states, steps, prompts, call_size)
         return transition(self.schedule, x0, noise, steps)
 
+    def estimate(self, states: Tensor, steps: Tensor, *, prompts: Tensor | None = None) -> Tensor:
+        """The estimate of the finished sample [B, C, H, W] at `states`; arguments as of `transition`."""
+        return self._estimates(states, steps, prompts, call_size=0)[0]
+
     def skip(
         self, states: Tensor, steps: Tensor, targets: Tensor, *, prompts: Tensor | None = None, call_size: int = 0
     ) -> Tensor:

@@ -116,7 +116,7 @@ def modes(measured: Sequence[tuple[str, int, EvaluationRecord]]) -> Figure:
 def training_health(summary: ReportedRun) -> list[Figure]:
     """Loss, clip fraction, approximate KL and gradient norm per optimizer update."""
     updates = [update for entry in summary.epochs for update in entry.update.updates]
-    quantities: tuple[tuple[str, Callable[[UpdateMetrics], float]], ...] = (
+    quantities: tuple[tuple[str, Callable[[UpdateMetrics], float | None]], ...] = (
         ("Loss", lambda update: update.loss),
         ("Clip fraction", lambda update: update.clip_fraction),
         ("Approximate KL", lambda update: update.approx_kl),
@@ -130,8 +130,9 @@ def training_health(summary: ReportedRun) -> list[Figure]:
     figures = []
     for title, quantity in quantities:
         points = [
-            Point(x=float(place), y=quantity(update), text=f"update {place}: {significant(quantity(update))}")
+            Point(x=float(place), y=value, text=f"update {place}: {significant(value)}")
             for place, update in enumerate(updates, start=1)
+            if (value := quantity(update)) is not None
         ]
         described = f"{title} per update."
         if points:

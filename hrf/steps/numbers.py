@@ -19,12 +19,12 @@ BASE = -1
 def update_metrics(record: EpochRecord) -> dict[str, Any]:
     """An epoch's update record in flat numbers: the last update's metrics, and the largest share of one step.
 
-    That share is absent where an epoch's steps were not measured.
+    That share is absent where an epoch's steps were not measured, and what an objective does not have is, too.
     """
     norms = list(record.grad_norm_by_step.values())
     middle = float(np.median(norms)) if norms else 0.0
     return {
-        **{name: value for name, value in vars(record.updates[-1]).items() if name != "update"},
+        **_known({name: value for name, value in vars(record.updates[-1]).items() if name != "update"}),
         "num_updates": len(record.updates),
         "num_evaluations": record.num_evaluations,
         **({"largest_step_over_median": max(norms) / middle if middle > 0 else 0.0} if norms else {}),

@@ -26,13 +26,13 @@ class UpdateMetrics(Record):
     learning_rate: float
     grad_norm: float
     """Before clipping."""
-    clip_fraction: float
-    """Share of ratios outside the trust region."""
-    approx_kl: float
+    clip_fraction: float | None = None
+    """Share of ratios outside the trust region; like all that is of ratios, None under an objective without them."""
+    approx_kl: float | None = None
     """k3 estimate of KL(old || new)."""
-    ratio_mean: float
-    ratio_max: float
-    kl_to_reference: float
+    ratio_mean: float | None = None
+    ratio_max: float | None = None
+    kl_to_reference: float = 0.0
     """0 where there is no KL penalty."""
 
 

@@ -153,6 +153,8 @@ class Trajectories:
     """[B] int64: which group (root) each branch belongs to."""
     prompts: Tensor | None = None
     """[B] int64: each branch's prompt; None for an unconditional model."""
+    finished: Tensor | None = None
+    """[B, C, H, W] float32, the finished samples before decoding; None where the objective does not ask for them."""
     num_trained_steps: int
     """The trained steps of a branch are start_step .. num_trained_steps - 1."""
 
@@ -169,7 +171,7 @@ class Trajectories:
             raise ValueError(f"trajectories of different samplers: trained steps {sorted(lengths)}")
         tensors = {
             name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("states", "log_probs", "start_steps", "groups", "prompts")
+            for name in ("states", "log_probs", "start_steps", "groups", "prompts", "finished")
             if getattr(parts[0], name) is not None
         }
         return cls(**tensors, num_trained_steps=lengths.pop())

@@ -19,6 +19,7 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rewards import ImageError, Reward
 from hrf.trainer.advantages import advantages_of, build_statistics
 from hrf.trainer.episodes import Episodes, Finished, Scores
+from hrf.trainer.objectives import num_loss_pairs
 from hrf.trainer.record import EpochRecord, Sampling
 from hrf.trainer.rollout import Trajectories, rollout
 from hrf.trainer.starts import WHOLE, Shard, StartDistribution
@@ -55,6 +56,8 @@ def sample_episodes(
         reduction=config.update.log_prob_reduction,
         on_advance=report,
     )
+    if config.update.objective == "difference":
+        recorded = replace(recorded, finished=samples.cpu())
     tails = int((policy.schedule.num_steps - drawn.batch.steps).sum()) * acting.forwards
     tensors: dict[str, Any] = {
         name: ranks.concatenate(value) for name, value in vars(recorded).items() if isinstance(value, Tensor)
@@ -153,7 +156,7 @@ class Trainer:
         """
         began = time.perf_counter()
         config, rewards = self.config, scores.rewards
-        num_pairs = int(trajectories.tail_lengths.sum())
+        num_pairs = num_loss_pairs(trajectories, config.update)
         before = weight_sums(self.policy.denoiser)
         updates, norms = self.updater.run(
             trajectories,

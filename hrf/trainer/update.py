@@ -14,18 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from hrf.config import Update
-from hrf.core.objective import (
-    approximate_kl,
-    clipped_surrogate,
-    outside_trust_region,
-    probability_ratio,
-    tail_fraction,
-)
-from hrf.core.schedule import gaussian_kl, gaussian_log_prob
 from hrf.distributed.ranks import ALONE, Ranks
 from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.seeds import Purpose, stream
+from hrf.trainer.objectives import Objective, build_objective
 from hrf.trainer.record import UpdateMetrics
 from hrf.trainer.rollout import Pairs, Trajectories
 
@@ -105,7 +98,7 @@ class Updater:
         Args:
             trajectories: Of the policy as it is now.
             advantages: [B] float32.
-            run_seed: Shuffles branches into minibatches across groups.
+            run_seed: Shuffles branches into minibatches across groups, and draws levels.
             epoch: Of the run.
             on_advance: Called with the number of pairs done by each forward and backward pass of this rank.
 
@@ -118,6 +111,9 @@ class Updater:
         """
         metrics: list[UpdateMetrics] = []
         norms: dict[int, float] = {}
+        objective = build_objective(
+            self.policy, self.settings, trajectories, advantages, run_seed=run_seed, epoch=epoch, ranks=self.ranks
+        )
         for inner_epoch in range(self.settings.inner_epochs):
             shuffle = stream(run_seed, Purpose.MINIBATCH, epoch, inner_epoch)
             order = torch.randperm(len(advantages), generator=shuffle)
@@ -125,8 +121,9 @@ class Updater:
                 # The first one goes step by step in every epoch: measuring must not move a bit of the weights.
                 by_step = not metrics
                 measured = norms if by_step and epoch % STEPS_MEASURED_EVERY == 0 else None
+                pairs = objective.pairs(branches)
                 metrics.append(
-                    self._update(trajectories, advantages, branches, epoch, on_advance, by_step=by_step, norms=measured)
+                    self._update(objective, pairs, len(branches), epoch, on_advance, by_step=by_step, norms=measured)
                 )
         return metrics, norms
 
@@ -158,34 +155,33 @@ class Updater:
 
     def _update(
         self,
-        trajectories: Trajectories,
-        advantages: Tensor,
-        branches: Tensor,
+        objective: Objective,
+        pairs: Pairs,
+        num_branches: int,
         epoch: int,
         on_advance: Callable[[int], None] | None,
         *,
         by_step: bool,
         norms: dict[int, float] | None,
     ) -> UpdateMetrics:
-        """One optimizer step on the given branches; `norms`, where it goes by step, takes each one's gradient norm."""
+        """One optimizer step on branches' pairs; `norms`, where it goes by step, takes each one's gradient norm."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.optimizer.zero_grad(set_to_none=False)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        pairs = trajectories.pairs(branches)
-        seen = [torch.empty(0, 5)]
+        seen = [torch.empty(0, 1 + objective.num_readings)]
         before = [p.grad.clone() for p in parameters] if norms is not None else []
         for microbatch, ended_step in self._microbatches(pairs, by_step=by_step):
             # A rank has nothing to do at a step that fewer branches are at than there are ranks.
             if len(microbatch):
-                seen.append(self._backward(trajectories, advantages, microbatch, len(branches)))
+                seen.append(self._backward(objective, microbatch, num_branches))
             if on_advance:
                 on_advance(len(microbatch))
             if norms is not None and ended_step is not None:
                 norms[ended_step] = self._norm_of_change(before, [p.grad for p in parameters])
         self.ranks.add_up([p.grad for p in parameters])
-        return self._apply(parameters, self.ranks.concatenate(torch.cat(seen)), len(branches), epoch)
+        return self._apply(parameters, objective, self.ranks.concatenate(torch.cat(seen)), num_branches, epoch)
 
     def _norm_of_change(self, before: Sequence[Tensor], now: Sequence[Tensor]) -> float:
         """Norm of what all ranks have added to a gradient since `before`, which becomes what the gradient is now."""
@@ -210,49 +206,19 @@ class Updater:
             for position, index in enumerate(chunks):
                 yield pairs.select(index), step if position == len(chunks) - 1 else None
 
-    def _backward(self, trajectories: Trajectories, advantages: Tensor, pairs: Pairs, num_branches: int) -> Tensor:
-        """Add the gradient of a microbatch; returns [5, P]: loss, kl to reference, log ratio, outside, approx_kl."""
-        settings, policy, device = self.settings, self._acting_policy(), self.policy.device
-        states = trajectories.states[pairs.state_index].to(device)
-        next_states = trajectories.states[pairs.state_index + 1].to(device)
-        prompts = None if trajectories.prompts is None else trajectories.prompts[pairs.branch]
-        mean, std = policy.transition(states, pairs.step, prompts=prompts)
-        log_prob = gaussian_log_prob(next_states, mean, std, settings.log_prob_reduction)
-        old_log_prob = trajectories.log_probs[pairs.pair_index].to(device)
-        rho = torch.ones(len(pairs))
-        if settings.scale_trust_region:
-            rho = tail_fraction(trajectories.start_steps[pairs.branch], policy.schedule.num_steps)
-        rho = rho.to(device)
-        clip_range = rho * settings.clip_range
-        loss = clipped_surrogate(
-            log_prob,
-            old_log_prob,
-            advantages[pairs.branch].to(device),
-            clip_range=clip_range,
-            advantage_clip=rho * settings.advantage_clip,
-        )
-        kl_to_reference = torch.zeros_like(loss)
-        if settings.kl_weight > 0:
-            with torch.no_grad():
-                reference_mean, _ = policy.as_reference().transition(states, pairs.step, prompts=prompts)
-            kl_to_reference = gaussian_kl(mean, reference_mean, std, settings.log_prob_reduction)
-        weighted = self._step_weights[pairs.step].to(device) * (loss + settings.kl_weight * kl_to_reference)
+    def _backward(self, objective: Objective, pairs: Pairs, num_branches: int) -> Tensor:
+        """Add the gradient of a microbatch; returns [P, 1 + R]: its weighted losses and their readings."""
+        loss, readings = objective.loss(pairs)
+        weighted = self._step_weights[pairs.step].to(loss.device) * loss
         (weighted.sum() / num_branches).backward()
-        with torch.no_grad():
-            outside = outside_trust_region(log_prob, old_log_prob, clip_range)
-            kl = approximate_kl(log_prob, old_log_prob)
-            rows = (weighted, kl_to_reference, log_prob - old_log_prob, outside.float(), kl)
-            return torch.stack(rows, dim=1).detach().cpu()
+        return torch.cat([weighted.detach()[:, None], readings], dim=1).cpu()
 
-    def _acting_policy(self) -> DiffusionPolicy:
-        """The policy as it sampled: the same question to the same denoiser."""
-        return self.policy if self.settings.guidance else self.policy.unguided()
-
-    def _apply(self, parameters: list[nn.Parameter], seen: Tensor, num_branches: int, epoch: int) -> UpdateMetrics:
+    def _apply(
+        self, parameters: list[nn.Parameter], objective: Objective, seen: Tensor, num_branches: int, epoch: int
+    ) -> UpdateMetrics:
         """Clip the gathered gradient, step, and move the average."""
         grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
-        loss, kl_to_reference, log_ratio, outside, kl = seen.unbind(1)
-        ratio = probability_ratio(log_ratio)
+        loss = seen[:, 0]
         if not math.isfinite(grad_norm) or not torch.isfinite(loss).all():
             raise NumericalError(
                 f"loss {float(loss.sum()):g} with gradient norm {grad_norm:g} is not finite",
@@ -270,11 +236,7 @@ class Updater:
             loss=float(loss.sum()) / num_branches,
             learning_rate=rate,
             grad_norm=grad_norm,
-            clip_fraction=float(outside.mean()),
-            approx_kl=float(kl.mean()),
-            ratio_mean=float(ratio.mean()),
-            ratio_max=float(ratio.max()),
-            kl_to_reference=float(kl_to_reference.mean()),
+            **objective.metrics(seen[:, 1:]),
         )
         self.num_updates += 1
         return metrics

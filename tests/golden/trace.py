@@ -91,6 +91,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "update": {"step_weighting": "std", "kl_weight": 1.0, "ema_decay": 0.5},
         },
     ),
+    "difference": (
+        "avatars-compressibility",
+        {
+            "starts": _UNIFORM,
+            "policy": {"split": 0.3, "prefix_pool": 3},
+            # What it has no use for, at its default.
+            "update": {"objective": "difference", "proximal_weight": 1.0, "levels_per_branch": 2, "clip_range": 1e-4},
+        },
+    ),
 }
 
 

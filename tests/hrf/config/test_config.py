@@ -328,6 +328,15 @@ HF = "hf:google/ddpm-celebahq-256"
         (DEFAULT, "reward: {name: onnx_classifier, below: -2.0}", "reward.below"),
         (DEFAULT, "evaluation: {features: clip}", "evaluation.encoder.model.source"),
         (DEFAULT, "evaluation: {encoder: {batch_size: 2}}", "evaluation.encoder"),
+        (DEFAULT, "update: {levels_per_branch: 3}", "update.levels_per_branch"),
+        (DEFAULT, "update: {proximal_weight: 0.1}", "update.proximal_weight"),
+        ("avatars-ddpo", "update: {objective: difference}", "update.objective"),
+        (DEFAULT, "update: {objective: difference, clip_range: 1.0e-3}", "update.clip_range"),
+        (DEFAULT, "update: {objective: difference, scale_trust_region: false}", "update.scale_trust_region"),
+        (DEFAULT, "update: {objective: difference, log_prob_reduction: sum}", "update.log_prob_reduction"),
+        (DEFAULT, "update: {objective: difference, kl_weight: 0.1}", "update.kl_weight"),
+        (DEFAULT, "update: {objective: difference, levels_per_branch: 10}", "update.levels_per_branch"),
+        (DEFAULT, "update: {objective: difference, proximal_weight: 1, minibatch: 32}", "update.proximal_weight"),
         (DEFAULT, "update: {warmup_updates: 3}", "update.warmup_updates"),
         (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3}", "update.total_updates"),
         (DEFAULT, "prompts: {}", "prompts"),
@@ -678,6 +687,15 @@ def test_the_digest_sees_every_value_and_no_order():
     assert resolve(DEFAULT, "run: {seed: 1}").digest() != config.digest()
     assert resolve(DEFAULT, f"run: {{seed: {config.run.seed}}}").digest() == config.digest()
     assert re.fullmatch(r"[0-9a-f]{64}", config.digest())
+
+
+def test_the_digest_knows_no_fields_that_came_later_at_their_default():
+    """So that runs and tables of before still find their configuration. The digest is of before the first of them."""
+    assert resolve(DEFAULT).digest() == "eebfeda3c57e032f58a6e7572d8af75af556c46f7a1488dcb904a053172ae87f"
+    objectives = [resolve(DEFAULT, f"update: {{objective: {name}}}") for name in ("surrogate", "difference")]
+    changed = objectives[1].with_changes({"update": {"levels_per_branch": 3, "proximal_weight": 1.0}})
+    assert objectives[0].digest() == resolve(DEFAULT).digest()
+    assert len({config.digest() for config in (*objectives, changed)}) == 3
 
 
 def test_the_digest_is_the_same_in_another_process():

@@ -21,6 +21,7 @@ SPLIT = {
     "policy": {"split": 0.5, "prefix_pool": 4},
     "starts": {"kind": "window", "schedule": "uniform", "width": 0.0},
 }
+DIFFERENCE = {**SPLIT, "update": {"objective": "difference", "proximal_weight": 0.5, "levels_per_branch": 1}}
 DDPO = {"starts": {"kind": "noise", "schedule": "uniform", "width": 0.0}}
 TAIL_LOSS = {"starts": {**DDPO["starts"], "loss_from": 0.5}}
 SELECTED = {
@@ -39,7 +40,11 @@ def digest(run, name: str) -> dict:
     return {file: entry["sha256"] for file, entry in files.items() if not file.startswith("updates/")}
 
 
-@pytest.mark.parametrize("changes", [{}, {**SPLIT, "update": {"ema_decay": 0.9}}], ids=["hrf", "split-average"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {**SPLIT, "update": {"ema_decay": 0.9}}, DIFFERENCE],
+    ids=["hrf", "split-average", "difference"],
+)
 def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit(steps, changes):
     """Trap 7: through files after every epoch, against four epochs in one process that never reads them back.
 
@@ -109,10 +114,15 @@ def test_a_step_that_runs_again_gives_the_same_bytes(steps):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, SPLIT, DDPO, TAIL_LOSS, SELECTED], ids=["hrf", "split", "ddpo", "tail-loss", "hrf-d"]
+    "changes",
+    [{}, SPLIT, DDPO, TAIL_LOSS, SELECTED, DIFFERENCE],
+    ids=["hrf", "split", "ddpo", "tail-loss", "hrf-d", "difference"],
 )
 def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps, changes):
-    """Costs recomputed from the start steps: a forward per tail step, and forward plus backward per trained one."""
+    """Costs recomputed from the start steps: a forward per tail step, and forward plus backward per trained one.
+
+    Of the difference objective, per level, with one more forward for its proximal term.
+    """
     run = steps("run", changes)
     run.prepare()
     run.epoch(0)
@@ -128,7 +138,8 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
     if run.config.starts.kind != "selected":
         assert about["num_evaluations"] == roots + tails
     pool = run.config.policy.prefix_pool * switch
-    spent = pool + about["num_evaluations"] + 3 * int((trained - starts).sum())
+    learning = 3 * int((trained - starts).sum()) if changes != DIFFERENCE else 4 * len(starts)
+    spent = pool + about["num_evaluations"] + learning
     assert run.update_record(0).num_evaluations == spent
     schedule = noise_schedule(scheduler_config(run.folder / "base"), run.config)
     assert expected_epoch_evaluations(run.config, schedule, 0) == pytest.approx(spent - pool, rel=0.5)
@@ -136,8 +147,8 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
 
 @pytest.mark.parametrize(
     ("changes", "num_shards"),
-    [({}, 2), ({}, 3), (SPLIT, 3), (DDPO, 3), (SELECTED, 3)],
-    ids=["hrf-even", "hrf", "split", "ddpo", "hrf-d"],
+    [({}, 2), ({}, 3), (SPLIT, 3), (DDPO, 3), (SELECTED, 3), (DIFFERENCE, 3)],
+    ids=["hrf-even", "hrf", "split", "ddpo", "hrf-d", "difference"],
 )
 def test_sampling_in_shards_gives_the_bits_of_one_step(steps, changes, num_shards):
     """Kills: noise numbered within a shard, shards joined in the order in which they come, calls of other sizes."""

@@ -39,6 +39,7 @@ DDPO = {
     "starts": {"kind": "noise", "schedule": "uniform"},
     "prompts": {"statistics_buffer": 3, "statistics_min_count": 2},
 }
+DIFFERENCE = {**SPLIT, "update": {"objective": "difference", "levels_per_branch": 1}}
 SELECTED = {
     "starts": {
         "kind": "selected",
@@ -74,8 +75,8 @@ def trajectories(run, epoch: int = 0, suffix: str = "") -> dict:
 
 @pytest.mark.parametrize(
     "changes",
-    [HRF, SPLIT, DDPO, SELECTED, UNGUIDED],
-    ids=["hrf", "split", "ddpo", "hrf-d", "unguided-full"],
+    [HRF, SPLIT, DDPO, SELECTED, UNGUIDED, DIFFERENCE],
+    ids=["hrf", "split", "ddpo", "hrf-d", "unguided-full", "difference"],
 )
 def test_every_start_distribution_trains_with_prompts_and_its_cost_is_counted(steps, changes):
     """A guided evaluation is two forwards. Branches of a root share its prompt, and only training prompts are used."""
@@ -99,7 +100,8 @@ def test_every_start_distribution_trains_with_prompts_and_its_cost_is_counted(st
     pool = 2 * config.policy.prefix_pool * config.switch_step
     starts, trained = tensors["start_steps"], schedule.num_trained_steps
     episodes = 1 if changes is UNGUIDED else 2
-    tails = episodes * int((5 - starts).sum() + 3 * (trained - starts).sum())
+    with_loss = (trained - starts).clamp(max=1 if changes is DIFFERENCE else trained)
+    tails = episodes * int((5 - starts).sum() + 3 * with_loss.sum())
     fresh = config.switch_step if config.policy.prefix_pool else 0
     if config.starts.kind == "noise":
         assert spent == 2 * int(starts.sum()) + tails
@@ -109,7 +111,7 @@ def test_every_start_distribution_trains_with_prompts_and_its_cost_is_counted(st
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("changes", [SPLIT, DDPO], ids=["split", "ddpo"])
+@pytest.mark.parametrize("changes", [SPLIT, DDPO, DIFFERENCE], ids=["split", "ddpo", "difference"])
 def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit_with_prompts(steps, changes):
     """Adapter, moments, counters, and the rewards that are kept of each prompt. Kills: statistics that start again."""
     straight, resumed = steps("straight", changes), steps("resumed", changes)

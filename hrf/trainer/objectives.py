@@ -1,0 +1,225 @@
+"""What an epoch's updates minimise: the clipped surrogate (DDPO, HRF), or the difference objective (after FDFO)."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from hrf.config import Update
+from hrf.core.objective import (
+    approximate_kl,
+    clipped_surrogate,
+    difference_loss,
+    outside_trust_region,
+    probability_ratio,
+    sibling_directions,
+    tail_fraction,
+)
+from hrf.core.schedule import gaussian_kl, gaussian_log_prob
+from hrf.distributed.ranks import Ranks
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.seeds import Purpose, stream
+from hrf.trainer.rollout import Pairs, Trajectories
+
+
+class Objective(Protocol):
+    """A loss on (branch, step) pairs of an epoch's trajectories."""
+
+    num_readings: int
+    """R, how many numbers `loss` gives of a pair besides its loss."""
+
+    def pairs(self, branches: Tensor) -> Pairs:
+        """The pairs of the given branches [b] that have a loss."""
+        ...
+
+    def loss(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """([P] loss with its graph, [P, R] readings)."""
+        ...
+
+    def metrics(self, readings: Tensor) -> dict[str, float]:
+        """Fields of an update's metrics, from the readings [P, R] of all of its pairs."""
+        ...
+
+
+def build_objective(
+    policy: DiffusionPolicy,
+    settings: Update,
+    trajectories: Trajectories,
+    advantages: Tensor,
+    *,
+    run_seed: int,
+    epoch: int,
+    ranks: Ranks,
+) -> Objective:
+    """The objective of an epoch that a configuration names, before the epoch's first update.
+
+    Args:
+        policy: As it sampled.
+        settings: The `update` part of the configuration.
+        trajectories: Of the epoch.
+        advantages: [B] float32.
+        run_seed: Draws levels.
+        epoch: Of the run.
+        ranks: The processes that make the updates together.
+    """
+    # Sampling and training must ask the denoiser the same question.
+    acting = policy if settings.guidance else policy.unguided()
+    if settings.objective == "surrogate":
+        return Surrogate(acting, settings, trajectories, advantages)
+    levels = draw_levels(trajectories, settings.levels_per_branch, stream(run_seed, Purpose.LEVELS, epoch))
+    return Difference(acting, settings, trajectories, advantages, levels, ranks)
+
+
+def num_loss_pairs(trajectories: Trajectories, settings: Update) -> int:
+    """How many of an epoch's (branch, step) pairs have a loss."""
+    lengths = trajectories.tail_lengths
+    return int((lengths if settings.objective == "surrogate" else lengths.clamp(max=settings.levels_per_branch)).sum())
+
+
+class Surrogate:
+    """The clipped surrogate on every trained step, with an optional KL penalty to the reference."""
+
+    num_readings = 4
+
+    def __init__(
+        self, policy: DiffusionPolicy, settings: Update, trajectories: Trajectories, advantages: Tensor
+    ) -> None:
+        self._policy, self._settings = policy, settings
+        self._trajectories, self._advantages = trajectories, advantages
+
+    def pairs(self, branches: Tensor) -> Pairs:
+        """All pairs of the branches."""
+        return self._trajectories.pairs(branches)
+
+    def loss(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """Readings: KL to the reference, log-ratio, whether it is outside the trust region, and its k3 estimate."""
+        settings, policy, device = self._settings, self._policy, self._policy.device
+        trajectories = self._trajectories
+        states = trajectories.states[pairs.state_index].to(device)
+        next_states = trajectories.states[pairs.state_index + 1].to(device)
+        prompts = None if trajectories.prompts is None else trajectories.prompts[pairs.branch]
+        mean, std = policy.transition(states, pairs.step, prompts=prompts)
+        log_prob = gaussian_log_prob(next_states, mean, std, settings.log_prob_reduction)
+        old_log_prob = trajectories.log_probs[pairs.pair_index].to(device)
+        rho = torch.ones(len(pairs))
+        if settings.scale_trust_region:
+            rho = tail_fraction(trajectories.start_steps[pairs.branch], policy.schedule.num_steps)
+        rho = rho.to(device)
+        clip_range = rho * settings.clip_range
+        loss = clipped_surrogate(
+            log_prob,
+            old_log_prob,
+            self._advantages[pairs.branch].to(device),
+            clip_range=clip_range,
+            advantage_clip=rho * settings.advantage_clip,
+        )
+        kl_to_reference = torch.zeros_like(loss)
+        if settings.kl_weight > 0:
+            with torch.no_grad():
+                reference_mean, _ = policy.as_reference().transition(states, pairs.step, prompts=prompts)
+            kl_to_reference = gaussian_kl(mean, reference_mean, std, settings.log_prob_reduction)
+        with torch.no_grad():
+            outside = outside_trust_region(log_prob, old_log_prob, clip_range)
+            kl = approximate_kl(log_prob, old_log_prob)
+            readings = torch.stack((kl_to_reference, log_prob - old_log_prob, outside.float(), kl), dim=1)
+        return loss + settings.kl_weight * kl_to_reference, readings
+
+    def metrics(self, readings: Tensor) -> dict[str, float]:
+        """Means over the pairs, and the largest ratio."""
+        kl_to_reference, log_ratio, outside, kl = readings.unbind(1)
+        ratio = probability_ratio(log_ratio)
+        return {
+            "clip_fraction": float(outside.mean()),
+            "approx_kl": float(kl.mean()),
+            "ratio_mean": float(ratio.mean()),
+            "ratio_max": float(ratio.max()),
+            "kl_to_reference": float(kl_to_reference.mean()),
+        }
+
+
+def draw_levels(trajectories: Trajectories, count: int, generator: Generator) -> Tensor:
+    """Which of all (branch, trained step) pairs have a loss: `count` of each branch, or all of a shorter tail.
+
+    They are drawn without replacement from the branch's start, which is never before the switch step, to the last
+    trained step.
+
+    Returns:
+        [sum S_b] bool, by `Pairs.pair_index`.
+    """
+    drawn = [torch.randperm(length, generator=generator) < count for length in trajectories.tail_lengths.tolist()]
+    return torch.cat(drawn)
+
+
+class Difference:
+    """The difference objective on some of the visited states, with an optional pull towards the policy that sampled.
+
+    Args:
+        policy: As it sampled: what it estimates now is what the proximal term pulls to.
+        settings: The `update` part of the configuration.
+        trajectories: With their finished samples.
+        advantages: [B] float32.
+        levels: As `draw_levels` gives them.
+        ranks: They share the estimates between them.
+    """
+
+    num_readings = 0
+
+    def __init__(
+        self,
+        policy: DiffusionPolicy,
+        settings: Update,
+        trajectories: Trajectories,
+        advantages: Tensor,
+        levels: Tensor,
+        ranks: Ranks,
+    ) -> None:
+        if trajectories.finished is None:
+            raise ValueError("the difference objective needs trajectories with their finished samples")
+        self._policy, self._settings = policy, settings
+        self._trajectories, self._advantages = trajectories, advantages
+        self._directions = sibling_directions(trajectories.finished, trajectories.groups)
+        self._levels = levels
+        self._sampling_estimates = self._estimate_all(ranks) if settings.proximal_weight > 0 else None
+        """[sum of levels, C, H, W], in the order of the pairs."""
+        self._place = levels.cumsum(0) - 1
+
+    def pairs(self, branches: Tensor) -> Pairs:
+        """Those at the levels that were drawn for the epoch: the same in every pass over it."""
+        pairs = self._trajectories.pairs(branches)
+        return pairs.select(self._levels[pairs.pair_index])
+
+    def loss(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
+        """No readings."""
+        device, old = self._policy.device, self._sampling_estimates
+        loss = difference_loss(
+            self._estimate(pairs),
+            self._directions[pairs.branch].to(device),
+            self._advantages[pairs.branch].to(device),
+            advantage_clip=self._settings.advantage_clip,
+            sampling_estimate=None if old is None else old[self._place[pairs.pair_index]].to(device),
+            proximal_weight=self._settings.proximal_weight,
+        )
+        return loss, loss.new_empty(len(pairs), self.num_readings)
+
+    def metrics(self, readings: Tensor) -> dict[str, float]:
+        """None: there are no ratios."""
+        del readings
+        return {}
+
+    def _estimate(self, pairs: Pairs) -> Tensor:
+        prompts = self._trajectories.prompts
+        return self._policy.estimate(
+            self._trajectories.states[pairs.state_index].to(self._policy.device),
+            pairs.step,
+            prompts=None if prompts is None else prompts[pairs.branch],
+        )
+
+    @torch.no_grad()
+    def _estimate_all(self, ranks: Ranks) -> Tensor:
+        """The estimates of all pairs that have a loss, shared out between the ranks."""
+        pairs = self.pairs(torch.arange(len(self._advantages)))
+        part = torch.arange(len(pairs))[ranks.part(len(pairs))]
+        estimates = [self._estimate(pairs.select(index)).cpu() for index in part.split(self._settings.microbatch)]
+        return ranks.concatenate(torch.cat(estimates))
