@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hrf.errors import ConfigError
 from hrf.networks.settings import Network
 from hrf.rewards.base import CheckedReward, Prompts
@@ -20,6 +17,9 @@ from hrf.rewards.text_image import VIT_L
 from hrf.storage.weights import PinnedWeights, weights_file
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hrf.networks.aesthetic_head import AestheticHead
     from hrf.networks.clip import OpenClip
 

@@ -1,16 +1,19 @@
-"""What a reward is, and the check around every reward."""
+"""What a reward is, and the check around every reward.
+
+A configuration has the families of rewards in it, so this starts without numpy, as they do: scoring imports it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from hrf.errors import ConfigError, NumericalError
-from hrf.images import to_images
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Prompts = Sequence[str] | None
 """What each image was made from, one text per image; None for images of an unconditional model."""
@@ -38,7 +41,7 @@ class Reward(Protocol):
         """Score finished samples, nominally in [-1, 1], by their images: what training and evaluation ask for."""
 
 
-Scorer = Callable[[NDArray[np.float32], Prompts], Any]
+Scorer: TypeAlias = "Callable[[NDArray[np.float32], Prompts], Any]"
 """(images [B, 3, H, W] in [0, 1], their prompts) to what converts to float64 [B]; unchecked."""
 
 
@@ -88,6 +91,8 @@ class CheckedReward:
         Raises:
             ConfigError, NumericalError: As for images; also if a sample is far outside [-1, 1].
         """
+        from hrf.images import to_images
+
         images = to_images(samples)
         self._check_images(images)
         if self.score_samples is None:
@@ -95,6 +100,8 @@ class CheckedReward:
         return self._scored(self.score_samples, samples, prompts)
 
     def _scored(self, scorer: Scorer, pictures: NDArray[np.float32], prompts: Prompts) -> NDArray[np.float64]:
+        import numpy as np
+
         self._check_prompts(prompts, len(pictures))
         if not len(pictures):
             return np.empty(0)
@@ -113,6 +120,8 @@ class CheckedReward:
             raise self._error(f"needs a prompt per image, got {got} for {count} images", "input", "pass a list of them")
 
     def _check_images(self, images: NDArray[np.float32]) -> None:
+        import numpy as np
+
         if not isinstance(images, np.ndarray) or images.dtype != np.float32:
             kind = getattr(images, "dtype", type(images).__name__)
             raise self._error(
@@ -134,6 +143,8 @@ class CheckedReward:
             )
 
     def _checked_scores(self, result: Any, count: int) -> NDArray[np.float64]:
+        import numpy as np
+
         try:
             scores = np.array(result, dtype=np.float64)
         except (TypeError, ValueError, RuntimeError) as error:

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hrf.errors import ConfigError
 from hrf.rewards.base import CheckedReward, Prompts
 from hrf.rewards.family import RewardFamily, RewardRecord
 from hrf.storage.weights import digest_or_absent
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from hrf.networks.classifier import ImageClassifier
 
 _BATCH_SIZE = 256

@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from pydantic import Field
 
-from hrf.images import to_uint8
 from hrf.rewards.base import CheckedReward, Prompts
 from hrf.rewards.family import RewardFamily, RewardRecord
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _BYTES_PER_KB = 1000
 
@@ -35,6 +35,10 @@ class JpegSize:
 
     def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score images [B, 3, H, W] in [0, 1]: [B], in kB."""
+        import numpy as np
+
+        from hrf.images import to_uint8
+
         del prompts
         # Pillow encodes outside the interpreter lock, so threads help; map keeps the order of the images.
         with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
@@ -42,6 +46,8 @@ class JpegSize:
         return self.sign * np.array(sizes, dtype=np.float64) / _BYTES_PER_KB
 
     def _size_bytes(self, picture: NDArray[np.uint8]) -> int:
+        from PIL import Image
+
         file = io.BytesIO()
         Image.fromarray(picture).save(file, format="JPEG", quality=self.quality)
         return file.tell()
@@ -59,10 +65,14 @@ class LegacyJpegSize:
 
     def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score images [B, 3, H, W] in [0, 1], made from samples: [B], in kB. Their rounding may move a byte by one."""
+        import numpy as np
+
         return self.of_samples(np.float32(2) * images - np.float32(1), prompts)
 
     def of_samples(self, samples: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
         """Score samples [B, 3, H, W] in [-1, 1]: [B], in kB, of the bytes round(255 x) clipped to [0, 255]."""
+        import numpy as np
+
         return self.size(np.clip(samples, 0, 1), prompts)
 
 

@@ -6,14 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from hrf.errors import ConfigError, NumericalError
 from hrf.rewards.base import Prompts
 from hrf.storage.schema import Fraction, Section, inert
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 _SUM_TOLERANCE = 1e-3
@@ -62,4 +61,8 @@ class ClassesProbability:
                 fix="if they are logits, set output: logits",
             )
         scores: NDArray[np.float64] = probabilities[:, list(self.classes)].sum(dim=1).numpy()
-        return scores if self.threshold is None else np.where(scores > self.threshold, scores, self.below)
+        if self.threshold is None:
+            return scores
+        import numpy as np
+
+        return np.where(scores > self.threshold, scores, self.below)

@@ -13,16 +13,17 @@ from dataclasses import dataclass
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from hrf.errors import ConfigError, HrfError
 from hrf.rewards.base import CheckedReward, Prompts
 from hrf.rewards.family import RewardFamily, RewardRecord
 from hrf.storage.folders import canonical_json, file_sha256
 from hrf.storage.weights import ABSENT, digest_or_absent
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _PROMPTS = "prompts"
 

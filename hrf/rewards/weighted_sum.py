@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Literal
 
 from hrf.errors import ConfigError
 from hrf.rewards.base import CheckedReward, Prompts, Reward
@@ -16,6 +13,10 @@ from hrf.rewards.family import RewardFamily, RewardRecord
 from hrf.rewards.jpeg import JpegReward
 from hrf.rewards.registry import SingleRewardSettings
 from hrf.storage.schema import Positive, Section
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ class WeightedSum:
         return self._sum(len(samples), (term.reward.of_samples(samples, prompts) for term in self.terms))
 
     def _sum(self, count: int, scores: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+        import numpy as np
+
         total = np.zeros(count)
         for term, own in zip(self.terms, scores, strict=True):
             total += term.weight * (own - term.mean) / term.std
