@@ -56,15 +56,15 @@ def resolve(preset: str, overrides: str = "") -> Config:
 
 def _extended(values: dict[str, Any], *, field: str, below: tuple[str, ...]) -> dict[str, Any]:
     """`values` over the preset that they extend, over the one that extends, and so on."""
-    own = {key: value for key, value in values.items() if key != _EXTENDS}
+    changes = {key: value for key, value in values.items() if key != _EXTENDS}
     if _EXTENDS not in values:
-        return own
+        return changes
     name = values[_EXTENDS]
     if name in below:
         raise ConfigError(
             _EXTENDS, expected="presets that do not extend each other", got=[*below, name], fix="break the circle"
         )
-    return deep_merge(_extended(_read_preset(name, field), field=_EXTENDS, below=(*below, name)), own)
+    return deep_merge(_extended(_read_preset(name, field), field=_EXTENDS, below=(*below, name)), changes)
 
 
 def _read_preset(name: object, field: str = "preset") -> dict[str, Any]:

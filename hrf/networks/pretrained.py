@@ -66,8 +66,8 @@ class ClipPair(Pretrained):
 
         def tokens(text: str) -> Tensor:
             # Ids and mask in one tensor, so that texts are batched as pictures are.
-            found = self.tokenizer(text, padding="max_length", truncation=True, max_length=self._length)
-            return torch.tensor([found["input_ids"], found["attention_mask"]])
+            encoded = self.tokenizer(text, padding="max_length", truncation=True, max_length=self._length)
+            return torch.tensor([encoded["input_ids"], encoded["attention_mask"]])
 
         def network(batch: Tensor) -> Tensor:
             ids, mask = batch.to(self.device).unbind(1)
@@ -144,7 +144,8 @@ def load_model(kind: str, folder: Path) -> Any:
         missing=sorted(report["missing_keys"]),
         unexpected=sorted(report["unexpected_keys"]),
         misshapen=[
-            f"{name} is {list(found)}, not {list(wanted)}" for name, found, wanted in sorted(report["mismatched_keys"])
+            f"{name} is {list(shape)}, not {list(expected)}"
+            for name, shape, expected in sorted(report["mismatched_keys"])
         ],
     )
     misfit.refuse(files[0], f"a {type(model).__name__}")

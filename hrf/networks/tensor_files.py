@@ -84,15 +84,15 @@ def read_tensors(folder: Path, stem: str, network: str) -> dict[str, Tensor]:
     shard_of = _shard_of_each(index) if files[0].name != f"{stem}{_WHOLE}" else {}
     for file in files:
         try:
-            found = load_file(file)
+            in_file = load_file(file)
         except (OSError, SafetensorError) as error:
             raise ArtifactError(
                 file, problem=f"not a loadable {network}: {error}", fix="bring the file anew: it is damaged"
             ) from error
         if shard_of:
             listed = {name for name, shard in shard_of.items() if shard == file.name}
-            Misfit.of_names(listed, found).refuse(file, f"this shard as {index.name} has it")
-        tensors |= found
+            Misfit.of_names(listed, in_file).refuse(file, f"this shard as {index.name} has it")
+        tensors |= in_file
     return tensors
 
 
@@ -155,11 +155,11 @@ class Misfit:
             ArtifactError: With the first few names of each sort.
         """
         sorts = {"missing": self.missing, "unexpected": self.unexpected, "of another shape": self.misshapen}
-        told = [f"{len(names)} {sort} ({_first(names)})" for sort, names in sorts.items() if names]
-        if told:
+        misfits = [f"{len(names)} {sort} ({_first(names)})" for sort, names in sorts.items() if names]
+        if misfits:
             raise ArtifactError(
                 path,
-                problem=f"not the layout of {owner}: {', '.join(told)}",
+                problem=f"not the layout of {owner}: {', '.join(misfits)}",
                 fix=self._unwrapping() or fix or "give the weights that belong to it, all of them and nothing else",
             )
 

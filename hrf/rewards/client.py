@@ -201,7 +201,7 @@ class RemoteScorer:
     def _refuse(self, response: httpx2.Response, answer: bytes, first_image: int) -> None:
         """Raise what an answer other than 200 means."""
         status = response.status_code
-        said, image = _told_error(answer)
+        said, image = _read_error(answer)
         if status in _PASSING_STATUSES:
             raise _PassingError(f"HTTP {status}: {said}", _retry_after(response.headers.get("Retry-After", "")))
         if image is not None and image < self.batch_size:
@@ -258,11 +258,11 @@ class RemoteScorer:
         return RemoteError(self.url, problem=problem, fix=fix)
 
 
-def _told_error(answer: bytes) -> tuple[str, int | None]:
+def _read_error(answer: bytes) -> tuple[str, int | None]:
     """What an error answer says, shortened and without secrets, and which image it is about."""
     try:
-        told = json.loads(answer)
-        said, image = str(told["error"]), told.get("image")
+        values = json.loads(answer)
+        said, image = str(values["error"]), values.get("image")
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         said, image = answer[:200].decode("utf-8", "replace") or "no reason given", None
     return without_secrets(said)[:500], image if type(image) is int and image >= 0 else None

@@ -125,8 +125,8 @@ def encode_request(images: NDArray[np.float32], prompts: Sequence[str] | None) -
     """
     from safetensors.numpy import save
 
-    asked = json.dumps(None if prompts is None else list(prompts))
-    metadata = {"protocol": str(PROTOCOL), "prompts": asked}
+    texts = json.dumps(None if prompts is None else list(prompts))
+    metadata = {"protocol": str(PROTOCOL), "prompts": texts}
     return save({"images": np.ascontiguousarray(images)}, metadata)
 
 

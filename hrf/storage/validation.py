@@ -153,7 +153,7 @@ def _sections_in(annotation: Any) -> tuple[type[BaseModel], ...]:
     """The section classes within an annotation such as `Reward | None` or `tuple[WindowEntry, ...]`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return (annotation,)
-    return tuple(found for argument in getattr(annotation, "__args__", ()) for found in _sections_in(argument))
+    return tuple(section for argument in getattr(annotation, "__args__", ()) for section in _sections_in(argument))
 
 
 def _names(family: type[BaseModel]) -> tuple[str, ...]:
@@ -163,13 +163,13 @@ def _names(family: type[BaseModel]) -> tuple[str, ...]:
 
 def _families(tree: type[BaseModel]) -> dict[type[BaseModel], None]:
     """The families of rewards in a tree, in their order: the sections that are told apart by their name."""
-    found: dict[type[BaseModel], None] = {}
+    families: dict[type[BaseModel], None] = {}
     for info in tree.model_fields.values():
         sections = _sections_in(info.annotation)
-        found |= dict.fromkeys(section for section in sections if len(sections) > 1)
+        families |= dict.fromkeys(section for section in sections if len(sections) > 1)
         for section in sections:
-            found |= _families(section)
-    return found
+            families |= _families(section)
+    return families
 
 
 def _leaves(tree: type[BaseModel], prefix: str = "") -> Iterator[str]:

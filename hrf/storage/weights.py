@@ -170,11 +170,11 @@ def _fetch(weights: PinnedWeights, field: str, hub_files: Sequence[str]) -> Path
 
 
 def _verify(path: Path, weights: PinnedWeights, field: str) -> None:
-    found = digest_of(path)
-    if found != weights.sha256:
+    digest = digest_of(path)
+    if digest != weights.sha256:
         raise ArtifactError(
             path,
-            problem=f"its sha256 is {found}, and {field}.sha256 asks for {weights.sha256}",
+            problem=f"its sha256 is {digest}, and {field}.sha256 asks for {weights.sha256}",
             producer=weights.source,
             fix=f"give the right weights; if these are the ones you mean, set {field}.sha256 to theirs",
         )
@@ -199,10 +199,10 @@ def _fetch_from_s3(weights: PinnedWeights, field: str) -> Path:
     """Keep what S3 holds below its sha256; what is there whole is not asked for again."""
     place = cache_folder() / "weights" / weights.sha256
     name = weights.source.rstrip("/").rsplit("/", 1)[1]
-    kept = place / name
-    if kept.exists():
-        _verify(kept, weights, field)
-        return kept
+    target = place / name
+    if target.exists():
+        _verify(target, weights, field)
+        return target
     try:
         place.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=place) as scratch:
@@ -213,15 +213,15 @@ def _fetch_from_s3(weights: PinnedWeights, field: str) -> Path:
             else:
                 Storage.open(weights.source.rstrip("/")).download_all(arrived)
             _verify(arrived, weights, field)
-            if not kept.exists():
-                arrived.rename(kept)
+            if not target.exists():
+                arrived.rename(target)
     except OSError as error:
-        if kept.exists():
-            return kept  # another process of this machine was faster
+        if target.exists():
+            return target  # another process of this machine was faster
         raise StorageError(
             str(place), problem=f"weights can't be kept here: {error}", fix=f"set {CACHE_DIR} to a folder with room"
         ) from error
-    return kept
+    return target
 
 
 def cache_folder() -> Path:
