@@ -6,6 +6,7 @@ reward, 9 process, 130 interrupted.
 
 from __future__ import annotations
 
+import select
 import signal
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -37,6 +38,13 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
+def _reader_has_left() -> bool:
+    """Whether standard output is a pipe that nobody reads any more; a connection to a server breaks in the same way."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
+
+
 class Commands(TyperGroup):
     """Tells every error on one screen and turns it into its exit code."""
 
@@ -53,6 +61,8 @@ class Commands(TyperGroup):
         except (typer.Exit, typer.Abort, typer.TyperException):
             raise
         except Exception as error:
+            if isinstance(error, BrokenPipeError) and _reader_has_left():
+                raise  # As `hrf ... | head` does, which is no fault: typer ends quietly.
             if full := full_disk_error(getattr(error, "filename", None) or "a file", error):
                 show_error(full, with_traceback=wants_traceback(ctx))
                 raise typer.Exit(full.exit_code) from error

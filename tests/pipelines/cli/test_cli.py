@@ -246,3 +246,12 @@ def test_doctor_fails_with_the_fix_where_storage_refuses(hrf, tmp_path, monkeypa
     assert line.startswith("fail")
     assert "Fix:" in result.output
     assert "hidden-secret" not in result.output
+
+
+@pytest.mark.parametrize("arguments", [["presets"], ["study", "--help"]])
+def test_a_reader_that_leaves_early_is_no_fault(arguments):
+    command = [sys.executable, "-m", "hrf_pipelines.cli.main", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert (process.returncode, said) == (1, b"")
