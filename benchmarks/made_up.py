@@ -29,7 +29,7 @@ def evaluation_of(
         held_out_reward=None,
         held_out_reward_vs_base=None,
         diversity=Diversity(
-            vendi_order2=nothing,
+            vendi_order2=Interval(value=0.0, low=0.0, high=0.0),
             vendi_order2_ratio=Interval(value=ratio_low + 0.03, low=ratio_low, high=ratio_low + 0.06),
             vendi_order1=1.0,
             mean_pairwise_distance=0.0,

@@ -215,7 +215,7 @@ def test_unsigned_requests_are_refused(embedded_s3):
 def test_a_missing_program_is_named_with_its_package(work_dir, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(StorageError, match=r"hrf-pipelines\[pipelines\]"):
+    with pytest.raises(StorageError, match=r"hrf-pipelines\[local\]"):
         EmbeddedS3.start(tmp_path / "other", "hrf")
 
 

@@ -1,44 +1,45 @@
 """Where a model comes from, in a chain back to the base."""
 
-from hrf.promotion.records import DecisionRecord, Promotion, RunStart
+from hrf.promotion.records import DecisionRecord, HistoryEntry, Promotion, RunStart, RunSummary
 from hrf.promotion.runs import RunRecords
 from hrf_pipelines.local.lineage import lineage_lines, trace
 
 CONFIG = {"model": {"source": "shipped:avatars-32", "revision": ""}}
 
 
+def _decision(run_id, epoch, outcome, *, started_from=None, sequence=None):
+    candidate = f"{run_id}/epoch-{epoch:04d}"
+    return DecisionRecord(
+        candidate_id=candidate,
+        run_id=run_id,
+        epoch=epoch,
+        candidate_key=f"e/candidates/{candidate}",
+        **dict.fromkeys(("candidate_digest", "evaluation_digest", "time"), ""),
+        **dict.fromkeys(("reward_vs_incumbent", "diversity_ratio", "diversity_floor", "confidence")),
+        **{name: [] for name in ("monitors_tripped", "checks", "reasons")},
+        outcome=outcome,
+        incumbent_id=started_from,
+        attempts=1,
+        sequence=sequence,
+    )
+
+
 def _summary(run_id, *, started_from=None, promoted_epochs=()):
-    epochs = [
-        {
-            "epoch": epoch,
-            "decision": {
-                "outcome": "promoted" if epoch in promoted_epochs else "rejected",
-                "candidate_id": f"{run_id}/epoch-{epoch:04d}",
-            },
-        }
-        for epoch in range(3)
+    """What the chain is made from; the rest of a summary is left out."""
+    decisions = [_decision(run_id, epoch, "promoted" if epoch in promoted_epochs else "rejected") for epoch in range(3)]
+    entries = [
+        HistoryEntry.model_construct(epoch=epoch, decision=decision)
+        for epoch, decision in enumerate([*decisions, None])
     ]
     run = {"run_id": run_id, "experiment": "e", "started_from": started_from}
-    return {"run": run, "config": CONFIG, "epochs": [*epochs, {"epoch": 3, "decision": None}]}
+    return RunSummary.model_construct(run=run, config=CONFIG, epochs=entries)
 
 
 def _store(storage, summary, sequence):
-    run_id = summary["run"]["run_id"]
-    epoch = max(entry["epoch"] for entry in summary["epochs"] if (entry["decision"] or {}).get("outcome") == "promoted")
-    candidate = f"{run_id}/epoch-{epoch:04d}"
-    about = {
-        "candidate_id": candidate,
-        "run_id": run_id,
-        "epoch": epoch,
-        "candidate_key": f"e/candidates/{candidate}",
-        **dict.fromkeys(("candidate_digest", "evaluation_digest", "time"), ""),
-    }
-    numbers = dict.fromkeys(("reward_vs_incumbent", "diversity_ratio", "diversity_floor", "confidence"))
-    lists = {name: [] for name in ("monitors_tripped", "checks", "reasons")}
-    parent = summary["run"]["started_from"]
-    ends = {"outcome": "promoted", "incumbent_id": parent, "attempts": 1, "sequence": sequence}
-    decision = DecisionRecord(**about, **numbers, **lists, **ends)
-    promotion = Promotion(**about, sequence=sequence, previous=parent, decision=decision)
+    run_id, parent = summary.run["run_id"], summary.run["started_from"]
+    decision = _decision(run_id, summary.promoted_epochs[-1].epoch, "promoted", started_from=parent, sequence=sequence)
+    about = {name: getattr(decision, name) for name in DecisionRecord.model_fields if name in Promotion.model_fields}
+    promotion = Promotion(**{**about, "sequence": sequence}, previous=parent, decision=decision)
     storage.create_json(f"e/history/{sequence:06d}.json", promotion.as_json())
     start = RunStart(
         run_id=run_id,
