@@ -105,6 +105,8 @@ def write_trained(
     if not trainer.ranks.is_first:
         return
     about = json.loads((policy / POLICY_FILE).read_text(encoding="utf-8"))
+    # A start may be a candidate's, with its strength folded in; what is tuned from there is nobody's fold.
+    about.pop("strength", None)
     producer = context.producer(step_name, records[-1].epoch)
     with writing_folder(new_policy, producer=producer) as folder:
         denoiser, average = trainer.policy.denoiser, trainer.updater.average

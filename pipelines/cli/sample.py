@@ -30,12 +30,16 @@ def sample(
         typer.Option(help="What a text-to-image model draws; may be repeated. By default its evaluation prompts."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="The same seed draws the same noise for both models.")] = 0,
+    strength: Annotated[
+        float, typer.Option(help="How much of what was learnt the promoted model keeps, above 0 and at most 1.")
+    ] = 1.0,
     bucket: Bucket = "",
     work_dir: WorkDir = DEFAULT_WORK_DIR,
     _traceback: Traceback = False,
 ) -> None:
     """Draw images from the promoted model, or from the base, into one picture."""
     _check_output(output)
+    _check_strength(strength, source)
     from hrf.storage.s3 import adopt
     from hrf_pipelines.local.drawing import draw_samples
     from hrf_pipelines.local.object_storage import object_storage
@@ -48,10 +52,12 @@ def sample(
             source=source.value,
             num_samples=num,
             seed=seed,
+            strength=strength,
             output=str(output),
             prompts=prompt or (),
         )
-    console().say(f"{output}: {num} samples of the {source.value} model")
+    at = "" if strength == 1 else f" at strength {strength:g}"
+    console().say(f"{output}: {num} samples of the {source.value} model{at}")
 
 
 def _check_output(output: Path) -> None:
@@ -64,4 +70,19 @@ def _check_output(output: Path) -> None:
             expected="a file NAME.png in a folder that exists",
             got=str(output),
             fix="correct the name, or make the folder",
+        )
+
+
+def _check_strength(strength: float, source: Source) -> None:
+    """Refuse what is no strength, and any of the base, which has learnt nothing."""
+    from hrf.errors import ConfigError
+    from hrf.policies.strength import check_strength
+
+    check_strength(strength, "--strength")
+    if strength != 1 and source is Source.BASE:
+        raise ConfigError(
+            "--strength",
+            expected="none with --from base: the base has learnt nothing to scale",
+            got=strength,
+            fix="leave out one of the two",
         )

@@ -16,6 +16,7 @@ from hrf.evaluation.record import EvaluationRecord
 from hrf.images import grid, to_images
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
+from hrf.policies.strength import fold_strength
 from hrf.policies.text import embed_prompts
 from hrf.promotion.pointer import check_name, fetch_incumbent, read_pointer
 from hrf.seeds import Purpose, stream
@@ -32,6 +33,7 @@ def draw_samples(
     source: str,
     num_samples: int,
     seed: int,
+    strength: float,
     output: str,
     prompts: Sequence[str] = (),
 ) -> None:
@@ -45,6 +47,7 @@ def draw_samples(
         source: `promoted`, or `base` for the model that it was tuned from.
         num_samples: How many.
         seed: Of the noise.
+        strength: How much of what was learnt the promoted policy keeps, in (0, 1].
         output: The PNG file to write.
         prompts: What a text-to-image model is asked for, in turn; by default what the policy was evaluated on.
 
@@ -69,7 +72,9 @@ def draw_samples(
         base = Path(scratch) / "base"
         _check_base(promoted, fetch_base(config.model, base, {"step": "sample", "source": config.model.source}))
         folder, numbers = _embed(promoted, base, config, prompts, num_samples)
-        policy = load_policy(config, base, promoted, prompts=folder, reference=source == "base")
+        (weights := Path(scratch) / "weights").mkdir()
+        fold_strength(promoted, base, weights, strength)
+        policy = load_policy(config, base, weights, prompts=folder, reference=source == "base")
         if numbers is not None:
             # The autoencoder is read when the first picture is decoded, and the folder is gone by then.
             policy.decode(torch.zeros(1, *policy.sample_shape))

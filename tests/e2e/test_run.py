@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -130,11 +131,15 @@ def test_the_report_of_the_newest_run_is_found(home, ask):
 
 
 def test_samples_of_promoted_model_and_base_show_the_same_noise_made_differently(ask, tmp_path):
-    for source in ("promoted", "base"):
-        ask("sample", "--experiment", EXPERIMENT, "--from", source, "--num", "4", "-o", str(tmp_path / f"{source}.png"))
-    pictures = [Image.open(tmp_path / f"{source}.png") for source in ("promoted", "base")]
-    assert pictures[0].size == pictures[1].size
-    assert pictures[0].tobytes() != pictures[1].tobytes()
+    pictures = []
+    for options in (("--from", "promoted"), ("--from", "base"), ("--strength", "0.5")):
+        file = tmp_path / f"{options[1]}.png"
+        ask("sample", "--experiment", EXPERIMENT, *options, "--num", "4", "-o", str(file))
+        pictures.append(np.asarray(Image.open(file), dtype=float))
+    promoted, base, half = pictures
+    assert promoted.shape == base.shape
+    # Half of what was learnt changes less than all of it, and something.
+    assert 0 < abs(half - base).mean() < abs(promoted - base).mean()
 
 
 def test_the_keys_of_the_storage_are_in_no_file_but_the_servers_own(home, second):

@@ -74,6 +74,8 @@ def test_help_and_presets_load_nothing_heavy():
         (["compile", "avatars-smoke", "-o", "/nowhere/at/all.yaml"], 3, "/nowhere/at/all.yaml"),
         (["run"], 2, "Missing argument"),
         (["run", "avatars-smoke", "--epochs", "many"], 2, "--epochs"),
+        (["sample", "--strength", "0"], 3, "above 0 and at most 1"),
+        (["sample", "--strength", "0.5", "--from", "base"], 3, "the base has learnt nothing to scale"),
         (["report", "--work-dir", "/nowhere"], 4, "hrf runs list"),
         (["runs", "show", "abc", "--work-dir", "/nowhere"], 4, "no run 'abc'"),
     ],
