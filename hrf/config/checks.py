@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 
 from hrf.config.tree import Tree
-from hrf.core.window import WindowError, WindowSchedule, build_schedule
+from hrf.core.window import Window, WindowError, WindowSchedule, build_schedule
 from hrf.errors import ConfigError
 from hrf.storage.schema import inert
 
@@ -21,6 +22,7 @@ def problems(config: Tree) -> Iterator[ConfigError]:
     yield from _policy(config)
     yield from _prompts(config)
     yield from _starts(config)
+    yield from _shared_start(config)
     yield from _episodes(config)
     yield from config.reward.problems("reward")
     yield from _update(config)
@@ -193,6 +195,33 @@ def _starts(config: Tree) -> Iterator[ConfigError]:
             yield error
     if starts.kind == "selected":
         yield from _selection(config)
+
+
+def _shared_start(config: Tree) -> Iterator[ConfigError]:
+    starts, switch = config.starts, config.switch_step
+    if not config.rollout.share_start:
+        return
+    if not config.policy.split:
+        yield ConfigError(
+            "rollout.share_start",
+            expected="false without a split (policy.split): the state that branches share is the one where it switches",
+            got=True,
+            fix="set it to false, or policy.split to where they are to part",
+        )
+        return
+    windows: set[Window] = set()
+    if starts.kind == "window":
+        # A schedule that cannot be built has been told.
+        with suppress(ConfigError):
+            windows = {window for window, _ in window_schedule(config, config.sampler.steps - 1, switch).stages}
+    if windows != {Window(switch, switch + 1)}:
+        yield ConfigError(
+            "rollout.share_start",
+            expected=f"false unless starts.kind is 'window' and every window [{switch}, {switch + 1}), the switch step",
+            got=True,
+            fix=f"set starts to {{kind: window, schedule: fixed, windows: [{{steps: [{switch}, {switch + 1}]}}]}}, "
+            "or share_start to false",
+        )
 
 
 def _loss_from(config: Tree) -> Iterator[ConfigError]:

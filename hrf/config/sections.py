@@ -155,9 +155,13 @@ class Rollout(Section):
     """How many episodes an epoch has."""
 
     roots: Count = 8
-    """N, finished samples per epoch that are re-noised."""
+    """N, finished samples per epoch that are re-noised; with `share_start`, states that branches leave."""
     branches: Count = 8
     """B, re-noised copies per root: the group of an advantage. With noise starts all N*B samples are one group."""
+    share_start: bool = False
+    """The branches of a group leave one state at the switch step of a split policy, which the reference has denoised
+    from noise or the pool holds: no root is finished and re-noised. The only start step is the switch step, and
+    `starts` must say so."""
 
 
 class Update(Section):

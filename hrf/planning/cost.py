@@ -45,17 +45,26 @@ def expected_sampling_evaluations(
         switch_step: Of the policy, which a diversity floor may have moved; None: as configured.
     """
     steps, rollout = schedule.num_steps, config.rollout
-    fresh = config.switch_step if config.policy.prefix_pool else 0
     windows = config.window_schedule(schedule.num_trained_steps, switch_step=switch_step)
     if windows is None:
         first = max(config.first_loss_step, switch_step or 0)
-        prefix = (first - fresh) * config.forwards
+        prefix = (first - pooled_steps(config)) * config.forwards
         episode = (steps - first) * config.episode_forwards
         return float(rollout.roots * rollout.branches * (prefix + episode))
     window = windows.window(epoch)
     selection = _selection_evaluations(config, steps, window) if config.starts.kind == "selected" else 0.0
     tails = rollout.branches * (steps - _mean_start(config, window)) * config.episode_forwards
-    return float(rollout.roots * ((steps - fresh + selection) * config.forwards + tails))
+    return float(rollout.roots * ((root_steps(config, steps, window.start) + selection) * config.forwards + tails))
+
+
+def pooled_steps(config: Config) -> int:
+    """Steps of a fresh sample that a prefix pool has taken already; 0 without one."""
+    return config.switch_step if config.policy.prefix_pool else 0
+
+
+def root_steps(config: Config, num_steps: int, first_start: int) -> int:
+    """Steps of a root: all that no pool has taken; up to the start alone where branches share the state there."""
+    return (first_start if config.rollout.share_start else num_steps) - pooled_steps(config)
 
 
 def expected_epoch_evaluations(config: Config, schedule: NoiseSchedule, epoch: int) -> float:

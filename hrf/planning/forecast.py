@@ -21,6 +21,8 @@ from hrf.planning.cost import (
     expected_loss_pairs,
     expected_pairs,
     expected_sampling_evaluations,
+    pooled_steps,
+    root_steps,
 )
 from hrf.planning.footprint import Footprint
 from hrf.planning.sizes import artifact_bytes, device_memory
@@ -263,14 +265,13 @@ def _sampling(
 ) -> Work:
     """Roots, choice of steps and branches of an epoch, with starts spread evenly over the window."""
     rollout, steps, size = config.rollout, schedule.num_steps, config.model.batch_size
-    fresh = config.switch_step if config.policy.prefix_pool else 0
     if window is None:
         count, first = rollout.roots * rollout.branches, config.first_loss_step
-        roots, tails = [first - fresh] * count, [steps - first] * count
+        roots, tails = [first - pooled_steps(config)] * count, [steps - first] * count
     else:
         start, stop = window
         spread = [start + (stop - start) * (2 * root + 1) // (2 * rollout.roots) for root in range(rollout.roots)]
-        roots = [steps - fresh] * rollout.roots
+        roots = [root_steps(config, steps, start)] * rollout.roots
         tails = [steps - step for step in spread for _ in range(rollout.branches)]
     guided, episode = config.forwards, config.episode_forwards
     of_roots, of_tails = call_size(len(roots), size), call_size(len(tails), size)

@@ -9,6 +9,7 @@ from hrf.rewards import reward_words
 
 METHODS = {
     "noise": "DDPO: every episode starts from pure noise",
+    "shared": "HRF without re-noising: the episodes of a group leave one state at the switch step",
     "window": (
         "HRF: every episode starts from a finished sample of the current policy, re-noised to a step of the window"
     ),
@@ -17,15 +18,20 @@ METHODS = {
         "by reward gained against features lost"
     ),
 }
-METHOD_NAMES = {"noise": "DDPO", "window": "HRF", "selected": "HRF-D"}
+METHOD_NAMES = {"noise": "DDPO", "shared": "HRF from shared starts", "window": "HRF", "selected": "HRF-D"}
 
 
 def method_name(summary: ReportedRun) -> str:
     """Short name, such as `HRF, split at step 10 of 20`; what is not configured is left out."""
-    kind = str(summary.setting("starts.kind") or "method not recorded")
+    kind = _method(summary) or "method not recorded"
     name = METHOD_NAMES.get(kind, kind)
     switch = switch_step(summary)
     return name if switch is None else f"{name}, split at step {switch} of {summary.setting('sampler.steps')}"
+
+
+def _method(summary: ReportedRun) -> str:
+    """What its episodes start from, a key of `METHODS`; empty where that is not recorded."""
+    return "shared" if summary.setting("rollout.share_start") else str(summary.setting("starts.kind") or "")
 
 
 def switch_step(summary: ReportedRun) -> int | None:
@@ -54,7 +60,7 @@ def window_schedule(summary: ReportedRun) -> str:
 
 def what_was_run(summary: ReportedRun) -> list[str]:
     """The run in a few sentences; what a summary does not record is left out."""
-    kind = str(summary.setting("starts.kind") or "")
+    kind = _method(summary)
     sentences = [f"{METHODS.get(kind, f'Method: {kind}') if kind else 'The method is not recorded'}."]
     switch, num_steps = switch_step(summary), summary.setting("sampler.steps")
     if switch is not None:

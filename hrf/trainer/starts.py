@@ -1,4 +1,4 @@
-"""Where episodes start: from noise (DDPO), or from re-noised roots (HRF and HRF-D, see `hrf.trainer.selection`).
+"""Where episodes start: from noise (DDPO), from re-noised roots (HRF; HRF-D, see `selection`), or from shared states.
 
 DDPO, HRF and HRF-D differ here and in the width of the trust region, and nowhere else.
 """
@@ -63,7 +63,7 @@ class Starts:
     batch: Batch
     """Their first states; of a branch, with its root's prompt."""
     groups: Tensor
-    """[B] int64: the root that each branch was made from; 0 for all where there are no roots."""
+    """[B] int64: the root, or shared start, that each branch was made from; 0 for all on starts from noise."""
     window: Window | None
     """The epoch's window; None for starts from noise."""
     num_evaluations: int
@@ -201,12 +201,7 @@ class RenoisedStarts:
         roots = Roots(samples=samples, numbers=numbers, prompts=fresh.prompts)
         window = self.window_of(epoch)
         root_steps = self.choose_steps(policy, roots, window, run_seed, epoch, count)
-        parents = torch.arange(len(roots)).repeat_interleave(self.num_branches)
-        streams = [
-            stream(run_seed, Purpose.BRANCH, epoch, root, branch)
-            for root in numbers
-            for branch in range(self.num_branches)
-        ]
+        parents, streams = _branches(numbers, self.num_branches, run_seed, epoch)
         prompts = None if roots.prompts is None else roots.prompts[parents]
         return Starts(
             batch=Batch.from_samples(policy, samples[parents], root_steps[parents], streams, prompts),
@@ -214,6 +209,64 @@ class RenoisedStarts:
             window=window,
             num_evaluations=count.total,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedStarts:
+    """States at the switch step of a split policy, each left by B branches, which only the noise after it tells apart.
+
+    No root is finished and re-noised: what is before the switch step is the reference's, and comes from a pool where
+    there is one.
+    """
+
+    num_roots: int
+    num_branches: int
+    window_of: Callable[[int], Window]
+    """Epoch -> window of one step, the switch step."""
+    fresh: FreshStarts
+
+    def draw(
+        self,
+        policy: DiffusionPolicy,
+        *,
+        run_seed: int,
+        epoch: int,
+        shard: Shard = WHOLE,
+        on_advance: OnAdvance | None = None,
+    ) -> Starts:
+        """Draw prefixes, denoise them to the switch step, and give each branch a stream of its own from there."""
+        count = _Counter(on_advance)
+        numbers, window = shard.part(self.num_roots), self.window_of(epoch)
+        fresh = self.fresh.draw(policy, numbers, self.num_roots, run_seed=run_seed, epoch=epoch)
+        states = denoise(
+            policy,
+            fresh,
+            batch_size=self.fresh.batch_size,
+            total=self.num_roots,
+            stop_step=window.start,
+            on_advance=count,
+        )
+        parents, streams = _branches(numbers, self.num_branches, run_seed, epoch)
+        return Starts(
+            batch=Batch(
+                states=states[parents],
+                steps=torch.full_like(parents, window.start),
+                prompts=None if fresh.prompts is None else fresh.prompts[parents],
+                streams=streams,
+            ),
+            groups=parents + numbers.start,
+            window=window,
+            num_evaluations=count.total,
+        )
+
+
+def _branches(numbers: range, num_branches: int, run_seed: int, epoch: int) -> tuple[Tensor, list[Generator]]:
+    """Which of some roots each branch is of, [B] int64, and its own stream, by the root's number in the epoch."""
+    parents = torch.arange(len(numbers)).repeat_interleave(num_branches)
+    streams = [
+        stream(run_seed, Purpose.BRANCH, epoch, root, branch) for root in numbers for branch in range(num_branches)
+    ]
+    return parents, streams
 
 
 class _Counter:
@@ -230,7 +283,7 @@ class _Counter:
 
 
 def has_roots(config: Config) -> bool:
-    """Whether episodes are branches of roots, which are compared with each other (HRF, HRF-D), or not (DDPO)."""
+    """Whether episodes are branches, which are compared with their siblings (HRF, HRF-D), or not (DDPO)."""
     return config.starts.kind != "noise"
 
 
@@ -258,9 +311,12 @@ def build_starts(
         return NoiseStarts(
             num_episodes=config.rollout.roots * config.rollout.branches, fresh=fresh, first_step=config.first_loss_step
         )
+    num_roots, num_branches = config.rollout.roots, config.rollout.branches
+    if config.rollout.share_start:
+        return SharedStarts(num_roots=num_roots, num_branches=num_branches, window_of=windows.window, fresh=fresh)
     return RenoisedStarts(
-        num_roots=config.rollout.roots,
-        num_branches=config.rollout.branches,
+        num_roots=num_roots,
+        num_branches=num_branches,
         window_of=windows.window,
         choose_steps=build_selection(config, reward(), texts) if config.starts.kind == "selected" else uniform_steps,
         fresh=fresh,

@@ -91,6 +91,14 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "update": {"step_weighting": "std", "kl_weight": 1.0, "ema_decay": 0.5},
         },
     ),
+    "shared": (
+        "avatars-compressibility",
+        {
+            "starts": {"schedule": "fixed", "windows": [{"steps": [2, 3]}]},
+            "policy": {"split": 0.3, "prefix_pool": 3},
+            "rollout": {"share_start": True},
+        },
+    ),
     "difference": (
         "avatars-compressibility",
         {

@@ -83,6 +83,9 @@ RUNS = {
     "a split with a pool": {
         "starts": window(0.5, 0.6), "policy": {"split": 0.5, "prefix_pool": 16},
     },
+    "shared starts": {
+        "starts": window(0.5, 0.6), "policy": {"split": 0.5}, "rollout": {**SMALL["rollout"], "share_start": True}
+    },
     "a KL penalty, twice": {
         "starts": window(0.5, 0.6),
         "update": {"minibatch": 16, "microbatch": 16, "kl_weight": 0.1, "inner_epochs": 2},
@@ -127,15 +130,20 @@ class TestFlops:
             assert parts[part].flops == pytest.approx(flops.get_total_flops(), rel=rel), part
         assert expected.total.flops == pytest.approx(sum(flops.get_total_flops() for flops in found.values()), rel=0.02)
 
-    @pytest.mark.parametrize("starts", [window(0.3, 0.4), {"kind": "noise"}], ids=["HRF", "DDPO"])
+    @pytest.mark.parametrize(
+        ("starts", "shared"),
+        [(window(0.3, 0.4), False), (window(0.3, 0.4), True), ({"kind": "noise"}, False)],
+        ids=["HRF", "shared", "DDPO"],
+    )
     @pytest.mark.parametrize("prefix_pool", [0, 32])
     @pytest.mark.parametrize("switch_step", [2, 3])
     def test_an_epoch_costs_what_is_expected_of_it_also_after_the_switch_step_has_moved(
-        self, starts, prefix_pool, switch_step
+        self, starts, shared, prefix_pool, switch_step
     ):
         """Kills: the window or the first loss as they were before a diversity floor moved the switch step."""
         split = {"split": 0.3, "prefix_pool": prefix_pool}
-        config = configured(starts=starts, policy=split, run={"epochs": 1})
+        rollout = {**SMALL["rollout"], "share_start": shared}
+        config = configured(starts=starts, policy=split, rollout=rollout, run={"epochs": 1})
         policy = policy_for(config)
         pool = draw_prefix_pool(policy, config, run_seed=0, on_advance=None) if config.policy.prefix_pool else None
         moved = dataclasses.replace(policy, switch_step=switch_step)

@@ -21,6 +21,11 @@ SPLIT = {
     "policy": {"split": 0.5, "prefix_pool": 4},
     "starts": {"kind": "window", "schedule": "uniform", "width": 0.0},
 }
+SHARED_START = {
+    **SPLIT,
+    "starts": {"kind": "window", "schedule": "fixed", "windows": [{"steps": [3, 4]}], "width": 0.0},
+    "rollout": {"share_start": True},
+}
 DIFFERENCE = {**SPLIT, "update": {"objective": "difference", "proximal_weight": 0.5, "levels_per_branch": 1}}
 DDPO = {"starts": {"kind": "noise", "schedule": "uniform", "width": 0.0}}
 TAIL_LOSS = {"starts": {**DDPO["starts"], "loss_from": 0.5}}
@@ -115,8 +120,8 @@ def test_a_step_that_runs_again_gives_the_same_bytes(steps):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, SPLIT, DDPO, TAIL_LOSS, SELECTED, DIFFERENCE],
-    ids=["hrf", "split", "ddpo", "tail-loss", "hrf-d", "difference"],
+    [{}, SPLIT, SHARED_START, DDPO, TAIL_LOSS, SELECTED, DIFFERENCE],
+    ids=["hrf", "split", "shared", "ddpo", "tail-loss", "hrf-d", "difference"],
 )
 def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps, changes):
     """Costs recomputed from the start steps: a forward per tail step, and forward plus backward per trained one.
@@ -134,6 +139,8 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
     roots = 2 * per_root
     if run.config.starts.kind == "noise":
         roots = len(starts) * run.config.first_loss_step
+    if run.config.rollout.share_start:
+        roots = 0
     tails = int((steps_of_k - starts).sum())
     if run.config.starts.kind != "selected":
         assert about["num_evaluations"] == roots + tails
@@ -147,12 +154,12 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
 
 @pytest.mark.parametrize(
     ("changes", "num_shards"),
-    [({}, 2), ({}, 3), (SPLIT, 3), (DDPO, 3), (SELECTED, 3), (DIFFERENCE, 3)],
-    ids=["hrf-even", "hrf", "split", "ddpo", "hrf-d", "difference"],
+    [({}, 2), ({}, 3), (SPLIT, 3), (SHARED_START, 3), (DDPO, 3), (SELECTED, 3), (DIFFERENCE, 3)],
+    ids=["hrf-even", "hrf", "split", "shared", "ddpo", "hrf-d", "difference"],
 )
 def test_sampling_in_shards_gives_the_bits_of_one_step(steps, changes, num_shards):
     """Kills: noise numbered within a shard, shards joined in the order in which they come, calls of other sizes."""
-    run = steps("run", {**changes, "rollout": {"roots": 4, "branches": 3}})
+    run = steps("run", {**changes, "rollout": {**changes.get("rollout", {}), "roots": 4, "branches": 3}})
     run.prepare()
     run.sample(0)
     run.sample_in_shards(0, num_shards, "-gathered")

@@ -23,7 +23,7 @@ from hrf.storage.folders import read_manifest
 from hrf.trainer.episodes import Finished
 from hrf.trainer.trainer import score_episodes
 from tests.hrf.shared_work import call_steps
-from tests.hrf.steps.test_epochs import DDPO, SELECTED, SPLIT
+from tests.hrf.steps.test_epochs import DDPO, SELECTED, SHARED_START, SPLIT
 
 #: Three roots: two processes have unequal parts. Every minibatch ends in a part of one.
 SHARED = {
@@ -33,7 +33,14 @@ SHARED = {
 DIFFERENCE = {
     "update": {**SHARED["update"], "kl_weight": 0.0, "objective": "difference", "proximal_weight": 1.0},
 }
-KINDS = {"hrf": {}, "split": SPLIT, "ddpo": DDPO, "hrf-d": SELECTED, "difference": DIFFERENCE}
+KINDS = {
+    "hrf": {},
+    "split": SPLIT,
+    "shared": {**SHARED_START, "rollout": {**SHARED["rollout"], "share_start": True}},
+    "ddpo": DDPO,
+    "hrf-d": SELECTED,
+    "difference": DIFFERENCE,
+}
 
 
 def contents(folder: str) -> dict:

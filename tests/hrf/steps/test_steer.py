@@ -19,6 +19,11 @@ FLOOR = {**WHOLE, "policy": {"split": 0.1}}
 """Switches at step 1 of 6."""
 ONE_STEP = {"starts": {"kind": "window", "schedule": "fixed", "windows": [{"steps": [1, 2]}], "width": 0.0}}
 SPLIT = {"policy": {"split": 0.3, "prefix_pool": 4}}
+SHARED_START = {
+    **SPLIT,
+    "starts": {"kind": "window", "schedule": "fixed", "windows": [{"steps": [2, 3]}], "width": 0.0},
+    "rollout": {"share_start": True},
+}
 
 
 def judged(run, epoch: int, *, bound: float, gain: float) -> dict:
@@ -128,7 +133,9 @@ def test_a_policy_without_a_split_stays_whole_and_only_its_rate_falls(steps, cha
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "changes", [{}, ONE_STEP, SPLIT, DDPO, SELECTED], ids=["hrf", "hrf-one-step", "split", "ddpo", "hrf-d"]
+    "changes",
+    [{}, ONE_STEP, SPLIT, SHARED_START, DDPO, SELECTED],
+    ids=["hrf", "hrf-one-step", "split", "shared", "ddpo", "hrf-d"],
 )
 def test_every_start_distribution_goes_on_from_a_later_switch_step(steps, changes, tmp_path, monkeypatch):
     """Kills: a prefix pool or evaluation starts that are taken for states at the later step; a window before it; a
@@ -159,7 +166,8 @@ def test_every_start_distribution_goes_on_from_a_later_switch_step(steps, change
         assert sampled[-1]["done"] == sampled[-1]["total"]
     if run.config.policy.prefix_pool:
         about_sampling = about(run, "trajectories-1", "about.json")
-        roots, tails = 2 * (6 - run.config.switch_step), sum(6 - start for start in starts)
+        end = steered["switch_step"] if run.config.rollout.share_start else 6
+        roots, tails = 2 * (end - run.config.switch_step), sum(6 - start for start in starts)
         assert about_sampling["num_evaluations"] == roots + tails
     assert metrics["outcome"] == "promoted"
 

@@ -35,6 +35,11 @@ SD = {
 }
 HRF = {}
 SPLIT = {"policy": {"lora": {"rank": 2, "alpha": 4}, "split": 0.4, "prefix_pool": 7}}
+SHARED_START = {
+    **SPLIT,
+    "starts": {"kind": "window", "schedule": "fixed", "windows": [{"steps": [2, 3]}]},
+    "rollout": {"share_start": True},
+}
 DDPO = {
     "starts": {"kind": "noise", "schedule": "uniform"},
     "prompts": {"statistics_buffer": 3, "statistics_min_count": 2},
@@ -75,8 +80,8 @@ def trajectories(run, epoch: int = 0, suffix: str = "") -> dict:
 
 @pytest.mark.parametrize(
     "changes",
-    [HRF, SPLIT, DDPO, SELECTED, UNGUIDED, DIFFERENCE],
-    ids=["hrf", "split", "ddpo", "hrf-d", "unguided-full", "difference"],
+    [HRF, SPLIT, SHARED_START, DDPO, SELECTED, UNGUIDED, DIFFERENCE],
+    ids=["hrf", "split", "shared", "ddpo", "hrf-d", "unguided-full", "difference"],
 )
 def test_every_start_distribution_trains_with_prompts_and_its_cost_is_counted(steps, changes):
     """A guided evaluation is two forwards. Branches of a root share its prompt, and only training prompts are used."""
@@ -107,7 +112,7 @@ def test_every_start_distribution_trains_with_prompts_and_its_cost_is_counted(st
         assert spent == 2 * int(starts.sum()) + tails
         assert spent == expected_epoch_evaluations(config, schedule, 0)
     elif config.starts.kind == "window":
-        assert spent == pool + 3 * 2 * (5 - fresh) + tails
+        assert spent == pool + 3 * 2 * ((2 if config.rollout.share_start else 5) - fresh) + tails
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.seeds import Purpose, stream
 from hrf.trainer.rollout import Batch, denoise, draw_noise
 from hrf.trainer.selection import SelectedSteps, uniform_steps
-from hrf.trainer.starts import WHOLE, FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, Shard
+from hrf.trainer.starts import WHOLE, FreshStarts, NoiseStarts, PrefixPool, RenoisedStarts, Shard, SharedStarts
 from tests.hrf.toys import small_policy
 
 CPU = torch.device("cpu")
@@ -121,6 +121,48 @@ def test_noise_starts_with_a_later_first_loss_are_denoised_to_it_by_the_policy_i
     assert starts.batch.steps.tolist() == [2] * 3
     assert torch.equal(starts.batch.states, on_the_way)
     assert starts.num_evaluations == 3 * 2
+
+
+def shared_starts(step: int, pool: PrefixPool | None = None) -> SharedStarts:
+    fresh = FreshStarts(batch_size=8, pool=pool)
+    return SharedStarts(num_roots=3, num_branches=4, window_of=lambda epoch: Window(step, step + 1), fresh=fresh)
+
+
+def test_branches_of_a_shared_start_leave_the_references_own_state_at_the_switch_step():
+    """Recomputed from the starts' streams alone. Kills: a root that is finished and re-noised, one start for all
+    groups, one stream of noise for all branches of a start, the tuned weights before the switch step."""
+    policy = small_policy(switch_step=3)
+
+    starts = shared_starts(3).draw(policy, run_seed=0, epoch=2)
+
+    assert starts.num_evaluations == 3 * 3 == len(policy.reference.seen)
+    assert not hasattr(policy.denoiser, "seen")
+    streams = [stream(0, Purpose.ROOT, 2, root) for root in range(3)]
+    prefixes = denoise(policy, Batch.from_noise(policy, streams), batch_size=8, stop_step=3)
+    assert starts.groups.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert torch.equal(starts.batch.states, prefixes[starts.groups])
+    assert starts.batch.steps.tolist() == [3] * 12
+    seeds = [stream(0, Purpose.BRANCH, 2, r, b).initial_seed() for r in range(3) for b in range(4)]
+    assert [each.initial_seed() for each in starts.batch.streams] == seeds
+
+
+def test_shared_starts_are_states_of_the_pool_with_their_prompts_and_cost_only_what_a_floor_has_added():
+    """Kills: prompts drawn anew; states of the pool taken for states at a later switch step."""
+    states = torch.randn(7, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    pool = PrefixPool(states=states, step=3, prompts=torch.arange(7))
+
+    starts = shared_starts(3, pool=pool).draw(small_policy(switch_step=3), run_seed=0, epoch=0)
+
+    chosen = pool.draw(3, run_seed=0, epoch=0).repeat_interleave(4)
+    assert starts.num_evaluations == 0
+    assert torch.equal(starts.batch.prompts, chosen)
+    assert torch.equal(starts.batch.states, states[chosen])
+
+    policy = small_policy(switch_step=4)
+    moved = shared_starts(4, pool=PrefixPool(states=states, step=3)).draw(policy, run_seed=0, epoch=0)
+
+    assert moved.num_evaluations == 3 == len(policy.reference.seen)
+    assert not hasattr(policy.denoiser, "seen")
 
 
 def selected(**changes) -> SelectedSteps:
@@ -244,9 +286,10 @@ def test_previews_are_judged_in_calls_of_the_same_sizes_in_every_shard(preview_s
         hrf_starts(Window(0, 4)),
         hrf_starts(Window(0, 4), choose_steps=selected(coarse_stride=2)),
         hrf_starts(Window(3, 4), pool=PrefixPool(states=torch.randn(5, 3, 8, 8), step=3)),
+        shared_starts(3, pool=PrefixPool(states=torch.randn(5, 3, 8, 8), step=3)),
         NoiseStarts(num_episodes=7, fresh=FreshStarts(batch_size=8)),
     ],
-    ids=["window", "selected", "pool", "noise"],
+    ids=["window", "selected", "pool", "shared", "noise"],
 )
 def test_shards_one_after_another_are_the_whole_bit_for_bit(distribution, count):
     """Kills: streams numbered within a shard, a pool drawn for the shard alone, groups that begin at 0 in each."""
