@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from hrf.networks.settings import Network
-from hrf.rewards.base import CheckedReward
-from hrf.rewards.family import REWARD_EXTRA, RewardFamily, RewardRecord
-from hrf.rewards.text_image import VIT_L, TextImageCosine
+from hrf.rewards.family import REWARD_EXTRA, RewardRecord
+from hrf.rewards.text_image import VIT_L, CosineReward, TextImageCosine
 from hrf.storage.weights import PinnedWeights
 
 
-class ClipScoreReward(RewardFamily, Network):
+class ClipScoreReward(CosineReward):
     """Cosine of CLIP's embeddings of the image and of its prompt."""
 
     name: Literal["clip_score"] = "clip_score"
@@ -33,10 +30,8 @@ class ClipScoreReward(RewardFamily, Network):
         ),
     )
 
-    def build(self, field: str, *, folder: Path | None, device: str | None) -> CheckedReward:
-        """See `RewardFamily.build`."""
+    def cosine(self, field: str, *, device: str | None) -> TextImageCosine:
+        """See `CosineReward.cosine`."""
         from hrf.networks.clip import fetch_open_clip
 
-        del folder
-        clip = fetch_open_clip(self.clip, self, f"{field}.clip", device=device, field=field)
-        return CheckedReward(name="clip_score", score=TextImageCosine(encoder=clip), needs_prompts=True, field=field)
+        return TextImageCosine(encoder=fetch_open_clip(self.clip, self, f"{field}.clip", device=device, field=field))

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
-from hrf.networks.settings import Network
-from hrf.rewards.base import CheckedReward
-from hrf.rewards.family import REWARD_EXTRA, RewardFamily, RewardRecord
-from hrf.rewards.text_image import VIT_H, TextImageCosine
+from hrf.rewards.family import REWARD_EXTRA, RewardRecord
+from hrf.rewards.text_image import VIT_H, CosineReward, TextImageCosine
 from hrf.storage.weights import PinnedWeights, weights_folder
 
 
-class PickScoreReward(RewardFamily, Network):
+class PickScoreReward(CosineReward):
     """PickScore, and any other preference model that is a CLIPModel of transformers."""
 
     name: Literal["pickscore"] = "pickscore"
@@ -35,16 +32,14 @@ class PickScoreReward(RewardFamily, Network):
         ),
     )
 
-    def build(self, field: str, *, folder: Path | None, device: str | None) -> CheckedReward:
-        """See `RewardFamily.build`."""
+    def cosine(self, field: str, *, device: str | None) -> TextImageCosine:
+        """See `CosineReward.cosine`."""
         from hrf.networks import pretrained
         from hrf.networks.calls import usable_device
 
-        del folder
         model = processor = weights_folder(self.model, f"{field}.model", pretrained.HUB_FILES)
         if self.processor:
             processor = weights_folder(self.processor, f"{field}.processor", pretrained.PROCESSOR_FILES)
         usable = usable_device(device or self.device, field)
         encoder = pretrained.load_clip_pair(model, processor, device=usable, call_size=self.batch_size, field=field)
-        score = TextImageCosine(encoder=encoder, scale=encoder.logit_scale)
-        return CheckedReward(name="pickscore", score=score, needs_prompts=True, field=field)
+        return TextImageCosine(encoder=encoder, scale=encoder.logit_scale)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from hrf.rewards.base import Prompts
+from hrf.networks.settings import Network
+from hrf.rewards.base import CheckedReward, Prompts
+from hrf.rewards.family import RewardFamily
+from hrf.storage.weights import pinned_in
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,3 +50,21 @@ class TextImageCosine:
         of_images, of_texts = self.encoder.embed_images(images), self.encoder.embed_texts(prompts)
         cosines: NDArray[np.float64] = (of_images.double() * of_texts.double()).sum(dim=1).numpy()
         return self.scale * cosines
+
+
+class CosineReward(RewardFamily, Network):
+    """Base of the families whose reward is a `TextImageCosine`."""
+
+    def cosine(self, field: str, *, device: str | None) -> TextImageCosine:
+        """Bring the encoder to this machine and load it; arguments and errors as of `RewardFamily.build`."""
+        raise NotImplementedError
+
+    def build(self, field: str, *, folder: Path | None, device: str | None) -> CheckedReward:
+        """See `RewardFamily.build`."""
+        del folder
+        return CheckedReward(name=self.name, score=self.cosine(field, device=device), needs_prompts=True, field=field)
+
+    def encoder_pins(self) -> dict[str, str]:
+        """What the embeddings depend on: field -> sha256 of its weights; of a repository of the hub, its commit."""
+        pins = pinned_in(self).items()
+        return {f"{self.name}.{name}": weights.sha256 or weights.revision for name, weights in pins}
