@@ -94,6 +94,7 @@ def evaluation_record(
     limits: Monitors,
     epoch: int,
     num_evaluations: int,
+    strength: float = 1.0,
 ) -> EvaluationRecord:
     """Make the record that promotion decides on and the report shows (`evaluation.json`).
 
@@ -107,6 +108,7 @@ def evaluation_record(
         limits: Largest allowed drift, per monitor.
         epoch: Epoch that made the candidate.
         num_evaluations: Denoiser evaluations (forward equivalents) spent on it so far.
+        strength: That the candidate was measured at.
 
     Returns:
         The record. What was not measured is None: no held-out reward, no classifier, too few samples for splits.
@@ -149,6 +151,7 @@ def evaluation_record(
         rewards=candidate.rewards.tolist(),
         prompts=groups,
         by_prompt=None if groups is None else _by_prompt(candidate, base, groups),
+        strength=strength,
     )
 
 

@@ -6,6 +6,7 @@ and in `baseline.json` and `start.json` of a baseline.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, TypeVar
 
 from pydantic import Field
@@ -91,6 +92,27 @@ class PromptReward(Record):
     base_reward: float
 
 
+class FrontPoint(Record):
+    """What one strength of a policy was measured to be worth: a point of its front."""
+
+    strength: float
+    """a in base + a (tuned - base), see `hrf.policies.strength`."""
+    reward_vs_base: Estimate
+    diversity_ratio: Interval
+    """Order-2 Vendi score over the base's."""
+    coverage: float
+    monitors: dict[str, MonitorReading]
+
+    def keeps(self, floor: float) -> bool:
+        """Whether the lower end of its diversity ratio is above a floor and no drift monitor has tripped."""
+        return self.diversity_ratio.low > floor and not self.tripped_monitors
+
+    @property
+    def tripped_monitors(self) -> list[str]:
+        """Names of the drift monitors past their limit, sorted."""
+        return _tripped(self.monitors)
+
+
 class EvaluationRecord(Record):
     """The fixed seeds, measured against the base."""
 
@@ -118,6 +140,21 @@ class EvaluationRecord(Record):
     prompts: OfPrompts[list[int]] = None
     """Which prompt each sample was made from, numbered by first appearance."""
     by_prompt: OfPrompts[list[PromptReward]] = None
+    strength: float = 1.0
+    """Of the policy that was measured, and is stored with it folded in: see `hrf.policies.strength`."""
+    front: tuple[FrontPoint, ...] = ()
+    """Every strength that was measured to find this one; empty where no other was to be."""
+
+    @property
+    def at_strength(self) -> FrontPoint:
+        """This measurement as a point of a front."""
+        return FrontPoint(
+            strength=self.strength,
+            reward_vs_base=self.reward_vs_base,
+            diversity_ratio=self.diversity.vendi_order2_ratio,
+            coverage=self.fidelity.coverage,
+            monitors=self.monitors,
+        )
 
     @property
     def unrecognised_fraction(self) -> float | None:
@@ -129,7 +166,7 @@ class EvaluationRecord(Record):
     @property
     def tripped_monitors(self) -> list[str]:
         """Names of the drift monitors past their limit, sorted."""
-        return sorted(name for name, monitor in self.monitors.items() if monitor.tripped)
+        return _tripped(self.monitors)
 
 
 class StartRecord(EvaluationRecord):
@@ -137,3 +174,7 @@ class StartRecord(EvaluationRecord):
 
     switch_step: int
     """First step that its tuned weights take."""
+
+
+def _tripped(monitors: Mapping[str, MonitorReading]) -> list[str]:
+    return sorted(name for name, monitor in monitors.items() if monitor.tripped)

@@ -8,7 +8,8 @@ from statistics import median
 from hrf.evaluation.record import EvaluationRecord, Interval
 from hrf.networks.labels import UNRECOGNISED
 from hrf.report.charts import Axis, Bars, Point, Rule, Series, bar_chart, legend, line_chart
-from hrf.report.formatting import interval, number, significant, with_unit
+from hrf.report.formatting import interval, significant
+from hrf.report.fronts import floor_rules, gain_axis
 from hrf.report.page import Figure
 from hrf.report.summary import ReportedRun
 from hrf.rewards import reward_unit
@@ -16,11 +17,6 @@ from hrf.trainer.record import EpochRecord, UpdateMetrics
 
 BASE = "base"
 NOT_EVALUATED = "No epoch was evaluated."
-
-
-def floor_rules(floor: float | None, *, shade: bool = False) -> list[Rule]:
-    """The diversity floor as a line; none if there is no floor."""
-    return [] if floor is None else [Rule(y=floor, text=f"floor {number(floor, 2)}", shade=shade)]
 
 
 def _point(x: float, estimate: Interval, *, text: str) -> Point:
@@ -82,7 +78,7 @@ def plane(summary: ReportedRun, floor: float | None, *, unit: str) -> Figure:
     drawn = line_chart(
         [Series(name=run_id, points=points, bars=True)],
         description="Diversity ratio against reward gain, the path from the base over the epochs. " + points[-1].text,
-        x=Axis(name=with_unit("reward gain over the base,", unit).rstrip(",")),
+        x=gain_axis(unit),
         y=Axis(includes=[1.0]),
         rules=floor_rules(floor, shade=True),
     )

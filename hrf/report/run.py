@@ -10,6 +10,7 @@ from hrf.promotion.records import Promotion
 from hrf.report import curves, tables
 from hrf.report.charts import NEUTRAL
 from hrf.report.formatting import bounds, count, duration, number, with_unit, words
+from hrf.report.fronts import floor_rules
 from hrf.report.page import Figure, Tile, render
 from hrf.report.pictures import Picture, embed
 from hrf.report.summary import ReportedRun
@@ -51,7 +52,7 @@ def render_run(summary_folder: Path) -> str:
                 "Diversity ratio to the base",
                 lambda record: record.diversity.vendi_order2_ratio,
                 decimals=2,
-                rules=curves.floor_rules(floor),
+                rules=floor_rules(floor),
                 colour=2,
             ),
             curves.plane(summary, floor, unit=unit),

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hrf.distributed.progress import advance_reporter, emit
-from hrf.evaluation.measure import evaluation_record
+from hrf.evaluation.bench import Bench
 from hrf.evaluation.measured import Measured
-from hrf.evaluation.samples import EvaluationStarts, measure_policy
-from hrf.policies.folders import load_policy
+from hrf.evaluation.samples import EvaluationStarts
 from hrf.steps.context import RunContext, step
 from hrf.steps.history import read_update
 from hrf.steps.numbers import evaluation_metrics
@@ -36,24 +35,20 @@ def evaluate(*, run: str, base: str, policy: str, baseline: str, epoch: int, eva
     config = context.config
     baseline_folder = read_folder(baseline)
     policy_folder = read_folder(policy)
-    candidate = load_policy(config, read_folder(base), policy_folder, average=True, prompts=context.prompts_folder)
-    starts = EvaluationStarts.load(baseline_folder)
-    total = len(starts.states) * (config.sampler.steps - starts.step) * config.forwards
-    measured, pictures = measure_policy(
-        candidate,
-        starts,
-        config,
+    bench = Bench(
+        config=config,
+        base=read_folder(base),
+        measured_base=Measured.load(baseline_folder / "base"),
+        starts=EvaluationStarts.load(baseline_folder),
         classifier_folder=context.classifier,
-        prompts=context.prompts,
-        on_advance=advance_reporter("evaluate", epoch, total),
+        prompts_folder=context.prompts_folder,
     )
-    record = evaluation_record(
-        measured,
-        Measured.load(baseline_folder / "base"),
-        settings=config.evaluation,
-        limits=config.gate.monitors,
+    record, pictures = bench.measure(
+        policy_folder,
+        strength=1.0,
         epoch=epoch,
         num_evaluations=read_update(policy_folder, epoch).num_evaluations,
+        on_advance=advance_reporter("evaluate", epoch, bench.num_evaluations),
     )
     with writing_folder(evaluation, producer=context.producer("evaluate", epoch)) as folder:
         record.write(folder / EVALUATION_FILE)

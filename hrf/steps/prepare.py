@@ -82,9 +82,8 @@ def prepare(
     base_folder, base_digest = read_folder(base), read_manifest(base).content_digest()
     kind = kind_of(base_folder)
     kind.check(config)
-    picture_size = kind.picture_size(base_folder)
-    check_pixel_grid(config, picture_size)
-    prompts = _prompts(config)
+    check_pixel_grid(config, kind.picture_size(base_folder))
+    prompts = run_prompts(config)
     schedule = noise_schedule(scheduler_config(base_folder), config)
     config.window_schedule(schedule.num_trained_steps)
     identity = policy_identity(config, base_digest)
@@ -106,11 +105,7 @@ def prepare(
     with writing_folder(run, producer=producer) as folder:
         (folder / CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")
         (folder / RUN_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        _pack_classifiers(config, folder / "classifiers", picture_size)
-        if config.prompts and prompts:
-            (folder / "prompts").mkdir()
-            prompts.save(folder / "prompts")
-            embed_prompts(base_folder, prompts.texts, negative=config.prompts.negative).save(folder / "prompts")
+        pack_inputs(config, base_folder, prompts, folder)
     with writing_folder(policy, producer=producer) as folder:
         if pointer:
             with tempfile.TemporaryDirectory() as scratch:
@@ -123,6 +118,19 @@ def prepare(
     with writing_folder(training_state, producer=producer) as folder:
         save_fresh_state(folder)
     return {"run_id": run_id, "trained_steps": schedule.num_trained_steps}
+
+
+def pack_inputs(config: Config, base: Path, prompts: PromptTable | None, folder: Path) -> None:
+    """Put what scores and asks into a run's folder: its classifiers, and its prompts with their embeddings.
+
+    Raises:
+        HrfError: For whatever can't work.
+    """
+    _pack_classifiers(config, folder / "classifiers", kind_of(base).picture_size(base))
+    if config.prompts and prompts:
+        (folder / "prompts").mkdir()
+        prompts.save(folder / "prompts")
+        embed_prompts(base, prompts.texts, negative=config.prompts.negative).save(folder / "prompts")
 
 
 def run_seed(seed: int, parent: str | None, noise_tag: str) -> int:
@@ -151,7 +159,7 @@ def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
     }
 
 
-def _prompts(config: Config) -> PromptTable | None:
+def run_prompts(config: Config) -> PromptTable | None:
     """The run's prompts; None for an unconditional model."""
     if config.prompts is None:
         return None

@@ -72,6 +72,27 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, indent=2))
 
 
+def check_output(output: Path, ending: str) -> None:
+    """Refuse a picture that couldn't be written, before it is drawn.
+
+    Args:
+        output: What `--output` was given.
+        ending: Of such pictures, with its dot.
+
+    Raises:
+        ConfigError: If it has another one, or can't be a file there.
+    """
+    from hrf.errors import ConfigError
+
+    if output.suffix.lower() != ending or not output.resolve().parent.is_dir() or output.is_dir():
+        raise ConfigError(
+            "--output",
+            expected=f"a file NAME{ending} in a folder that exists",
+            got=str(output),
+            fix="correct the name, or make the folder",
+        )
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask whether to go on, unless that was said.
 

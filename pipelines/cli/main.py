@@ -21,6 +21,7 @@ from hrf_pipelines.cli import (
     compare_runs,
     compiling,
     doctor,
+    front,
     plan,
     presets,
     rewards,
@@ -106,6 +107,7 @@ app.add_typer(runs.app, name="runs")
 app.command("compare-runs")(compare_runs.compare_runs)
 app.command("report")(runs.report)
 app.command("sample")(sample.sample)
+app.command("front")(front.front)
 app.command("plan")(plan.plan)
 app.command("presets")(presets.presets)
 app.add_typer(rewards.app, name="rewards")

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, console
+from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, check_output, console
 
 
 class Source(StrEnum):
@@ -38,7 +38,7 @@ def sample(
     _traceback: Traceback = False,
 ) -> None:
     """Draw images from the promoted model, or from the base, into one picture."""
-    _check_output(output)
+    check_output(output, ".png")
     _check_strength(strength, source)
     from hrf.storage.s3 import adopt
     from hrf_pipelines.local.drawing import draw_samples
@@ -58,19 +58,6 @@ def sample(
         )
     at = "" if strength == 1 else f" at strength {strength:g}"
     console().say(f"{output}: {num} samples of the {source.value} model{at}")
-
-
-def _check_output(output: Path) -> None:
-    """Refuse a picture that couldn't be written, before it is drawn."""
-    from hrf.errors import ConfigError
-
-    if output.suffix.lower() != ".png" or not output.resolve().parent.is_dir() or output.is_dir():
-        raise ConfigError(
-            "--output",
-            expected="a file NAME.png in a folder that exists",
-            got=str(output),
-            fix="correct the name, or make the folder",
-        )
 
 
 def _check_strength(strength: float, source: Source) -> None:

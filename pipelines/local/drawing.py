@@ -70,7 +70,7 @@ def draw_samples(
         promoted = fetch_incumbent(store, pointer, Path(scratch) / "promoted")
         config = Config.from_yaml((promoted / CONFIG_FILE).read_text(encoding="utf-8"))
         base = Path(scratch) / "base"
-        _check_base(promoted, fetch_base(config.model, base, {"step": "sample", "source": config.model.source}))
+        check_base(promoted, fetch_base(config.model, base, {"step": "sample", "source": config.model.source}))
         folder, numbers = _embed(promoted, base, config, prompts, num_samples)
         (weights := Path(scratch) / "weights").mkdir()
         fold_strength(promoted, base, weights, strength)
@@ -105,7 +105,7 @@ def _embed(
     return folder, torch.arange(num_samples) % len(texts)
 
 
-def _check_base(promoted: Path, digest: str) -> None:
+def check_base(promoted: Path, digest: str) -> None:
     """Refuse to combine a policy with another base than its own."""
     origin = json.loads((promoted / POLICY_FILE).read_text(encoding="utf-8"))["base"]
     if origin["digest"] != digest:

@@ -45,7 +45,7 @@ def parse(arguments: list[str]) -> None:
 class TestCommands:
     def test_there_are_commands_to_check(self) -> None:
         here = {"run", "study", "compile", "presets", "doctor", "runs"}
-        here |= {"report", "sample", "rewards", "plan"}
+        here |= {"report", "sample", "front", "rewards", "plan"}
         on_a_cluster = {"submit", "schedule", "schedules", "compare-runs"}
         assert here | on_a_cluster == {arguments[0] for arguments in typed_commands()}
 

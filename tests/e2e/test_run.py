@@ -142,6 +142,24 @@ def test_samples_of_promoted_model_and_base_show_the_same_noise_made_differently
     assert 0 < abs(half - base).mean() < abs(promoted - base).mean()
 
 
+def test_the_front_of_a_finished_run_is_its_evaluation_at_strength_1_and_less_of_both_below(undisturbed, ask, tmp_path):
+    """Kills: other seeds than the evaluation's, the strengths in another order."""
+    picture = tmp_path / "front.svg"
+    options = ("--experiment", EXPERIMENT, "--strengths", "1,0.5", "--json", "-o", str(picture))
+    said = ask("front", undisturbed.run_id, *options)
+
+    front = json.loads(said[said.index("{") :])
+    half, whole = front["points"]
+    summary = json.loads((undisturbed.folder / "summary" / "summary.json").read_text())
+    evaluation = summary["epochs"][-1]["evaluation"]
+    assert front["candidate_id"] == f"{undisturbed.run_id}/epoch-0001"
+    assert (half["strength"], whole["strength"]) == (0.5, 1.0)
+    assert whole["reward_vs_base"] == evaluation["reward_vs_base"]
+    assert whole["diversity_ratio"] == evaluation["diversity"]["vendi_order2_ratio"]
+    assert 0 < half["reward_vs_base"]["value"] < whole["reward_vs_base"]["value"]
+    assert picture.read_text().startswith("<svg")
+
+
 def test_the_keys_of_the_storage_are_in_no_file_but_the_servers_own(home, second):
     settings = home / "s3" / "s3.json"
     assert settings.stat().st_mode & 0o777 == 0o600
