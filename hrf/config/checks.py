@@ -294,8 +294,11 @@ def _objective(config: Tree) -> Iterator[ConfigError]:
     update, objective = config.update, f"on the objective {config.update.objective!r} (update.objective)"
     if update.objective == "surrogate":
         yield from inert(update, "update", DIFFERENCE_ONLY, objective)
+        other = "divergence_limit" if update.trust_region == "ratio" else "clip_range"
+        yield from inert(update, "update", (other,), f"in the region {update.trust_region!r} (update.trust_region)")
         return
-    of_ratios = ("clip_range", "scale_trust_region", "log_prob_reduction", "kl_weight")
+    region = ("trust_region", "clip_range", "divergence_limit", "scale_trust_region")
+    of_ratios = (*region, "log_prob_reduction", "kl_weight")
     yield from inert(update, "update", of_ratios, objective)
     if config.starts.kind == "noise":
         yield ConfigError(

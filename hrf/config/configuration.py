@@ -16,7 +16,10 @@ from hrf.core.window import WindowSchedule
 from hrf.storage.validation import combine
 from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
-_CAME_LATER = {"rollout": ("share_start",), "update": ("objective", *checks.DIFFERENCE_ONLY)}
+_CAME_LATER = {
+    "rollout": ("share_start",),
+    "update": ("objective", *checks.DIFFERENCE_ONLY, "trust_region", "divergence_limit"),
+}
 """Section -> fields that configurations with digests on record do not have."""
 
 

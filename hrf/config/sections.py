@@ -193,10 +193,18 @@ class Update(Section):
     """For `warmup_cosine`, which requires it: the update at which the rate is 0."""
     clip_range: Positive = 1e-4
     """Epsilon of the clipped ratio, for log-probs that are means over pixels (published code: 1e-4)."""
+    trust_region: Literal["ratio", "divergence"] = "ratio"
+    """What holds the policy near the one that sampled. `ratio`: the clip of its ratio of probabilities. `divergence`: a
+    step of a branch teaches no more where the policy has moved further than `divergence_limit` and would be pushed on
+    (Flow-DPPO). It takes a state's worth more of storage a step."""
+    divergence_limit: Positive = 1e-5
+    """Largest KL divergence of a step from the policy that sampled, mean over pixels of (m - m')^2 / 2 s^2, for
+    `trust_region: divergence` (published scripts: 1e-5)."""
     advantage_clip: Positive = 2.5
     """Advantages are clipped to this many standard deviations (published code: 2.5)."""
     scale_trust_region: bool = True
-    """Scale both clips by the tail fraction of the episode, as HRF does; the objective `difference` does not."""
+    """Scale the trust region and the clip of advantages by the tail fraction of the episode, as HRF does; the objective
+    `difference` does not."""
     max_grad_norm: Positive = 1.0
     """Norm to which a gradient is clipped (published code: 1.0)."""
     inner_epochs: Count = 1

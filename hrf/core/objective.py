@@ -1,7 +1,7 @@
-"""The losses: group advantages, the trust region and the clipped surrogate; and the difference objective.
+"""The losses: group advantages, the surrogate and its trust regions; and the difference objective.
 
-Sources: PPO (Schulman et al. 2017, arXiv 1707.06347), DDPO (arXiv 2305.13301), HRF (arXiv 2410.08315), FDFO (arXiv
-2603.12893).
+Sources: PPO (Schulman et al. 2017, arXiv 1707.06347), DDPO (arXiv 2305.13301), HRF (arXiv 2410.08315), Flow-DPPO (arXiv
+2606.11025), FDFO (arXiv 2603.12893).
 """
 
 from __future__ import annotations
@@ -90,6 +90,39 @@ def clipped_surrogate(
     bounded = torch.clamp(advantage, -advantage_clip, advantage_clip)
     clipped_ratio = torch.clamp(ratio, 1 - clip_range, 1 + clip_range)
     return torch.maximum(-bounded * ratio, -bounded * clipped_ratio)
+
+
+def divergence_surrogate(
+    log_prob: Tensor,
+    old_log_prob: Tensor,
+    advantage: Tensor,
+    divergence: Tensor,
+    *,
+    limit: Tensor,
+    advantage_clip: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """The surrogate per (branch, step) pair, less those that have gone far enough: -A' ratio, A' = clip(A, -c, c).
+
+    A pair is dropped if and only if its divergence exceeds the limit and its gradient would push it further, that is, a
+    good action (A > 0) has become more likely or a bad one less. The divergence is exact where the ratio has the noise
+    of one sample. Source: Flow-DPPO (arXiv 2606.11025).
+
+    Args:
+        log_prob: [P] of the policy being trained.
+        old_log_prob: [P] of the policy that sampled.
+        advantage: [P].
+        divergence: [P] between the two policies' steps, >= 0, without gradient.
+        limit: [P], the largest divergence that a pair is pushed on from.
+        advantage_clip: [P] c.
+
+    Returns:
+        ([P] loss, to be minimised, 0 where dropped; [P] bool, which are).
+    """
+    log_ratio = log_prob - old_log_prob
+    pushes_on = advantage.sign() * log_ratio.detach() > 0
+    dropped = pushes_on & (divergence > limit)
+    loss = -torch.clamp(advantage, -advantage_clip, advantage_clip) * probability_ratio(log_ratio)
+    return loss.where(~dropped, 0), dropped
 
 
 def approximate_kl(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:

@@ -58,8 +58,9 @@ def artifact_bytes(config: Config, denoiser: Footprint, decoder: Footprint | Non
     state = FLOAT_BYTES * math.prod(denoiser.sample_shape)
     image = FLOAT_BYTES * math.prod((decoder or denoiser).output_shape)
     tuned = FLOAT_BYTES * denoiser.num_tuned
-    # The finished samples, too, as their differences are what is learned from.
-    states = pairs + (2 if config.update.objective == "difference" else 1) * branches
+    # The finished samples, too, as their differences are what is learned from; and means, to measure divergences from.
+    states = (2 if config.update.trust_region == "divergence" else 1) * pairs
+    states += (2 if config.update.objective == "difference" else 1) * branches
     indices = (3 if config.prompts else 2) * branches * INDEX_BYTES
     return {
         "trajectories": round(states * state + pairs * FLOAT_BYTES + indices),

@@ -110,7 +110,7 @@ def modes(measured: Sequence[tuple[str, int, EvaluationRecord]]) -> Figure:
 
 
 def training_health(summary: ReportedRun) -> list[Figure]:
-    """Loss, clip fraction, approximate KL and gradient norm per optimizer update."""
+    """Loss, what the trust region held, approximate KL and gradient norm per optimizer update."""
     updates = [update for entry in summary.epochs for update in entry.update.updates]
     quantities: tuple[tuple[str, Callable[[UpdateMetrics], float | None]], ...] = (
         ("Loss", lambda update: update.loss),
@@ -118,6 +118,8 @@ def training_health(summary: ReportedRun) -> list[Figure]:
         ("Approximate KL", lambda update: update.approx_kl),
         ("Gradient norm, before clipping", lambda update: update.grad_norm),
     )
+    if any(update.dropped_fraction is not None for update in updates):
+        quantities = (*quantities, ("Dropped fraction", lambda update: update.dropped_fraction))
     penalties = [update.kl_to_reference for update in updates if update.kl_to_reference]
     if penalties:
         quantities = (*quantities, ("KL to the reference", lambda update: update.kl_to_reference))

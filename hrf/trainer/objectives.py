@@ -1,4 +1,4 @@
-"""What an epoch's updates minimise: the clipped surrogate (DDPO, HRF), or the difference objective (after FDFO)."""
+"""What an epoch's updates minimise: the surrogate (DDPO, HRF), or the difference objective (after FDFO)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hrf.core.objective import (
     approximate_kl,
     clipped_surrogate,
     difference_loss,
+    divergence_surrogate,
     outside_trust_region,
     probability_ratio,
     sibling_directions,
@@ -79,22 +80,32 @@ def num_loss_pairs(trajectories: Trajectories, settings: Update) -> int:
 
 
 class Surrogate:
-    """The clipped surrogate on every trained step, with an optional KL penalty to the reference."""
+    """The surrogate in its trust region on every trained step, with an optional KL penalty to the reference.
 
-    num_readings = 4
+    Args:
+        policy: The one that is trained.
+        settings: The `update` part of the configuration.
+        trajectories: With their steps' means, where the trust region is one of divergence.
+        advantages: [B] float32.
+    """
+
+    num_readings = 5
 
     def __init__(
         self, policy: DiffusionPolicy, settings: Update, trajectories: Trajectories, advantages: Tensor
     ) -> None:
         self._policy, self._settings = policy, settings
         self._trajectories, self._advantages = trajectories, advantages
+        self._by_divergence = settings.trust_region == "divergence"
+        if self._by_divergence and trajectories.means is None:
+            raise ValueError("a trust region of divergence needs trajectories with their steps' means")
 
     def pairs(self, branches: Tensor) -> Pairs:
         """All pairs of the branches."""
         return self._trajectories.pairs(branches)
 
     def loss(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
-        """Readings: KL to the reference, log-ratio, whether it is outside the trust region, and its k3 estimate."""
+        """Readings: KL to the reference, log-ratio, whether the trust region holds it, k3 estimate, and divergence."""
         settings, policy, device = self._settings, self._policy, self._policy.device
         trajectories = self._trajectories
         states = trajectories.states[pairs.state_index].to(device)
@@ -107,31 +118,44 @@ class Surrogate:
         if settings.scale_trust_region:
             rho = tail_fraction(trajectories.start_steps[pairs.branch], policy.schedule.num_steps)
         rho = rho.to(device)
-        clip_range = rho * settings.clip_range
-        loss = clipped_surrogate(
-            log_prob,
-            old_log_prob,
-            self._advantages[pairs.branch].to(device),
-            clip_range=clip_range,
-            advantage_clip=rho * settings.advantage_clip,
-        )
+        advantage, advantage_clip = self._advantages[pairs.branch].to(device), rho * settings.advantage_clip
+        divergence = torch.zeros_like(rho)
+        if trajectories.means is not None and self._by_divergence:
+            old_mean = trajectories.means[pairs.pair_index].to(device)
+            divergence = gaussian_kl(mean.detach(), old_mean, std, "mean")
+            loss, held = divergence_surrogate(
+                log_prob,
+                old_log_prob,
+                advantage,
+                divergence,
+                limit=rho * settings.divergence_limit,
+                advantage_clip=advantage_clip,
+            )
+        else:
+            clip_range = rho * settings.clip_range
+            loss = clipped_surrogate(
+                log_prob, old_log_prob, advantage, clip_range=clip_range, advantage_clip=advantage_clip
+            )
+            held = outside_trust_region(log_prob.detach(), old_log_prob, clip_range)
         kl_to_reference = torch.zeros_like(loss)
         if settings.kl_weight > 0:
             with torch.no_grad():
                 reference_mean, _ = policy.as_reference().transition(states, pairs.step, prompts=prompts)
             kl_to_reference = gaussian_kl(mean, reference_mean, std, settings.log_prob_reduction)
         with torch.no_grad():
-            outside = outside_trust_region(log_prob, old_log_prob, clip_range)
             kl = approximate_kl(log_prob, old_log_prob)
-            readings = torch.stack((kl_to_reference, log_prob - old_log_prob, outside.float(), kl), dim=1)
+            readings = torch.stack((kl_to_reference, log_prob - old_log_prob, held.float(), kl, divergence), dim=1)
         return loss + settings.kl_weight * kl_to_reference, readings
 
     def metrics(self, readings: Tensor) -> dict[str, float]:
         """Means over the pairs, and the largest ratio."""
-        kl_to_reference, log_ratio, outside, kl = readings.unbind(1)
-        ratio = probability_ratio(log_ratio)
+        kl_to_reference, log_ratio, held, kl, divergence = readings.unbind(1)
+        ratio, held_fraction = probability_ratio(log_ratio), float(held.mean())
+        of_region = {"clip_fraction": held_fraction}
+        if self._by_divergence:
+            of_region = {"dropped_fraction": held_fraction, "divergence": float(divergence.mean())}
         return {
-            "clip_fraction": float(outside.mean()),
+            **of_region,
             "approx_kl": float(kl.mean()),
             "ratio_mean": float(ratio.mean()),
             "ratio_max": float(ratio.max()),

@@ -27,7 +27,12 @@ class UpdateMetrics(Record):
     grad_norm: float
     """Before clipping."""
     clip_fraction: float | None = None
-    """Share of ratios outside the trust region; like all that is of ratios, None under an objective without them."""
+    """Share of ratios outside the clip range; None in a trust region without one, and like all that is of ratios under
+    an objective without them."""
+    dropped_fraction: float | None = None
+    """Share of pairs that teach nothing, as they have gone far enough; None but in the trust region `divergence`."""
+    divergence: float | None = None
+    """Of the steps from those of the policy that sampled, mean over pixels; None but in that trust region."""
     approx_kl: float | None = None
     """k3 estimate of KL(old || new)."""
     ratio_mean: float | None = None

@@ -147,6 +147,8 @@ class Trajectories:
     """[sum (S_b + 1), C, H, W] float32, from the start to the state after the last trained step."""
     log_probs: Tensor
     """[sum S_b] log-probabilities under the policy that sampled."""
+    means: Tensor | None = None
+    """[sum S_b, C, H, W] float32, its steps' means; None where the trust region does not ask for them."""
     start_steps: Tensor
     """[B] int64."""
     groups: Tensor
@@ -171,7 +173,7 @@ class Trajectories:
             raise ValueError(f"trajectories of different samplers: trained steps {sorted(lengths)}")
         tensors = {
             name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("states", "log_probs", "start_steps", "groups", "prompts", "finished")
+            for name in ("states", "log_probs", "means", "start_steps", "groups", "prompts", "finished")
             if getattr(parts[0], name) is not None
         }
         return cls(**tensors, num_trained_steps=lengths.pop())
@@ -201,7 +203,7 @@ class Pairs:
     state_index: Tensor
     """[P] int64 into Trajectories.states; the next state is at the following index."""
     pair_index: Tensor
-    """[P] int64 into Trajectories.log_probs."""
+    """[P] int64 into Trajectories.log_probs and means."""
 
     def __len__(self) -> int:
         return len(self.branch)
@@ -214,7 +216,9 @@ class Pairs:
 class _TailRecorder:
     """Writes the trained tails into their places as the loop comes across them, in whatever order."""
 
-    def __init__(self, policy: DiffusionPolicy, starts: Batch, groups: Tensor, reduction: Reduction) -> None:
+    def __init__(
+        self, policy: DiffusionPolicy, starts: Batch, groups: Tensor, reduction: Reduction, keep_means: bool
+    ) -> None:
         num_trained, steps = policy.schedule.num_trained_steps, starts.steps
         if (steps >= num_trained).any():
             raise ValueError(f"start steps must be trained ones, below {num_trained}: got {int(steps.max())}")
@@ -225,6 +229,7 @@ class _TailRecorder:
         self.trajectories = Trajectories(
             states=torch.empty(int((lengths + 1).sum()), *policy.sample_shape),
             log_probs=torch.empty(int(lengths.sum())),
+            means=torch.empty(int(lengths.sum()), *policy.sample_shape) if keep_means else None,
             start_steps=steps.clone(),
             groups=groups.clone(),
             prompts=None if starts.prompts is None else starts.prompts.clone(),
@@ -242,7 +247,10 @@ class _TailRecorder:
         recorded = trained.to(states.device)
         local = steps - record.start_steps[index]
         log_prob = gaussian_log_prob(next_states[recorded], mean[recorded], std[recorded], self._reduction)
-        record.log_probs[self._pair_offsets[index] + local] = log_prob.cpu()
+        pair = self._pair_offsets[index] + local
+        record.log_probs[pair] = log_prob.cpu()
+        if record.means is not None:
+            record.means[pair] = mean[recorded].cpu()
         place = self._state_offsets[index] + local
         record.states[place] = states[recorded].cpu()
         record.states[place + 1] = next_states[recorded].cpu()
@@ -256,6 +264,7 @@ def rollout(
     batch_size: int,
     total: int | None = None,
     reduction: Reduction,
+    keep_means: bool = False,
     on_advance: OnAdvance | None = None,
 ) -> tuple[Trajectories, Tensor]:
     """Denoise branches to the end and record their trained tails.
@@ -267,6 +276,7 @@ def rollout(
         batch_size: The most samples in a denoiser call.
         total: How many branches there are in all shards of the epoch; B unless given.
         reduction: Of the log-probability over pixels.
+        keep_means: Record the means of the steps, too.
         on_advance: Progress.
 
     Returns:
@@ -275,6 +285,6 @@ def rollout(
     Raises:
         ValueError: If a start step isn't a trained one.
     """
-    recorder = _TailRecorder(policy, starts, groups, reduction)
+    recorder = _TailRecorder(policy, starts, groups, reduction, keep_means)
     samples = denoise(policy, starts, batch_size=batch_size, total=total, on_transition=recorder, on_advance=on_advance)
     return recorder.trajectories, samples

@@ -54,6 +54,7 @@ def sample_episodes(
         batch_size=config.model.batch_size,
         total=config.rollout.roots * config.rollout.branches,
         reduction=config.update.log_prob_reduction,
+        keep_means=config.update.trust_region == "divergence",
         on_advance=report,
     )
     if config.update.objective == "difference":

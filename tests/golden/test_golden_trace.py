@@ -23,6 +23,9 @@ TOLERANCES = {
     "grad_norm_by_step": (0.05, 0.005),
     # One of the 8 to 16 pairs of an update.
     "clip_fraction": (0.0, 0.13),
+    "dropped_fraction": (0.0, 0.13),
+    # Of means of order 1 in float32, squared.
+    "divergence": (0.05, 1e-10),
     # Differences of log-probs of order 1 in float32.
     "approx_kl": (0.05, 2e-7),
     "ratio_mean": (1e-4, 0.0),
@@ -84,7 +87,8 @@ def test_the_traces_have_in_use_what_they_watch_over():
         assert settings.weight_decay > 0
         assert sum(update["grad_norm"] > settings.max_grad_norm for update in updates) > len(updates) / 2
         if settings.objective == "surrogate":
-            assert 0 < sum(update["clip_fraction"] for update in updates) < len(updates)
+            held = "clip_fraction" if settings.trust_region == "ratio" else "dropped_fraction"
+            assert 0 < sum(update[held] for update in updates) < len(updates)
         else:
             assert settings.proximal_weight > 0
     assert {config_of(case).update.objective for case in CASES} == {"surrogate", "difference"}

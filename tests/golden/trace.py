@@ -97,6 +97,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "starts": {"schedule": "fixed", "windows": [{"steps": [2, 3]}]},
             "policy": {"split": 0.3, "prefix_pool": 3},
             "rollout": {"share_start": True},
+            "update": {"trust_region": "divergence", "divergence_limit": 4e-6, "clip_range": 1e-4},
         },
     ),
     "difference": (
@@ -174,7 +175,8 @@ def trace(case: str) -> list[dict[str, Any]]:
                 {
                     "start_steps": episodes.trajectories.start_steps.tolist(),
                     "rewards": scores.rewards.tolist(),
-                    "updates": [vars(update) for update in record.updates],
+                    # What an update does not have is absent, whatever others have.
+                    "updates": [update.model_dump(exclude_none=True) for update in record.updates],
                     "grad_norm_by_step": {str(step): norm for step, norm in record.grad_norm_by_step.items()},
                     "weights": _weights(policy, trainer.updater),
                 }

@@ -12,6 +12,7 @@ from torch import tensor
 from hrf.core.objective import (
     approximate_kl,
     clipped_surrogate,
+    divergence_surrogate,
     group_advantages,
     outside_trust_region,
     probability_ratio,
@@ -107,6 +108,41 @@ def test_within_its_bound_a_ratio_is_the_plain_one(log_ratio, advantage):
     gradient = 0.0 if clipped else -advantage * math.exp(log_ratio)
 
     assert loss_and_gradient(log_ratio, advantage, torch.float64)[1] == pytest.approx(gradient, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("advantage", [2.0, -2.0, 0.0])
+@pytest.mark.parametrize("log_ratio", [0.4, -0.4, 0.0])
+@pytest.mark.parametrize("divergence", [0.9e-5, 1.1e-5])
+def test_a_pair_is_dropped_if_it_has_gone_far_and_would_be_pushed_further(advantage, log_ratio, divergence):
+    """Loss and gradient by hand. Kills: the sign of the agreement, dropping on either condition alone, a loss that is
+    dropped and keeps its gradient."""
+    log_prob = tensor([log_ratio], dtype=torch.float64, requires_grad=True)
+    one = torch.ones(1, dtype=torch.float64)
+
+    loss, dropped = divergence_surrogate(
+        log_prob, 0 * one, advantage * one, divergence * one, limit=1e-5 * one, advantage_clip=1.5 * one
+    )
+    loss.sum().backward()
+
+    good_and_likelier, bad_and_less_likely = advantage > 0 and log_ratio > 0, advantage < 0 and log_ratio < 0
+    far = divergence > 1e-5
+    expected = far and (good_and_likelier or bad_and_less_likely)
+    value = 0.0 if expected else -max(-1.5, min(1.5, advantage)) * math.exp(log_ratio)
+    assert bool(dropped) == expected
+    assert float(loss.detach()) == pytest.approx(value)
+    assert float(log_prob.grad) == pytest.approx(value)
+
+
+def test_dropped_pairs_of_far_ratios_have_no_gradient_rather_than_none_that_is_a_number():
+    log_prob = tensor([90.0, -90.0, 90.0], requires_grad=True)
+    one = torch.ones(3)
+
+    loss, _ = divergence_surrogate(
+        log_prob, 0 * one, tensor([1.0, -1.0, -1.0]), one, limit=1e-5 * one, advantage_clip=one
+    )
+    loss.sum().backward()
+
+    assert log_prob.grad.tolist() == pytest.approx([0.0, 0.0, math.exp(20)])
 
 
 def test_what_is_told_of_far_ratios_is_finite():

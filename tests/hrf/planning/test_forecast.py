@@ -83,8 +83,9 @@ RUNS = {
     "a split with a pool": {
         "starts": window(0.5, 0.6), "policy": {"split": 0.5, "prefix_pool": 16},
     },
-    "shared starts": {
-        "starts": window(0.5, 0.6), "policy": {"split": 0.5}, "rollout": {**SMALL["rollout"], "share_start": True}
+    "shared starts, with means": {
+        "starts": window(0.5, 0.6), "policy": {"split": 0.5}, "rollout": {**SMALL["rollout"], "share_start": True},
+        "update": {**SMALL["update"], "trust_region": "divergence"},
     },
     "a KL penalty, twice": {
         "starts": window(0.5, 0.6),

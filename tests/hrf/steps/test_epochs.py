@@ -25,6 +25,7 @@ SHARED_START = {
     **SPLIT,
     "starts": {"kind": "window", "schedule": "fixed", "windows": [{"steps": [3, 4]}], "width": 0.0},
     "rollout": {"share_start": True},
+    "update": {"trust_region": "divergence", "divergence_limit": 1e-4},
 }
 DIFFERENCE = {**SPLIT, "update": {"objective": "difference", "proximal_weight": 0.5, "levels_per_branch": 1}}
 DDPO = {"starts": {"kind": "noise", "schedule": "uniform", "width": 0.0}}
@@ -47,8 +48,8 @@ def digest(run, name: str) -> dict:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {**SPLIT, "update": {"ema_decay": 0.9}}, DIFFERENCE],
-    ids=["hrf", "split-average", "difference"],
+    [{}, {**SPLIT, "update": {"ema_decay": 0.9}}, SHARED_START, DIFFERENCE],
+    ids=["hrf", "split-average", "shared", "difference"],
 )
 def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit(steps, changes):
     """Trap 7: through files after every epoch, against four epochs in one process that never reads them back.

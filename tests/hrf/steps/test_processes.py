@@ -36,7 +36,11 @@ DIFFERENCE = {
 KINDS = {
     "hrf": {},
     "split": SPLIT,
-    "shared": {**SHARED_START, "rollout": {**SHARED["rollout"], "share_start": True}},
+    "shared": {
+        **SHARED_START,
+        "rollout": {**SHARED["rollout"], "share_start": True},
+        "update": {**SHARED["update"], **SHARED_START["update"]},
+    },
     "ddpo": DDPO,
     "hrf-d": SELECTED,
     "difference": DIFFERENCE,

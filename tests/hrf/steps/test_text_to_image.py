@@ -39,6 +39,7 @@ SHARED_START = {
     **SPLIT,
     "starts": {"kind": "window", "schedule": "fixed", "windows": [{"steps": [2, 3]}]},
     "rollout": {"share_start": True},
+    "update": {"trust_region": "divergence"},
 }
 DDPO = {
     "starts": {"kind": "noise", "schedule": "uniform"},

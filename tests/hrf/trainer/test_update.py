@@ -42,11 +42,11 @@ def chain_policy() -> DiffusionPolicy:
     return DiffusionPolicy(denoiser=chain, schedule=schedule, prediction="epsilon", clip_range=None)
 
 
-def chain_rollout(policy, starts, seed):
+def chain_rollout(policy, starts, seed, **options):
     streams = [stream(seed, Purpose.BRANCH, 0, i, 0) for i in range(len(starts))]
     batch = replace(Batch.from_noise(policy, streams), steps=starts)
     groups = torch.zeros(len(starts), dtype=torch.int64)
-    return rollout(policy, batch, groups, batch_size=4096, reduction="sum")
+    return rollout(policy, batch, groups, batch_size=4096, reduction="sum", **options)
 
 
 def gradient_of(policy, trajectories, advantages, **changes) -> torch.Tensor:
@@ -233,6 +233,54 @@ def test_a_later_start_has_a_tighter_trust_region():
     assert unscaled == 0.0
     assert scaled == pytest.approx(outside, abs=lengths[2] / 14)
     assert scaled > 0
+
+
+def test_the_trust_region_of_divergence_is_that_of_the_chains_closed_form():
+    """A step's mean moves by b_k dtheta_k, so all is known by hand: divergences, which pairs are dropped, the gradient.
+
+    Kills: a divergence without its 2 s^2, means of another step, a limit that the tail fraction doesn't scale.
+    """
+    policy, starts, limit = chain_policy(), torch.tensor([0, 0, 1, 2, 3, 3]), 2e-3
+    trajectories, _ = chain_rollout(policy, starts, seed=0, keep_means=True)
+    advantages = torch.tensor([1.0, -1.0, 2.0, -2.0, 0.5, -0.5])
+    moved = torch.tensor([0.013, -0.035, 0.025, -0.023, 0.0, 0.0])
+    a, b = chain_coefficients(policy.schedule)
+    stds = policy.schedule.stds
+    with torch.no_grad():
+        policy.denoiser.theta.add_(moved)
+    settings = {**PLAIN, "trust_region": "divergence", "divergence_limit": limit, "scale_trust_region": True}
+    updater = Updater(policy, Update(**{**settings, "inner_epochs": 1}))
+    (metrics,), _ = updater.run(trajectories, advantages, run_seed=0, epoch=0)
+
+    pairs = trajectories.pairs(torch.arange(6))
+    divergences, far, dropped, without_scale = [], [], [], []
+    gradient = torch.zeros(NUM_STEPS, dtype=torch.float64)
+    columns = (pairs.branch.tolist(), pairs.step.tolist(), pairs.state_index.tolist())
+    for branch, step, place in zip(*columns, strict=True):
+        state, following = trajectories.states[place].double(), trajectories.states[place + 1].double()
+        b_k, s = float(b[step]), float(stds[step])
+        old = a[step] * state + b_k * THETA[step]
+        new = old + b_k * moved[step]
+        log_ratio = float(((following - old) ** 2 - (following - new) ** 2) / (2 * s**2))
+        advantage, rho = float(advantages[branch]), (NUM_STEPS - int(starts[branch])) / NUM_STEPS
+        divergences.append((b_k * float(moved[step])) ** 2 / (2 * s**2))
+        far.append(divergences[-1] > rho * limit)
+        dropped.append(far[-1] and advantage * log_ratio > 0)
+        without_scale.append(divergences[-1] > limit and advantage * log_ratio > 0)
+        if not dropped[-1]:
+            gradient[step] -= advantage * math.exp(log_ratio) * float(following - new) / s**2 * b_k / 6
+    assert metrics.divergence == pytest.approx(sum(divergences) / len(pairs), rel=1e-4)
+    assert metrics.dropped_fraction == pytest.approx(sum(dropped) / len(pairs))
+    assert metrics.clip_fraction is None
+    torch.testing.assert_close(policy.denoiser.theta.grad.double(), gradient, rtol=1e-3, atol=1e-5)
+    # What can be told apart is there.
+    assert 0 < sum(without_scale) < sum(dropped) < sum(far) < len(pairs)
+
+
+def test_a_trust_region_of_divergence_without_means_is_refused():
+    updater, trajectories, advantages = unet_case(trust_region="divergence")
+    with pytest.raises(ValueError, match="means"):
+        updater.run(trajectories, advantages, run_seed=0, epoch=0)
 
 
 def test_minibatches_go_across_groups_and_use_every_branch_once():
