@@ -26,6 +26,7 @@ class Purpose(StrEnum):
     POOL_PROMPT = "pool-prompt"
     ADAPTER = "adapter"
     EVALUATION = "evaluation"
+    TEXT_DIRECTION = "text-direction"
 
 
 def derive_seed(run_seed: int, *coordinates: str | int) -> int:

@@ -71,8 +71,21 @@ class RewardFamily(Section):
             yield from weights.problems(f"{path}.{name}")
 
     def leaves(self, path: str) -> Iterator[tuple[RewardFamily, str]]:
-        """This section with its path; of a sum of rewards, those of its terms."""
+        """The sections that have weights of their own, with their paths: this one, or those within it."""
         yield self, path
+
+    def check_fitted(self, path: str, *, base: str, prompts: Sequence[str]) -> None:
+        """Refuse what was fitted for other runs; asked by `prepare` of each of `leaves`.
+
+        Args:
+            path: Of this section, for messages.
+            base: Digest of the base model's contents.
+            prompts: What is trained on.
+
+        Raises:
+            ConfigError: If the reward was made for another base or other prompts.
+        """
+        del path, base, prompts
 
     def measured(self) -> dict[str, Any]:
         """The settings that the reward's numbers depend on, as plain values."""

@@ -8,6 +8,7 @@ from hrf.rewards.aesthetic import AestheticReward
 from hrf.rewards.classifier import ClassifierReward
 from hrf.rewards.clip_score import ClipScoreReward
 from hrf.rewards.family import RewardFamily, union_of
+from hrf.rewards.guided_text import GuidedTextReward
 from hrf.rewards.image_classifier import ImageClassifierReward
 from hrf.rewards.jpeg import JpegReward
 from hrf.rewards.onnx_classifier import OnnxClassifierReward
@@ -22,6 +23,7 @@ SINGLE_FAMILIES: tuple[type[RewardFamily], ...] = (
     AestheticReward,
     ClipScoreReward,
     PickScoreReward,
+    GuidedTextReward,
     ImageClassifierReward,
     OnnxClassifierReward,
     RemoteReward,

@@ -128,7 +128,7 @@ class WeightedSumReward(RewardFamily):
     def leaves(self, path: str) -> Iterator[tuple[RewardFamily, str]]:
         """See `RewardFamily.leaves`."""
         for term, term_path in self._terms(path):
-            yield term.reward, term_path
+            yield from term.reward.leaves(term_path)
 
     def measured(self) -> dict[str, Any]:
         """See `RewardFamily.measured`."""

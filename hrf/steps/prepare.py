@@ -126,7 +126,7 @@ def pack_inputs(config: Config, base: Path, prompts: PromptTable | None, folder:
     Raises:
         HrfError: For whatever can't work.
     """
-    _pack_classifiers(config, folder / "classifiers", kind_of(base).picture_size(base))
+    _pack_classifiers(config, folder / "classifiers", base, prompts)
     if config.prompts and prompts:
         (folder / "prompts").mkdir()
         prompts.save(folder / "prompts")
@@ -168,17 +168,17 @@ def run_prompts(config: Config) -> PromptTable | None:
     return table
 
 
-def _pack_classifiers(config: Config, target: Path, picture_size: tuple[int, int]) -> None:
+def _pack_classifiers(config: Config, target: Path, base: Path, prompts: PromptTable | None) -> None:
     """Copy the classifiers that rewards and evaluation use; build all that scores: a typo should cost seconds."""
+    picture_size = kind_of(base).picture_size(base)
     if config.evaluation.classifier:
         _pack_classifier(config.evaluation.classifier, "evaluation", target / "evaluation", picture_size)
     if config.evaluation.features in {"clip", "dinov2"}:
         build_embedder(config.evaluation, None, device="cpu")
-    with_prompts = config.prompts is not None
-    _pack_reward(config.reward, "reward", target / "reward", picture_size, with_prompts=with_prompts)
+    _pack_reward(config.reward, "reward", target / "reward", base, prompts)
     if config.evaluation.held_out_reward:
         held_out, field = config.evaluation.held_out_reward, "evaluation.held_out_reward"
-        _pack_reward(held_out, field, target / "held_out", picture_size, with_prompts=with_prompts)
+        _pack_reward(held_out, field, target / "held_out", base, prompts)
 
 
 def _pack_classifier(classifier: str, field: str, target: Path, picture_size: tuple[int, int]) -> None:
@@ -186,19 +186,20 @@ def _pack_classifier(classifier: str, field: str, target: Path, picture_size: tu
     check_classifier(target, field, picture_size)
 
 
-def _pack_reward(
-    settings: RewardFamily, field: str, target: Path, picture_size: tuple[int, int], *, with_prompts: bool
-) -> None:
+def _pack_reward(settings: RewardFamily, field: str, target: Path, base: Path, prompts: PromptTable | None) -> None:
     """Copy a reward's classifiers and try the reward on the CPU.
 
     Weights of pretrained networks are not copied: they are large, and every step that needs them fetches and verifies
     them itself.
     """
     for folder, path in settings.pack_classifiers(field, target):
-        check_classifier(folder, path, picture_size)
+        check_classifier(folder, path, kind_of(base).picture_size(base))
     reward = build_reward(settings, target if target.is_dir() else None, field=field, device="cpu")
-    if reward.needs_prompts and not with_prompts:
+    if reward.needs_prompts and prompts is None:
         raise missing_prompts(reward.name, field)
+    base_digest = read_manifest(base).content_digest()
+    for section, path in settings.leaves(field):
+        section.check_fitted(path, base=base_digest, prompts=prompts.training if prompts else ())
 
 
 def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None, config: Config) -> int:

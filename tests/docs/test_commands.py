@@ -73,7 +73,9 @@ class TestCommands:
     def test_options_named_in_the_text_exist(self) -> None:
         command: Any = typer.main.get_command(app)
         known = {option for sub in command.commands.values() for parameter in sub.params for option in parameter.opts}
-        known |= {option for parameter in command.commands["runs"].commands["show"].params for option in parameter.opts}
+        for group, name in (("runs", "show"), ("rewards", "fit-direction")):
+            below = command.commands[group].commands[name]
+            known |= {option for parameter in below.params for option in parameter.opts}
         server = (ROOT / "hrf" / "rewards" / "serve.py").read_text(encoding="utf-8")
         known |= set(re.findall(r'add_argument\("(--[a-z-]+)"', server))
         named = set(re.findall(r"`(--[a-z-]+)", OUTSIDE_FENCES))

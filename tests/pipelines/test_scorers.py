@@ -46,3 +46,12 @@ def test_a_term_of_a_sum_is_named_by_its_place():
     onnx = f"{{name: onnx_classifier, model: {{source: a.onnx, sha256: {'0' * 64}}}, classes: [0, 1]}}"
     (scorer,) = scorers_of(config(f"reward: {{name: weighted_sum, terms: [{{}}, {{reward: {onnx}}}]}}"))
     assert (scorer.path, scorer.device) == ("reward.terms[1].reward", "cpu")
+
+
+def test_a_corrected_score_has_two_sets_of_weights_and_its_network_a_device():
+    """Kills: the network that is corrected left out, which would be scored without its GPU and its way to the hub."""
+    wrapped = f"{{name: pickscore, device: cuda, model: {HUB}}}"
+    guided = f"reward: {{name: guided_text, direction: {LOCAL}, reward: {wrapped}}}"
+    direction, network = scorers_of(config(guided))
+    assert (direction.path, direction.on_hub) == ("reward", False)
+    assert (network.path, network.device, network.on_hub) == ("reward.reward", "cuda", True)

@@ -22,7 +22,7 @@ def test_every_reward_is_listed_with_its_range_and_licence():
 
 def test_the_list_can_be_read_by_a_program():
     listed = json.loads(CliRunner().invoke(app, ["rewards", "--json"]).output)
-    assert [entry["name"] for entry in listed if entry["needs_prompts"]] == ["clip_score", "pickscore"]
+    assert [entry["name"] for entry in listed if entry["needs_prompts"]] == ["clip_score", "pickscore", "guided_text"]
 
 
 def test_the_digest_of_a_file_is_its_sha256(tmp_path):
