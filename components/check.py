@@ -15,6 +15,7 @@ def check(
     epochs_per_step: int,
     evaluate_every: int,
     steered: bool,
+    replicas: int,
     experiment: str,
     run_tag: str,
     job_id: str,
@@ -36,6 +37,7 @@ def check(
         epochs_per_step: How many of them a step trains; likewise.
         evaluate_every: How often the pipeline evaluates; likewise.
         steered: Whether the pipeline holds the run above a diversity floor; likewise.
+        replicas: How many chains of epochs it trains; likewise.
         experiment: Runs of one experiment share a promoted model.
         run_tag: The run's id; empty takes Kubeflow's.
         job_id: Kubeflow's id of this run.
@@ -58,6 +60,7 @@ def check(
         epochs_per_step=epochs_per_step,
         evaluate_every=evaluate_every,
         steered=steered,
+        replicas=replicas,
         experiment=experiment,
         run_id=settle_run_id(run_tag, job_id),
         start_from=start_from,

@@ -9,6 +9,7 @@ from kfp.dsl import Artifact, Dataset, Input, Metrics, Output
 @dsl.component(base_image="hrf-worker", install_kfp_package=False)
 def gather(
     epoch: int,
+    replica: int,
     run: Input[Artifact],
     trajectory_shards: Input[List[Dataset]],  # noqa: UP006
     sample_shards: Input[List[Dataset]],  # noqa: UP006
@@ -20,6 +21,7 @@ def gather(
 
     Args:
         epoch: The epoch, counted from 0.
+        replica: The chain of epochs that it belongs to, counted from 0.
         run: What `prepare` settled: configuration, seeds, where the run started.
         trajectory_shards: The recorded tails of each shard's branches.
         sample_shards: The finished branches of each shard.
@@ -32,6 +34,7 @@ def gather(
 
     facts = step(
         epoch=epoch,
+        replica=replica,
         run=run.path,
         trajectory_shards=[shard.path for shard in trajectory_shards],
         sample_shards=[shard.path for shard in sample_shards],

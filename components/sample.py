@@ -7,6 +7,7 @@ from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 @dsl.component(base_image="hrf-worker", install_kfp_package=False)
 def sample(
     epoch: int,
+    replica: int,
     shard: int,
     num_shards: int,
     run: Input[Artifact],
@@ -21,6 +22,7 @@ def sample(
 
     Args:
         epoch: The epoch, counted from 0.
+        replica: The chain of epochs that it belongs to, counted from 0; each has noise of its own.
         shard: Which part of the epoch's roots, from 0.
         num_shards: How many parts there are.
         run: What `prepare` settled: configuration, seeds, where the run started.
@@ -36,6 +38,7 @@ def sample(
 
     facts = step(
         epoch=epoch,
+        replica=replica,
         shard=shard,
         num_shards=num_shards,
         run=run.path,

@@ -7,6 +7,7 @@ from kfp.dsl import Artifact, Dataset, Input, Metrics, Output
 @dsl.component(base_image="hrf-reward", install_kfp_package=False)
 def score(
     epoch: int,
+    replica: int,
     run: Input[Artifact],
     samples: Input[Dataset],
     scores: Output[Dataset],
@@ -16,6 +17,7 @@ def score(
 
     Args:
         epoch: The epoch, counted from 0.
+        replica: The chain of epochs that it belongs to, counted from 0.
         run: What `prepare` settled: configuration, seeds, where the run started.
         samples: The finished branches, to be scored.
         scores: One reward per branch.
@@ -26,6 +28,7 @@ def score(
 
     facts = step(
         epoch=epoch,
+        replica=replica,
         run=run.path,
         samples=samples.path,
         scores=scores.path,

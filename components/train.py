@@ -8,6 +8,7 @@ from kfp.dsl import Artifact, Input, Metrics, Model, Output
 def train(
     epoch: int,
     num_epochs: int,
+    replica: int,
     run: Input[Artifact],
     base: Input[Model],
     policy: Input[Model],
@@ -22,6 +23,7 @@ def train(
     Args:
         epoch: The first epoch, counted from 0.
         num_epochs: How many epochs.
+        replica: The chain of epochs that they belong to, counted from 0; each has noise of its own.
         run: What `prepare` settled: configuration, seeds, where the run started.
         base: The pretrained model, frozen.
         policy: The policy that training goes on from.
@@ -37,6 +39,7 @@ def train(
     facts = step(
         epoch=epoch,
         num_epochs=num_epochs,
+        replica=replica,
         run=run.path,
         base=base.path,
         policy=policy.path,

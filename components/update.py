@@ -7,6 +7,7 @@ from kfp.dsl import Artifact, Dataset, Input, Metrics, Model, Output
 @dsl.component(base_image="hrf-worker", install_kfp_package=False)
 def update(
     epoch: int,
+    replica: int,
     run: Input[Artifact],
     base: Input[Model],
     policy: Input[Model],
@@ -21,6 +22,7 @@ def update(
 
     Args:
         epoch: The epoch, counted from 0.
+        replica: The chain of epochs that it belongs to, counted from 0; each has noise of its own.
         run: What `prepare` settled: configuration, seeds, where the run started.
         base: The pretrained model, frozen.
         policy: The policy that sampled.
@@ -36,6 +38,7 @@ def update(
 
     facts = step(
         epoch=epoch,
+        replica=replica,
         run=run.path,
         base=base.path,
         policy=policy.path,

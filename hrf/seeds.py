@@ -27,6 +27,7 @@ class Purpose(StrEnum):
     ADAPTER = "adapter"
     EVALUATION = "evaluation"
     TEXT_DIRECTION = "text-direction"
+    REPLICA = "replica"
 
 
 def derive_seed(run_seed: int, *coordinates: str | int) -> int:
@@ -41,6 +42,11 @@ def derive_seed(run_seed: int, *coordinates: str | int) -> int:
     """
     text = "/".join(str(part) for part in (run_seed, *coordinates))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def replica_seed(run_seed: int, replica: int) -> int:
+    """Seed of a replica's training noise; the first one, 0, has that of a run without replicas."""
+    return derive_seed(run_seed, Purpose.REPLICA, replica) if replica else run_seed
 
 
 def stream(run_seed: int, purpose: Purpose, *coordinates: int) -> torch.Generator:

@@ -34,7 +34,8 @@ def build_epoch(steps: Sequence[EpochStep], site: Site) -> Callable[..., Any] | 
         site: Where the tasks run.
 
     Returns:
-        A pipeline of `epoch` and the run's artifacts that returns `Trained`; None if the plan has no single epochs.
+        A pipeline of `epoch`, `replica` and the run's artifacts that returns `Trained`; None if the plan has no single
+        epochs.
     """
     if all(step.in_one_task for step in steps):
         return None
@@ -42,17 +43,18 @@ def build_epoch(steps: Sequence[EpochStep], site: Site) -> Callable[..., Any] | 
     @dsl.pipeline(name="epoch")
     def epoch_pipeline(
         epoch: int,
+        replica: int,
         run: Input[Artifact],
         base: Input[Model],
         policy: Input[Model],
         training_state: Input[Model],
         baseline: Input[Artifact],
     ) -> Trained:
-        settled = {"run": run, "base": base}
-        sampled = _add_sampling(site, epoch=epoch, policy=policy, baseline=baseline, **settled)
-        scored = site.place(score(epoch=epoch, run=run, samples=sampled["samples"]), "score").outputs
+        settled, numbers = {"run": run, "base": base}, {"epoch": epoch, "replica": replica}
+        sampled = _add_sampling(site, numbers, policy=policy, baseline=baseline, **settled)
+        scored = site.place(score(run=run, samples=sampled["samples"], **numbers), "score").outputs
         rollout = {"trajectories": sampled["trajectories"], "scores": scored["scores"]}
-        task = update(epoch=epoch, policy=policy, training_state=training_state, **rollout, **settled)
+        task = update(policy=policy, training_state=training_state, **numbers, **rollout, **settled)
         updated = site.place(task, "update").outputs
         return Trained(*(updated[name] for name in TRAINED))
 
@@ -60,42 +62,44 @@ def build_epoch(steps: Sequence[EpochStep], site: Site) -> Callable[..., Any] | 
 
 
 def add_training(
-    step: EpochStep, epoch_pipeline: Callable[..., Any] | None, site: Site, **inputs: Any
+    step: EpochStep, epoch_pipeline: Callable[..., Any] | None, site: Site, *, replica: int, **inputs: Any
 ) -> tuple[Any, dict[str, Any]]:
-    """Add the training of one entry of the plan to the pipeline that is being built.
+    """Add a replica's training of one entry of the plan to the pipeline that is being built.
 
     Args:
         step: The entry.
         epoch_pipeline: As `build_epoch` made it.
         site: Where the tasks run.
+        replica: Its number.
         inputs: The run's artifacts and the current ones.
 
     Returns:
         The task, and the artifacts that are current after it, by name.
     """
     if step.in_one_task:
-        task = site.place(train(epoch=step.first_epoch, num_epochs=step.num_epochs, **inputs), "train")
-        task.set_display_name(f"{step.label.replace(': ', ', ')}: train")
+        numbers = {"epoch": step.first_epoch, "num_epochs": step.num_epochs, "replica": replica}
+        task = site.place(train(**numbers, **inputs), "train")
+        task.set_display_name(f"{step.label_of(replica).replace(': ', ', ')}: train")
         outputs = [task.outputs[name] for name in TRAINED]
     else:
         assert epoch_pipeline is not None
-        task = epoch_pipeline(epoch=step.first_epoch, **inputs)
-        task.set_display_name(step.label)
+        task = epoch_pipeline(epoch=step.first_epoch, replica=replica, **inputs)
+        task.set_display_name(step.label_of(replica))
         outputs = [task.outputs[name] for name in Trained._fields]
     return task, dict(zip(Trained._fields, outputs, strict=True))
 
 
-def _add_sampling(site: Site, *, epoch: Any, run: Any, **inputs: Any) -> Mapping[str, Any]:
+def _add_sampling(site: Site, numbers: Mapping[str, Any], *, run: Any, **inputs: Any) -> Mapping[str, Any]:
     """Add the tasks that sample an epoch: one, or one per shard and one that joins what they made."""
     num_shards = site.placement.shards
-    whole = {"epoch": epoch, "run": run, **inputs}
+    whole = {**numbers, "run": run, **inputs}
     if num_shards == 1:
         outputs: Mapping[str, Any] = site.place(sample(shard=0, num_shards=1, **whole), "sample").outputs
         return outputs
     with dsl.ParallelFor(list(range(num_shards)), name="shards") as shard:
         parts = site.place(sample(shard=shard, num_shards=num_shards, **whole), "sample").outputs
     task = gather(
-        epoch=epoch,
+        **numbers,
         run=run,
         trajectory_shards=dsl.Collected(parts["trajectories"]),
         sample_shards=dsl.Collected(parts["samples"]),

@@ -9,11 +9,12 @@ from kfp.dsl.base_component import BaseComponent
 
 from hrf.config import Config
 from hrf.config.overrides import lay_over
-from hrf.steps.check import AS_CONFIGURED, PRESETS_SEED
+from hrf.steps.check import AS_CONFIGURED, PRESETS_SEED, shape_of
 from hrf_components.baseline import baseline
 from hrf_components.check import check
 from hrf_components.evaluate import evaluate
 from hrf_components.fetch import fetch
+from hrf_components.merge import merge
 from hrf_components.prepare import prepare
 from hrf_components.report_status import report_status
 from hrf_components.steer import steer
@@ -143,21 +144,28 @@ def add_run(
         site: Where the tasks run.
         controls: Other ways to sample what it trains, which are measured whenever it is.
     """
-    settled, current = _add_start(parameters, identity, config=config, site=site, prefix="")
+    settled, start = _add_start(parameters, identity, config=config, site=site, prefix="")
     own = _Way(site=site, prefix="", settled=settled)
     ways = [own, *(_add_control(control, identity, base=settled["base"]) for control in controls)]
-    judged: list[Any] = []
+    chains, earlier = [start] * config.run.replicas, list[Any]()
     for step in steps:
-        task, current = add_training(step, epoch, site, **settled, **current)
-        if judged and not site.on_cluster:
-            # A cluster evaluates while it goes on training. One machine does one thing at a time: the evaluation first.
-            task.after(*judged)
-        judged = [_add_judging(way, step, current["policy"]) for way in ways] if step.evaluated else []
+        for replica, current in enumerate(chains):
+            task, chains[replica] = add_training(step, epoch, site, replica=replica, **settled, **current)
+            if earlier and not site.on_cluster:
+                # A cluster trains all replicas at a time, and evaluates meanwhile. One machine does one thing at a
+                # time: the evaluation, then one replica after another.
+                task.after(*earlier)
+            earlier = [task] if len(chains) > 1 else []
+        if step.evaluated:
+            policies = [current["policy"] for current in chains]
+            candidate = policies[0] if len(chains) == 1 else _add_merging(step, site, policies, run=settled["run"])
+            earlier = [_add_judging(way, step, candidate) for way in ways]
         if step.steered:
-            task = steer(epoch=step.last_epoch, **settled, **current, **own.history)
+            # Under a floor there is one replica.
+            task = steer(epoch=step.last_epoch, **settled, **chains[0], **own.history)
             task = site.place(task, "steer")
             task.set_display_name(f"epoch {step.last_epoch}: steer")
-            current = {key: task.outputs[output] for key, output in zip(Trained._fields, TRAINED, strict=True)}
+            chains = [{key: task.outputs[output] for key, output in zip(Trained._fields, TRAINED, strict=True)}]
             own.history = {"history": task.outputs["new_history"]}
     for way in ways:
         task = summarize(run=way.settled["run"], baseline=way.settled["baseline"], **way.history)
@@ -195,13 +203,7 @@ def _add_start(
         prefix: Set before the display names.
         base: The base model, where it has been fetched.
     """
-    shape = {
-        "num_epochs": config.run.epochs,
-        "epochs_per_step": config.run.epochs_per_step,
-        "evaluate_every": config.evaluation.every,
-        "steered": config.diversity_floor is not None,
-    }
-    task = check(job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **shape, **parameters, **identity)
+    task = check(job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **shape_of(config), **parameters, **identity)
     asked = site.place(task, "check", prefix=prefix).outputs
     if base is None:
         task = fetch(source=asked["source"], revision=asked["revision"], version=asked["version"])
@@ -221,6 +223,14 @@ def _add_control(control: Control, identity: Mapping[str, Any], *, base: Any) ->
         control.parameters, identity, config=control.config, site=control.site, prefix=prefix, base=base
     )
     return _Way(site=control.site, prefix=prefix, settled=settled)
+
+
+def _add_merging(step: EpochStep, site: Site, policies: Sequence[Any], *, run: Any) -> Any:
+    """Add the mean of the replicas' weights."""
+    named = {f"policy_{replica}": policy for replica, policy in enumerate(policies)}
+    task = site.place(merge(epoch=step.last_epoch, run=run, **named), "merge")
+    task.set_display_name(f"epoch {step.last_epoch}: merge")
+    return task.outputs["new_policy"]
 
 
 def _add_judging(way: _Way, step: EpochStep, policy: Any) -> Any:

@@ -67,8 +67,9 @@ def evaluations_by_epoch(config: Config, model_folder: Path) -> list[float]:
     from hrf.policies.folders import noise_schedule
 
     schedule = noise_schedule(scheduler_config(model_folder), config)
-    epochs = (expected_epoch_evaluations(config, schedule, epoch) for epoch in range(config.run.epochs))
-    return list(accumulate(epochs, initial=pool_evaluations(config)))[1:]
+    replicas, epochs = config.run.replicas, range(config.run.epochs)
+    spent = (replicas * expected_epoch_evaluations(config, schedule, epoch) for epoch in epochs)
+    return list(accumulate(spent, initial=pool_evaluations(config)))[1:]
 
 
 def cluster_share(config: Config, placement: Placement) -> ClusterShare:
@@ -81,7 +82,7 @@ def cluster_share(config: Config, placement: Placement) -> ClusterShare:
 
 
 def epoch_seconds(config: Config) -> float:
-    """How long the longest of a run's epochs will train: on one A100 or, without a GPU, on two cores.
+    """How long the longest of a run's epochs will train, in one replica: on one A100 or, without a GPU, on two cores.
 
     Raises:
         HrfError: If the model's configuration files can't be had.
@@ -91,7 +92,7 @@ def epoch_seconds(config: Config) -> float:
     epochs = [epoch.sample + epoch.update for epoch in compute(config, "a100", DEFAULT_UTILISATION).epochs]
     if config.model.device == "cuda":
         return max(epoch.seconds for epoch in epochs)
-    return max(epoch.flops for epoch in epochs) / CPU_FLOPS
+    return max(epoch.flops for epoch in epochs) / config.run.replicas / CPU_FLOPS
 
 
 def settle_epochs_per_step(config: Config, placement: Placement | None) -> Config:

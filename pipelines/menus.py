@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 from hrf.config import StartChoice, resolve
 from hrf.config.loading import list_presets
 from hrf.errors import ConfigError
-from hrf.steps.check import check_shape
+from hrf.steps.check import check_shape, shape_of
 from hrf_pipelines.forecasting import settle_epochs_per_step
 from hrf_pipelines.placement import Placement, Site, check_accelerators, check_shards
 
@@ -44,13 +44,7 @@ def _fits(preset: str, overrides: str, config: Config, placement: Placement) -> 
     assert isinstance(config.run.epochs_per_step, int)
     try:
         other = resolve(preset, overrides)
-        check_shape(
-            other,
-            num_epochs=config.run.epochs,
-            epochs_per_step=config.run.epochs_per_step,
-            evaluate_every=config.evaluation.every,
-            steered=config.diversity_floor is not None,
-        )
+        check_shape(other, **shape_of(config))
         check_accelerators(placement, other)
         check_shards(placement, other)
     except ConfigError:

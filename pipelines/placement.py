@@ -42,6 +42,7 @@ ROLES: Mapping[str, Role] = {
     "score": "reward",
     "update": "worker",
     "train": "reward",
+    "merge": "worker",
     "evaluate": "reward",
     "steer": "worker",
     "summarize": "control",
@@ -110,6 +111,7 @@ class Steps(Section):
     score: Resources = Resources()
     update: Resources = Resources()
     train: Resources = Resources()
+    merge: Resources = Resources()
     evaluate: Resources = Resources()
     steer: Resources = Resources()
     summarize: Resources = Resources()

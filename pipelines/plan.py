@@ -40,6 +40,8 @@ class EpochStep:
     """What the UI shows."""
     num_shards: int = 1
     """How many tasks share an epoch's sampling."""
+    num_replicas: int = 1
+    """How many chains of epochs are trained side by side."""
 
     @property
     def last_epoch(self) -> int:
@@ -48,10 +50,16 @@ class EpochStep:
 
     @property
     def num_tasks(self) -> int:
-        """Tasks on a cluster: the sub-pipeline of an epoch with its tasks, or `train`; evaluate and steer."""
+        """Tasks on a cluster: of each replica the sub-pipeline of an epoch with its tasks, or `train`; what follows."""
         # Sampling in shards is the loop, an iteration with its task for each, and the task that joins them.
         sampling = 1 if self.num_shards == 1 else 2 + 2 * self.num_shards
-        return (1 if self.in_one_task else 1 + sampling + 2) + self.evaluated + self.steered
+        training = self.num_replicas * (1 if self.in_one_task else 1 + sampling + 2)
+        merged = self.evaluated and self.num_replicas > 1
+        return training + merged + self.evaluated + self.steered
+
+    def label_of(self, replica: int) -> str:
+        """What the UI shows of a replica's training."""
+        return self.label.replace(":", f", replica {replica}:", 1) if self.num_replicas > 1 else self.label
 
 
 def plan_epochs(config: Config, *, num_shards: int = 1) -> tuple[EpochStep, ...]:
@@ -79,6 +87,7 @@ def plan_epochs(config: Config, *, num_shards: int = 1) -> tuple[EpochStep, ...]
                 steered=due and config.diversity_floor is not None,
                 label=_label(config, first, last),
                 num_shards=num_shards,
+                num_replicas=config.run.replicas,
             )
         )
     return tuple(steps)
@@ -100,6 +109,7 @@ def plan_points(config: Config, measured_after: Sequence[int]) -> tuple[EpochSte
             evaluated=True,
             steered=config.diversity_floor is not None,
             label=_label(config, first, stop - 1),
+            num_replicas=config.run.replicas,
         )
         for first, stop in parts
     )
@@ -124,7 +134,8 @@ def check_task_budget(num_tasks: int) -> None:
             "run.epochs",
             expected=f"a pipeline of at most {MOST_TASKS} tasks",
             got=f"{num_tasks} tasks",
-            fix="train several epochs per step (run.epochs_per_step), evaluate less often, or chain shorter runs",
+            fix="train several epochs per step (run.epochs_per_step) or fewer replicas (run.replicas), evaluate less "
+            "often, or chain shorter runs",
         )
 
 

@@ -364,6 +364,14 @@ def _gate(config: Tree) -> Iterator[ConfigError]:
 
 def _run(config: Tree) -> Iterator[ConfigError]:
     run, evaluation = config.run, config.evaluation
+    if run.replicas > 1 and config.diversity_floor is not None:
+        yield ConfigError(
+            "run.replicas",
+            expected="1 under a diversity floor: what is measured is the mean of the replicas, and what would be held "
+            "above the floor are their own weights, whose diversity nobody knows",
+            got=run.replicas,
+            fix="set it to 1, or diversity_floor to null: the gate keeps gate.diversity_margin all the same",
+        )
     if run.epochs_per_step == "auto":
         return
     if run.epochs % run.epochs_per_step:

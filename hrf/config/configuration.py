@@ -18,6 +18,7 @@ from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
 _CAME_LATER = {
     "rollout": ("share_start",),
+    "run": ("replicas",),
     "update": ("objective", *checks.DIFFERENCE_ONLY, "trust_region", "divergence_limit"),
 }
 """Section -> fields that configurations with digests on record do not have."""

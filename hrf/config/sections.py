@@ -294,6 +294,9 @@ class Run(Section):
     epochs_per_step: Count | Literal["auto"] = "auto"
     """Epochs that one pipeline step trains; it divides `epochs` and `evaluation.every`. `auto`: on a cluster, as many
     as lie between two evaluations and last some minutes; on this machine one."""
+    replicas: Annotated[Count, Field(le=8)] = 1
+    """Chains of epochs from the same start, each with noise of its own, whose weights are averaged before every
+    evaluation; a run costs so many times the denoiser evaluations, on a cluster in pods side by side."""
     seed: Seed = 0
     """Seed of all training noise."""
     start_from: StartFrom = "promoted"

@@ -15,12 +15,19 @@ from hrf.storage.secrets import without_secrets
 
 PROGRESS_FILE = "HRF_PROGRESS_FILE"
 _take: Callable[[str, dict[str, object]], None] | None = None
+_always: dict[str, object] = {}
 
 
 def hand_to(take: Callable[[str, dict[str, object]], None]) -> None:
     """Give all events of this process to somebody who knows more, as (event, fields)."""
     global _take
     _take = take
+
+
+def tell_always(**fields: object) -> None:
+    """From now on, have all events of this process say these fields, too, where they are not None; and none before."""
+    global _always
+    _always = {name: value for name, value in fields.items() if value is not None}
 
 
 def emit(event: str, **fields: object) -> None:
@@ -37,7 +44,7 @@ def emit(event: str, **fields: object) -> None:
     if not path:
         return
     told = {name: without_secrets(value) if isinstance(value, str) else value for name, value in fields.items()}
-    line = json.dumps({"event": event, "time": time.time(), **told}) + "\n"
+    line = json.dumps({"event": event, "time": time.time(), **_always, **told}) + "\n"
     # One write of one line in append mode: lines of several processes never mix.
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(line)

@@ -77,6 +77,10 @@ class Work:
         """The same work, by so many processes at once."""
         return Work(evaluations=self.evaluations, flops=self.flops, seconds=self.seconds / count)
 
+    def side_by_side(self, count: int) -> Work:
+        """So often at a time, on a GPU each."""
+        return Work(evaluations=count * self.evaluations, flops=count * self.flops, seconds=self.seconds)
+
 
 NOTHING = Work(evaluations=0.0, flops=0.0, seconds=0.0)
 
@@ -90,11 +94,11 @@ class EpochForecast:
     window: tuple[int, int] | None
     """[start, stop); None for starts from noise."""
     sample: Work
-    """Of one of them."""
+    """Of one of them, in all replicas."""
     update: Work
-    """Of one of them."""
+    """Likewise."""
     artifact_bytes: dict[str, int]
-    """What the steps of one of them write, by artifact."""
+    """What the steps of one of them write in one replica, by artifact."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +133,7 @@ def forecast(
     gpu: str = "a100",
     utilisation: float = DEFAULT_UTILISATION,
 ) -> Forecast:
-    """Compute what a run will take on one GPU, or one for each of its processes, whatever `model.device` says.
+    """Compute what a run will take on one GPU, or one for each process and replica, whatever `model.device` says.
 
     Args:
         config: Of the run.
@@ -233,13 +237,16 @@ def _epochs(
         sampling = expected_sampling_evaluations(config, schedule, epoch)
         updating = expected_epoch_evaluations(config, schedule, epoch) - sampling
         with_loss = expected_loss_pairs(config, schedule, epoch)
+        processes, replicas = config.model.num_processes, config.run.replicas
+        sampled = _sampling(config, schedule, sampling, bounds, clock).shared_by(processes)
+        updated = _updating(config, denoiser, updating, with_loss, clock).shared_by(processes)
         found.append(
             EpochForecast(
                 first_epoch=epoch,
                 num_epochs=1,
                 window=bounds,
-                sample=_sampling(config, schedule, sampling, bounds, clock).shared_by(config.model.num_processes),
-                update=_updating(config, denoiser, updating, with_loss, clock).shared_by(config.model.num_processes),
+                sample=sampled.side_by_side(replicas),
+                update=updated.side_by_side(replicas),
                 artifact_bytes=artifact_bytes(config, denoiser, decoder, expected_pairs(config, schedule, epoch)),
             )
         )
@@ -337,6 +344,11 @@ def _assumptions(config: Config, gpu: Gpu, utilisation: float) -> tuple[str, ...
         assumed.append(
             f"{config.model.num_processes} processes share sampling and updates evenly, on a GPU each; "
             "the time in which they exchange gradients is not in it"
+        )
+    if config.run.replicas > 1:
+        assumed.append(
+            f"{config.run.replicas} replicas train at the same time, on GPUs of their own, as on a cluster: on one "
+            "machine, one after another, so many times the time; averaging their weights is not in it"
         )
     if config.policy.lora:
         assumed.append("an adapter's update takes as long as that of all weights: an upper bound")

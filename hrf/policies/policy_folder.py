@@ -9,6 +9,9 @@ from typing import Any
 from hrf.errors import ArtifactError
 from hrf.storage.names import AVERAGE_FOLDER, LORA_FILE, POLICY_FILE
 
+MERGE = "merge"
+"""What `policy.json` calls what weights are the mean of: `hrf.trainer.record.MergeRecord`."""
+
 
 def split_at(switch_step: int) -> dict[str, Any]:
     """What `policy.json` says of the step from which the weights are used."""

@@ -168,13 +168,14 @@ def _read_run(storage: Storage, experiment: str, run_id: str) -> dict[str, Any]:
         "start_known": begun is not None,
         **{name: start.get(name) for name in ("started_from", "started_from_sequence", "created")},
         **{name: start.get(name) for name in ("preset", "config_digest")},
+        "replicas": begun.replicas if begun else 1,
     }
 
 
 def _failures(records: RunRecords) -> list[dict[str, Any]]:
     """What failing steps said, oldest first. A run that went on afterwards keeps them."""
     told = sorted(records.failures(), key=lambda failure: failure.time)
-    names = {"step", "epoch", "error_type", "message", "time"}
+    names = {"step", "epoch", "replica", "error_type", "message", "time"}
     return [failure.model_dump(mode="json", include=names) for failure in told]
 
 

@@ -21,7 +21,7 @@ from typing import Any, Literal
 from hrf.evaluation.record import Estimate, EvaluationRecord, Interval
 from hrf.promotion.floor import SteeringDecision
 from hrf.storage.records import Record
-from hrf.trainer.record import EpochRecord
+from hrf.trainer.record import EpochRecord, MergeRecord
 
 Outcome = Literal["promoted", "rejected", "lost"]
 ReasonKind = Literal[
@@ -115,6 +115,8 @@ class RunStart(Record):
     started_from_sequence: int | None
     incumbent: Promotion | None
     noise_tag: str
+    replicas: int = 1
+    """How many chains of epochs its candidates are the mean of."""
     code: str
     """Version and commit of what computes: a run is not resumed by another one."""
     created: str
@@ -128,6 +130,8 @@ class Failure(Record):
 
     step: str
     epoch: int | None
+    replica: int | None = None
+    """None for a step that belongs to none."""
     error_type: str
     message: str
     exit_code: int
@@ -150,6 +154,8 @@ class Reason(Record):
     """The task's name, such as `sample`; "" where the run ended before any."""
     epoch: int | None
     """Counted from 0; None for a step that belongs to no epoch, or where nothing says which."""
+    replica: int | None = None
+    """Likewise."""
     kind: ReasonKind
     problem: str
     """What happened, such as `out of memory at 300Mi`."""
@@ -165,7 +171,7 @@ class Reason(Record):
     @property
     def where(self) -> str:
         """Such as `sample, epoch 0`."""
-        return place_words(self.step or "the run", self.epoch)
+        return place_words(self.step or "the run", self.epoch, self.replica)
 
     @property
     def line(self) -> str:
@@ -173,9 +179,11 @@ class Reason(Record):
         return f"{self.where}: {self.problem}. Fix: {self.fix}" if self.fix else f"{self.where}: {self.problem}"
 
 
-def place_words(step: str, epoch: int | None) -> str:
-    """A step with its epoch, if it has one."""
-    return step if epoch is None else f"{step}, epoch {epoch}"
+def place_words(step: str, epoch: int | None, replica: int | None = None) -> str:
+    """A step with its epoch and replica, if it has them; the first replica, which may be the only one, is not named."""
+    numbers = {"epoch": epoch, "replica": replica or None}
+    within = [f"{name} {number}" for name, number in numbers.items() if number is not None]
+    return ", ".join([step, *within])
 
 
 class RunStatus(Record):
@@ -208,6 +216,8 @@ class HistoryEntry(Record):
     evaluation: EvaluationRecord | None
     decision: DecisionRecord | None
     steering: SteeringDecision | None
+    merge: MergeRecord | None = None
+    """What was evaluated, where it is the mean of several replicas."""
 
 
 class RunSummary(Record):

@@ -109,12 +109,13 @@ class RunRecords:
         Raises:
             StorageError: If the storage fails.
         """
-        epoch = "" if failure.epoch is None else f"-epoch-{failure.epoch:04d}"
+        place = "" if failure.epoch is None else f"-epoch-{failure.epoch:04d}"
+        place += f"-replica-{failure.replica}" if failure.replica else ""
         told = {
             name: without_secrets(value) if isinstance(value, str) else value
             for name, value in failure.as_json().items()
         }
-        self.storage.write_json(f"{self.prefix}/{FAILURES}/{failure.step}{epoch}.json", told)
+        self.storage.write_json(f"{self.prefix}/{FAILURES}/{failure.step}{place}.json", told)
 
     def failures(self) -> list[Failure]:
         """How each step that ever failed did so the last time."""

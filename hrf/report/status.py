@@ -19,7 +19,7 @@ def render_status(status: RunStatus, *, problem: str = "") -> str:
     """
     failures = [
         {
-            "where": place_words(failure.step, failure.epoch),
+            "where": place_words(failure.step, failure.epoch, failure.replica),
             "when": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(failure.time)),
             "error_type": failure.error_type,
             "message": failure.message,

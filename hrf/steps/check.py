@@ -40,6 +40,7 @@ def check(
     epochs_per_step: int,
     evaluate_every: int,
     steered: bool,
+    replicas: int,
     experiment: str,
     run_id: str,
     start_from: str,
@@ -57,6 +58,7 @@ def check(
         epochs_per_step: Epochs that one of its steps trains; likewise.
         evaluate_every: How often it evaluates; likewise.
         steered: Whether it holds the run above a diversity floor; likewise.
+        replicas: How many chains of epochs it trains; likewise.
         experiment: Whose promoted pointer the run starts from and moves.
         run_id: Name of the run in the storage.
         start_from: `promoted`, `base`, or `as configured`, which empty means, too.
@@ -81,6 +83,7 @@ def check(
         epochs_per_step=epochs_per_step,
         evaluate_every=evaluate_every,
         steered=steered,
+        replicas=replicas,
     )
     start = settle_start(start_from, config)
     store = Storage.open(storage)
@@ -99,6 +102,7 @@ def check(
             started_from_sequence=pointer.sequence if pointer else None,
             incumbent=pointer,
             noise_tag=noise_tag,
+            replicas=replicas,
             code=code_version(),
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         )
@@ -177,17 +181,31 @@ def check_prompts(config: Config) -> None:
         resolve_prompts(prompts, seed=config.evaluation.seed).of_evaluation(config.evaluation.num_samples)
 
 
-def check_shape(config: Config, *, num_epochs: int, epochs_per_step: int, evaluate_every: int, steered: bool) -> None:
+def shape_of(config: Config) -> dict[str, Any]:
+    """What of a configuration is unrolled when its pipeline is compiled, by the parameters of `check`."""
+    return {
+        "num_epochs": config.run.epochs,
+        "epochs_per_step": config.run.epochs_per_step,
+        "evaluate_every": config.evaluation.every,
+        "steered": config.diversity_floor is not None,
+        "replicas": config.run.replicas,
+    }
+
+
+def check_shape(
+    config: Config, *, num_epochs: int, epochs_per_step: int, evaluate_every: int, steered: bool, replicas: int
+) -> None:
     """Refuse a configuration of another shape than the pipeline's: what is unrolled can't be overridden at run time.
 
     Raises:
-        ConfigError: If `run.epochs`, `run.epochs_per_step` or `evaluation.every` differs, or one has a diversity floor
-            and the other none.
+        ConfigError: If `run.epochs`, `run.epochs_per_step`, `evaluation.every` or `run.replicas` differs, or one has a
+            diversity floor and the other none.
     """
     for field, compiled, configured in (
         ("run.epochs", num_epochs, config.run.epochs),
         ("run.epochs_per_step", epochs_per_step, config.run.epochs_per_step),
         ("evaluation.every", evaluate_every, config.evaluation.every),
+        ("run.replicas", replicas, config.run.replicas),
     ):
         if compiled != configured and configured != "auto":
             raise ConfigError(

@@ -18,7 +18,7 @@ from typing import Any, ParamSpec
 
 from hrf import __version__
 from hrf.config import Config
-from hrf.distributed.progress import emit
+from hrf.distributed.progress import emit, tell_always
 from hrf.errors import ConfigError, HrfError
 from hrf.policies.prompts import PromptTable
 from hrf.promotion.records import Failure
@@ -42,9 +42,11 @@ class RunContext:
     config: Config
     about: dict[str, Any]
     """run.json: run_id, experiment, storage, run_seed, started_from, evaluation_digest, versions, ..."""
+    replica: int | None = None
+    """Which of the run's chains of epochs a step belongs to; None: to all of the run."""
 
     @classmethod
-    def read(cls, folder: str) -> RunContext:
+    def read(cls, folder: str, *, replica: int | None = None) -> RunContext:
         """Read and verify a run folder.
 
         Raises:
@@ -53,17 +55,20 @@ class RunContext:
         verified = read_folder(folder)
         config = Config.from_yaml((verified / CONFIG_FILE).read_text(encoding="utf-8"))
         about = json.loads((verified / RUN_FILE).read_text(encoding="utf-8"))
-        return cls(folder=verified, config=config, about=about)
+        return cls(folder=verified, config=config, about=about, replica=replica)
 
     @property
     def run_seed(self) -> int:
-        """Seed of all of this run's training noise."""
-        return int(self.about["run_seed"])
+        """Seed of all training noise of the replica; what all have in common has the first one's."""
+        from hrf.seeds import replica_seed  # Steps without torch ask for no noise.
 
-    def producer(self, step: str, epoch: int | None = None) -> dict[str, Any]:
-        """Who writes an output folder."""
+        return replica_seed(int(self.about["run_seed"]), self.replica or 0)
+
+    def producer(self, step: str, epoch: int | None = None, **more: Any) -> dict[str, Any]:
+        """Who writes an output folder; `more` is what else tells it from others."""
         about = {"step": step, "run": self.about["run_id"], "hrf": __version__, "config": self.config.digest()}
-        return about if epoch is None else {**about, "epoch": epoch}
+        told = {"epoch": epoch, "replica": self.replica if self.config.run.replicas > 1 else None}
+        return {**about, **{name: value for name, value in told.items() if value is not None}, **more}
 
     def classifier(self, purpose: str) -> Path | None:
         """Folder of the classifier that `prepare` packed for a purpose (`reward`, `evaluation`, `held_out`)."""
@@ -113,7 +118,8 @@ def step(
         def run(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Facts:
             _end_with_runner()
             began = time.perf_counter()
-            epoch = kwargs.get("epoch")
+            epoch, replica = kwargs.get("epoch"), kwargs.get("replica")
+            tell_always(replica=replica)
             emit("step-started", step=name, epoch=epoch)
             try:
                 if when_stopped and _has_stopped(kwargs, when_stopped):
@@ -127,6 +133,7 @@ def step(
                 failure = {
                     "step": name,
                     "epoch": epoch,
+                    "replica": replica,
                     "error_type": type(failed).__name__,
                     "message": _as_utf8(str(failed)),
                     "exit_code": failed.exit_code if isinstance(failed, HrfError) else 1,

@@ -18,6 +18,7 @@ def gather(
     *,
     run: str,
     epoch: int,
+    replica: int,
     trajectory_shards: Sequence[str],
     sample_shards: Sequence[str],
     trajectories: str,
@@ -28,6 +29,7 @@ def gather(
     Args:
         run: Folder of the run.
         epoch: From 0.
+        replica: The chain of epochs that it belongs to, from 0.
         trajectory_shards: Folders of the shards' trajectories, in any order.
         sample_shards: Folders of the shards' samples, in any order.
         trajectories: Output folder: the trajectories of the whole epoch.
@@ -39,7 +41,7 @@ def gather(
     Raises:
         ArtifactError: The shards are not those of one whole epoch.
     """
-    context = RunContext.read(run)
+    context = RunContext.read(run, replica=replica)
     shards = zip(_in_order(trajectory_shards), _in_order(sample_shards), strict=True)
     episodes = Episodes.join([load_episodes(*folders) for folders in shards])
     save_episodes(episodes, trajectories, samples, context.producer("sample", epoch))

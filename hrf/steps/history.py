@@ -2,7 +2,7 @@
 
 A policy folder carries the record of every epoch that it was trained in: `updates/0003.json`. The history folder, which
 each evaluation extends, has those and all else that an epoch has left: `epochs/0003/{update,evaluation,decision,
-steering}.json` and the sample grid.
+steering,merge}.json` and the sample grid.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from hrf.evaluation.record import EvaluationRecord
+from hrf.policies.policy_folder import MERGE
 from hrf.promotion.floor import SteeringDecision
 from hrf.promotion.records import DecisionRecord, HistoryEntry
 from hrf.storage.folders import read_folder
+from hrf.storage.names import POLICY_FILE
 from hrf.storage.records import Kind, Record
-from hrf.trainer.record import EpochRecord
+from hrf.trainer.record import EpochRecord, MergeRecord
 
 UPDATES = "updates"
 
@@ -75,11 +77,14 @@ def extend_history(history: str | None, folder: Path, epoch: int, records: Mappi
 
 
 def add_updates(policy: Path, history: Path) -> None:
-    """Add the update records that a policy carries to a history folder that is being written."""
+    """Add the records that a policy carries, of training and merging, to a history folder that is being written."""
     for source in sorted((policy / UPDATES).glob("*.json")):
         target = epoch_folder(history, int(source.stem))
         target.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, target / "update.json")
+    about = json.loads((policy / POLICY_FILE).read_text(encoding="utf-8"))
+    if MERGE in about:
+        write_record(target / "merge.json", about[MERGE])
 
 
 def read_epochs(history: Path) -> list[HistoryEntry]:
@@ -91,6 +96,7 @@ def read_epochs(history: Path) -> list[HistoryEntry]:
             evaluation=_read_if_there(folder / "evaluation.json", EvaluationRecord),
             decision=_read_if_there(folder / "decision.json", DecisionRecord),
             steering=_read_if_there(folder / "steering.json", SteeringDecision),
+            merge=_read_if_there(folder / "merge.json", MergeRecord),
         )
         for folder in sorted((history / "epochs").iterdir())
     ]

@@ -28,6 +28,7 @@ def sample(
     policy: str,
     baseline: str,
     epoch: int,
+    replica: int,
     shard: int,
     num_shards: int,
     trajectories: str,
@@ -41,6 +42,7 @@ def sample(
         policy: Folder of the current policy.
         baseline: Folder of the baseline, which holds the prefix pool.
         epoch: From 0.
+        replica: The chain of epochs that it belongs to, from 0; each has noise of its own.
         shard: Which part of the epoch's roots, from 0. What `gather` joins does not depend on their number.
         num_shards: How many parts there are.
         trajectories: Output folder: states and log-probabilities of the trained tails.
@@ -49,7 +51,7 @@ def sample(
     Returns:
         Window, mean start step and denoiser evaluations.
     """
-    context, ranks = RunContext.read(run), this_rank()
+    context, ranks = RunContext.read(run, replica=replica), this_rank()
     config = context.config
     current = load_policy(config, read_folder(base), read_folder(policy), prompts=context.prompts_folder)
     episodes = sample_episodes(
@@ -66,7 +68,7 @@ def sample(
     )
     ranks.wait_for_all()
     if ranks.is_first:
-        producer = {**context.producer("sample", epoch), "shard": shard, "num_shards": num_shards}
+        producer = context.producer("sample", epoch, shard=shard, num_shards=num_shards)
         save_episodes(episodes, trajectories, samples, producer)
     return sampling_metrics(episodes)
 

@@ -16,13 +16,14 @@ from hrf.trainer.trainer import score_episodes
 
 @step("score", when_stopped={"scores": ""}, secrets=SCORING_SECRETS)
 @in_processes
-def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
+def score(*, run: str, samples: str, epoch: int, replica: int, scores: str) -> dict[str, Any]:
     """Reward an epoch's samples.
 
     Args:
         run: Folder of the run.
         samples: Folder of the finished samples, with their prompts where the model has any.
         epoch: From 0.
+        replica: The chain of epochs that it belongs to, from 0.
         scores: Output folder: the rewards.
 
     Returns:
@@ -31,7 +32,7 @@ def score(*, run: str, samples: str, epoch: int, scores: str) -> dict[str, Any]:
     Raises:
         NumericalError: If a reward is not finite; it names epoch, root and branch.
     """
-    context, ranks = RunContext.read(run), this_rank()
+    context, ranks = RunContext.read(run, replica=replica), this_rank()
     reward = build_reward(context.config.reward, context.classifier("reward"))
     scored = score_episodes(load_finished(samples), reward, epoch=epoch, ranks=ranks)
     ranks.wait_for_all()

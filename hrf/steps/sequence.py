@@ -1,7 +1,8 @@
 """The order of a run, once: which step follows which, and which folders each of them gets from which.
 
     check, fetch, prepare, baseline
-    for each leg:  sample (each shard; gather), score, update     or train, of several epochs
+    for each leg:  sample (each shard; gather), score, update     or train, of several epochs; each replica
+                   merge                                          of several replicas, before an evaluation
                    evaluate, promote                              where it ends with an evaluation
                    steer                                          under a diversity floor
     summarize
@@ -32,7 +33,7 @@ class Call:
     way: str = ""
     """The prefix of its folders; see `whole_run`."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    """What does not depend on the configuration: epochs and shards."""
+    """What does not depend on the configuration: epochs, shards and replicas."""
     inputs: Mapping[str, str | tuple[str, ...] | None] = field(default_factory=dict)
     """Parameter -> folder, or folders of shards; None: there is none yet."""
     outputs: Mapping[str, str] = field(default_factory=dict)
@@ -106,11 +107,14 @@ class Trained:
     training_state: str
 
 
-def whole_run(legs: Sequence[Leg], *, num_shards: int = 1, ways: Sequence[str] = ("",)) -> Iterator[Call]:
+def whole_run(
+    legs: Sequence[Leg], *, num_replicas: int = 1, num_shards: int = 1, ways: Sequence[str] = ("",)
+) -> Iterator[Call]:
     """All steps of a run, in order.
 
     Args:
         legs: Of all its epochs.
+        num_replicas: How many chains of epochs it trains, each from its own weights on; their mean is evaluated.
         num_shards: How many steps share an epoch's sampling.
         ways: Prefixes of folders, the run's own first; any others are controls, other ways to sample what the run
             trains, each with a configuration of its own, which are measured whenever the run is.
@@ -118,17 +122,23 @@ def whole_run(legs: Sequence[Leg], *, num_shards: int = 1, ways: Sequence[str] =
     first = ways[0]
     for way in ways:
         yield from beginning(way, with_base=way == first)
-    trained, histories = untrained(first), dict[str, str | None].fromkeys(ways)
+    chains, histories = [untrained(first)] * num_replicas, dict[str, str | None].fromkeys(ways)
     for leg in legs:
-        yield from training(leg, trained, way=first, num_shards=num_shards)
-        trained = after(leg, way=first)
+        for replica, trained in enumerate(chains):
+            chain = chain_of(replica, num_replicas)
+            yield from training(leg, trained, way=first, chain=chain, num_shards=num_shards)
+            chains[replica] = after(leg, way=first, chain=chain)
         if leg.evaluated:
+            policies = [trained.policy for trained in chains]
+            if num_replicas > 1:
+                yield merging(leg.last_epoch, policies, way=first)
             for way in ways:
-                yield from judging(leg.last_epoch, trained.policy, histories[way], way=way)
+                yield from judging(leg.last_epoch, after(leg, way=first).policy, histories[way], way=way)
                 histories[way] = judged(leg.last_epoch, way=way)
         if leg.steered:
-            yield steering(leg.last_epoch, trained, histories[first], way=first)
-            trained, histories[first] = after_steering(leg.last_epoch, way=first)
+            # Under a floor there is one replica.
+            yield steering(leg.last_epoch, chains[0], histories[first], way=first)
+            chains[0], histories[first] = after_steering(leg.last_epoch, way=first)
     for way in ways:
         yield summary(histories[way], way=way)
 
@@ -158,60 +168,79 @@ def untrained(way: str = "") -> Trained:
     return Trained(policy=f"{way}policy-0", training_state=f"{way}state-0")
 
 
-def after(leg: Leg, *, way: str = "") -> Trained:
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """One of a run's chains of epochs."""
+
+    replica: int = 0
+    prefix: str = ""
+    """Of its folders: none where there is one chain, so that several leave a run's own names to what is merged."""
+
+
+def chain_of(replica: int, num_replicas: int) -> Chain:
+    """The chain of a replica."""
+    return Chain(replica=replica, prefix=f"replica-{replica}-" if num_replicas > 1 else "")
+
+
+ONLY = Chain()
+"""The chain of a run without replicas."""
+
+
+def after(leg: Leg, *, way: str = "", chain: Chain = ONLY) -> Trained:
     """What the training of a leg makes."""
     stop = leg.last_epoch + 1
-    return Trained(policy=f"{way}policy-{stop}", training_state=f"{way}state-{stop}")
+    return Trained(policy=f"{way}{chain.prefix}policy-{stop}", training_state=f"{way}{chain.prefix}state-{stop}")
 
 
-def training(leg: Leg, trained: Trained, *, way: str = "", num_shards: int = 1) -> Iterator[Call]:
+def training(leg: Leg, trained: Trained, *, way: str = "", chain: Chain = ONLY, num_shards: int = 1) -> Iterator[Call]:
     """The training of a leg: one step, or those of its epoch."""
     settled = {"run": f"{way}run", "base": BASE}
     current = {"policy": trained.policy, "training_state": trained.training_state}
-    following = after(leg, way=way)
+    following = after(leg, way=way, chain=chain)
     outputs = {"new_policy": following.policy, "new_training_state": following.training_state}
     if leg.in_one_step:
         yield Call(
             step="train",
             way=way,
-            parameters={"epoch": leg.first_epoch, "num_epochs": leg.num_epochs},
+            parameters={"epoch": leg.first_epoch, "num_epochs": leg.num_epochs, "replica": chain.replica},
             inputs={**settled, **current, "baseline": f"{way}baseline"},
             outputs=outputs,
         )
         return
-    epoch = leg.first_epoch
-    yield from sampling(epoch, trained.policy, way=way, num_shards=num_shards)
+    epoch, own = leg.first_epoch, f"{way}{chain.prefix}"
+    numbers = {"epoch": epoch, "replica": chain.replica}
+    yield from sampling(epoch, trained.policy, way=way, chain=chain, num_shards=num_shards)
     yield Call(
         step="score",
         way=way,
-        parameters={"epoch": epoch},
-        inputs={"run": settled["run"], "samples": f"{way}samples-{epoch}"},
-        outputs={"scores": f"{way}scores-{epoch}"},
+        parameters=numbers,
+        inputs={"run": settled["run"], "samples": f"{own}samples-{epoch}"},
+        outputs={"scores": f"{own}scores-{epoch}"},
     )
     yield Call(
         step="update",
         way=way,
-        parameters={"epoch": epoch},
+        parameters=numbers,
         inputs={
             **settled,
             **current,
-            "trajectories": f"{way}trajectories-{epoch}",
-            "scores": f"{way}scores-{epoch}",
+            "trajectories": f"{own}trajectories-{epoch}",
+            "scores": f"{own}scores-{epoch}",
         },
         outputs=outputs,
     )
 
 
-def sampling(epoch: int, policy: str, *, way: str = "", num_shards: int = 1) -> Iterator[Call]:
+def sampling(epoch: int, policy: str, *, way: str = "", chain: Chain = ONLY, num_shards: int = 1) -> Iterator[Call]:
     """The sampling of an epoch: one step; or one for each shard, and one that joins what they made."""
     inputs = {"run": f"{way}run", "base": BASE, "policy": policy, "baseline": f"{way}baseline"}
-    whole = {name: f"{way}{name}-{epoch}" for name in ("trajectories", "samples")}
-    shards = range(num_shards)
+    whole = {name: f"{way}{chain.prefix}{name}-{epoch}" for name in ("trajectories", "samples")}
+    numbers, shards = {"epoch": epoch, "replica": chain.replica}, range(num_shards)
     for shard in shards:
         yield Call(
             step="sample",
             way=way,
-            parameters={"epoch": epoch, "shard": shard, "num_shards": num_shards},
+            parameters={**numbers, "shard": shard, "num_shards": num_shards},
             inputs=inputs,
             outputs=whole if num_shards == 1 else {name: f"{folder}-{shard}" for name, folder in whole.items()},
         )
@@ -219,7 +248,7 @@ def sampling(epoch: int, policy: str, *, way: str = "", num_shards: int = 1) -> 
         yield Call(
             step="gather",
             way=way,
-            parameters={"epoch": epoch},
+            parameters=numbers,
             inputs={
                 "run": inputs["run"],
                 "trajectory_shards": tuple(f"{whole['trajectories']}-{shard}" for shard in shards),
@@ -227,6 +256,17 @@ def sampling(epoch: int, policy: str, *, way: str = "", num_shards: int = 1) -> 
             },
             outputs=whole,
         )
+
+
+def merging(epoch: int, policies: Sequence[str], *, way: str = "") -> Call:
+    """The mean of the replicas' weights, which is what is evaluated."""
+    return Call(
+        step="merge",
+        way=way,
+        parameters={"epoch": epoch},
+        inputs={"run": f"{way}run", "policies": tuple(policies)},
+        outputs={"new_policy": f"{way}policy-{epoch + 1}"},
+    )
 
 
 def judging(epoch: int, policy: str, history: str | None, *, way: str = "") -> Iterator[Call]:

@@ -25,6 +25,7 @@ def train(
     baseline: str,
     epoch: int,
     num_epochs: int,
+    replica: int,
     new_policy: str,
     new_training_state: str,
 ) -> dict[str, Any]:
@@ -38,13 +39,15 @@ def train(
         baseline: Folder of the baseline, which holds the prefix pool.
         epoch: The first one, from 0.
         num_epochs: How many.
+        replica: The chain of epochs that they belong to, from 0; each has noise of its own.
         new_policy: Output folder: the updated policy, with the records of these epochs.
         new_training_state: Output folder.
 
     Returns:
         The last epoch's metrics.
     """
-    context, base_folder, policy_folder = RunContext.read(run), read_folder(base), read_folder(policy)
+    context = RunContext.read(run, replica=replica)
+    base_folder, policy_folder = read_folder(base), read_folder(policy)
     trainer = load_trainer(context, base_folder, policy_folder, training_state)
     reward = build_reward(context.config.reward, context.classifier("reward"))
     starts = start_distribution(context, trainer.policy, baseline, lambda: reward)

@@ -9,6 +9,7 @@ from typing import Any
 
 from hrf.distributed.ranks import this_rank
 from hrf.policies.folders import load_policy, save_policy, weights_of
+from hrf.policies.policy_folder import MERGE
 from hrf.steps.context import TRAINED, RunContext, step
 from hrf.steps.history import copy_updates, write_update
 from hrf.steps.numbers import update_metrics
@@ -32,6 +33,7 @@ def update(
     trajectories: str,
     scores: str,
     epoch: int,
+    replica: int,
     new_policy: str,
     new_training_state: str,
 ) -> dict[str, Any]:
@@ -45,13 +47,15 @@ def update(
         trajectories: Folder of the epoch's trajectories.
         scores: Folder of their rewards.
         epoch: From 0.
+        replica: The chain of epochs that it belongs to, from 0; each has noise of its own.
         new_policy: Output folder: the updated policy, with the record of this epoch.
         new_training_state: Output folder.
 
     Returns:
         The last update's metrics.
     """
-    context, base_folder, policy_folder = RunContext.read(run), read_folder(base), read_folder(policy)
+    context = RunContext.read(run, replica=replica)
+    base_folder, policy_folder = read_folder(base), read_folder(policy)
     trainer = load_trainer(context, base_folder, policy_folder, training_state)
     recorded, sampling = load_trajectories(trajectories)
     record = trainer.learn(recorded, sampling, load_scores(scores), epoch=epoch)
@@ -105,8 +109,9 @@ def write_trained(
     if not trainer.ranks.is_first:
         return
     about = json.loads((policy / POLICY_FILE).read_text(encoding="utf-8"))
-    # A start may be a candidate's, with its strength folded in; what is tuned from there is nobody's fold.
-    about.pop("strength", None)
+    # A start may be a candidate's, with its strength folded in, or a mean; what is tuned from there is neither.
+    for origin in ("strength", MERGE):
+        about.pop(origin, None)
     producer = context.producer(step_name, records[-1].epoch)
     with writing_folder(new_policy, producer=producer) as folder:
         denoiser, average = trainer.policy.denoiser, trainer.updater.average
@@ -116,4 +121,6 @@ def write_trained(
             write_update(folder, record)
     with writing_folder(new_training_state, producer=producer) as folder:
         save_training_state(trainer, folder)
-    track(context, policy=new_policy)
+    if context.config.run.replicas == 1:
+        # Of several, `merge` tells what they have in common.
+        track(context, policy=new_policy)

@@ -56,6 +56,7 @@ class Waiting:
 
     step: str
     epoch: int | None
+    replica: int | None
     pod: str
     since: float
     """Since when, in seconds since 1970."""
@@ -65,7 +66,7 @@ class Waiting:
     @property
     def where(self) -> str:
         """Such as `sample, epoch 0`."""
-        return place_words(self.step, self.epoch)
+        return place_words(self.step, self.epoch, self.replica)
 
 
 def read_nodes(workflow: Object) -> dict[str, dict[str, Any]]:
@@ -129,9 +130,9 @@ def find_waiting(workflow: Object) -> list[Waiting]:
     graph = _Graph(workflow, ())
     waiting = []
     for node in (nodes[-1] for nodes in graph.attempts().values() if nodes[-1].get("phase") == "Pending"):
-        step, epoch, _ = graph.place(node)
+        place, _ = graph.place(node)
         why, since = _awaited_words(_one_line(str(node.get("message") or ""))), _seconds(node.get("startedAt"))
-        waiting.append(Waiting(step=step, epoch=epoch, pod=graph.pod_name(node), since=since, why=why))
+        waiting.append(Waiting(**place, pod=graph.pod_name(node), since=since, why=why))
     return sorted(waiting, key=lambda entry: entry.since)
 
 
@@ -174,19 +175,23 @@ class _Graph:
             found.setdefault(_split(self.name, node), []).append(node)
         return found
 
-    def place(self, node: Object) -> tuple[str, int | None, bool]:
-        """A pod's task, its epoch, and whether the pod is Kubeflow's driver of it."""
+    def place(self, node: Object) -> tuple[dict[str, Any], bool]:
+        """A pod's task with its epoch and replica, and whether the pod is Kubeflow's driver of it."""
         path = _split(self.name, node)
         is_driver = path[-1].endswith(_DRIVER)
         *groups, key = (*path[:-1], path[-1].removesuffix(_DRIVER)) if is_driver else path[:-1] or path
         task_path = (*groups, key)
         if task_path == (_ROOT,):
-            return "", None, is_driver
+            return {"step": "", "epoch": None, "replica": None}, is_driver
         named = (self._tasks.get(task_path) or {}).get("taskInfo", {}).get("name")
         title = str(named or re.sub(r"-\d+$", "", key).replace("-", " "))
         if not _EPOCH_KEY.fullmatch(key):
             title = _EPOCH_TITLE.sub("", title)
-        return title, self._epoch(task_path), is_driver
+        epoch, replica = self._number("epoch", task_path), self._number("replica", task_path)
+        keys = [match for key in task_path if (match := _EPOCH_KEY.fullmatch(key))]
+        if keys and not self._tasks:
+            epoch = int(keys[-1][1] or 1) - 1
+        return {"step": title, "epoch": epoch, "replica": replica}, is_driver
 
     def asked(self, node: Object) -> _Asked:
         """What a pod was given, by itself or else by what Kubeflow's driver settled for it."""
@@ -217,29 +222,27 @@ class _Graph:
             return None
         return (*path[:-1], path[-1].removesuffix(_DRIVER)), _json(text)
 
-    def _epoch(self, path: tuple[str, ...]) -> int | None:
-        """The parameter `epoch` of a task, which may be one of the group that holds it."""
-        name = "epoch"
+    def _number(self, name: str, path: tuple[str, ...]) -> int | None:
+        """A parameter of a task, which may be one of the group that holds it."""
         for end in range(len(path), 0, -1):
             given = (self._tasks.get(path[:end]) or {}).get("inputs", {}).get("parameters", {}).get(name, {})
             constant = given.get("runtimeValue", {}).get("constant")
             if constant is not None:
                 return int(constant)
             name = given.get("componentInputParameter", name)
-        keys = [match for key in path if (match := _EPOCH_KEY.fullmatch(key))]
-        return int(keys[-1][1] or 1) - 1 if keys and not self._tasks else None
+        return None
 
 
 def _explain(graph: _Graph, node: Object, failures: Sequence[Failure]) -> Reason:
     """Why a pod failed, by what Argo says of it and by what its step wrote down."""
-    step, epoch, is_driver = graph.place(node)
+    place, is_driver = graph.place(node)
+    step = place["step"]
     message = _one_line(str(node.get("message") or ""))
     pod = graph.pod(node)
     # A pod that a time limit ended before it began tells there what it was waiting for.
     awaited = _awaited(pod) if pod else ""
     about: dict[str, Any] = {
-        "step": step,
-        "epoch": epoch,
+        **place,
         "pod": graph.pod_name(node),
         "message": message,
         "started": _seconds(node.get("startedAt")),
@@ -275,7 +278,7 @@ def _explain(graph: _Graph, node: Object, failures: Sequence[Failure]) -> Reason
         problem = f"Kubeflow's own driver of it failed (exit code {code}), as when its API server or its store is away"
         return reason("driver", problem, f"{_log_command(graph, about['pod'])}; then {RESUME}")
     if code:
-        told = _told(step, epoch, about["started"], failures)
+        told = _told(place, about["started"], failures)
         if told:
             what, _, fix = told.message.partition(". Fix: ")
             return reason("code", f"{told.error_type}: {what}", fix)
@@ -305,12 +308,13 @@ def _is_terminated(workflow: Object) -> bool:
     return spec.get("activeDeadlineSeconds") == 0 or bool(spec.get("shutdown"))
 
 
-def _told(step: str, epoch: int | None, started: float, failures: Sequence[Failure]) -> Failure | None:
+def _told(place: Mapping[str, Any], started: float, failures: Sequence[Failure]) -> Failure | None:
     """What a step wrote down of the failure at hand; what it wrote at an earlier attempt is about another one."""
     for failure in failures:
-        component = _component(step)
+        component = _component(place["step"])
         told_by = (component, "promote") if component == "evaluate" else (component,)
-        if failure.step in told_by and failure.epoch == epoch and failure.time >= started:
+        here = failure.epoch == place["epoch"] and (failure.replica or 0) == (place["replica"] or 0)
+        if failure.step in told_by and here and failure.time >= started:
             return failure
     return None
 

@@ -17,7 +17,7 @@ from hrf.config import Config
 from hrf.config.inputs import input_digests
 from hrf.distributed.progress import PROGRESS_FILE
 from hrf.steps.baseline import read_baseline
-from hrf.steps.check import PRESETS_SEED
+from hrf.steps.check import PRESETS_SEED, shape_of
 from hrf.steps.history import read_epochs
 from hrf.steps.sequence import BASE, Call, legs_between, whole_run
 from hrf.storage.folders import canonical_json, read_folder, read_manifest, writing_file
@@ -62,7 +62,7 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
     arms = {f"{arm}/": arm for arm in run.configs}
     histories: dict[str, str] = {}
     legs = legs_between(run.measured_after, steered=run.config.diversity_floor is not None)
-    for call in whole_run(legs, ways=list(arms)):
+    for call in whole_run(legs, num_replicas=run.config.run.replicas, ways=list(arms)):
         if call.step == "summarize":
             # A study has a table of its own.
             break
@@ -131,15 +131,9 @@ def _configured(step: str, arm: str, run: StudyRun, places: Places) -> dict[str,
         "run_id": "run",
         "storage": places.storage,
     }
-    shape = {
-        "num_epochs": config.run.epochs,
-        "epochs_per_step": config.run.epochs_per_step,
-        "evaluate_every": config.evaluation.every,
-        "steered": config.diversity_floor is not None,
-    }
     match step:
         case "check":
-            return {**configured, **shape, "start_from": "base", "noise_tag": ""}
+            return {**configured, **shape_of(config), "start_from": "base", "noise_tag": ""}
         case "prepare":
             return configured
         case _:

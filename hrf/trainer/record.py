@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Self
+
 from hrf.storage.records import Record
 
 
@@ -60,3 +65,70 @@ class EpochRecord(Record):
     """One an optimizer step, in order."""
     grad_norm_by_step: dict[int, float]
     """Gradient norm of each trained step in the first update; empty in epochs that do not measure it."""
+    replicas: tuple[EpochRecord, ...] = ()
+    """Where this is the mean of several replicas' records: those, in order. Counts and seconds are their sums."""
+
+    @property
+    def parts(self) -> tuple[EpochRecord, ...]:
+        """The records of all chains that were trained."""
+        return self.replicas or (self,)
+
+    @classmethod
+    def of_replicas(cls, replicas: Sequence[EpochRecord], *, num_shared: int) -> Self:
+        """The record of an epoch that several replicas have trained.
+
+        Args:
+            replicas: Their records, in order.
+            num_shared: Evaluations that each counts as its own, and that were made once for all.
+        """
+        first, mean = replicas[0], fmean(record.reward_mean for record in replicas)
+        squares = fmean(record.reward_std**2 + (record.reward_mean - mean) ** 2 for record in replicas)
+        steps = sorted({step for record in replicas for step in record.grad_norm_by_step})
+        return cls(
+            epoch=first.epoch,
+            window=first.window,
+            mean_start_step=fmean(record.mean_start_step for record in replicas),
+            num_evaluations=sum(record.num_evaluations for record in replicas) - (len(replicas) - 1) * num_shared,
+            reward_mean=mean,
+            reward_std=math.sqrt(squares),
+            seconds={part: sum(record.seconds[part] for record in replicas) for part in first.seconds},
+            updates=tuple(map(_mean_update, zip(*(record.updates for record in replicas), strict=True))),
+            grad_norm_by_step={
+                step: fmean(r.grad_norm_by_step[step] for r in replicas if step in r.grad_norm_by_step)
+                for step in steps
+            },
+            replicas=tuple(replicas),
+        )
+
+
+class Parent(Record):
+    """A replica's policy, as a mean names what it was made from."""
+
+    replica: int
+    """Its number, from 0."""
+    run_seed: int
+    """Of its training noise."""
+    weights: str
+    """Sha256 over its weights: no records, whose wall times differ where a step is done again."""
+
+
+class MergeRecord(Record):
+    """What a policy is the mean of: `merge` in its `policy.json`."""
+
+    parents: tuple[Parent, ...]
+    """By number."""
+    adapter_left_out_fraction: float
+    """Of adapters, the largest share of a mean of products, in its squared norm, that one adapter can't hold; else 0.
+    See `hrf.policies.averaging`."""
+
+
+def _mean_update(replicas: Sequence[UpdateMetrics]) -> UpdateMetrics:
+    """What the replicas' updates of one number saw, on average; of a largest ratio the largest."""
+    first = replicas[0]
+    means = {
+        name: fmean(getattr(metrics, name) for metrics in replicas)
+        for name, value in vars(first).items()
+        if isinstance(value, float)
+    }
+    largest = max((metrics.ratio_max for metrics in replicas if metrics.ratio_max is not None), default=None)
+    return first.model_copy(update={**means, "ratio_max": largest})

@@ -12,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from hrf.promotion.chain import parse_time
+from hrf.promotion.records import place_words
 from hrf_pipelines.cli.tables import OUTCOME_COLOURS
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def _run_tree(run: Mapping[str, Any], numbers: Mapping[str, int], *, with_preset
     about = [escape(run["run_id"]), state, start]
     about += [_minute(run["created"])] if run["created"] else []
     about += [escape(run["preset"])] if with_preset and run["preset"] else []
+    about += [f"each candidate the mean of {run['replicas']} replicas"] if run["replicas"] > 1 else []
     tree = Tree("  ".join(about), highlight=False)
     for candidate in run["candidates"]:
         tree.add(_candidate_line(candidate, numbers))
@@ -104,7 +106,7 @@ def _signed(interval: Mapping[str, float]) -> str:
 
 
 def _failure_words(failure: Mapping[str, Any]) -> str:
-    where = failure["step"] if failure["epoch"] is None else f"{failure['step']}, epoch {failure['epoch']}"
+    where = place_words(failure["step"], failure["epoch"], failure["replica"])
     return f"{failure['error_type']} in {where}: {failure['message']}"
 
 

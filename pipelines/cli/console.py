@@ -126,8 +126,10 @@ def show_error(error: HrfError, *, with_traceback: bool) -> None:
     log = getattr(error, "log", None)
     if log:
         lines += ["", f"[bold]Log:[/] {escape(str(log))}", "The same command goes on from the last finished step."]
-    step, epoch = event.get("step"), event.get("epoch")
-    where = (f" in {step}" + (f", epoch {epoch}" if epoch is not None else "")) if step else ""
+    from hrf.promotion.records import place_words
+
+    step = event.get("step")
+    where = f" in {place_words(step, event.get('epoch'), event.get('replica'))}" if step else ""
     kind = event.get("error_type", type(error).__name__)
     screen = error_console()
     screen.print(Panel("\n".join(lines), title=f"[red]{escape(kind)}[/]{escape(where)}", title_align="left"))

@@ -37,15 +37,16 @@ class ProgressView:
     Args:
         console: Where to. On anything but a terminal there are no bars, only lines.
         num_epochs: Epochs that the whole run trains.
+        num_replicas: In how many chains, one after another.
     """
 
-    def __init__(self, console: Console, num_epochs: int) -> None:
+    def __init__(self, console: Console, num_epochs: int, num_replicas: int = 1) -> None:
         self._console = console
         self._progress = long_bars(console)
         self._num_epochs = num_epochs
-        self._num_trained = 0
+        self._trained = [0] * num_replicas
         self._reward = ""
-        self._whole = self._progress.add_task("run", total=num_epochs, amount="")
+        self._whole = self._progress.add_task("run", total=num_epochs * num_replicas, amount="")
         self._bar: Any = None
         self._described = ""
         self._said_once: set[str] = set()
@@ -74,7 +75,7 @@ class ProgressView:
             show(event)
 
     def _show_work(self, event: dict[str, Any]) -> None:
-        described = describe(event)
+        described = self._describe(event)
         total, done = event.get("total"), event.get("done", 0)
         if self._bar is None or described != self._described:
             if self._bar is not None:
@@ -88,15 +89,16 @@ class ProgressView:
         if self._bar is not None:
             self._progress.remove_task(self._bar)
             self._bar = None
-        self._say(f"[green]done[/]  {describe(event):<22} {event.get('seconds', 0.0):7.1f} s")
+        self._say(f"[green]done[/]  {self._describe(event):<22} {event.get('seconds', 0.0):7.1f} s")
 
     def _show_trained(self, event: dict[str, Any]) -> None:
         reward, window = event["reward_mean"], event["window"]
-        # A resumed run has trained epochs that this view has not seen.
-        self._num_trained = max(self._num_trained, event["epoch"]) + 1
+        # A resumed run has trained epochs that this view has not seen; of replicas, the first ones go first.
+        for replica in range(event["replica"] + 1):
+            self._trained[replica] = max(self._trained[replica], event["epoch"] + 1)
         self._show_whole()
         where = f"window {window_words(window)}" if window else "starts from noise"
-        self._say(f"      epoch {event['epoch']} trained: {where}, reward of its rollouts {reward:.4g}")
+        self._say(f"      {self._place(event)} trained: {where}, reward of its rollouts {reward:.4g}")
 
     def _show_evaluated(self, event: dict[str, Any]) -> None:
         reward, diversity = interval(event["reward"]), interval(event["diversity"])
@@ -105,8 +107,17 @@ class ProgressView:
         self._say(f"      reward {reward}, diversity {diversity} of the base's")
 
     def _show_whole(self) -> None:
-        amount = f"epoch {min(self._num_trained, self._num_epochs)} of {self._num_epochs}{self._reward}"
-        self._progress.update(self._whole, completed=self._num_trained, amount=amount)
+        amount = f"epoch {min(self._trained[-1], self._num_epochs)} of {self._num_epochs}{self._reward}"
+        self._progress.update(self._whole, completed=sum(self._trained), amount=amount)
+
+    def _place(self, event: dict[str, Any]) -> str:
+        """An epoch, with its replica where there are several."""
+        replica = f", replica {event['replica']}" if len(self._trained) > 1 and "replica" in event else ""
+        return f"epoch {event['epoch']}{replica}"
+
+    def _describe(self, event: dict[str, Any]) -> str:
+        """A step's name with its place, if it has one."""
+        return event["step"] if event.get("epoch") is None else f"{self._place(event)}: {event['step']}"
 
     def _show_decided(self, event: dict[str, Any]) -> None:
         self._say(f"      candidate of epoch {event['epoch']} {event['outcome']}")
@@ -123,12 +134,6 @@ class ProgressView:
 
     def _say(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
-
-
-def describe(event: dict[str, Any]) -> str:
-    """A step's name with its epoch, if it has one."""
-    epoch = event.get("epoch")
-    return event["step"] if epoch is None else f"epoch {epoch}: {event['step']}"
 
 
 def window_words(window: Sequence[int]) -> str:

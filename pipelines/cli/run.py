@@ -75,7 +75,8 @@ def run_here(request: Request, work_dir: Path, bucket: str, *, fresh: bool) -> R
         word = "Resuming" if resumed else "Starting"
         screen.print(f"{word} run [bold]{folder.path.name}[/] of {escape(request.title)} ({location.uri})")
         try:
-            with ProgressView(screen, num_epochs=folder.read().epochs) as view:
+            asked = folder.read()
+            with ProgressView(screen, asked.epochs, asked.config.get("run", {}).get("replicas", 1)) as view:
                 execute(folder, location, view.handle)
         except KeyboardInterrupt:
             screen.print(f"Stopped run {folder.path.name}. The same command resumes it:\n  {escape(this_command())}")

@@ -108,7 +108,7 @@ def find_long_waits(cluster: Cluster, run_id: str) -> list[Waiting]:
 
 def failure_line(failure: Failure) -> str:
     """What a step wrote down of its failure, such as `prepare: ConfigError: ...`."""
-    return f"{place_words(failure.step, failure.epoch)}: {failure.error_type}: {failure.message}"
+    return f"{place_words(failure.step, failure.epoch, failure.replica)}: {failure.error_type}: {failure.message}"
 
 
 def look_command(cluster: Cluster, run_id: str) -> str:

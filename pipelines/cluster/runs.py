@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ _MACHINERY = re.compile(
 #: A task that only holds the tasks which an exit handler guards.
 _WRAPPER = "exit-handler-"
 #: The sub-pipeline of an epoch, or of several: what a package calls it, and what Kubeflow runs it under.
-_EPOCH_TITLE = re.compile(r".*?epochs? [\d-]+")
+_EPOCH_TITLE = re.compile(r".*?epochs? [\d-]+(, replica \d+)?")
 _EPOCH_KEY = re.compile(r"epoch(s?)(?:-(\d+))?")
 #: The pod that a task's entry names, which begins with the name of the run's Workflow.
 _POD = re.compile(r"(.+)-\d+")
@@ -207,12 +206,14 @@ def tasks_of(run: Any, spec: Mapping[str, Any] | None) -> list[Task]:
             title = epoch_of(key) or ", ".join(names[each] for each in groups[key] if each not in groups)
         else:
             # What was left out has the moment of its group's end; only the package tells it from what is beside it.
-            inside = (
+            inside = [
                 name
                 for name, epoch in epochs
                 if _within(entry, epoch) and (key in groups.get(epoch.display_name, ()) if names else entry.state)
-            )
-            title = ": ".join([*itertools.islice(inside, 1), title])
+            ]
+            # Replicas are at work side by side, and no time tells them apart.
+            unknown = len(inside) > 1 and "replica" in inside[0]
+            title = ": ".join([*(["a replica"] if unknown else inside[:1]), title])
         found.append((key, _task(run, entry, title)))
     order, last = _order(spec), datetime.datetime.max.replace(tzinfo=UTC)
 

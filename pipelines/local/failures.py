@@ -28,7 +28,7 @@ def explain(folder: Path, *, log: str, status: int, at_work: Mapping[str, Any] |
         status: Exit status of its process.
         at_work: The event with which the step began that never ended, if there is one.
     """
-    where = {"step": at_work["step"], "epoch": at_work["epoch"]} if at_work else {"step": "", "epoch": None}
+    where = {name: (at_work or {"step": ""}).get(name) for name in ("step", "epoch", "replica")}
     if shutil.disk_usage(folder).free < FULL_BYTES:
         full: HrfError | None = full_disk_error(folder, OSError(errno.ENOSPC, ""))
         assert full is not None

@@ -183,7 +183,7 @@ def execute(folder: RunFolder, location: Location, on_event: Callable[[dict[str,
     finally:
         folder.clear_leftovers()
     if failure:
-        kept = {name: failure.get(name) for name in ("step", "epoch", "error_type", "message", "exit_code")}
+        kept = {name: failure.get(name) for name in ("step", "epoch", "replica", "error_type", "message", "exit_code")}
         folder.change(status="failed", finished=time.time(), error=kept)
         with contextlib.suppress(StorageError):
             # The failure is what the user must hear of, even if it is the storage that has failed.

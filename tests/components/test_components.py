@@ -13,7 +13,7 @@ import pytest
 import hrf_components
 
 STEPS = [
-    *("check", "fetch", "prepare", "baseline", "sample", "gather", "score", "update", "train", "evaluate"),
+    *("check", "fetch", "prepare", "baseline", "sample", "gather", "score", "update", "train", "merge", "evaluate"),
     *("steer", "summarize", "report_status"),
 ]
 #: Components that are called otherwise than the function that they call.

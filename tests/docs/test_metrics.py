@@ -15,7 +15,7 @@ from hrf.config import Evaluation, Monitors
 from hrf.evaluation.measure import Measured, evaluation_record
 from hrf.evaluation.monitors import MONITORS
 from hrf.promotion.gate import decide
-from hrf.trainer.record import EpochRecord, Sampling, UpdateMetrics
+from hrf.trainer.record import EpochRecord, MergeRecord, Parent, Sampling, UpdateMetrics
 from tests.docs.pages import PAGES, ROOT
 
 EXPLAINED = set(re.findall(r"`(\w+)`", PAGES["docs/metrics.md"]))
@@ -62,6 +62,7 @@ FLAT_OUTPUTS = [
     ("hrf/steps/score.py", "score"),
     ("hrf/steps/numbers.py", "update_metrics"),
     ("hrf/steps/numbers.py", "evaluation_metrics"),
+    ("hrf/steps/merge.py", "merge"),
     ("hrf/steps/promote.py", "promote"),
     ("hrf/steps/steer.py", "steer"),
     ("hrf/steps/summarize.py", "closing_metrics"),
@@ -119,7 +120,7 @@ class TestMetrics:
         assert names - EXPLAINED == set()
 
     def test_it_has_every_number_of_an_epoch(self) -> None:
-        for record in (Sampling, UpdateMetrics, EpochRecord):
+        for record in (Sampling, UpdateMetrics, EpochRecord, MergeRecord, Parent):
             assert {*record.model_fields} - EXPLAINED == set()
 
     def test_it_has_everything_in_an_evaluation_and_in_a_decision(self) -> None:

@@ -18,7 +18,7 @@ from hrf_pipelines import finetune, study_run
 from hrf_pipelines.package import compile_package
 from hrf_pipelines.placement import Placement
 
-COUNTS = ("epoch", "num_epochs", "shard", "num_shards")
+COUNTS = ("epoch", "num_epochs", "replica", "shard", "num_shards")
 OWN = "overrides"
 
 
@@ -27,7 +27,7 @@ class Step:
     """A step as both sides have it."""
 
     name: str
-    """With its way, its epochs and its shard."""
+    """With its way, its epochs, its replica and its shard."""
     inputs: Mapping[str, Any]
     """Parameter -> NAME.OUTPUT of the step that made it, or several."""
     after: frozenset[str] = frozenset()
@@ -116,6 +116,10 @@ class Package:
         name = name_of(step, {each: told[each] for each in COUNTS if each in told and step != "check"}, way)
         assert name not in self.steps
         self.way_of |= {f"{name}.run": way}
+        if step == "merge":
+            # Kubeflow has no lists of these: each has a name, by its number.
+            policies = tuple(taken[f"policy_{replica}"] for replica in range(len(taken) - 1))
+            taken = {"run": taken["run"], "policies": policies}
         self.steps[name] = Step(name=name, inputs=taken, after=waits)
         made = self.components[component].get("outputDefinitions", {}).get("artifacts", {})
         return {output: f"{name}.{output}" for output in made}
@@ -139,13 +143,16 @@ def assert_same(package: Package, sequence: Sequence[Step]) -> None:
         done.add(step.name)
 
 
+REPLICAS = "{run: {epochs: 2, epochs_per_step: 1, replicas: 3}, evaluation: {every: 2}}"
 SINGLE = [
+    ("avatars-smoke", REPLICAS),
     ("avatars-smoke", ""),
     ("avatars-compressibility", "{run: {epochs: 3}, evaluation: {every: 2}}"),
     ("avatars-floor", "{run: {epochs: 2}, evaluation: {every: 1}}"),
     ("sd15-compressibility", "{run: {epochs: 2, epochs_per_step: 1}, evaluation: {every: 1}}"),
 ]
 SEVERAL_IN_A_STEP = [
+    ("avatars-compressibility", "{run: {epochs: 4, epochs_per_step: 2, replicas: 2}, evaluation: {every: 2}}"),
     ("avatars-hrf-d", "{run: {epochs: 6, epochs_per_step: 3}, evaluation: {every: 3}}"),
     ("avatars-floor", "{run: {epochs: 4, epochs_per_step: 2}, evaluation: {every: 2}}"),
 ]
@@ -153,10 +160,13 @@ SEVERAL_IN_A_STEP = [
 
 @pytest.mark.parametrize(("preset", "changes"), [*SINGLE, *SEVERAL_IN_A_STEP])
 def test_a_run_on_one_machine_is_the_sequence_one_step_after_another(preset, changes):
-    """Kills: a step left out, one that is given another one's folder, an evaluation of the policy before."""
+    """Kills: a step left out, one that is given another one's folder, an evaluation of the policy before.
+
+    Of replicas: one that goes on from another's weights, or from their mean, and a mean of one replica only.
+    """
     config = resolve(preset, changes)
     compiled = Package(compile_package(finetune.build(config)), {OWN: ""})
-    sequence = of_sequence(whole_run(legs_of(config)))
+    sequence = of_sequence(whole_run(legs_of(config), num_replicas=config.run.replicas))
 
     assert_same(compiled, sequence)
     for earlier, later in pairwise(sequence):
@@ -172,16 +182,18 @@ def test_a_run_on_a_cluster_is_the_sequence(preset, changes, shards):
     config = resolve(preset, changes)
     compiled = Package(compile_package(finetune.build(config, placement=Placement(shards=shards))), {OWN: ""})
 
-    assert_same(compiled, of_sequence(whole_run(legs_of(config), num_shards=shards)))
+    assert_same(compiled, of_sequence(whole_run(legs_of(config), num_replicas=config.run.replicas, num_shards=shards)))
 
 
 @pytest.mark.parametrize("preset", ["avatars-compressibility", "avatars-floor"])
 def test_a_study_run_with_a_control_is_the_sequence(preset):
     """Kills: a control that is evaluated by the run's own settings, or against its baseline or history."""
     config = resolve(preset, "{run: {epochs: 5, epochs_per_step: 1}, evaluation: {every: 1}}")
+    config = config.with_changes({"run": {"replicas": 1 if config.diversity_floor else 2}})
     control = Control(arm="other", config=config.with_changes({"evaluation": {"eta": 0.5}}))
     run = StudyRun(arm="own", reward="r", seed=0, config=config, measured_after=(2, 5), controls=(control,))
     compiled = Package(compile_package(study_run.build(run)), {OWN: "own/", f"{OWN}_other": "other/"})
     legs = legs_between(run.measured_after, steered=config.diversity_floor is not None)
 
-    assert_same(compiled, of_sequence(whole_run(legs, ways=["own/", "other/"])))
+    sequence = of_sequence(whole_run(legs, num_replicas=config.run.replicas, ways=["own/", "other/"]))
+    assert_same(compiled, sequence)

@@ -8,7 +8,7 @@ import pytest
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from hrf.config import Config
-from hrf.steps.check import PRESETS_SEED
+from hrf.steps.check import PRESETS_SEED, shape_of
 from hrf.steps.history import copy_updates, read_update
 from hrf.steps.sequence import (
     Call,
@@ -57,12 +57,7 @@ class StepByStep:
         }
 
     def check(self, run_id: str = "run", experiment: str = "tiny") -> dict:
-        shape = {
-            "num_epochs": self.config.run.epochs,
-            "epochs_per_step": self.config.run.epochs_per_step,
-            "evaluate_every": self.config.evaluation.every,
-            "steered": self.config.diversity_floor is not None,
-        }
+        shape = shape_of(self.config)
         first = next(beginning())
         return first(self.at, **self.configured(run_id, experiment), **shape, start_from="", noise_tag="")
 

@@ -30,6 +30,7 @@ def ask(run, **changes):
         "epochs_per_step": 1,
         "evaluate_every": 1,
         "steered": False,
+        "replicas": 1,
         "experiment": "tiny",
         "run_id": "run",
         "start_from": "",

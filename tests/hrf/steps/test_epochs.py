@@ -11,7 +11,7 @@ from hrf.errors import ArtifactError, ConfigError, HrfError, NumericalError
 from hrf.planning.cost import expected_epoch_evaluations
 from hrf.policies.components import scheduler_config
 from hrf.policies.folders import noise_schedule
-from hrf.steps.check import check_shape
+from hrf.steps.check import check_shape, shape_of
 from hrf.steps.gather import gather
 from hrf.steps.history import read_update
 from hrf.storage.folders import read_manifest
@@ -270,12 +270,13 @@ def test_a_damaged_artifact_is_named_with_its_producer(steps):
         ({"num_epochs": 5}, r"run\.epochs:"),
         ({"epochs_per_step": 2}, r"run\.epochs_per_step:"),
         ({"evaluate_every": 2}, r"evaluation\.every:"),
+        ({"replicas": 2}, r"run\.replicas:"),
     ],
 )
 def test_a_pipeline_compiled_for_another_shape_is_refused(steps, shape, field):
-    compiled = {"num_epochs": 4, "epochs_per_step": 1, "evaluate_every": 1, "steered": False}
+    config = steps("run", {"run": {"epochs_per_step": 1}}).config
     with pytest.raises(ConfigError, match=field):
-        check_shape(steps("run", {"run": {"epochs_per_step": 1}}).config, **{**compiled, **shape})
+        check_shape(config, **{**shape_of(config), **shape})
 
 
 @pytest.fixture

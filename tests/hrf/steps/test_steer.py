@@ -276,6 +276,6 @@ def test_the_next_run_goes_on_from_the_switch_step_at_which_the_promoted_policy_
 @pytest.mark.parametrize("steered", [True, False])
 def test_a_floor_and_a_pipeline_that_was_compiled_otherwise_do_not_go_together(steered):
     config = Config() if steered else Config.from_mapping({"diversity_floor": 0.9})
-    shape = {"num_epochs": 3, "epochs_per_step": 1, "evaluate_every": 1}
+    shape = {"num_epochs": 3, "epochs_per_step": 1, "evaluate_every": 1, "replicas": 1}
     with pytest.raises(ConfigError, match="diversity_floor"):
         check_shape(config, **shape, steered=steered)
