@@ -41,7 +41,7 @@ class RunContext:
     folder: Path
     config: Config
     about: dict[str, Any]
-    """run.json: run_id, experiment, storage, run_seed, started_from, evaluation_digest, versions, ..."""
+    """run.json: run_id, experiment, storage, run_seed, replica_seeds, started_from, evaluation_digest, versions, ..."""
     replica: int | None = None
     """Which of the run's chains of epochs a step belongs to; None: to all of the run."""
 
@@ -60,9 +60,7 @@ class RunContext:
     @property
     def run_seed(self) -> int:
         """Seed of all training noise of the replica; what all have in common has the first one's."""
-        from hrf.seeds import replica_seed  # Steps without torch ask for no noise.
-
-        return replica_seed(int(self.about["run_seed"]), self.replica or 0)
+        return int(self.about["replica_seeds"][self.replica or 0])
 
     def producer(self, step: str, epoch: int | None = None, **more: Any) -> dict[str, Any]:
         """Who writes an output folder; `more` is what else tells it from others."""

@@ -11,7 +11,6 @@ from hrf.errors import ArtifactError
 from hrf.planning.cost import pool_evaluations
 from hrf.policies.averaging import average_policies
 from hrf.policies.policy_folder import MERGE
-from hrf.seeds import replica_seed
 from hrf.steps.context import RunContext, step
 from hrf.steps.history import UPDATES, read_updates, write_record, write_update
 from hrf.steps.numbers import update_metrics
@@ -47,7 +46,7 @@ def merge(*, run: str, policies: Sequence[str], epoch: int, new_policy: str) -> 
     parents = tuple(
         Parent(
             replica=replica,
-            run_seed=replica_seed(context.run_seed, replica),
+            run_seed=context.about["replica_seeds"][replica],
             weights=hashlib.sha256(canonical_json(weights)).hexdigest(),
         )
         for replica, weights in enumerate(files)

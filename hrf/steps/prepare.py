@@ -26,7 +26,7 @@ from hrf.promotion.pointer import fetch_incumbent
 from hrf.promotion.runs import RunRecords
 from hrf.rewards import build_reward, missing_prompts
 from hrf.rewards.family import RewardFamily
-from hrf.seeds import derive_seed
+from hrf.seeds import derive_seed, replica_seed
 from hrf.steps.check import settle_config
 from hrf.steps.context import step
 from hrf.steps.picture_size import check_classifier, check_pixel_grid
@@ -87,6 +87,7 @@ def prepare(
     schedule = noise_schedule(scheduler_config(base_folder), config)
     config.window_schedule(schedule.num_trained_steps)
     identity = policy_identity(config, base_digest)
+    seed_of_all = run_seed(config.run.seed, parent, started.noise_tag)
     about: dict[str, Any] = {
         "run_id": run_id,
         "experiment": experiment,
@@ -94,7 +95,8 @@ def prepare(
         "preset": preset,
         "started_from": parent,
         "noise_tag": started.noise_tag,
-        "run_seed": run_seed(config.run.seed, parent, started.noise_tag),
+        "run_seed": seed_of_all,
+        "replica_seeds": [replica_seed(seed_of_all, replica) for replica in range(config.run.replicas)],
         "num_epochs": config.run.epochs,
         "num_trained_steps": schedule.num_trained_steps,
         "policy": identity,
