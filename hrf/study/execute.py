@@ -24,7 +24,7 @@ from hrf.storage.folders import canonical_json, read_folder, read_manifest, writ
 from hrf.storage.names import BASE_GRID_FILE, GRID_FILE
 from hrf.storage.objects import Storage
 from hrf.study.plan import StudyRun, run_name
-from hrf.study.rows import Measured, keep_decisions, rows_of
+from hrf.study.rows import ArmHistory, keep_decisions, rows_of
 
 PROGRESS = "progress.jsonl"
 
@@ -79,7 +79,7 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
         if call.step == "steer" and read_manifest(place(call.outputs["new_policy"])).stopped:
             break
     measured = {
-        arm: Measured(
+        arm: ArmHistory(
             base=read_baseline(_place(run, places, arm, f"{way}baseline"))[1],
             epochs=read_epochs(read_folder(histories[arm])),
         )

@@ -17,7 +17,7 @@ from hrf.study.table import row
 
 
 @dataclass(frozen=True, kw_only=True)
-class Measured:
+class ArmHistory:
     """What measuring a run's weights in one way has left: the run's own, or a control's."""
 
     base: EvaluationRecord
@@ -25,7 +25,7 @@ class Measured:
     """Of each trained epoch."""
 
 
-def rows_of(run: StudyRun, measured: Mapping[str, Measured]) -> list[dict[str, Any]]:
+def rows_of(run: StudyRun, measured: Mapping[str, ArmHistory]) -> list[dict[str, Any]]:
     """A run's rows of the table, and those of its controls.
 
     A run that its diversity floor has stopped has fewer points than were planned.
@@ -73,7 +73,7 @@ def rows_of(run: StudyRun, measured: Mapping[str, Measured]) -> list[dict[str, A
     return rows
 
 
-def keep_decisions(run: StudyRun, measured: Measured, folder: Path) -> None:
+def keep_decisions(run: StudyRun, measured: ArmHistory, folder: Path) -> None:
     """Write down what held a run above its diversity floor, where it has one: an entry for each time it was steered.
 
     Args:

@@ -17,7 +17,7 @@ from hrf.promotion.runs import BASE_GRID, LAST_GRID, RunRecords
 from hrf.storage.folders import writing_file
 from hrf.storage.objects import Storage
 from hrf.study.plan import StudyRun, run_name
-from hrf.study.rows import Measured, keep_decisions, rows_of
+from hrf.study.rows import ArmHistory, keep_decisions, rows_of
 from hrf.study.table import read_table
 from hrf.study.workers import Progress, add_rows, missing_runs
 from hrf_pipelines.cluster.causes import find_causes
@@ -219,7 +219,7 @@ class RunsOnCluster:
             self._failed[run.name] = str(error)
             return True
         measured = {
-            arm: Measured(base=summary.base, epochs=summary.epochs)
+            arm: ArmHistory(base=summary.base, epochs=summary.epochs)
             for arm, summary in summaries.items()
             if summary is not None
         }

@@ -9,7 +9,7 @@ from hrf.evaluation.record import EvaluationRecord
 from hrf.promotion.floor import Reading, Steering, SteeringDecision
 from hrf.promotion.records import HistoryEntry
 from hrf.study.plan import Control, StudyRun
-from hrf.study.rows import Measured, keep_decisions, rows_of
+from hrf.study.rows import ArmHistory, keep_decisions, rows_of
 from tests.hrf.study.studies import study
 from tests.hrf.summary_folders import decision, evaluation, update
 
@@ -21,7 +21,7 @@ def steering(switch_step: int) -> dict[str, Any]:
     return SteeringDecision(action="tighten", reason="near", reading=reading, floor=0.9, steering=state).as_json()
 
 
-def measured(*moved_to: int) -> Measured:
+def measured(*moved_to: int) -> ArmHistory:
     """Six epochs, each second one measured; the floor moves the switch step there, if it is told to."""
     epochs = []
     for epoch in range(6):
@@ -46,7 +46,7 @@ def measured(*moved_to: int) -> Measured:
             )
         )
     base = EvaluationRecord.parse(evaluation(-1, gain=0.0, ratio=1.0, spent=0), "here")
-    return Measured(base=base, epochs=epochs)
+    return ArmHistory(base=base, epochs=epochs)
 
 
 def run(floor: float | None, **control: Any) -> StudyRun:
@@ -83,7 +83,7 @@ def test_a_control_without_a_floor_is_sampled_as_it_says_whatever_the_run_does()
 
 
 def test_a_run_that_its_floor_has_stopped_has_fewer_points():
-    stopped = Measured(base=measured().base, epochs=measured(4, 4).epochs[:4])
+    stopped = ArmHistory(base=measured().base, epochs=measured(4, 4).epochs[:4])
     rows = rows_of(run(0.9), {"hrf": stopped, "hrf-split": stopped})
     assert column(rows, "point") == column(rows, "point", "hrf-split") == [0, 1, 2]
 
