@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Literal
 from hrf.errors import ConfigError
 from hrf.networks.settings import Network
 from hrf.rewards.base import CheckedReward
-from hrf.rewards.family import REWARD_EXTRA, RewardFamily, RewardRecord
-from hrf.rewards.probabilities import ClassesProbability, Thresholded
+from hrf.rewards.family import REWARD_EXTRA, RewardRecord
+from hrf.rewards.probabilities import ProbabilityReward
 from hrf.storage.weights import PinnedWeights, weights_folder
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class ImageClassifierReward(RewardFamily, Network, Thresholded):
+class ImageClassifierReward(ProbabilityReward, Network):
     """Probability of labels under an image classifier of transformers."""
 
     name: Literal["image_classifier"] = "image_classifier"
@@ -55,18 +55,11 @@ class ImageClassifierReward(RewardFamily, Network, Thresholded):
         )
         classes = _label_indices(network.model, self.labels, field)
         logits = _logits_of(network.model)
-        score = ClassesProbability(
-            network=lambda images: network.on_images(images, logits),
-            classes=classes,
-            are_logits=True,
-            threshold=self.threshold,
-            below=self.below,
-        )
+        score = self.probability(lambda images: network.on_images(images, logits), classes, are_logits=True)
         return CheckedReward(name=f"image_classifier:{'|'.join(self.labels)}", score=score, field=field)
 
     def problems(self, path: str) -> Iterator[ConfigError]:
         """See `RewardFamily.problems`."""
-        yield from self.threshold_problems(path)
         yield from super().problems(path)
         if not self.labels or len(set(self.labels)) < len(self.labels):
             yield ConfigError(

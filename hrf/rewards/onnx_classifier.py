@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from hrf.errors import ConfigError
 from hrf.rewards.base import CheckedReward
-from hrf.rewards.family import REWARD_EXTRA, RewardFamily, RewardRecord
-from hrf.rewards.probabilities import ClassesProbability, Thresholded
+from hrf.rewards.family import REWARD_EXTRA, RewardRecord
+from hrf.rewards.probabilities import ProbabilityReward
 from hrf.storage.schema import Count, CountOrZero, Fraction, Positive
 from hrf.storage.weights import PinnedWeights, weights_file
 
 
-class OnnxClassifierReward(RewardFamily, Thresholded):
+class OnnxClassifierReward(ProbabilityReward):
     """Probability of a range of classes under an ONNX classifier."""
 
     name: Literal["onnx_classifier"] = "onnx_classifier"
@@ -68,19 +68,12 @@ class OnnxClassifierReward(RewardFamily, Thresholded):
                 got=list(self.classes),
                 fix="correct the range",
             )
-        score = ClassesProbability(
-            network=network,
-            classes=range(start, stop),
-            are_logits=self.output == "logits",
-            threshold=self.threshold,
-            below=self.below,
-        )
+        score = self.probability(network, range(start, stop), are_logits=self.output == "logits")
         file = self.model.source.rsplit("/", 1)[-1]
         return CheckedReward(name=f"{file}:{start}-{stop - 1}", score=score, field=field)
 
     def problems(self, path: str) -> Iterator[ConfigError]:
         """See `RewardFamily.problems`."""
-        yield from self.threshold_problems(path)
         yield from super().problems(path)
         left, top, right, bottom = self.crop
         if left >= right or top >= bottom:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from hrf.errors import ConfigError, NumericalError
 from hrf.rewards.base import Prompts
-from hrf.storage.schema import Fraction, Section, inert
+from hrf.rewards.family import RewardFamily
+from hrf.storage.schema import Fraction, inert
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,20 +18,6 @@ if TYPE_CHECKING:
 
 _SUM_TOLERANCE = 1e-3
 """Of a network's probabilities, which are float32 sums over up to thousands of classes."""
-
-
-class Thresholded(Section):
-    """What a small probability is worth."""
-
-    threshold: Fraction | None = None
-    """A probability that is not above this counts as `below`; null: every probability counts as itself."""
-    below: float = -1.0
-    """For `threshold` only. (Published code of the HRF paper, task "over 50": threshold 0.6, below -1.)"""
-
-    def threshold_problems(self, path: str) -> Iterator[ConfigError]:
-        """`below` without a threshold."""
-        if self.threshold is None:
-            yield from inert(self, path, ("below",), f"without a threshold ({path}.threshold)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,3 +53,26 @@ class ClassesProbability:
         import numpy as np
 
         return np.where(scores > self.threshold, scores, self.below)
+
+
+class ProbabilityReward(RewardFamily):
+    """Base of the families whose reward is a `ClassesProbability`, with what a small probability is worth."""
+
+    threshold: Fraction | None = None
+    """A probability that is not above this counts as `below`; null: every probability counts as itself."""
+    below: float = -1.0
+    """For `threshold` only. (Published code of the HRF paper, task "over 50": threshold 0.6, below -1.)"""
+
+    def probability(
+        self, network: Callable[[NDArray[np.float32]], Tensor], classes: Sequence[int], *, are_logits: bool
+    ) -> ClassesProbability:
+        """The scorer of a network's classes; arguments as of `ClassesProbability`."""
+        return ClassesProbability(
+            network=network, classes=classes, are_logits=are_logits, threshold=self.threshold, below=self.below
+        )
+
+    def problems(self, path: str) -> Iterator[ConfigError]:
+        """See `RewardFamily.problems`."""
+        if self.threshold is None:
+            yield from inert(self, path, ("below",), f"without a threshold ({path}.threshold)")
+        yield from super().problems(path)
