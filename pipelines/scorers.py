@@ -39,22 +39,27 @@ def scorers_of(config: Config) -> list[Scorer]:
         held_out = evaluation.held_out_reward.leaves("evaluation.held_out_reward")
         sections += [(reward, path, _MEASURING) for reward, path in held_out]
     if evaluation.features in {"clip", "dinov2"}:
-        sections.append((evaluation.encoder, "evaluation.encoder", _MEASURING))
+        # Siblings are compared by the features that measure diversity.
+        steps = (*_MEASURING, _scoring(config)) if config.update.sibling_distance_weight else _MEASURING
+        sections.append((evaluation.encoder, "evaluation.encoder", steps))
     scorers = []
-    for section, path, steps in sections:
+    for section, path, users in sections:
         pinned = pinned_in(section).values()
         if pinned:
             device = section.device if isinstance(section, Network) else "cpu"
             on_hub = any(weights.source.startswith("hf:") for weights in pinned)
-            scorers.append(Scorer(path=path, device=device, on_hub=on_hub, steps=steps))
+            scorers.append(Scorer(path=path, device=device, on_hub=on_hub, steps=users))
     return scorers
 
 
+def _scoring(config: Config) -> str:
+    return "score" if config.run.epochs_per_step in (1, "auto") else "train"
+
+
 def _rewarding(config: Config) -> tuple[str, ...]:
-    if config.run.epochs_per_step not in (1, "auto"):
-        return (*_MEASURING, "train")
+    scoring = _scoring(config)
     # HRF-D asks the reward where to start.
-    return (*_MEASURING, "score", "sample") if config.starts.kind == "selected" else (*_MEASURING, "score")
+    return (*_MEASURING, scoring, *(("sample",) if (config.starts.kind, scoring) == ("selected", "score") else ()))
 
 
 def hub_steps(config: Config) -> frozenset[str]:

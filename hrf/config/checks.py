@@ -12,7 +12,7 @@ from hrf.errors import ConfigError
 from hrf.storage.schema import inert
 
 _SHIPPED = "shipped:avatars-32"
-DIFFERENCE_ONLY = ("levels_per_branch", "proximal_weight")
+DIFFERENCE_ONLY = ("levels_per_branch", "proximal_weight", "reference_weight")
 """Fields of `update` that the difference objective alone reads."""
 
 
@@ -286,6 +286,13 @@ def _update(config: Tree) -> Iterator[ConfigError]:
             expected=f"more than the {update.warmup_updates} updates of the warm-up",
             got=update.total_updates,
             fix="set it to the number of updates at which the rate has come down to 0",
+        )
+    if update.sibling_distance_weight and config.starts.kind == "noise":
+        yield ConfigError(
+            "update.sibling_distance_weight",
+            expected="0 on noise starts (starts.kind): their episodes have no siblings",
+            got=update.sibling_distance_weight,
+            fix="set it to 0, or starts.kind to window or selected",
         )
     yield from _objective(config)
 

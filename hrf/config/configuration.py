@@ -19,7 +19,7 @@ from hrf.storage.yaml_text import dump_yaml, parse_yaml
 _CAME_LATER = {
     "rollout": ("share_start",),
     "run": ("replicas",),
-    "update": ("objective", *checks.DIFFERENCE_ONLY, "trust_region", "divergence_limit"),
+    "update": ("objective", *checks.DIFFERENCE_ONLY, "trust_region", "divergence_limit", "sibling_distance_weight"),
 }
 """Section -> fields that configurations with digests on record do not have."""
 

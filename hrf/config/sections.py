@@ -176,6 +176,12 @@ class Update(Section):
     proximal_weight: NonNegative = 0.0
     """Weight of the squared distance to the estimates of the policy that sampled, under the objective `difference`;
     0 = none. It costs a forward pass more."""
+    reference_weight: NonNegative = 0.0
+    """Weight of the squared distance to the reference's estimates, under the objective `difference`; 0 = none. It costs
+    a forward pass more."""
+    sibling_distance_weight: NonNegative = 0.0
+    """Weight, beside the reward's 1, of an episode's mean distance to its siblings in the features that evaluation
+    uses, both standardised within the group; 0 = none. What keeps siblings apart then pays as a better reward does."""
     learning_rate: Positive = 1e-4
     """Peak learning rate."""
     weight_decay: NonNegative = 1e-3
@@ -229,6 +235,11 @@ class Update(Section):
     advantage_delta: Positive = 1e-8
     """Added to that standard deviation before dividing by it; in units of the reward (DDPO's code 1e-8, published code
     1e-6)."""
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the loss asks the reference's weights."""
+        return self.kl_weight > 0 or self.reference_weight > 0
 
 
 class Evaluation(Section):

@@ -196,6 +196,30 @@ def mean_pairwise_distance(features: Tensor) -> float:
     return 1.0 - total / (count * (count - 1))
 
 
+def sibling_distances(features: Tensor, groups: Tensor) -> Tensor:
+    """How far each sample is from its siblings: the mean of 1 - cos(f_i, f_j) over the others j of its group.
+
+    Source: ours; diversity as a part of the advantage is an idea of DiverseGRPO, DRIFT and GARDO.
+
+    Args:
+        features: [n, D] finite, none of length zero.
+        groups: [n] int64: siblings are of one group.
+
+    Returns:
+        [n] float64 in [0, 2].
+
+    Raises:
+        ValueError: If a sample has no siblings, or no direction.
+    """
+    units = _unit_rows(features, at_least=2)
+    siblings = groups[:, None] == groups
+    siblings.fill_diagonal_(False)
+    counts = siblings.sum(dim=1)
+    if bool((counts == 0).any()):
+        raise ValueError(f"sample {int(counts.argmin())} has no siblings")
+    return ((1 - units @ units.T) * siblings).sum(dim=1) / counts
+
+
 def coverage_density(candidate: Tensor, base: Tensor, num_neighbours: int = 5) -> tuple[float, float]:
     """Coverage and density of the candidate's samples, with the base's samples as the real ones.
 

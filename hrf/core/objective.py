@@ -6,6 +6,7 @@ Sources: PPO (Schulman et al. 2017, arXiv 1707.06347), DDPO (arXiv 2305.13301), 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -160,27 +161,26 @@ def difference_loss(
     advantage: Tensor,
     *,
     advantage_clip: float,
-    sampling_estimate: Tensor | None = None,
-    proximal_weight: float = 0.0,
+    anchors: Sequence[tuple[Tensor, float]] = (),
 ) -> Tensor:
-    """The difference objective: -A' mean(x0 d) + (w/2) mean((x0 - x0_old)^2), A' = clip(A, -c, c).
+    """The difference objective: -A' mean(x0 d) + sum over anchors of (w/2) mean((x0 - x0')^2), A' = clip(A, -c, c).
 
     A positive advantage pulls the estimate of the finished sample towards the episode's own result, away from what its
-    siblings have come to on average. No log-probabilities. After FDFO (arXiv 2603.12893), written from the formula; the
-    proximal term is that of matching objectives such as DiffusionNFT's (arXiv 2509.16117), to first order.
+    siblings have come to on average. No log-probabilities. After FDFO (arXiv 2603.12893), written from the formula. An
+    anchor holds the estimate near another policy's: near that of the one that sampled, as matching objectives such as
+    DiffusionNFT's do to first order (arXiv 2509.16117), or near the base's.
 
     Args:
         estimate: [P, ...] x0, the estimate by the policy being trained, at states that the episodes visited.
         direction: [P, ...] d, as of `sibling_directions`.
         advantage: [P].
         advantage_clip: c.
-        sampling_estimate: [P, ...] x0_old, the same by the policy that sampled; None without a proximal term.
-        proximal_weight: w.
+        anchors: Of each its estimates [P, ...] x0' at the same states, without gradient, and its weight w.
 
     Returns:
         [P] loss, to be minimised.
     """
     loss = -advantage.clamp(-advantage_clip, advantage_clip) * (estimate * direction).flatten(1).mean(dim=1)
-    if sampling_estimate is not None:
-        loss = loss + proximal_weight / 2 * (estimate - sampling_estimate).square().flatten(1).mean(dim=1)
+    for anchor, weight in anchors:
+        loss = loss + weight / 2 * (estimate - anchor).square().flatten(1).mean(dim=1)
     return loss

@@ -23,8 +23,8 @@ def update_evaluations(num_pairs: int, config: Config) -> int:
     """Cost of an epoch's updates on `num_pairs` (branch, trained step) pairs with a loss."""
     update = config.update
     forward = 2 if update.kl_weight > 0 else 1
-    # What the policy that sampled estimates is computed once, before the first pass.
-    once = 1 if update.proximal_weight > 0 else 0
+    # What others estimate, the policy that sampled and the reference, is computed once, before the first pass.
+    once = (update.proximal_weight > 0) + (update.reference_weight > 0)
     return num_pairs * (update.inner_epochs * (forward + BACKWARD) + once) * config.episode_forwards
 
 

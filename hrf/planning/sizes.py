@@ -11,7 +11,7 @@ FLOAT_BYTES, INDEX_BYTES = 4, 8
 _ADAM_MOMENTS = 2
 _BFLOAT16_ACTIVATIONS = 0.5
 _SCORE_BYTES = 22
-"""Of one reward in scores.json, at most."""
+"""Of one number in scores.json, at most."""
 _STEP_NORM_COPIES = 1
 """An update that measures each step's part in the gradient holds the one before that step."""
 
@@ -21,7 +21,7 @@ def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None
     weights, tuned = FLOAT_BYTES * denoiser.num_parameters, FLOAT_BYTES * denoiser.num_tuned
     low = config.model.forward_dtype == "bfloat16"
     activations = _BFLOAT16_ACTIVATIONS if low else 1.0
-    second = config.switch_step > 0 or config.update.kl_weight > 0
+    second = config.switch_step > 0 or config.update.uses_reference
     parts = {
         "weights": weights,
         # An adapter's reference is the same network, with the adapter switched off.
@@ -65,7 +65,7 @@ def artifact_bytes(config: Config, denoiser: Footprint, decoder: Footprint | Non
     return {
         "trajectories": round(states * state + pairs * FLOAT_BYTES + indices),
         "samples": branches * (image + INDEX_BYTES),
-        "scores": branches * _SCORE_BYTES,
+        "scores": (2 if config.update.sibling_distance_weight else 1) * branches * _SCORE_BYTES,
         "policy": (2 if config.update.ema_decay else 1) * tuned,
         "training_state": _ADAM_MOMENTS * tuned + FLOAT_BYTES * denoiser.num_tuned_tensors,
     }

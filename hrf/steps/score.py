@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from hrf.distributed.ranks import this_rank
+from hrf.networks.classifier import ImageClassifier
+from hrf.networks.features import Embedder, build_embedder
 from hrf.rewards import build_reward
 from hrf.steps.context import RunContext, step
 from hrf.steps.processes import in_processes
@@ -30,11 +32,12 @@ def score(*, run: str, samples: str, epoch: int, replica: int, scores: str) -> d
         Mean, spread and extremes of the rewards.
 
     Raises:
-        NumericalError: If a reward is not finite; it names epoch, root and branch.
+        NumericalError: If a reward is not finite; it names epoch, root and branch. Or if a picture has no features.
     """
     context, ranks = RunContext.read(run, replica=replica), this_rank()
     reward = build_reward(context.config.reward, context.classifier("reward"))
-    scored = score_episodes(load_finished(samples), reward, epoch=epoch, ranks=ranks)
+    embed = sibling_embedder(context)
+    scored = score_episodes(load_finished(samples), reward, epoch=epoch, embed=embed, ranks=ranks)
     ranks.wait_for_all()
     if ranks.is_first:
         with writing_folder(scores, producer=context.producer("score", epoch)) as folder:
@@ -47,3 +50,11 @@ def score(*, run: str, samples: str, epoch: int, replica: int, scores: str) -> d
         "reward_max": float(rewards.max()),
         "seconds": scored.seconds,
     }
+
+
+def sibling_embedder(context: RunContext) -> Embedder | None:
+    """What makes the features by which siblings are compared; None where advantages don't ask for their distances."""
+    if not context.config.update.sibling_distance_weight:
+        return None
+    folder = context.classifier("evaluation")
+    return build_embedder(context.config.evaluation, ImageClassifier.from_pretrained(folder) if folder else None)

@@ -75,7 +75,7 @@ def update(
 def load_trainer(context: RunContext, base: Path, policy: Path, training_state: str) -> Trainer:
     """A trainer that goes on from verified folders of the base and the policy, and a folder of the training state."""
     config = context.config
-    current = load_policy(config, base, policy, prompts=context.prompts_folder, reference=config.update.kl_weight > 0)
+    current = load_policy(config, base, policy, prompts=context.prompts_folder, reference=config.update.uses_reference)
     average = None
     if config.update.ema_decay > 0:
         # Where the weights are: every update moves it towards all of them.

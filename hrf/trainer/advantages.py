@@ -21,15 +21,19 @@ def advantages_of(
     trajectories: Trajectories,
     config: Config,
     *,
+    distances: NDArray[np.float64] | None = None,
     statistics: PromptStatistics | None = None,
     texts: Sequence[str] = (),
 ) -> Tensor:
     """Advantages of the branches, [B] float32: within groups, or by `statistics` of each prompt where there are some.
 
+    Within groups A = s(r) + w s(d), with s for standardised, r for rewards, d for distances to siblings.
+
     Args:
         rewards: [B].
         trajectories: Their groups and prompts.
-        config: Its `update` part.
+        config: Its `update` part, with the weight w.
+        distances: [B], as of `hrf.core.diversity.sibling_distances`; needed where w is above 0.
         statistics: As `build_statistics` made them; takes the rewards in.
         texts: Of the prompts, by index.
     """
@@ -37,9 +41,18 @@ def advantages_of(
     if statistics is not None and trajectories.prompts is not None:
         return statistics.advantages(values, [texts[prompt] for prompt in trajectories.prompts.tolist()]).float()
     update = config.update
-    return group_advantages(
-        values, trajectories.groups, delta=update.advantage_delta, spread=update.advantage_spread
-    ).float()
+
+    def within_groups(numbers: Tensor) -> Tensor:
+        return group_advantages(
+            numbers, trajectories.groups, delta=update.advantage_delta, spread=update.advantage_spread
+        )
+
+    advantages = within_groups(values)
+    if update.sibling_distance_weight:
+        if distances is None:
+            raise ValueError("advantages of distances to siblings need scores with their distances")
+        advantages += update.sibling_distance_weight * within_groups(torch.as_tensor(distances, dtype=torch.float64))
+    return advantages.float()
 
 
 def build_statistics(config: Config) -> PromptStatistics | None:

@@ -59,8 +59,10 @@ class Episodes:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The rewards of an epoch's episodes."""
+    """What an epoch's episodes are worth."""
 
     rewards: NDArray[np.float64]
     """[B]."""
+    distances: NDArray[np.float64] | None = None
+    """[B] from each episode to its siblings; None where advantages don't ask for them."""
     seconds: float

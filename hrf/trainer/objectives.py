@@ -177,10 +177,11 @@ def draw_levels(trajectories: Trajectories, count: int, generator: Generator) ->
 
 
 class Difference:
-    """The difference objective on some of the visited states, with an optional pull towards the policy that sampled.
+    """The difference objective on some of the visited states, with optional pulls to other policies' estimates there.
 
     Args:
-        policy: As it sampled: what it estimates now is what the proximal term pulls to.
+        policy: As it sampled: what it estimates now is what the proximal term pulls to. The other pull is to its
+            reference.
         settings: The `update` part of the configuration.
         trajectories: With their finished samples.
         advantages: [B] float32.
@@ -205,8 +206,12 @@ class Difference:
         self._trajectories, self._advantages = trajectories, advantages
         self._directions = sibling_directions(trajectories.finished, trajectories.groups)
         self._levels = levels
-        self._sampling_estimates = self._estimate_all(ranks) if settings.proximal_weight > 0 else None
-        """[sum of levels, C, H, W], in the order of the pairs."""
+        self._anchors: list[tuple[Tensor, float]] = []
+        """Estimates [sum of levels, C, H, W], in the order of the pairs, and their weight."""
+        if settings.proximal_weight > 0:
+            self._anchors.append((self._estimate_all(policy, ranks), settings.proximal_weight))
+        if settings.reference_weight > 0:
+            self._anchors.append((self._estimate_all(policy.as_reference(), ranks), settings.reference_weight))
         self._place = levels.cumsum(0) - 1
 
     def pairs(self, branches: Tensor) -> Pairs:
@@ -216,14 +221,13 @@ class Difference:
 
     def loss(self, pairs: Pairs) -> tuple[Tensor, Tensor]:
         """No readings."""
-        device, old = self._policy.device, self._sampling_estimates
+        device, place = self._policy.device, self._place[pairs.pair_index]
         loss = difference_loss(
-            self._estimate(pairs),
+            self._estimate(self._policy, pairs),
             self._directions[pairs.branch].to(device),
             self._advantages[pairs.branch].to(device),
             advantage_clip=self._settings.advantage_clip,
-            sampling_estimate=None if old is None else old[self._place[pairs.pair_index]].to(device),
-            proximal_weight=self._settings.proximal_weight,
+            anchors=[(estimates[place].to(device), weight) for estimates, weight in self._anchors],
         )
         return loss, loss.new_empty(len(pairs), self.num_readings)
 
@@ -232,18 +236,19 @@ class Difference:
         del readings
         return {}
 
-    def _estimate(self, pairs: Pairs) -> Tensor:
+    def _estimate(self, policy: DiffusionPolicy, pairs: Pairs) -> Tensor:
         prompts = self._trajectories.prompts
-        return self._policy.estimate(
-            self._trajectories.states[pairs.state_index].to(self._policy.device),
+        return policy.estimate(
+            self._trajectories.states[pairs.state_index].to(policy.device),
             pairs.step,
             prompts=None if prompts is None else prompts[pairs.branch],
         )
 
     @torch.no_grad()
-    def _estimate_all(self, ranks: Ranks) -> Tensor:
-        """The estimates of all pairs that have a loss, shared out between the ranks."""
+    def _estimate_all(self, policy: DiffusionPolicy, ranks: Ranks) -> Tensor:
+        """A policy's estimates of all pairs that have a loss, shared out between the ranks."""
         pairs = self.pairs(torch.arange(len(self._advantages)))
         part = torch.arange(len(pairs))[ranks.part(len(pairs))]
-        estimates = [self._estimate(pairs.select(index)).cpu() for index in part.split(self._settings.microbatch)]
+        chunks = part.split(self._settings.microbatch)
+        estimates = [self._estimate(policy, pairs.select(index)).cpu() for index in chunks]
         return ranks.concatenate(torch.cat(estimates))

@@ -82,14 +82,22 @@ def load_finished(path: str) -> Finished:
 
 
 def save_scores(scores: Scores, name: str, folder: Path) -> None:
-    """Write an epoch's rewards, and the name of what gave them."""
-    _write(folder / _SCORES_FILE, {"name": name, "seconds": scores.seconds, "rewards": scores.rewards.tolist()})
+    """Write an epoch's rewards with the name of what gave them, and distances to siblings where there are any."""
+    record = {"name": name, "seconds": scores.seconds, "rewards": scores.rewards.tolist()}
+    if scores.distances is not None:
+        record["distances"] = scores.distances.tolist()
+    _write(folder / _SCORES_FILE, record)
 
 
 def load_scores(path: str) -> Scores:
     """Read and verify a scores folder."""
     record = _read(read_folder(path) / _SCORES_FILE)
-    return Scores(rewards=np.asarray(record["rewards"]), seconds=float(record["seconds"]))
+    distances = record.get("distances")
+    return Scores(
+        rewards=np.asarray(record["rewards"]),
+        distances=None if distances is None else np.asarray(distances),
+        seconds=float(record["seconds"]),
+    )
 
 
 def save_fresh_state(folder: Path) -> None:

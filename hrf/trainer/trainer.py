@@ -11,9 +11,12 @@ import torch
 from torch import Tensor
 
 from hrf.config import Config
+from hrf.core.diversity import sibling_distances
 from hrf.distributed.progress import advance_reporter, emit
 from hrf.distributed.ranks import ALONE, Ranks
 from hrf.errors import NumericalError
+from hrf.images import to_images
+from hrf.networks.features import Embedder
 from hrf.planning.cost import expected_sampling_evaluations, pool_evaluations, update_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rewards import ImageError, Reward
@@ -81,11 +84,21 @@ def sample_episodes(
     )
 
 
-def score_episodes(finished: Finished, reward: Reward, *, epoch: int, ranks: Ranks = ALONE) -> Scores:
+def score_episodes(
+    finished: Finished, reward: Reward, *, epoch: int, embed: Embedder | None = None, ranks: Ranks = ALONE
+) -> Scores:
     """Reward an epoch's episodes. Ranks share them between them, and all get all rewards.
 
+    Args:
+        finished: The episodes of a whole epoch.
+        reward: What scores them.
+        epoch: From 0.
+        embed: Makes the features by which siblings are compared; None leaves their distances out.
+        ranks: The processes that share the work.
+
     Raises:
-        NumericalError: If an image or its reward is out of range; it names the branch, whose seed finds it again.
+        NumericalError: If an image or its reward is out of range, where it names the branch, whose seed finds it again;
+            or if an image has features without a direction.
     """
     began = time.perf_counter()
     part = ranks.part(len(finished.samples))
@@ -95,7 +108,15 @@ def score_episodes(finished: Finished, reward: Reward, *, epoch: int, ranks: Ran
     except ImageError as error:
         where = branch_name(finished.groups, part.start + error.image, epoch)
         raise NumericalError(error.problem, where=where, fix=error.fix) from error
-    return Scores(rewards=ranks.concatenate_array(rewards), seconds=time.perf_counter() - began)
+    distances = None
+    if embed is not None:
+        features = ranks.concatenate(embed(to_images(finished.samples[part].numpy())))
+        try:
+            distances = sibling_distances(features, finished.groups).numpy()
+        except ValueError as error:
+            fix = "measure by other features (evaluation.features), or set update.sibling_distance_weight to 0"
+            raise NumericalError(f"distances to siblings: {error}", where=f"epoch={epoch}", fix=fix) from error
+    return Scores(rewards=ranks.concatenate_array(rewards), distances=distances, seconds=time.perf_counter() - began)
 
 
 def branch_name(groups: Tensor, index: int, epoch: int) -> str:
@@ -135,8 +156,10 @@ class Trainer:
         self.num_evaluations = 0
         """Denoiser evaluations that the run has spent so far."""
 
-    def train(self, epoch: int, starts: StartDistribution, reward: Reward) -> EpochRecord:
-        """One whole epoch."""
+    def train(
+        self, epoch: int, starts: StartDistribution, reward: Reward, embed: Embedder | None = None
+    ) -> EpochRecord:
+        """One whole epoch; `embed` as for `score_episodes`."""
         episodes = sample_episodes(
             self.policy,
             starts,
@@ -146,7 +169,7 @@ class Trainer:
             texts=self.texts,
             ranks=self.ranks,
         )
-        scores = score_episodes(episodes.finished, reward, epoch=epoch, ranks=self.ranks)
+        scores = score_episodes(episodes.finished, reward, epoch=epoch, embed=embed, ranks=self.ranks)
         return self.learn(episodes.trajectories, episodes.sampling, scores, epoch=epoch)
 
     def learn(self, trajectories: Trajectories, sampling: Sampling, scores: Scores, *, epoch: int) -> EpochRecord:
@@ -161,7 +184,14 @@ class Trainer:
         before = weight_sums(self.policy.denoiser)
         updates, norms = self.updater.run(
             trajectories,
-            advantages_of(rewards, trajectories, config, statistics=self.statistics, texts=self.texts),
+            advantages_of(
+                rewards,
+                trajectories,
+                config,
+                distances=scores.distances,
+                statistics=self.statistics,
+                texts=self.texts,
+            ),
             run_seed=self.run_seed,
             epoch=epoch,
             on_advance=advance_reporter("update", epoch, num_pairs * config.update.inner_epochs),

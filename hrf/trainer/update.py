@@ -65,8 +65,8 @@ class Updater:
         average: Mapping[str, Tensor] | None = None,
         ranks: Ranks = ALONE,
     ) -> None:
-        if settings.kl_weight > 0 and policy.reference is None:
-            raise ValueError("a KL penalty needs the reference's weights")
+        if settings.uses_reference and policy.reference is None:
+            raise ValueError("a pull to the reference needs its weights")
         self.policy = policy
         # Every update sets its rate (`learning_rate`).
         self.optimizer = torch.optim.AdamW(

@@ -90,7 +90,7 @@ def test_the_traces_have_in_use_what_they_watch_over():
             held = "clip_fraction" if settings.trust_region == "ratio" else "dropped_fraction"
             assert 0 < sum(update[held] for update in updates) < len(updates)
         else:
-            assert settings.proximal_weight > 0
+            assert settings.proximal_weight > 0 or settings.reference_weight > 0
     assert {config_of(case).update.objective for case in CASES} == {"surrogate", "difference"}
     assert {config_of(case).update.step_weighting for case in CASES} == {"none", "std"}
     assert {config_of(case).starts.kind for case in CASES} == {"noise", "window", "selected"}

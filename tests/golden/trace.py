@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from hrf.config import Config, resolve
+from hrf.networks.features import pixel_features
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
@@ -109,6 +110,20 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
             "update": {"objective": "difference", "proximal_weight": 1.0, "levels_per_branch": 2, "clip_range": 1e-4},
         },
     ),
+    "shaped": (
+        "avatars-compressibility",
+        {
+            "starts": _UNIFORM,
+            "policy": {"split": 0.3, "prefix_pool": 3},
+            "update": {
+                "objective": "difference",
+                "reference_weight": 1.0,
+                "sibling_distance_weight": 0.5,
+                "clip_range": 1e-4,
+            },
+            "evaluation": {"features": "pixels"},
+        },
+    ),
 }
 
 
@@ -169,7 +184,8 @@ def trace(case: str) -> list[dict[str, Any]]:
         epochs = []
         for epoch in range(NUM_EPOCHS):
             episodes = sample_episodes(policy, starts, config, run_seed=RUN_SEED, epoch=epoch)
-            scores = score_episodes(episodes.finished, reward, epoch=epoch)
+            embed = pixel_features if config.update.sibling_distance_weight else None
+            scores = score_episodes(episodes.finished, reward, epoch=epoch, embed=embed)
             record = trainer.learn(episodes.trajectories, episodes.sampling, scores, epoch=epoch)
             epochs.append(
                 {

@@ -24,6 +24,10 @@ def config(overrides, preset="avatars-compressibility"):
             {"prepare", "baseline", "score", "evaluate"},
         ),
         (f"evaluation: {{features: clip, encoder: {{model: {HUB}}}}}", {"prepare", "baseline", "evaluate"}),
+        (
+            f"evaluation: {{features: clip, encoder: {{model: {HUB}}}}}\nupdate: {{sibling_distance_weight: 1}}",
+            {"prepare", "baseline", "score", "evaluate"},
+        ),
         (f"evaluation: {{held_out_reward: {{name: clip_score, clip: {HUB}}}}}", {"prepare", "baseline", "evaluate"}),
         (
             f"reward: {{name: weighted_sum, terms: [{{}}, {{reward: {{name: clip_score, clip: {HUB}}}}}]}}\n"

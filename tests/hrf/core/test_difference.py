@@ -16,27 +16,21 @@ def draw(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_the_gradient_of_a_linear_denoiser_is_that_of_its_closed_form():
-    """x0 = W x: the gradient is the sum over pairs of -A d x^T / D, and w (x0 - x0_old) x^T / D of the proximal term.
+    """x0 = W x: the gradient is the sum over pairs of -A d x^T / D, and of each anchor w (x0 - x0') x^T / D.
 
-    Kills: the sign, a sum over elements for the mean, the square without its half, a pull away from the sampler's.
+    Kills: the sign, a sum over elements for the mean, the square without its half, a pull away from an anchor, one
+    anchor's weight for both.
     """
     states, directions, advantages = draw(5, 4), draw(5, 3, seed=1), torch.tensor([1.0, -0.5, 2.0, 0.0, -7.0]).double()
-    old = draw(5, 3, seed=2)
-    for weight in (0.0, 0.3):
+    for anchors in ([], [(draw(5, 3, seed=2), 0.3)], [(draw(5, 3, seed=2), 0.3), (draw(5, 3, seed=5), 2.0)]):
         matrix = draw(3, 4, seed=3).requires_grad_()
 
-        difference_loss(
-            states @ matrix.T,
-            directions,
-            advantages,
-            advantage_clip=2.5,
-            sampling_estimate=old if weight else None,
-            proximal_weight=weight,
-        ).sum().backward()
+        difference_loss(states @ matrix.T, directions, advantages, advantage_clip=2.5, anchors=anchors).sum().backward()
 
         bounded = advantages.clamp(-2.5, 2.5)
         exact = -torch.einsum("p,pi,pj->ij", bounded, directions, states) / 3
-        exact += weight * torch.einsum("pi,pj->ij", states @ matrix.detach().T - old, states) / 3
+        for anchor, weight in anchors:
+            exact += weight * torch.einsum("pi,pj->ij", states @ matrix.detach().T - anchor, states) / 3
         torch.testing.assert_close(matrix.grad, exact)
 
 
@@ -46,12 +40,7 @@ def test_the_gradient_is_that_of_finite_differences():
 
     def loss(scale: torch.Tensor) -> torch.Tensor:
         return difference_loss(
-            (scale * states).tanh(),
-            directions,
-            advantages,
-            advantage_clip=1.0,
-            sampling_estimate=old,
-            proximal_weight=0.7,
+            (scale * states).tanh(), directions, advantages, advantage_clip=1.0, anchors=[(old, 0.7)]
         )
 
     assert torch.autograd.gradcheck(loss, draw(2, 3, seed=4).requires_grad_())

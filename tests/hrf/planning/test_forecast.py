@@ -91,10 +91,11 @@ RUNS = {
         "starts": window(0.5, 0.6),
         "update": {"minibatch": 16, "microbatch": 16, "kl_weight": 0.1, "inner_epochs": 2},
     },
-    "levels with a proximal term": {
+    "levels with pulls, twice": {
         "starts": window(0.3, 0.4),
         "update": {
-            "minibatch": 16, "microbatch": 16, "objective": "difference", "levels_per_branch": 1, "proximal_weight": 1.0
+            "minibatch": 16, "microbatch": 16, "objective": "difference", "levels_per_branch": 1,
+            "proximal_weight": 1.0, "reference_weight": 1.0, "inner_epochs": 2,
         },
     },
 }  # fmt: skip

@@ -28,6 +28,15 @@ SHARED_START = {
     "update": {"trust_region": "divergence", "divergence_limit": 1e-4},
 }
 DIFFERENCE = {**SPLIT, "update": {"objective": "difference", "proximal_weight": 0.5, "levels_per_branch": 1}}
+SHAPED = {
+    **SPLIT,
+    "update": {
+        "objective": "difference",
+        "levels_per_branch": 1,
+        "reference_weight": 0.5,
+        "sibling_distance_weight": 0.5,
+    },
+}
 DDPO = {"starts": {"kind": "noise", "schedule": "uniform", "width": 0.0}}
 TAIL_LOSS = {"starts": {**DDPO["starts"], "loss_from": 0.5}}
 SELECTED = {
@@ -48,8 +57,8 @@ def digest(run, name: str) -> dict:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {**SPLIT, "update": {"ema_decay": 0.9}}, SHARED_START, DIFFERENCE],
-    ids=["hrf", "split-average", "shared", "difference"],
+    [{}, {**SPLIT, "update": {"ema_decay": 0.9}}, SHARED_START, DIFFERENCE, SHAPED],
+    ids=["hrf", "split-average", "shared", "difference", "shaped"],
 )
 def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit(steps, changes):
     """Trap 7: through files after every epoch, against four epochs in one process that never reads them back.
@@ -121,13 +130,14 @@ def test_a_step_that_runs_again_gives_the_same_bytes(steps):
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, SPLIT, SHARED_START, DDPO, TAIL_LOSS, SELECTED, DIFFERENCE],
-    ids=["hrf", "split", "shared", "ddpo", "tail-loss", "hrf-d", "difference"],
+    [{}, SPLIT, SHARED_START, DDPO, TAIL_LOSS, SELECTED, DIFFERENCE, SHAPED],
+    ids=["hrf", "split", "shared", "ddpo", "tail-loss", "hrf-d", "difference", "shaped"],
 )
 def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps, changes):
     """Costs recomputed from the start steps: a forward per tail step, and forward plus backward per trained one.
 
-    Of the difference objective, per level, with one more forward for its proximal term.
+    Of the difference objective, per level, with one more forward for its pull. Scores have distances to siblings where
+    they are asked for, and are as they were elsewhere.
     """
     run = steps("run", changes)
     run.prepare()
@@ -146,7 +156,10 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
     if run.config.starts.kind != "selected":
         assert about["num_evaluations"] == roots + tails
     pool = run.config.policy.prefix_pool * switch
-    learning = 3 * int((trained - starts).sum()) if changes != DIFFERENCE else 4 * len(starts)
+    learning = 4 * len(starts) if changes in (DIFFERENCE, SHAPED) else 3 * int((trained - starts).sum())
+    scores = json.loads((run.folder / "scores-0" / "scores.json").read_text())
+    assert scores.keys() - {"distances"} == {"name", "seconds", "rewards"}
+    assert ("distances" in scores) == (changes is SHAPED)
     spent = pool + about["num_evaluations"] + learning
     assert run.update_record(0).num_evaluations == spent
     schedule = noise_schedule(scheduler_config(run.folder / "base"), run.config)

@@ -31,7 +31,14 @@ SHARED = {
     "update": {"minibatch": 4, "microbatch": 5, "ema_decay": 0.5, "kl_weight": 0.1},
 }
 DIFFERENCE = {
-    "update": {**SHARED["update"], "kl_weight": 0.0, "objective": "difference", "proximal_weight": 1.0},
+    "update": {
+        **SHARED["update"],
+        "kl_weight": 0.0,
+        "objective": "difference",
+        "proximal_weight": 1.0,
+        "reference_weight": 0.5,
+        "sibling_distance_weight": 0.5,
+    },
 }
 KINDS = {
     "hrf": {},

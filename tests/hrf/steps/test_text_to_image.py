@@ -45,7 +45,15 @@ DDPO = {
     "starts": {"kind": "noise", "schedule": "uniform"},
     "prompts": {"statistics_buffer": 3, "statistics_min_count": 2},
 }
-DIFFERENCE = {**SPLIT, "update": {"objective": "difference", "levels_per_branch": 1}}
+DIFFERENCE = {
+    **SPLIT,
+    "update": {
+        "objective": "difference",
+        "levels_per_branch": 1,
+        "reference_weight": 0.5,
+        "sibling_distance_weight": 0.5,
+    },
+}
 SELECTED = {
     "starts": {
         "kind": "selected",
@@ -107,7 +115,8 @@ def test_every_start_distribution_trains_with_prompts_and_its_cost_is_counted(st
     starts, trained = tensors["start_steps"], schedule.num_trained_steps
     episodes = 1 if changes is UNGUIDED else 2
     with_loss = (trained - starts).clamp(max=1 if changes is DIFFERENCE else trained)
-    tails = episodes * int((5 - starts).sum() + 3 * with_loss.sum())
+    per_pair = 4 if changes is DIFFERENCE else 3
+    tails = episodes * int((5 - starts).sum() + per_pair * with_loss.sum())
     fresh = config.switch_step if config.policy.prefix_pool else 0
     if config.starts.kind == "noise":
         assert spent == 2 * int(starts.sum()) + tails

@@ -141,12 +141,41 @@ def test_the_proximal_term_pulls_to_the_policy_that_sampled():
     assert distances[30.0] < 0.2 * distances[0.0]
 
 
-def test_every_pair_with_a_loss_costs_a_forward_and_the_proximal_term_one_more_for_all_passes():
-    for weight, forwards in ((0.0, 2), (1.0, 3)):
-        updater, trajectories = case(proximal_weight=weight, inner_epochs=2)
+def test_the_reference_term_pulls_to_the_base():
+    """From weights that have left it, without advantages: the gradient is the term's alone, in the first update, too.
+
+    Kills: a pull to the policy that sampled, which pulls nowhere; the sign.
+    """
+    updater, trajectories = case(reference_weight=1.0, inner_epochs=8, levels_per_branch=9, max_grad_norm=1e9)
+    with torch.no_grad():
+        for parameter in updater.policy.denoiser.conv_out.parameters():
+            parameter.add_(0.05)
+    pairs = trajectories.pairs(torch.arange(6))
+    states = trajectories.states[pairs.state_index]
+
+    def distance() -> float:
+        with torch.no_grad():
+            ours, theirs = (
+                policy.estimate(states, pairs.step) for policy in (updater.policy, updater.policy.as_reference())
+            )
+        return float((ours - theirs).square().mean())
+
+    before = distance()
+    metrics, _ = updater.run(trajectories, torch.zeros(6), run_seed=0, epoch=0)
+    assert before > 0
+    # Summed over levels, averaged over branches.
+    assert metrics[0].loss == pytest.approx(before / 2 * len(pairs) / 6, rel=1e-3)
+    assert distance() < 0.7 * before
+
+
+def test_every_pair_with_a_loss_costs_a_forward_and_each_pull_one_more_for_all_passes():
+    for weights, forwards in (({}, 2), ({"proximal_weight": 1.0}, 3), ({"reference_weight": 1.0}, 2)):
+        updater, trajectories = case(inner_epochs=2, **weights)
         updater.policy.denoiser.seen.clear()
         updater.run(trajectories, ADVANTAGES, run_seed=0, epoch=0)
-        assert len(updater.policy.denoiser.seen) == forwards * num_loss_pairs(trajectories, updater.settings)
+        num_pairs = num_loss_pairs(trajectories, updater.settings)
+        assert len(updater.policy.denoiser.seen) == forwards * num_pairs
+        assert len(getattr(updater.policy.reference, "seen", [])) == num_pairs * ("reference_weight" in weights)
 
 
 def test_what_is_told_of_ratios_is_absent():
