@@ -1,4 +1,7 @@
-"""The direction that corrects a cosine reward, as a folder: the vector, and what it was fitted for."""
+"""The direction that corrects a cosine reward, as a folder: the vector, and what it was fitted for.
+
+Starts without torch, as all that a configuration of rewards needs.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
-
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from typing import TYPE_CHECKING, Self
 
 from hrf.errors import ConfigError
 from hrf.storage.folders import canonical_json, read_folder, writing_folder
 from hrf.storage.names import ABOUT_FILE
 from hrf.storage.records import Record
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 HUB_FILES = ("*.json", "*.safetensors")
 _VECTOR_FILE = "direction.safetensors"
@@ -58,6 +61,8 @@ class TextDirection:
 
     def save(self, folder: Path, producer: Mapping[str, object]) -> None:
         """Write it, whole or not at all."""
+        from safetensors.torch import save_file
+
         with writing_folder(folder, producer=producer) as target:
             save_file({"direction": self.vector}, target / _VECTOR_FILE)
             self.record.write(target / ABOUT_FILE, indent=2)
@@ -69,6 +74,8 @@ class TextDirection:
         Raises:
             ArtifactError: If it is damaged, or something else.
         """
+        from safetensors.torch import load_file
+
         read_folder(folder)
         record = DirectionRecord.read(folder / ABOUT_FILE)
         return cls(vector=load_file(folder / _VECTOR_FILE)["direction"], record=record)

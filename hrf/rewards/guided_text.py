@@ -12,6 +12,7 @@ from pydantic import Field
 from hrf.errors import ConfigError
 from hrf.rewards.base import CheckedReward
 from hrf.rewards.clip_score import ClipScoreReward
+from hrf.rewards.direction import HUB_FILES, TextDirection, prompts_digest
 from hrf.rewards.family import REWARD_EXTRA, RewardFamily, RewardRecord, union_of
 from hrf.rewards.pickscore import PickScoreReward
 from hrf.rewards.text_image import CosineReward, PairEncoder
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from hrf.rewards.direction import TextDirection
 
 _COSINES: tuple[type[CosineReward], ...] = (ClipScoreReward, PickScoreReward)
 
@@ -104,8 +103,6 @@ class GuidedTextReward(RewardFamily):
 
     def check_fitted(self, path: str, *, base: str, prompts: Sequence[str]) -> None:
         """See `RewardFamily.check_fitted`."""
-        from hrf.rewards.direction import prompts_digest
-
         self._fetch(path).refuse_others(f"{path}.direction", base=base, prompts=prompts_digest(prompts))
 
     @classmethod
@@ -114,8 +111,6 @@ class GuidedTextReward(RewardFamily):
         return f" ({settings.get('reward', {}).get('name', built_name)})"
 
     def _fetch(self, field: str) -> TextDirection:
-        from hrf.rewards.direction import HUB_FILES, TextDirection
-
         return TextDirection.load(weights_folder(self.direction, f"{field}.direction", HUB_FILES))
 
 
