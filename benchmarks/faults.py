@@ -29,16 +29,20 @@ from typing import Any, TypeVar
 from benchmarks.faulty_s3 import faulty_network
 from benchmarks.made_up import evaluation_of
 from hrf.errors import HrfError, StorageError
+from hrf.evaluation.record import EvaluationRecord
 from hrf.promotion.chain import read_chain
-from hrf.promotion.protocol import Candidate, fetch_incumbent, history, promote, read_pointer
+from hrf.promotion.pointer import read_candidate_json
+from hrf.promotion.protocol import Candidate, FreshSeeds, fetch_incumbent, history, promote, read_pointer
 from hrf.promotion.records import (
     Attempt,
     DecisionRecord,
     Failure,
+    Promotion,
     RunError,
     RunStart,
     RunStatus,
     RunSummary,
+    VerdictNumber,
 )
 from hrf.promotion.runs import RunRecords
 from hrf.storage.folders import MANIFEST, read_folder, writing_folder
@@ -164,7 +168,17 @@ class Run:
             known_incumbents={},
             diversity_floor=0.9,
             confidence=0.95,
+            fresh_seeds=FreshSeeds(
+                error=0.05, comparable=lambda _: True, measure=lambda _, incumbent: self._measured(storage, incumbent)
+            ),
         )
+
+    def _measured(self, storage: Storage, incumbent: Promotion | None) -> tuple[EvaluationRecord, Sequence[float]]:
+        """The same on fresh seeds as on the fixed ones."""
+        if incumbent is None:
+            return self.candidate.evaluation, [0.0] * NUM_SEEDS
+        values = read_candidate_json(storage, incumbent, "evaluation.json")
+        return self.candidate.evaluation, EvaluationRecord.parse(values, incumbent.candidate_id).rewards
 
     def end(self, storage: Storage) -> None:
         """Write its last records."""
@@ -240,6 +254,8 @@ def _bucket_targets(storage: Storage, folder: Path) -> Iterator[Target]:
         "history/": ("history", lambda _: history(storage, EXPERIMENT)),
         "decisions/": ("decision", lambda key: read_record(storage, key, DecisionRecord)),
         "attempts/": ("attempt", lambda key: read_record(storage, key, Attempt)),
+        "verdicts/": ("number of a verdict", lambda key: read_record(storage, key, VerdictNumber)),
+        "numbers/": ("number of a verdict", lambda key: read_record(storage, key, VerdictNumber)),
         "runs/run-2/run.json": ("run record", lambda _: records_of(storage, "run-2").started()),
         "runs/run-2/failures/": ("failure", lambda _: records_of(storage, "run-2").failures()),
         "runs/run-2/status.json": ("status", lambda _: records_of(storage, "run-2").status()),

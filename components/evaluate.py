@@ -11,12 +11,13 @@ def evaluate(
     base: Input[Model],
     policy: Input[Model],
     baseline: Input[Artifact],
+    fresh_seeds: bool,
     new_history: Output[Artifact],
     metrics: Output[Metrics],
     page: Output[HTML],
     history: Input[Artifact] = None,
 ) -> None:
-    """Measure the candidate on the fixed seeds, and let the gate decide: it is promoted if it passes.
+    """Measure the candidate on the fixed seeds, and on fresh ones if it passes: it is promoted if it does so again.
 
     Args:
         epoch: The epoch, counted from 0.
@@ -24,6 +25,7 @@ def evaluate(
         base: The pretrained model, frozen.
         policy: The candidate, with the records of its training.
         baseline: The base measured on the fixed seeds, and what else is computed once per run.
+        fresh_seeds: Whether there are fresh ones; a study decides on the fixed seeds.
         new_history: All records of the run up to here: training, evaluations and decisions.
         metrics: The step's numbers, for the run's page.
         page: The sample grid and the main numbers.
@@ -41,5 +43,6 @@ def evaluate(
         history=history.path if history else None,
         new_history=new_history.path,
         page=page.path,
+        fresh_seeds=fresh_seeds,
     )
     record(facts, metrics=metrics, outputs=[new_history], epoch=epoch)

@@ -28,6 +28,7 @@ class Purpose(StrEnum):
     EVALUATION = "evaluation"
     TEXT_DIRECTION = "text-direction"
     REPLICA = "replica"
+    VERDICT = "verdict"
 
 
 def derive_seed(run_seed: int, *coordinates: str | int) -> int:

@@ -132,6 +132,7 @@ def add_run(
     epoch: Callable[..., Any] | None,
     site: Site,
     controls: Sequence[Control] = (),
+    fresh_seeds: bool = True,
 ) -> None:
     """Add one whole run, from `check` to `summarize`, to the pipeline that is being built.
 
@@ -143,6 +144,7 @@ def add_run(
         epoch: The sub-pipeline of a single epoch, as `build_epoch` made it.
         site: Where the tasks run.
         controls: Other ways to sample what it trains, which are measured whenever it is.
+        fresh_seeds: Whether promotions are decided on seeds of their own.
     """
     settled, start = _add_start(parameters, identity, config=config, site=site, prefix="")
     own = _Way(site=site, prefix="", settled=settled)
@@ -159,7 +161,7 @@ def add_run(
         if step.evaluated:
             policies = [current["policy"] for current in chains]
             candidate = policies[0] if len(chains) == 1 else _add_merging(step, site, policies, run=settled["run"])
-            earlier = [_add_judging(way, step, candidate) for way in ways]
+            earlier = [_add_judging(way, step, candidate, fresh_seeds) for way in ways]
         if step.steered:
             # Under a floor there is one replica.
             task = steer(epoch=step.last_epoch, **settled, **chains[0], **own.history)
@@ -233,9 +235,9 @@ def _add_merging(step: EpochStep, site: Site, policies: Sequence[Any], *, run: A
     return task.outputs["new_policy"]
 
 
-def _add_judging(way: _Way, step: EpochStep, policy: Any) -> Any:
+def _add_judging(way: _Way, step: EpochStep, policy: Any, fresh_seeds: bool) -> Any:
     """Add an evaluation and its decision, which join the history."""
-    task = evaluate(epoch=step.last_epoch, policy=policy, **way.settled, **way.history)
+    task = evaluate(epoch=step.last_epoch, policy=policy, fresh_seeds=fresh_seeds, **way.settled, **way.history)
     judged = way.site.place(task, "evaluate", prefix=way.prefix)
     judged.set_display_name(f"{way.prefix}epoch {step.last_epoch}: evaluate and promote")
     way.history = {"history": judged.outputs["new_history"]}

@@ -63,7 +63,16 @@ def build(run: StudyRun, *, images: Images | None = None, placement: Placement |
             site, experiments=",".join(map(str, experiments)), storage=values["storage"], run_tag=values["run_tag"]
         )
         with dsl.ExitHandler(status, name=GROUP):
-            add_run(parameters[0], identity, config=run.config, steps=steps, epoch=None, site=site, controls=controls)
+            add_run(
+                parameters[0],
+                identity,
+                config=run.config,
+                steps=steps,
+                epoch=None,
+                site=site,
+                controls=controls,
+                fresh_seeds=False,
+            )
 
     # Kubeflow reads a pipeline's parameters off its function, and how many there are depends on the controls.
     study_run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]

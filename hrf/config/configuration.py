@@ -20,6 +20,7 @@ _CAME_LATER = {
     "rollout": ("share_start",),
     "run": ("replicas",),
     "update": ("objective", *checks.DIFFERENCE_ONLY, "trust_region", "divergence_limit", "sibling_distance_weight"),
+    "gate": ("error", "num_samples"),
 }
 """Section -> fields that configurations with digests on record do not have."""
 

@@ -293,6 +293,11 @@ class Gate(Section):
 
     diversity_margin: Annotated[float, Field(gt=0, lt=1)] = 0.10
     """Largest loss of order-2 Vendi score against the base, as a fraction of the base's."""
+    error: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    """Chance, at most, that any of an experiment's verdicts promotes a candidate with no better a reward than its
+    incumbent's; and that any promotes one whose diversity is below the floor. See `hrf.core.spending`."""
+    num_samples: Annotated[Count, Field(ge=8)] | None = None
+    """Fresh seeds of a verdict; null: as many as `evaluation.num_samples`."""
     monitors: Monitors = Monitors()
     """Limits of the drift monitors."""
 

@@ -61,6 +61,11 @@ class Tree(Section):
         return 1.0 - self.gate.diversity_margin if self.diversity_floor is None else self.diversity_floor
 
     @property
+    def verdict_samples(self) -> int:
+        """How many fresh seeds a verdict is decided on."""
+        return self.gate.num_samples or self.evaluation.num_samples
+
+    @property
     def first_loss_step(self) -> int:
         """The first step of an episode that starts from noise and is trained."""
         return max(self.switch_step, first_step_from(self.starts.loss_from, self.sampler.steps))

@@ -32,37 +32,55 @@ _GRID_IMAGES = 32
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationStarts:
-    """The fixed seeds' states from which a candidate has to be denoised: noise, or a split policy's switch step."""
+    """The states of some seeds from which a candidate has to be denoised: noise, or a split policy's switch step."""
 
     states: Tensor
     """[n, C, H, W]."""
     step: int
     prompts: Tensor | None = None
     """[n] int64: the evaluation prompts in turn; None for an unconditional model."""
+    block: int | None = None
+    """Whose seeds they are: a verdict's, by its number; None: the fixed ones, which candidates are selected on."""
 
     def save(self, folder: Path) -> None:
-        """Write them into a baseline folder."""
+        """Write them into a folder, such as a baseline's."""
         tensors = {"states": self.states, "step": torch.tensor(self.step)}
         if self.prompts is not None:
             tensors["prompts"] = self.prompts
+        if self.block is not None:
+            tensors["block"] = torch.tensor(self.block)
         save_file(tensors, folder / _STARTS_FILE)
 
     @classmethod
     def load(cls, folder: Path) -> EvaluationStarts:
-        """Read them from a verified baseline folder."""
+        """Read them from a verified folder."""
         tensors = load_file(folder / _STARTS_FILE)
-        return cls(states=tensors["states"], step=int(tensors["step"]), prompts=tensors.get("prompts"))
+        block = int(tensors["block"]) if "block" in tensors else None
+        return cls(states=tensors["states"], step=int(tensors["step"]), prompts=tensors.get("prompts"), block=block)
+
+
+def _streams(config: Config, count: int, block: int | None) -> list[torch.Generator]:
+    """A stream of noise for each of the fixed seeds, or of those of a verdict, which nothing else ever draws from."""
+    seed = config.evaluation.seed
+    if block is None:
+        return [stream(seed, Purpose.EVALUATION, index) for index in range(count)]
+    return [stream(seed, Purpose.VERDICT, block, index) for index in range(count)]
 
 
 def evaluation_starts(
-    policy: DiffusionPolicy, config: Config, on_advance: OnAdvance | None, prompts: PromptTable | None = None
+    policy: DiffusionPolicy,
+    config: Config,
+    on_advance: OnAdvance | None,
+    prompts: PromptTable | None = None,
+    *,
+    block: int | None = None,
 ) -> EvaluationStarts:
-    """Noise of the fixed seeds, taken through the reference's steps where the policy is split.
+    """Noise of the fixed seeds, or a verdict's, taken through the reference's steps where the policy is split.
 
     Base, incumbent and candidate share them, so that differences are paired per seed.
     """
     evaluation = config.evaluation
-    streams = [stream(evaluation.seed, Purpose.EVALUATION, index) for index in range(evaluation.num_samples)]
+    streams = _streams(config, evaluation.num_samples if block is None else config.verdict_samples, block)
     prompt_numbers = torch.tensor(prompts.of_evaluation(len(streams))) if prompts else None
     sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
     states = denoise(
@@ -72,20 +90,20 @@ def evaluation_starts(
         stop_step=policy.switch_step,
         on_advance=on_advance,
     )
-    return EvaluationStarts(states=states.cpu(), step=policy.switch_step, prompts=prompt_numbers)
+    return EvaluationStarts(states=states.cpu(), step=policy.switch_step, prompts=prompt_numbers, block=block)
 
 
 def evaluation_samples(
     policy: DiffusionPolicy, starts: EvaluationStarts, config: Config, on_advance: OnAdvance | None
 ) -> NDArray[np.float32]:
-    """Finished, decoded samples of the fixed seeds, [n, 3, H, W] in [-1, 1]; the step noise, too, is each seed's own.
+    """Finished, decoded samples of the starts' seeds, [n, 3, H, W] in [-1, 1]; the step noise, too, is each seed's own.
 
     A base measured for a split policy and one measured for another have the same noise, and so the same pictures.
     """
     evaluation = config.evaluation
     count = len(starts.states)
     sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
-    streams = [stream(evaluation.seed, Purpose.EVALUATION, index) for index in range(count)]
+    streams = _streams(config, count, starts.block)
     # The first state and the steps before the start have used up the beginning of each stream.
     for _ in range(1 + sum(step < starts.step for step in sampler.schedule.stochastic_steps)):
         draw_noise(streams, policy.sample_shape, policy.device)
@@ -109,7 +127,7 @@ def measure_policy(
     prompts: PromptTable | None,
     on_advance: OnAdvance | None,
 ) -> tuple[Measured, Image]:
-    """Sample the fixed seeds: what is measured on each, and a grid of the first pictures.
+    """Sample the starts' seeds: what is measured on each, and a grid of the first pictures.
 
     The pictures themselves end here: as float32 they are hundreds of megabytes, and nobody reads them again.
 

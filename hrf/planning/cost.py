@@ -33,6 +33,19 @@ def pool_evaluations(config: Config) -> int:
     return config.policy.prefix_pool * config.switch_step * config.forwards
 
 
+def verdict_evaluations(config: Config, *, base: bool = True, incumbent: bool = True) -> int:
+    """Cost of a verdict: the candidate on its fresh seeds, from the states at which a split policy takes over.
+
+    Args:
+        config: Of the run.
+        base: Whether the base is measured, too, which gives those states: the bucket does not have it yet.
+        incumbent: Whether there is one.
+    """
+    steps, switch = config.sampler.steps, config.switch_step
+    each = (steps if base else 0) + (1 + incumbent) * (steps - switch)
+    return config.verdict_samples * each * config.forwards
+
+
 def expected_sampling_evaluations(
     config: Config, schedule: NoiseSchedule, epoch: int, *, switch_step: int | None = None
 ) -> float:

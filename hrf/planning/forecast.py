@@ -111,7 +111,8 @@ class Forecast:
     """Of the denoiser, for one sample."""
     epochs: tuple[EpochForecast, ...]
     once: dict[str, Work]
-    """What is done once in a run, or several times in all of it: `baseline`, `prefix_pool`, `evaluations`."""
+    """What is done once in a run, or several times in all of it: `baseline`, `prefix_pool`, `evaluations`, and
+    `verdicts`, as many as there can be."""
     total: Work
     memory_bytes: dict[str, int]
     """On the GPU, by what it is for: `sample` and `update` are their peaks, and `update_checkpointed` the update's with
@@ -300,7 +301,7 @@ def _middle(config: Config, window: tuple[int, int]) -> float:
 
 
 def _once(config: Config, schedule: NoiseSchedule, clock: _Clock) -> dict[str, Work]:
-    """The baseline (of a run from the base), the prefix pool and all evaluations."""
+    """The baseline (of a run from the base), the prefix pool, all evaluations, and a verdict after each of them."""
     count, guided = config.evaluation.num_samples, config.forwards
     steps, switch, every = schedule.num_steps, config.switch_step, config.evaluation.every
 
@@ -309,12 +310,17 @@ def _once(config: Config, schedule: NoiseSchedule, clock: _Clock) -> dict[str, W
         calls = num_calls([num_steps] * samples, size)
         return clock.passes(samples * num_steps * guided, calls=calls, batch_size=size * guided, passes=1)
 
-    measured = sampled(count, steps - switch) + clock.decoding(count)
+    def measured(samples: int) -> Work:
+        return sampled(samples, steps - switch) + clock.decoding(samples)
+
+    fresh = config.verdict_samples
     evaluations = sum((epoch + 1) % every == 0 or epoch + 1 == config.run.epochs for epoch in range(config.run.epochs))
     return {
-        "baseline": sampled(count, switch) + measured,
+        "baseline": sampled(count, switch) + measured(count),
         "prefix_pool": sampled(config.policy.prefix_pool, switch),
-        "evaluations": measured.times(evaluations),
+        "evaluations": measured(count).times(evaluations),
+        # Base, incumbent and candidate.
+        "verdicts": (sampled(fresh, switch) + measured(fresh).times(3)).times(evaluations),
     }
 
 
@@ -333,6 +339,8 @@ def _assumptions(config: Config, gpu: Gpu, utilisation: float) -> tuple[str, ...
         "start steps are spread evenly over their window; a batch is filled up where samples end",
         "attention by a fused kernel; memory without the allocator's reserve and the kernels' workspaces",
         "the time of the reward, and of measuring diversity, is not in it",
+        "every candidate passes its selection and has a verdict against a promoted model, and the bucket has none of "
+        "the base's measurements for it: an upper bound",
     ]
     if low:
         assumed.append("activations take half of float32's memory in bfloat16; normalisation takes more than that")

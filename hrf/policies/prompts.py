@@ -45,8 +45,12 @@ class PromptTable:
         """What candidates are measured on, and nothing is trained on."""
         return self.texts[self.num_training :]
 
-    def of_evaluation(self, num_samples: int) -> list[int]:
+    def of_evaluation(self, num_samples: int, *, field: str = "evaluation.num_samples") -> list[int]:
         """The prompt of each evaluation seed: all in turn, so that each has as many seeds.
+
+        Args:
+            num_samples: How many seeds there are.
+            field: Of the configuration, which says so.
 
         Raises:
             ConfigError: If the number of seeds is no multiple of theirs, or leaves a prompt fewer than two.
@@ -54,7 +58,7 @@ class PromptTable:
         count = len(self.evaluation)
         if num_samples % count or num_samples < 2 * count:
             raise ConfigError(
-                "evaluation.num_samples",
+                field,
                 expected=f"a multiple of the {count} evaluation prompts, and at least two pictures of each",
                 got=num_samples,
                 fix=f"set it to {count * max(2, round(num_samples / count))}, or hold out another number of prompts",

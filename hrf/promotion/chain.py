@@ -29,7 +29,10 @@ _CANDIDATE = re.compile(
 )
 #: Requests at a time: a bucket that is far away takes some tenths of a second for each.
 _AT_ONCE = 8
-_COPIED = ("outcome", "incumbent_id", "sequence", "attempts", "reward_vs_incumbent", "confidence", "reasons", "time")
+_COPIED = (
+    *("outcome", "incumbent_id", "sequence", "attempts", "reward_vs_incumbent", "diversity_ratio", "confidence"),
+    *("number", "level", "reasons", "time"),
+)
 
 State = Literal["finished", "failed", "terminated", "unfinished"]
 _STATES: dict[str, State] = {"succeeded": "finished", "failed": "failed", "terminated": "terminated"}

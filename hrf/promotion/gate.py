@@ -6,15 +6,16 @@ from collections.abc import Sequence
 
 from hrf.core.statistics import means_by, paired_difference
 from hrf.evaluation.record import Estimate, EvaluationRecord
-from hrf.promotion.records import Check, Verdict
+from hrf.promotion.records import Check, Verdict, VerdictNumber
 
 
 def decide(
     evaluation: EvaluationRecord,
     *,
-    incumbent_rewards: Sequence[float],
+    incumbent_rewards: Sequence[float] | None,
     diversity_floor: float,
     confidence: float,
+    number: VerdictNumber | None = None,
 ) -> Verdict:
     """Decide on a candidate: a better reward, diversity not inferior to the base's, and no monitor tripped.
 
@@ -23,13 +24,16 @@ def decide(
     r are the candidate's rewards and r' the incumbent's on the same seeds; V₂ is the order-2 Vendi score, whose ratio's
     interval the evaluation brings along. With prompts, r_i and r'_i are the means of prompt i instead, and V₂ is the
     score within prompts: both intervals bet on what holds for other prompts of that kind. Source of the rule: ours; it
-    is the usual test of superiority in one quantity and non-inferiority in another.
+    is the usual test of superiority in one quantity and non-inferiority in another. Monitors are guards and no tests:
+    they only ever keep a candidate back, which spends no error.
 
     Args:
         evaluation: The candidate's.
-        incumbent_rewards: The incumbent's reward per evaluation seed, in the same order; the base's if nobody is one.
+        incumbent_rewards: The incumbent's reward per seed, in the same order; the base's if nobody is one. None where
+            they are not known on these seeds: the reward is then left to a verdict.
         diversity_floor: f in (0, 1).
-        confidence: Of the reward's interval, in (0, 1).
+        confidence: Of both intervals, in (0, 1): 1 - 2 level where each end is a test at a level.
+        number: Of the verdict whose seeds these are; None for a selection, on the fixed seeds.
 
     Returns:
         "promoted" or "rejected", with every number.
@@ -37,18 +41,22 @@ def decide(
     Raises:
         ValueError: If the rewards are not one pair per seed, or not finite.
     """
-    ours, theirs = evaluation.rewards, incumbent_rewards
-    if evaluation.prompts:
-        ours, theirs = means_by(ours, evaluation.prompts), means_by(theirs, evaluation.prompts)
-    difference = Estimate(**paired_difference(ours, theirs, confidence).as_dict())
+    checks, difference = [], None
+    if incumbent_rewards is not None:
+        ours, theirs = evaluation.rewards, incumbent_rewards
+        if evaluation.prompts:
+            ours, theirs = means_by(ours, evaluation.prompts), means_by(theirs, evaluation.prompts)
+        difference = Estimate(**paired_difference(ours, theirs, confidence).as_dict())
+        checks.append(
+            Check(
+                name="reward",
+                passed=difference.low > 0.0,
+                detail=f"reward against the incumbent {difference.value:+.4g}, lower bound {difference.low:+.4g}:"
+                f" must be above 0",
+            )
+        )
     ratio, tripped = evaluation.diversity.vendi_order2_ratio, evaluation.tripped_monitors
-    checks = [
-        Check(
-            name="reward",
-            passed=difference.low > 0.0,
-            detail=f"reward against the incumbent {difference.value:+.4g}, lower bound {difference.low:+.4g}:"
-            f" must be above 0",
-        ),
+    checks += [
         Check(
             name="diversity",
             passed=ratio.low > diversity_floor,
@@ -71,4 +79,7 @@ def decide(
         confidence=confidence,
         checks=checks,
         reasons=failed or [check.detail for check in checks],
+        number=number.number if number else None,
+        level=number.level if number else None,
+        reward_vs_base=evaluation.reward_vs_base if number else None,
     )

@@ -4,8 +4,10 @@ Below the experiment's name:
 
     promoted.json                         the pointer: the record of the last promotion. The source of truth
     history/000001.json                   every promotion's record, numbered without gaps
+    verdicts/000001.json                  a number, and so seeds that nobody has seen, for one candidate and incumbent
     decisions/RUN/epoch-0000.json         the final decision on a candidate
     attempts/RUN/epoch-0000/001.json      the verdict against one incumbent, with the pointer version it is about
+    numbers/RUN/epoch-0000/000000.json    the number that a candidate has against the base (0), or the n-th promotion
     candidates/RUN/epoch-0000/            the policy folder, with its evaluation.json and its manifest
 
 `hrf.promotion.records` has the schemas. Only the pointer is ever replaced, and only by compare-and-swap; everything
@@ -15,24 +17,29 @@ run again:
 1. Read the pointer. If it is set, complete its history and decision records first: its own promoter may have died.
 2. If this candidate has a final decision, that is the outcome. (It is read after the pointer, and nobody replaces a
    pointer before completing its decision, so a candidate that was ever promoted is seen here.)
-3. Fix the verdict of this attempt by creating its record: whoever is first binds all who work on the same candidate.
-4. Rejected: create the final decision. Promoted: swap the pointer. If it has moved, the next attempt is against the
+3. Reject a candidate that does not pass the gate on the fixed seeds, which are for selection: it costs no more.
+   Else take a number, and let the gate decide once more, on that number's seeds, at the level that it has. A number is
+   taken by creating its record, so nobody shares it; who dies on the way leaves it spent.
+4. Fix the verdict of this attempt by creating its record: whoever is first binds all who work on the same candidate.
+5. Rejected: create the final decision. Promoted: swap the pointer. If it has moved, the next attempt is against the
    new incumbent.
 """
 
 from __future__ import annotations
 
 import datetime
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hrf.core.spending import level
 from hrf.errors import ArtifactError, StorageError
 from hrf.evaluation.record import EvaluationRecord
 from hrf.promotion.gate import decide
 from hrf.promotion.pointer import fetch_incumbent, history, read_candidate_json, read_pointer, versioned_pointer
-from hrf.promotion.records import Attempt, DecisionRecord, Promotion, Verdict
+from hrf.promotion.records import Attempt, DecisionRecord, Promotion, Verdict, VerdictNumber
 from hrf.storage.folders import read_manifest
 from hrf.storage.names import EVALUATION_FILE
 from hrf.storage.objects import Conflict, Storage
@@ -65,6 +72,18 @@ class Candidate:
         return f"{self.run_id}/epoch-{self.epoch:04d}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class FreshSeeds:
+    """How a candidate that passes its selection gets its verdict."""
+
+    error: float
+    """Total of all verdicts of the experiment, for reward and for diversity each."""
+    comparable: Callable[[Promotion], bool]
+    """Whether an incumbent can be measured beside the candidate."""
+    measure: Callable[[VerdictNumber, Promotion | None], tuple[EvaluationRecord, Sequence[float]]]
+    """Measure the candidate on a number's seeds, at its level; and the rewards of the incumbent, or (None) the base."""
+
+
 def promote(
     storage: Storage,
     experiment: str,
@@ -74,6 +93,7 @@ def promote(
     known_incumbents: Mapping[str, Sequence[float]],
     diversity_floor: float,
     confidence: float,
+    fresh_seeds: FreshSeeds | None,
 ) -> DecisionRecord:
     """Store a candidate, decide on it and, if it passes the gate, move the promoted pointer to it.
 
@@ -83,15 +103,16 @@ def promote(
         storage: Where the experiment lives.
         experiment: Its name.
         candidate: The policy with its evaluation.
-        base_rewards: The base's reward per evaluation seed: the bar while nothing is promoted.
+        base_rewards: The base's reward per fixed seed: the bar of selection while nothing is promoted.
         known_incumbents: Rewards, measured as the candidate's were, of incumbents by candidate id. Of other incumbents
             the stored rewards are taken if their evaluation digest is the candidate's.
         diversity_floor: What the lower end of its diversity ratio must exceed, in (0, 1).
-        confidence: Of the reward's interval, in (0, 1).
+        confidence: Of the intervals of selection, in (0, 1).
+        fresh_seeds: For the verdict; None decides on the fixed seeds alone, each candidate by itself, as a study does.
 
     Returns:
         The decision. `outcome` is "promoted", "rejected" (the gate says no) or "lost" (another candidate stands
-        promoted whose evaluation cannot be compared with this one's).
+        promoted that cannot be compared with this one).
 
     Raises:
         ArtifactError: If the policy folder is damaged, the run id was used before for another policy, or records are
@@ -104,13 +125,21 @@ def promote(
 
     def judge(pointer: Promotion | None) -> Verdict:
         rewards = case.incumbent_rewards(pointer, base_rewards, known_incumbents)
-        if rewards is None:
+        if rewards is None and (fresh_seeds is None or (pointer and not fresh_seeds.comparable(pointer))):
             return _INCOMPARABLE
+        selected = decide(
+            candidate.evaluation, incumbent_rewards=rewards, diversity_floor=diversity_floor, confidence=confidence
+        )
+        if selected.outcome == "rejected" or fresh_seeds is None:
+            return selected
+        number = case.take_number(pointer, candidate_digest, fresh_seeds.error)
+        evaluation, incumbent_rewards = fresh_seeds.measure(number, pointer)
         return decide(
-            candidate.evaluation,
-            incumbent_rewards=rewards,
+            evaluation,
+            incumbent_rewards=incumbent_rewards,
             diversity_floor=diversity_floor,
-            confidence=confidence,
+            confidence=1.0 - 2.0 * number.level,
+            number=number,
         )
 
     for number in range(1, _MAX_ATTEMPTS + 1):
@@ -132,8 +161,8 @@ _INCOMPARABLE = Verdict(
     confidence=None,
     checks=[],
     reasons=[
-        "the incumbent was evaluated under other settings, so its rewards do not pair with the candidate's;"
-        " start a run from it to compare"
+        "the incumbent samples otherwise, or comes from another base, so that it can't be measured beside the"
+        " candidate; start a run from it to compare"
     ],
 )
 
@@ -167,7 +196,7 @@ class _Case:
     def attempt(
         self, number: int, judge: Callable[[Promotion | None], Verdict], candidate_digest: str
     ) -> DecisionRecord | None:
-        """Steps 1 to 4 once; returns the final decision, or None if the pointer has moved on."""
+        """Steps 1 to 5 once; returns the final decision, or None if the pointer has moved on."""
         pointer, etag = versioned_pointer(self._storage, self._experiment) or (None, None)
         if pointer is not None:
             self._complete(pointer)
@@ -182,6 +211,45 @@ class _Case:
         if not self._swap_pointer(bound.record, bound.pointer_etag):
             return None
         return self._complete(bound.record)
+
+    def take_number(self, pointer: Promotion | None, candidate_digest: str, error: float) -> VerdictNumber:
+        """The number of the verdict on this candidate against this incumbent: one that was taken before, or a new one.
+
+        Args:
+            pointer: The incumbent; None: the base.
+            candidate_digest: Of what is judged.
+            error: Total of all verdicts.
+        """
+        sequence = pointer.sequence if pointer else 0
+        own = f"{self._experiment}/numbers/{self._candidate.candidate_id}/{sequence:06d}.json"
+        if (found := read_record(self._storage, own, VerdictNumber)) is not None:
+            return found[0]
+        folder = f"{self._experiment}/verdicts/"
+        taken = self._storage.list(folder)
+        last = int(taken[-1].removeprefix(folder).removesuffix(".json")) if taken else 0
+        promoted = pointer.num_by_verdict if pointer else 0
+        for number in itertools.count(last + 1):
+            spent = number - 1 - promoted
+            record = VerdictNumber(
+                number=number,
+                candidate_id=self._candidate.candidate_id,
+                candidate_digest=candidate_digest,
+                incumbent_id=pointer.candidate_id if pointer else None,
+                num_spent=spent,
+                level=level(error, spent),
+            )
+            try:
+                self._storage.create_json(f"{folder}{number:06d}.json", record.as_json())
+                break
+            except Conflict:
+                continue
+        try:
+            self._storage.create_json(own, record.as_json())
+        except Conflict:
+            if (found := read_record(self._storage, own, VerdictNumber)) is None:
+                raise
+            return found[0]
+        return record
 
     def _bind(self, number: int, judge: Callable[[], Attempt]) -> Attempt:
         """The attempt that is on record, or else a new one: the first to create it binds everyone."""
@@ -248,8 +316,14 @@ class _Case:
             "attempts": number,
             "sequence": sequence if verdict.outcome == "promoted" else None,
         }
-        record = {**about, "sequence": sequence, "previous": incumbent_id, "decision": DecisionRecord(**decision)}
-        return Attempt(pointer_etag=etag, record=Promotion(**record))
+        record = Promotion(
+            **about,
+            sequence=sequence,
+            previous=incumbent_id,
+            decision=DecisionRecord(**decision),
+            num_by_verdict=(pointer.num_by_verdict if pointer else 0) + (verdict.number is not None),
+        )
+        return Attempt(pointer_etag=etag, record=record)
 
     def _complete(self, pointer: Promotion) -> DecisionRecord:
         """Write the history and decision records of a promotion, unless they are there; returns the decision."""

@@ -6,6 +6,8 @@ Below the experiment's name:
     history/000001.json                   `Promotion`
     decisions/RUN/epoch-0000.json         `DecisionRecord`
     attempts/RUN/epoch-0000/001.json      `Attempt`
+    verdicts/000001.json                  `VerdictNumber`
+    numbers/RUN/epoch-0000/000000.json    `VerdictNumber`
     runs/RUN/run.json                     `RunStart`, see `hrf.promotion.runs`
     runs/RUN/failures/STEP-epoch-0000.json  `Failure`
     runs/RUN/status.json                  `RunStatus`
@@ -44,7 +46,7 @@ class Verdict(Record):
 
     outcome: Outcome
     reward_vs_incumbent: Estimate | None
-    """Paired difference over the evaluation seeds, or prompts."""
+    """Paired difference over the seeds, or prompts; None, too, where a selection could not compare with it."""
     diversity_ratio: Interval | None
     """Order-2 Vendi score over the base's."""
     diversity_floor: float | None
@@ -54,6 +56,13 @@ class Verdict(Record):
     checks: list[Check]
     reasons: list[str]
     """The details of the checks that failed; of all of them where none did."""
+    number: int | None = None
+    """Of the verdict, on whose fresh seeds all of this was measured; None: on the fixed seeds, as it came no further
+    than selection, or in a study, or before verdicts had seeds of their own."""
+    level: float | None = None
+    """Of each of the verdict's two tests, of reward and of diversity: `confidence` is 1 - 2 level."""
+    reward_vs_base: Estimate | None = None
+    """On the verdict's seeds."""
 
 
 class _Candidate(Record):
@@ -91,6 +100,23 @@ class Promotion(_Candidate):
     previous: str | None
     """The candidate that was promoted before; None: nothing was."""
     decision: DecisionRecord
+    num_by_verdict: int = 0
+    """How many of the promotions up to this one were decided on fresh seeds."""
+
+
+class VerdictNumber(Record):
+    """A number among an experiment's verdicts, and so its seeds: they belong to whoever creates it, for this alone."""
+
+    number: int
+    """From 1."""
+    candidate_id: str
+    candidate_digest: str
+    incumbent_id: str | None
+    """None: the base."""
+    num_spent: int
+    """How many of the verdicts before had not promoted, as far as was known."""
+    level: float
+    """Of `hrf.core.spending.level`."""
 
 
 class Attempt(Record):

@@ -168,6 +168,17 @@ def _change_and_limit(name: str, monitor: MonitorReading) -> tuple[str, str]:
     return change, directions.get(kind.direction if kind is not None else "", "") + limit
 
 
+def _of_fresh_seeds(decision: DecisionRecord, unit: str) -> list[tuple[str, str]]:
+    """Which verdict it was; or that the fixed seeds sufficed."""
+    if decision.number is None:
+        return [("Measured on", "the fixed seeds, those of selection")]
+    return [
+        ("Measured on", f"fresh seeds, those of verdict {decision.number}"),
+        ("Level of each test", significant(decision.level)),
+        ("Reward over the base", with_unit(interval(decision.reward_vs_base, 4, sign=True), unit)),
+    ]
+
+
 def decision_context(entry: HistoryEntry, decision: DecisionRecord, unit: str) -> dict[str, object]:
     """One promotion decision, as the template prints it."""
     error = decision.reward_vs_incumbent.standard_error if decision.reward_vs_incumbent else None
@@ -181,6 +192,7 @@ def decision_context(entry: HistoryEntry, decision: DecisionRecord, unit: str) -
         ("Diversity floor", number(decision.diversity_floor, 3)),
         ("Monitors past their limit", ", ".join(map(words, decision.monitors_tripped)) or "none"),
         ("Confidence of the intervals", confidence),
+        *_of_fresh_seeds(decision, unit),
         ("Attempts", count(decision.attempts)),
         ("Sequence number", "–" if decision.sequence is None else str(decision.sequence)),
         ("Time", decision.time),

@@ -11,7 +11,7 @@ from hrf import __version__
 from hrf.config import Config, StartChoice, resolve
 from hrf.config.overrides import deep_merge
 from hrf.errors import ConfigError
-from hrf.policies.prompts import resolve_prompts
+from hrf.policies.prompts import PromptTable, resolve_prompts
 from hrf.promotion.pointer import check_name, read_pointer
 from hrf.promotion.records import RunStart
 from hrf.promotion.runs import RunRecords
@@ -174,11 +174,21 @@ def check_prompts(config: Config) -> None:
     """Refuse prompts that evaluation can't use, where the configuration has them all; files are for `prepare`.
 
     Raises:
-        ConfigError: If a prompt occurs twice, too few are left, or `evaluation.num_samples` does not fit their number.
+        ConfigError: If a prompt occurs twice, too few are left, or a number of samples does not fit theirs.
     """
     prompts = config.prompts
     if prompts and not prompts.evaluation_source and (prompts.texts or prompts.source == "animals"):
-        resolve_prompts(prompts, seed=config.evaluation.seed).of_evaluation(config.evaluation.num_samples)
+        check_numbers(resolve_prompts(prompts, seed=config.evaluation.seed), config)
+
+
+def check_numbers(prompts: PromptTable, config: Config) -> None:
+    """Refuse numbers of samples that give the evaluation prompts unequally many.
+
+    Raises:
+        ConfigError: If one of the two does.
+    """
+    prompts.of_evaluation(config.evaluation.num_samples)
+    prompts.of_evaluation(config.verdict_samples, field="gate.num_samples")
 
 
 def shape_of(config: Config) -> dict[str, Any]:

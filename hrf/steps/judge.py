@@ -21,11 +21,12 @@ def judge(
     epoch: int,
     new_history: str,
     page: str,
+    fresh_seeds: bool,
 ) -> dict[str, Any]:
     """Evaluate and promote.
 
     Both are steps of their own, which report and fail under their own names. They share a pod, since what it takes to
-    start one is longer than a promotion.
+    start one is longer than most promotions.
 
     Args:
         run: Folder of the run.
@@ -36,15 +37,18 @@ def judge(
         epoch: From 0.
         new_history: Output folder: `history` with all records since.
         page: Output file: the sample grid and the main numbers.
+        fresh_seeds: As of `promote`.
 
     Returns:
         The evaluation and the decision in flat values.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        given: dict[str, Any] = {"run": run, "policy": policy, "baseline": baseline, "epoch": epoch}
+        given: dict[str, Any] = {"run": run, "base": base, "policy": policy, "baseline": baseline, "epoch": epoch}
         evaluation = str(Path(scratch) / "evaluation")
-        measured = evaluate(**given, base=base, evaluation=evaluation)
-        decided = promote(**given, evaluation=evaluation, history=history, new_history=new_history)
+        measured = evaluate(**given, evaluation=evaluation)
+        decided = promote(
+            **given, evaluation=evaluation, history=history, new_history=new_history, fresh_seeds=fresh_seeds
+        )
         Path(page).parent.mkdir(parents=True, exist_ok=True)
         Path(page).write_text(render_evaluation(Path(evaluation)), encoding="utf-8")
     return {**measured, **decided}

@@ -104,10 +104,15 @@ def _evaluation(record: EvaluationRecord) -> dict[str, float]:
 
 def _decision(record: DecisionRecord) -> dict[str, float]:
     against = record.reward_vs_incumbent
-    promoted = {"promoted": int(record.outcome == "promoted")}
-    if against is None:
-        return dict(promoted)
-    return {**promoted, "reward_vs_incumbent": against.value, "reward_vs_incumbent_low": against.low}
+    return _known(
+        {
+            "promoted": int(record.outcome == "promoted"),
+            "reward_vs_incumbent": against.value if against else None,
+            "reward_vs_incumbent_low": against.low if against else None,
+            "verdict": record.number,
+            "level": record.level,
+        }
+    )
 
 
 def _known(numbers: Mapping[str, float | None]) -> dict[str, float]:

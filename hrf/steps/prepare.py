@@ -27,7 +27,7 @@ from hrf.promotion.runs import RunRecords
 from hrf.rewards import build_reward, missing_prompts
 from hrf.rewards.family import RewardFamily
 from hrf.seeds import derive_seed, replica_seed
-from hrf.steps.check import settle_config
+from hrf.steps.check import check_numbers, settle_config
 from hrf.steps.context import step
 from hrf.steps.picture_size import check_classifier, check_pixel_grid
 from hrf.storage.folders import canonical_json, read_folder, read_manifest, writing_folder
@@ -166,7 +166,7 @@ def run_prompts(config: Config) -> PromptTable | None:
     if config.prompts is None:
         return None
     table = resolve_prompts(config.prompts, seed=config.evaluation.seed)
-    table.of_evaluation(config.evaluation.num_samples)
+    check_numbers(table, config)
     return table
 
 

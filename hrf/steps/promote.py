@@ -1,4 +1,4 @@
-"""Promote: put the candidate before the gate, and move the promoted pointer if it passes. Needs no torch."""
+"""Promote: put the candidate before the gate, and move the promoted pointer if it passes."""
 
 from __future__ import annotations
 
@@ -10,37 +10,44 @@ from typing import Any
 from hrf.distributed.progress import emit
 from hrf.evaluation.record import EvaluationRecord, StartRecord
 from hrf.policies.policy_folder import copy_policy
-from hrf.promotion.protocol import Candidate
+from hrf.promotion.protocol import Candidate, FreshSeeds
 from hrf.promotion.protocol import promote as promote_candidate
 from hrf.steps.context import RunContext, step
 from hrf.steps.history import add_updates, extend_history
 from hrf.steps.tracking import track
+from hrf.steps.verdict import VerdictBench
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.names import BASELINE_FILE, CONFIG_FILE, EVALUATION_FILE, GRID_FILE, START_FILE
 from hrf.storage.objects import Storage
+from hrf.storage.secrets import SCORING_SECRETS
 
 
-@step("promote", when_stopped={"new_history": "history"})
+@step("promote", when_stopped={"new_history": "history"}, secrets=SCORING_SECRETS)
 def promote(
     *,
     run: str,
+    base: str,
     policy: str,
     baseline: str,
     evaluation: str,
     epoch: int,
     new_history: str,
     history: str | None = None,
+    fresh_seeds: bool = True,
 ) -> dict[str, Any]:
     """Decide on a candidate and record the decision.
 
     Args:
         run: Folder of the run.
+        base: Folder of the base model.
         policy: Folder of the candidate, with the records of its training.
         baseline: Folder of the baseline.
         evaluation: Folder of the candidate's evaluation.
         epoch: From 0.
         new_history: Output folder: `history` with the records of training since, and this evaluation and decision.
         history: Folder of the records up to the last evaluation; None for a run's first.
+        fresh_seeds: Whether a candidate that looks good on the fixed seeds is measured on those of a verdict; a study
+            decides on the fixed ones.
 
     Returns:
         The decision in flat values.
@@ -54,8 +61,11 @@ def promote(
         weights = Path(scratch) / "candidate"
         with writing_folder(weights, producer=context.producer("promote", epoch)) as folder:
             _write_candidate(policy_folder, context, record, folder)
+        storage = Storage.open(about["storage"])
+        bench = VerdictBench(context=context, storage=storage, base=read_folder(base), candidate=weights, record=record)
+        verdict = FreshSeeds(error=config.gate.error, comparable=bench.comparable, measure=bench.measure)
         decided = promote_candidate(
-            Storage.open(about["storage"]),
+            storage,
             about["experiment"],
             Candidate(
                 run_id=about["run_id"],
@@ -68,6 +78,7 @@ def promote(
             known_incumbents={about["started_from"]: start.rewards} if about["started_from"] else {},
             diversity_floor=config.gate_floor,
             confidence=config.evaluation.confidence,
+            fresh_seeds=verdict if fresh_seeds else None,
         )
     with writing_folder(new_history, producer=context.producer("promote", epoch)) as folder:
         target = extend_history(history, folder, epoch, {"evaluation": record, "decision": decided})
@@ -83,6 +94,8 @@ def promote(
     if decided.reward_vs_incumbent:
         metrics["reward_vs_incumbent"] = decided.reward_vs_incumbent.value
         metrics["reward_vs_incumbent_low"] = decided.reward_vs_incumbent.low
+    if decided.number is not None:
+        metrics["verdict"], metrics["level"] = decided.number, decided.level
     return metrics
 
 

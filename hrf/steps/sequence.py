@@ -108,7 +108,12 @@ class Trained:
 
 
 def whole_run(
-    legs: Sequence[Leg], *, num_replicas: int = 1, num_shards: int = 1, ways: Sequence[str] = ("",)
+    legs: Sequence[Leg],
+    *,
+    num_replicas: int = 1,
+    num_shards: int = 1,
+    ways: Sequence[str] = ("",),
+    fresh_seeds: bool = True,
 ) -> Iterator[Call]:
     """All steps of a run, in order.
 
@@ -118,6 +123,7 @@ def whole_run(
         num_shards: How many steps share an epoch's sampling.
         ways: Prefixes of folders, the run's own first; any others are controls, other ways to sample what the run
             trains, each with a configuration of its own, which are measured whenever the run is.
+        fresh_seeds: Whether promotions are decided on seeds of their own. A study compares arms on the fixed ones.
     """
     first = ways[0]
     for way in ways:
@@ -133,7 +139,8 @@ def whole_run(
             if num_replicas > 1:
                 yield merging(leg.last_epoch, policies, way=first)
             for way in ways:
-                yield from judging(leg.last_epoch, after(leg, way=first).policy, histories[way], way=way)
+                candidate = after(leg, way=first).policy
+                yield from judging(leg.last_epoch, candidate, histories[way], way=way, fresh_seeds=fresh_seeds)
                 histories[way] = judged(leg.last_epoch, way=way)
         if leg.steered:
             # Under a floor there is one replica.
@@ -269,21 +276,21 @@ def merging(epoch: int, policies: Sequence[str], *, way: str = "") -> Call:
     )
 
 
-def judging(epoch: int, policy: str, history: str | None, *, way: str = "") -> Iterator[Call]:
+def judging(epoch: int, policy: str, history: str | None, *, way: str = "", fresh_seeds: bool = True) -> Iterator[Call]:
     """An evaluation and its decision, which join the history."""
-    inputs = {"run": f"{way}run", "policy": policy, "baseline": f"{way}baseline"}
+    inputs = {"run": f"{way}run", "base": BASE, "policy": policy, "baseline": f"{way}baseline"}
     evaluation = f"{way}evaluation-{epoch}"
     yield Call(
         step="evaluate",
         way=way,
         parameters={"epoch": epoch},
-        inputs={**inputs, "base": BASE},
+        inputs=inputs,
         outputs={"evaluation": evaluation},
     )
     yield Call(
         step="promote",
         way=way,
-        parameters={"epoch": epoch},
+        parameters={"epoch": epoch, "fresh_seeds": fresh_seeds},
         inputs={**inputs, "evaluation": evaluation, "history": history},
         outputs={"new_history": judged(epoch, way=way)},
     )

@@ -62,7 +62,8 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
     arms = {f"{arm}/": arm for arm in run.configs}
     histories: dict[str, str] = {}
     legs = legs_between(run.measured_after, steered=run.config.diversity_floor is not None)
-    for call in whole_run(legs, num_replicas=run.config.run.replicas, ways=list(arms)):
+    replicas = run.config.run.replicas
+    for call in whole_run(legs, num_replicas=replicas, ways=list(arms), fresh_seeds=False):
         if call.step == "summarize":
             # A study has a table of its own.
             break

@@ -48,6 +48,8 @@ def _run_tree(run: Mapping[str, Any], numbers: Mapping[str, int], *, with_preset
     tree = Tree("  ".join(about), highlight=False)
     for candidate in run["candidates"]:
         tree.add(_candidate_line(candidate, numbers))
+        if candidate["number"] is not None:
+            tree.children[-1].add(_verdict_line(candidate))
     failures = [_failure_words(failure) for failure in run["failures"][-1:]]
     for words in [run["error"]] if run["error"] else failures:
         tree.add(Text(words, style="red" if run["state"] == "failed" else ""))
@@ -73,6 +75,13 @@ def _candidate_line(candidate: Mapping[str, Any], numbers: Mapping[str, int]) ->
         return line
     overtaken = ", ".join(_name(verdict["incumbent_id"], numbers) for verdict in earlier)
     return f"{line}; judged before against {overtaken}"
+
+
+def _verdict_line(candidate: Mapping[str, Any]) -> str:
+    """The rest of what was decided on fresh seeds."""
+    value, low, high = (f"{candidate['diversity_ratio'][end]:.3f}" for end in ("value", "low", "high"))
+    level = f"{candidate['level']:.2g}"
+    return escape(f"verdict {candidate['number']}, each test at level {level}; diversity {value} [{low}, {high}]")
 
 
 def _links(chain: Mapping[str, Any]) -> list[RenderableType]:

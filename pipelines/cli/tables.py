@@ -90,4 +90,6 @@ def _decision(decision: DecisionRecord) -> str:
     outcome = decision.outcome
     text = f"[{OUTCOME_COLOURS.get(outcome, 'white')}]{outcome}[/]"
     failed = [check.name for check in decision.checks if not check.passed]
+    # What is decided on seeds of its own may differ from what the row shows.
+    text += f" by verdict {decision.number}" if failed and decision.number else ""
     return f"{text}: {escape(', '.join(failed))}" if failed else text

@@ -10,13 +10,15 @@ from typing import Any
 
 from benchmarks.made_up import evaluation_of as evaluation_with
 from hrf.evaluation.record import EvaluationRecord, MonitorReading
-from hrf.promotion.protocol import Candidate, promote
-from hrf.promotion.records import DecisionRecord
+from hrf.promotion.pointer import read_candidate_json
+from hrf.promotion.protocol import Candidate, FreshSeeds, promote
+from hrf.promotion.records import DecisionRecord, Promotion, VerdictNumber
 from hrf.storage.folders import writing_folder
 from hrf.storage.objects import Storage
 
 EXPERIMENT = "avatars"
 NUM_SEEDS = 32
+ERROR = 0.05
 NUM_RACERS = 16
 TRIPPED_RACERS = (3, 11)
 BASE_REWARDS = [random.Random(seed).gauss(-1.3, 0.1) for seed in range(NUM_SEEDS)]
@@ -54,8 +56,29 @@ def put_forward(
     known: Mapping[str, Sequence[float]] | None = None,
     *,
     experiment: str = EXPERIMENT,
+    verdict: EvaluationRecord | None = None,
+    comparable: bool = True,
 ) -> DecisionRecord:
-    """Promote under the default gate."""
+    """Promote under the default gate.
+
+    Args:
+        storage: Where.
+        candidate: Whom.
+        known: Rewards of incumbents by candidate id, measured anew for the selection.
+        experiment: In which experiment.
+        verdict: What fresh seeds show of the candidate; by default what the fixed ones do, of its incumbent, too.
+        comparable: Whether the incumbent can be measured.
+    """
+
+    def measure(number: VerdictNumber, incumbent: Promotion | None) -> tuple[EvaluationRecord, Sequence[float]]:
+        fresh = verdict or candidate.evaluation
+        if incumbent is None:
+            return fresh, BASE_REWARDS
+        if known and incumbent.candidate_id in known:
+            return fresh, known[incumbent.candidate_id]
+        values = read_candidate_json(storage, incumbent, "evaluation.json")
+        return fresh, EvaluationRecord.parse(values, incumbent.candidate_id).rewards
+
     return promote(
         storage,
         experiment,
@@ -64,6 +87,7 @@ def put_forward(
         known_incumbents=known or {},
         diversity_floor=0.9,
         confidence=0.95,
+        fresh_seeds=FreshSeeds(error=ERROR, comparable=lambda _: comparable, measure=measure),
     )
 
 

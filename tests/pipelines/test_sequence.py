@@ -18,7 +18,7 @@ from hrf_pipelines import finetune, study_run
 from hrf_pipelines.package import compile_package
 from hrf_pipelines.placement import Placement
 
-COUNTS = ("epoch", "num_epochs", "replica", "shard", "num_shards")
+COUNTS = ("epoch", "num_epochs", "replica", "shard", "num_shards", "fresh_seeds")
 OWN = "overrides"
 
 
@@ -187,7 +187,8 @@ def test_a_run_on_a_cluster_is_the_sequence(preset, changes, shards):
 
 @pytest.mark.parametrize("preset", ["avatars-compressibility", "avatars-floor"])
 def test_a_study_run_with_a_control_is_the_sequence(preset):
-    """Kills: a control that is evaluated by the run's own settings, or against its baseline or history."""
+    """Kills: a control that is evaluated by the run's own settings, or against its baseline or history; a study that
+    promotes on fresh seeds."""
     config = resolve(preset, "{run: {epochs: 5, epochs_per_step: 1}, evaluation: {every: 1}}")
     config = config.with_changes({"run": {"replicas": 1 if config.diversity_floor else 2}})
     control = Control(arm="other", config=config.with_changes({"evaluation": {"eta": 0.5}}))
@@ -195,5 +196,6 @@ def test_a_study_run_with_a_control_is_the_sequence(preset):
     compiled = Package(compile_package(study_run.build(run)), {OWN: "own/", f"{OWN}_other": "other/"})
     legs = legs_between(run.measured_after, steered=config.diversity_floor is not None)
 
-    sequence = of_sequence(whole_run(legs, num_replicas=config.run.replicas, ways=["own/", "other/"]))
-    assert_same(compiled, sequence)
+    ways = ["own/", "other/"]
+    sequence = whole_run(legs, num_replicas=config.run.replicas, ways=ways, fresh_seeds=False)
+    assert_same(compiled, of_sequence(sequence))

@@ -18,12 +18,19 @@ from hrf.config import Config, resolve
 from hrf.core.schedule import build_schedule
 from hrf.errors import ConfigError
 from hrf.evaluation.samples import evaluation_samples, evaluation_starts
-from hrf.planning.cost import call_size, expected_epoch_evaluations, expected_sampling_evaluations, pool_evaluations
+from hrf.planning.cost import (
+    call_size,
+    expected_epoch_evaluations,
+    expected_sampling_evaluations,
+    pool_evaluations,
+    verdict_evaluations,
+)
 from hrf.planning.footprint import Footprint, denoiser_footprint
 from hrf.planning.forecast import GPUS, OPERATION_SECONDS, forecast, num_calls
 from hrf.planning.sizes import device_memory
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.seeds import Purpose, stream
+from hrf.steps.sequence import legs_of
 from hrf.trainer.episodes import Scores
 from hrf.trainer.rollout import Batch, denoise
 from hrf.trainer.starts import build_starts, draw_prefix_pool
@@ -104,8 +111,8 @@ RUNS = {
 class TestFlops:
     @pytest.mark.parametrize("name", RUNS)
     def test_they_are_those_that_torch_counts_in_a_run(self, name, counted):
-        """Sampling, updates, pool, baseline and evaluation of one epoch; within 2 percent: a first layer's backward
-        pass is shorter, as nobody wants the gradient of what goes in."""
+        """Sampling, updates, pool, baseline, evaluation and verdict of one epoch; within 2 percent: a first layer's
+        backward pass is shorter, as nobody wants the gradient of what goes in."""
         config = configured(**RUNS[name], run={"epochs": 1})
         policy = policy_for(config)
         expected = forecast(config, policy.schedule, counted)
@@ -119,6 +126,10 @@ class TestFlops:
             evaluation_samples(policy, starts, config, None)
         with counting() as found["evaluations"]:
             evaluation_samples(policy, starts, config, None)
+        with counting() as found["verdicts"]:
+            fresh = evaluation_starts(policy, config, None, block=1)
+            for _ in range(3):
+                evaluation_samples(policy, fresh, config, None)
         with counting() as found["sample"]:
             drawn = build_starts(config, policy, reward=pytest.fail, pool=pool)
             episodes = sample_episodes(policy, drawn, config, run_seed=0, epoch=0)
@@ -165,6 +176,8 @@ class TestFlops:
                 epoch.num_epochs * (epoch.sample.evaluations + epoch.update.evaluations) for epoch in found.epochs
             ) == pytest.approx(sum(expected_epoch_evaluations(config, schedule, epoch) for epoch in epochs))
             assert found.once["prefix_pool"].evaluations == pool_evaluations(config)
+            verdicts = sum(leg.evaluated for leg in legs_of(config)) * verdict_evaluations(config)
+            assert found.once["verdicts"].evaluations == verdicts
             assert sum(epoch.num_epochs for epoch in found.epochs) == config.run.epochs
 
     def test_processes_share_the_time_of_sampling_and_updates_and_none_of_the_work(self, counted):

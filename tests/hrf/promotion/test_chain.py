@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from benchmarks.made_up import evaluation_of
 from hrf.errors import ArtifactError
 from hrf.promotion.chain import read_chain
-from hrf.promotion.protocol import Candidate, history
+from hrf.promotion.protocol import Candidate, history, read_pointer
 from hrf.promotion.records import Failure, Promotion, RunError, RunStart, RunSummary
 from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
@@ -161,7 +161,7 @@ class TestCandidates:
     def test_each_has_its_outcome_with_the_incumbent_that_it_met(self, storage, tmp_path):
         put_forward(storage, candidate_of(tmp_path, "r1", 0.1))
         put_forward(storage, candidate_of(tmp_path, "r2", 0.05))
-        put_forward(storage, candidate_of(tmp_path, "r2", 0.2, epoch=1, digest="e2"))
+        put_forward(storage, candidate_of(tmp_path, "r2", 0.2, epoch=1, digest="e2"), comparable=False)
         put_forward(storage, candidate_of(tmp_path, "r2", 0.3, epoch=2, tripped=True))
         runs = runs_of(read_chain(storage, EXPERIMENT))
         (first,), (worse, otherwise, tripped) = runs["r1"]["candidates"], runs["r2"]["candidates"]
@@ -199,12 +199,14 @@ class TestCandidates:
         assert runs_of(read_chain(storage, EXPERIMENT))["r2"]["candidates"][0]["outcome"] == "rejected"
 
     def test_a_promotion_whose_promoter_died_right_after_it_is_on_the_chain(self, storage, tmp_path):
-        candidate = candidate_of(tmp_path, "r1", 0.1)
-        number = 0
-        while history(storage, EXPERIMENT) == []:
-            number += 1
-            with pytest.raises(Killed), dying_before(storage, number):
-                put_forward(storage, candidate)
+        other = Storage.open(storage.uri)
+
+        def die(_: object) -> None:
+            if read_pointer(other, EXPERIMENT) is not None:
+                raise Killed
+
+        with before_every_request(storage, die), pytest.raises(Killed):
+            put_forward(storage, candidate_of(tmp_path, "r1", 0.1))
         assert storage.list(f"{EXPERIMENT}/decisions/") == []
         chain = read_chain(storage, EXPERIMENT)
         assert chain["runs"][0]["candidates"][0]["outcome"] == "promoted"
@@ -399,9 +401,11 @@ class TestCommand:
         told = (
             "Experiment avatars: 2 runs of avatars-smoke, 2 promotions. Oldest first, times in UTC.",
             "20260101-030000-aaaaaa  finished  from the base  2026-01-01 03:00",
-            "└── epoch 0   promoted #1   +0.100 [+0.097, +0.103] over the base",
+            "└── epoch 0   promoted #1   +0.100 [+0.096, +0.104] over the base",
+            "    └── verdict 1, each test at level 0.015; diversity 0.980 [0.950, 1.010]",
             "nightly-20260102030000  unfinished  from #1  2026-01-01 03:05",
-            "└── epoch 2   promoted #2   +0.100 [+0.096, +0.104] over #1",
+            "└── epoch 2   promoted #2   +0.100 [+0.095, +0.105] over #1",
+            "    └── verdict 2, each test at level 0.015; diversity 0.980 [0.950, 1.010]",
             f"#1    20260101-030000-aaaaaa/epoch-0000  {time}",
             "      the base",
         )

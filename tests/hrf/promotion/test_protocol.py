@@ -16,15 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from hrf.core.spending import level
 from hrf.errors import ArtifactError
 from hrf.evaluation.record import EvaluationRecord
-from hrf.promotion.protocol import Candidate, decide, fetch_incumbent, history, read_pointer
-from hrf.promotion.records import DecisionRecord
+from hrf.promotion.protocol import Candidate, decide, fetch_incumbent, history, promote, read_pointer
+from hrf.promotion.records import DecisionRecord, Promotion, VerdictNumber
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.objects import Storage
 from hrf.storage.records import read_record
 from tests.hrf.candidates import (
     BASE_REWARDS,
+    ERROR,
     EXPERIMENT,
     NUM_RACERS,
     NUM_SEEDS,
@@ -49,12 +51,21 @@ def assert_sound(storage: Storage, candidates: list[Candidate]) -> None:
     for candidate in candidates:
         decision, _ = read_record(storage, f"{EXPERIMENT}/decisions/{candidate.candidate_id}.json", DecisionRecord)
         assert (decision.outcome == "promoted") == (candidate.candidate_id in promoted)
+    numbers = verdict_numbers(storage)
+    assert [number.number for number in numbers] == list(range(1, len(numbers) + 1))
+    taken = {record.decision.number: record.candidate_id for record in records}
+    assert all(numbers[number - 1].candidate_id == candidate_id for number, candidate_id in taken.items())
+    assert sum(number.level for number in numbers if number.number not in taken) <= ERROR
     rewards = {candidate.candidate_id: candidate.evaluation.rewards for candidate in candidates}
     bars = [BASE_REWARDS, *(rewards[candidate_id] for candidate_id in promoted)]
     for record, bar in zip(records, bars, strict=False):
         gains = np.subtract(rewards[record.candidate_id], bar)
         assert record.decision.reward_vs_incumbent.value == pytest.approx(gains.mean())
         assert record.decision.reward_vs_incumbent.low > 0
+
+
+def verdict_numbers(storage: Storage) -> list[VerdictNumber]:
+    return [read_record(storage, key, VerdictNumber)[0] for key in storage.list(f"{EXPERIMENT}/verdicts/")]
 
 
 class TestGate:
@@ -157,14 +168,80 @@ def test_running_again_returns_the_same_record(storage, tmp_path):
     assert [put_forward(storage, candidate) for candidate in candidates] == decisions
 
 
-def test_an_incumbent_evaluated_otherwise_is_compared_only_by_rewards_measured_anew(storage, tmp_path):
+def test_an_incumbent_evaluated_otherwise_is_left_to_the_verdict_where_it_can_be_measured(storage, tmp_path):
     incumbent = candidate_of(tmp_path, "r1", 0.1, digest="other settings")
     put_forward(storage, incumbent)
-    lost = put_forward(storage, candidate_of(tmp_path, "r2", 0.2))
+    lost = put_forward(storage, candidate_of(tmp_path, "r2", 0.2), comparable=False)
     assert (lost.outcome, lost.reward_vs_incumbent, lost.sequence) == ("lost", None, None)
-    assert "other settings" in lost.reasons[0]
-    known = {incumbent.candidate_id: [reward + 0.1 for reward in BASE_REWARDS]}
-    assert put_forward(storage, candidate_of(tmp_path, "r3", 0.2), known).outcome == "promoted"
+    assert "samples otherwise" in lost.reasons[0]
+    assert [number.number for number in verdict_numbers(storage)] == [1]
+    rejected = put_forward(storage, candidate_of(tmp_path, "r3", 0.05))
+    assert (rejected.outcome, rejected.number) == ("rejected", 2)
+    assert put_forward(storage, candidate_of(tmp_path, "r4", 0.2)).outcome == "promoted"
+
+
+class TestVerdicts:
+    @pytest.mark.parametrize("fault", [{"gain": -0.1}, {"gain": 0.1, "ratio_low": 0.9}, {"gain": 0.1, "tripped": True}])
+    def test_what_does_not_pass_on_the_fixed_seeds_is_rejected_at_once_and_takes_no_number(
+        self, storage, tmp_path, fault
+    ):
+        """Kills: a verdict on every candidate; a selection that looks at one of the three alone."""
+        decision = put_forward(storage, candidate_of(tmp_path, "r1", **fault), verdict=evaluation_of(0.1))
+        assert (decision.outcome, decision.number, decision.level) == ("rejected", None, None)
+        assert verdict_numbers(storage) == []
+
+    @pytest.mark.parametrize(
+        ("fresh", "failed"),
+        [
+            (evaluation_of(0.0), "reward"),
+            (evaluation_of(0.1, ratio_low=0.9), "diversity"),
+            (evaluation_of(0.1, tripped=True), "monitors"),
+        ],
+    )
+    def test_luck_on_the_fixed_seeds_promotes_nothing(self, storage, tmp_path, fresh, failed):
+        """Kills: selection seeds used for the verdict."""
+        decision = put_forward(storage, candidate_of(tmp_path, "r1", 0.1), verdict=fresh)
+        assert (decision.outcome, decision.number) == ("rejected", 1)
+        assert [check.name for check in decision.checks if not check.passed] == [failed]
+        assert read_pointer(storage, EXPERIMENT) is None
+
+    def test_each_has_the_next_number_and_a_promotion_gives_its_level_back(self, storage, tmp_path):
+        """Kills: a level by the number alone; one that all share; a test at half the level, or at twice it."""
+        lucky = evaluation_of(0.0)
+        decisions = [
+            put_forward(storage, candidate_of(tmp_path, f"r{number}", gain), verdict=fresh)
+            for number, (gain, fresh) in enumerate(
+                [(0.1, lucky), (0.1, None), (0.05, lucky), (0.2, None), (0.3, lucky), (0.3, None)]
+            )
+        ]
+        assert [decision.number for decision in decisions] == [1, 2, None, 3, 4, 5]
+        spent = [0, 1, 1, 1, 2]
+        assert [number.num_spent for number in verdict_numbers(storage)] == spent
+        assert [decision.level for decision in decisions if decision.level] == [level(ERROR, count) for count in spent]
+        expected = stats.ttest_rel(evaluation_of(0.1).rewards, BASE_REWARDS, alternative="greater")
+        low = expected.confidence_interval(1.0 - decisions[1].level).low
+        assert decisions[1].reward_vs_incumbent.low == pytest.approx(low)
+
+    def test_a_study_decides_on_the_fixed_seeds_and_takes_no_number(self, storage, tmp_path):
+        candidate = candidate_of(tmp_path, "r1", 0.1)
+        settings = {"base_rewards": BASE_REWARDS, "known_incumbents": {}, "diversity_floor": 0.9, "confidence": 0.95}
+        decision = promote(storage, EXPERIMENT, candidate, **settings, fresh_seeds=None)
+        assert (decision.outcome, decision.number) == ("promoted", None)
+        assert (
+            decision.reward_vs_incumbent
+            == decide(
+                candidate.evaluation, incumbent_rewards=BASE_REWARDS, diversity_floor=0.9, confidence=0.95
+            ).reward_vs_incumbent
+        )
+
+    def test_records_from_before_are_read(self, storage, tmp_path):
+        """Kills: a new field without a default."""
+        put_forward(storage, candidate_of(tmp_path, "r1", 0.1))
+        pointer = read_pointer(storage, EXPERIMENT).as_json()
+        del pointer["num_by_verdict"]
+        for name in ("number", "level", "reward_vs_base"):
+            del pointer["decision"][name]
+        assert Promotion.parse(pointer, "promoted.json").decision.number is None
 
 
 def test_a_run_id_used_twice_is_refused_and_overwrites_nothing(storage, tmp_path):
@@ -265,6 +342,8 @@ def test_killed_before_any_request_and_run_again_it_ends_the_same(set_scene, gai
             put_forward(storage, scene.rival)
         decision = put_forward(storage, scene.challenger)
         assert (decision.outcome == "promoted") == (gain > 0 and (took_effect or not with_rival))
+        # The one that was taken when it died may be lost.
+        assert len(verdict_numbers(storage)) <= 1 + (gain > 0) * (2 + 2 * with_rival)
         assert put_forward(storage, scene.challenger) == decision
         assert_sound(storage, [scene.first, scene.challenger] + [scene.rival] * with_rival)
     assert number > 10

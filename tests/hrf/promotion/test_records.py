@@ -18,6 +18,7 @@ from hrf.promotion.records import (
     RunStart,
     RunStatus,
     RunSummary,
+    VerdictNumber,
 )
 from hrf.storage.objects import Storage
 from hrf.storage.records import read_record
@@ -28,6 +29,8 @@ KINDS = {
     "history/000001.json": Promotion,
     "decisions/run-0/epoch-0000.json": DecisionRecord,
     "attempts/run-0/epoch-0000/001.json": Attempt,
+    "verdicts/000001.json": VerdictNumber,
+    "numbers/run-0/epoch-0000/000000.json": VerdictNumber,
     "runs/run-0/run.json": RunStart,
     "runs/run-0/failures/score-epoch-0000.json": Failure,
     "runs/run-0/status.json": RunStatus,

@@ -104,11 +104,12 @@ class StepByStep:
     def evaluate(self, epoch: int) -> dict:
         return self._judging(epoch)[0](self.at)
 
-    def promote(self, epoch: int) -> dict:
-        return self._judging(epoch)[1](self.at)
+    def promote(self, epoch: int, *, fresh_seeds: bool = True) -> dict:
+        return self._judging(epoch, fresh_seeds=fresh_seeds)[1](self.at)
 
-    def _judging(self, epoch: int) -> list[Call]:
-        return list(judging(epoch, f"policy-{epoch + 1}", self.history_before(epoch)))
+    def _judging(self, epoch: int, *, fresh_seeds: bool = True) -> list[Call]:
+        policy, history = f"policy-{epoch + 1}", self.history_before(epoch)
+        return list(judging(epoch, policy, history, fresh_seeds=fresh_seeds))
 
     def history_before(self, epoch: int) -> str | None:
         """What the last evaluation before an epoch's left, or `steer` after it; None if there was none."""

@@ -41,7 +41,8 @@ def judged(run, epoch: int, *, bound: float, gain: float) -> dict:
         (edited / "evaluation.json").write_text(json.dumps(record))
     shutil.rmtree(folder)
     (run.folder / "edited").rename(folder)
-    return {**run.promote(epoch), **run.steer(epoch)}
+    # Fresh seeds would show what the policy really does.
+    return {**run.promote(epoch, fresh_seeds=False), **run.steer(epoch)}
 
 
 def weights(run, name: str) -> dict:

@@ -1,0 +1,180 @@
+"""Measure a candidate for its verdict, on seeds that nobody has seen, beside its incumbent and the base.
+
+What the base gives on a block of seeds is kept in the bucket, for all runs and experiments that measure alike:
+
+    .base/DIGEST/000001.json        `BaseBlock`: which folder holds it; created once, and so the same for all
+    .base/DIGEST/000001/CONTENTS/   its measurements, and the states at the switch step of a split policy
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hrf.config import Config
+from hrf.distributed.progress import advance_reporter
+from hrf.errors import ArtifactError
+from hrf.evaluation.bench import Bench
+from hrf.evaluation.measured import Measured
+from hrf.evaluation.record import EvaluationRecord
+from hrf.evaluation.samples import EvaluationStarts, evaluation_starts, measure_policy
+from hrf.planning.cost import verdict_evaluations
+from hrf.policies.diffusion import DiffusionPolicy
+from hrf.policies.folders import load_policy
+from hrf.promotion.pointer import fetch_incumbent, read_candidate_json
+from hrf.promotion.records import Promotion, VerdictNumber
+from hrf.steps.context import RunContext
+from hrf.storage.folders import canonical_json, read_manifest, writing_folder
+from hrf.storage.names import POLICY_FILE
+from hrf.storage.objects import Conflict, Storage
+from hrf.storage.records import Record, read_record
+
+_SAMPLED_ALIKE = ("sampler", "guidance_scale", "lora")
+
+
+def _at_level(config: Config, level: float) -> Config:
+    """A configuration whose intervals end where a one-sided test at this level does, on a verdict's samples."""
+    changes = {"num_samples": config.verdict_samples, "confidence": 1.0 - 2.0 * level}
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changes)})
+
+
+class BaseBlock(Record):
+    """Where the base's measurements on one verdict's seeds are."""
+
+    IF_DAMAGED: ClassVar[str] = "delete it: the base is then measured again"
+
+    folder: str
+    content_digest: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class VerdictBench:
+    """What a run's candidates are measured with on fresh seeds."""
+
+    context: RunContext
+    storage: Storage
+    base: Path
+    """The base model's folder."""
+    candidate: Path
+    """The policy folder that is stored, and would be promoted."""
+    record: EvaluationRecord
+    """Of the candidate's selection."""
+
+    def comparable(self, incumbent: Promotion) -> bool:
+        """Whether an incumbent samples as this run's candidates do, from the same base."""
+        ours, theirs = self.context.about["policy"], read_candidate_json(self.storage, incumbent, POLICY_FILE)
+        alike = all(ours.get(field) == theirs.get(field) for field in _SAMPLED_ALIKE)
+        return alike and ours["base"]["digest"] == theirs["base"]["digest"]
+
+    def measure(self, number: VerdictNumber, incumbent: Promotion | None) -> tuple[EvaluationRecord, Sequence[float]]:
+        """Measure the candidate on the seeds of a verdict, at its level.
+
+        Args:
+            number: Of the verdict.
+            incumbent: Whom it is judged against; None: the base.
+
+        Returns:
+            The candidate's record, and the rewards of its incumbent, seed by seed.
+        """
+        config, epoch = self.context.config, self.record.epoch
+
+        def measured(policy: DiffusionPolicy, starts: EvaluationStarts) -> Measured:
+            return measure_policy(
+                policy,
+                starts,
+                config,
+                classifier_folder=self.context.classifier,
+                prompts=self.context.prompts,
+                on_advance=report,
+            )[0]
+
+        with tempfile.TemporaryDirectory() as scratch:
+            block = self._kept(number.number, Path(scratch) / "kept")
+            total = verdict_evaluations(config, base=block is None, incumbent=incumbent is not None)
+            report = advance_reporter("promote", epoch, total)
+            if block is None:
+                untrained = load_policy(config, self.base, self.base, prompts=self.context.prompts_folder)
+                starts = evaluation_starts(untrained, config, report, self.context.prompts, block=number.number)
+                block = self._keep(number.number, measured(untrained, starts), starts, Path(scratch))
+            base, starts = Measured.load(block), EvaluationStarts.load(block)
+            rewards = base.rewards
+            if incumbent is not None:
+                policy = self._promoted(fetch_incumbent(self.storage, incumbent, Path(scratch) / "incumbent"))
+                own = starts
+                if policy.switch_step < starts.step:
+                    own = evaluation_starts(policy, config, report, self.context.prompts, block=number.number)
+                rewards = measured(policy, own).rewards
+        record, _ = Bench(
+            config=_at_level(config, number.level),
+            base=self.base,
+            measured_base=base,
+            starts=starts,
+            classifier_folder=self.context.classifier,
+            prompts_folder=self.context.prompts_folder,
+        ).measure(
+            # As it is stored: its strength is in its weights.
+            self.candidate,
+            strength=1.0,
+            epoch=epoch,
+            num_evaluations=self.record.num_evaluations,
+            on_advance=report,
+        )
+        return record, rewards.tolist()
+
+    def _promoted(self, weights: Path) -> DiffusionPolicy:
+        """A policy as it was promoted: at the switch step that its own folder says."""
+        config, prompts = self.context.config, self.context.prompts_folder
+        switch_step = int(json.loads((weights / POLICY_FILE).read_text(encoding="utf-8"))["switch_step"])
+        policy = load_policy(config, self.base, weights, prompts=prompts, reference=switch_step > 0)
+        return dataclasses.replace(policy, switch_step=switch_step)
+
+    def _key(self, number: int) -> str:
+        """Below this, what was measured alike: by the same code, the same settings, on as many seeds."""
+        about, config = self.context.about, self.context.config
+        alike: dict[str, Any] = {
+            "evaluation": about["evaluation_digest"],
+            "num_samples": config.verdict_samples,
+            "versions": about["versions"],
+        }
+        return f".base/{hashlib.sha256(canonical_json(alike)).hexdigest()[:16]}/{number:06d}"
+
+    def _kept(self, number: int, target: Path) -> Path | None:
+        """What the bucket has of the base on the seeds of a verdict, if it has it."""
+        found = read_record(self.storage, f"{self._key(number)}.json", BaseBlock)
+        if found is None:
+            return None
+        folder = self.storage.download_folder(found[0].folder, target)
+        manifest = read_manifest(folder)
+        if manifest.content_digest() != found[0].content_digest:
+            raise ArtifactError(
+                self.storage.url(found[0].folder),
+                problem="not what its record names",
+                producer=manifest.describe_producer(),
+                fix=BaseBlock.IF_DAMAGED,
+            )
+        return folder
+
+    def _keep(self, number: int, base: Measured, starts: EvaluationStarts, scratch: Path) -> Path:
+        """Store the base's measurements; returns those that hold, which are another's if it was faster."""
+        key = self._key(number)
+        with writing_folder(scratch / "measured", producer=self.context.producer("promote")) as folder:
+            base.save(folder)
+            starts.save(folder)
+        contents = read_manifest(scratch / "measured").content_digest()
+        # By their contents: two machines that round otherwise don't mix their files.
+        block = BaseBlock(folder=f"{key}/{contents[:16]}", content_digest=contents)
+        self.storage.upload_folder(scratch / "measured", block.folder)
+        try:
+            self.storage.create_json(f"{key}.json", block.as_json())
+        except Conflict:
+            shutil.rmtree(scratch / "measured")
+            if (found := self._kept(number, scratch / "measured")) is None:
+                raise
+            return found
+        return scratch / "measured"
