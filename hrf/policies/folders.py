@@ -59,7 +59,7 @@ def noise_schedule(scheduler: Mapping[str, Any], config: Config, *, eta: float |
             got=str(error),
             fix="change sampler.steps, sampler.spacing or sampler.min_std",
         ) from error
-    if prediction_of(scheduler) == "epsilon" and bool((schedule.alpha_bars[:-1] == 0).any()):
+    if prediction_of(scheduler) == "epsilon" and bool((schedule.levels[:-1] == 0).any()):
         raise ConfigError(
             "sampler.spacing",
             expected="steps at which alpha_bar is above 0, as the model predicts epsilon: from nothing but noise, the "

@@ -148,7 +148,7 @@ class TestPlainDiffusers:
         assert images.shape == (self.NUM_IMAGES, 3, 32, 32)
         policy = load_policy(config, base, tuned)
         # Where the last step does not lead to a finished sample, there is a rest of noise on it.
-        assert images.abs().max() <= (1 if policy.schedule.alpha_bars[-1] == 1 else 1.05)
+        assert images.abs().max() <= (1 if policy.schedule.levels[-1] == 1 else 1.05)
         assert policy.switch_step == policy.schedule.num_steps // 2
         # Float32: the two compute the same in another order.
         torch.testing.assert_close(images, drawn(policy, self.NUM_IMAGES), rtol=0, atol=1e-4)

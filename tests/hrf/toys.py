@@ -78,7 +78,7 @@ class LinearChain(nn.Module):
 
 def chain_coefficients(schedule: NoiseSchedule) -> tuple[Tensor, Tensor]:
     """(a_k, b_k), each [K] float64, from DDIM's equation 12 written out by hand."""
-    now, following = schedule.alpha_bars[:-1], schedule.alpha_bars[1:]
+    now, following = schedule.levels[:-1], schedule.levels[1:]
     a = (following / now).sqrt()
     b = (1 - following - schedule.stds**2).clamp(min=0).sqrt() - (following * (1 - now) / now).sqrt()
     return a, b

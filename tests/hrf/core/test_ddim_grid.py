@@ -139,7 +139,7 @@ def test_the_tables_are_those_of_the_betas(betas: str) -> None:
 
     bars = alpha_bars_by_hand(betas)[schedule.timesteps.numpy()]
 
-    np.testing.assert_allclose(schedule.alpha_bars[:-1].numpy(), bars, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(schedule.levels[:-1].numpy(), bars, rtol=0, atol=1e-6)
 
 
 def test_a_step_with_trailing_spacing_ends_at_most_one_timestep_above_the_next() -> None:
@@ -147,6 +147,6 @@ def test_a_step_with_trailing_spacing_ends_at_most_one_timestep_above_the_next()
     bars = torch.linspace(0.999, 0.001, T, dtype=torch.float64)
     for num_steps in range(2, 200):
         schedule = build_schedule(bars, num_steps=num_steps, spacing="trailing", min_std=0.0)
-        reached = [int((bars - bar).abs().argmin()) for bar in schedule.next_alpha_bars[:-1]]
+        reached = [int((bars - bar).abs().argmin()) for bar in schedule.next_levels[:-1]]
         above = {at - told for at, told in zip(reached, schedule.timesteps[1:].tolist(), strict=True)}
         assert above <= ({0, 1} if T % num_steps else {0})

@@ -13,7 +13,7 @@ from hrf.core.schedule import (
     gaussian_log_prob,
     reduce_pixels,
     renoise,
-    step_stds,
+    step_tables,
     transition,
 )
 
@@ -42,7 +42,7 @@ def test_tables_of_the_40_step_sampler_have_the_published_values(step, timestep,
     schedule = build_schedule(LINEAR, num_steps=40)
 
     assert schedule.timesteps[step] == timestep
-    assert float(schedule.alpha_bars[step]) == pytest.approx(alpha_bar, rel=1e-3)
+    assert float(schedule.levels[step]) == pytest.approx(alpha_bar, rel=1e-3)
     assert float(schedule.stds[step]) == pytest.approx(std, rel=2e-3)
 
 
@@ -164,14 +164,14 @@ def test_stds_are_finite_and_bounded_by_the_noise_left(num_steps, eta):
     schedule = build_schedule(LINEAR, num_steps=num_steps, eta=eta, min_std=0.0)
 
     assert torch.isfinite(schedule.stds).all()
-    assert (schedule.stds**2 <= 1 - schedule.alpha_bars[1:] + 1e-12).all()
+    assert (schedule.stds**2 <= 1 - schedule.levels[1:] + 1e-12).all()
 
 
 @given(eta=st.floats(0, 1))
 def test_stds_are_proportional_to_eta(eta):
     schedule = build_schedule(LINEAR, num_steps=20)
 
-    stds = step_stds(schedule.alpha_bars[:-1], schedule.next_alpha_bars, eta)
+    _, stds = step_tables("variance_preserving", "ancestral", schedule.levels[:-1], schedule.next_levels, eta)
 
     torch.testing.assert_close(stds, eta * schedule.stds)
 

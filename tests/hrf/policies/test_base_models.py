@@ -260,7 +260,7 @@ class TestScheduler:
         own = DDPMScheduler(beta_schedule="sigmoid")
         base = normalised(with_scheduler(model, trained_betas=own.betas.tolist()))
         schedule = load_policy(PIXELS, base, base).schedule
-        torch.testing.assert_close(schedule.alpha_bars[:-1], own.alphas_cumprod[schedule.timesteps].double())
+        torch.testing.assert_close(schedule.levels[:-1], own.alphas_cumprod[schedule.timesteps].double())
 
     @pytest.mark.parametrize(
         ("changes", "words"),
@@ -310,10 +310,10 @@ class TestZeroTerminalSnr:
 
     @pytest.mark.parametrize("prediction", ["v_prediction", "sample"])
     def test_other_predictions_say_it(self, prediction: str) -> None:
-        assert self.schedule(prediction, spacing="trailing").alpha_bars[0] == 0
+        assert self.schedule(prediction, spacing="trailing").levels[0] == 0
 
     def test_a_sampler_that_begins_later_has_no_such_step(self) -> None:
-        assert self.schedule("epsilon", spacing="leading").alpha_bars[0] > 0
+        assert self.schedule("epsilon", spacing="leading").levels[0] > 0
 
 
 def test_of_a_repository_the_networks_come_whole_or_in_shards_and_nothing_that_is_not_loaded() -> None:

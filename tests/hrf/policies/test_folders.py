@@ -133,7 +133,7 @@ def test_tables_come_from_the_schedulers_own_betas_offset_and_final_alpha(change
     schedule = noise_schedule(scheduler, config_for("x", sampler={"steps": 20, "spacing": spacing}))
 
     assert schedule.timesteps.tolist() == reference.timesteps.tolist()
-    assert float(schedule.alpha_bars[-1]) == pytest.approx(float(reference.final_alpha_cumprod))
+    assert float(schedule.levels[-1]) == pytest.approx(float(reference.final_alpha_cumprod))
     for k, timestep in enumerate(reference.timesteps):
         variance = reference._get_variance(timestep, timestep - 50)
         assert float(schedule.stds[k]) == pytest.approx(float(variance) ** 0.5, rel=1e-3, abs=1e-6)

@@ -73,7 +73,7 @@ def test_hrf_with_start_step_0_is_ddpo_with_a_baseline_per_root():
     starts = hrf_starts(Window(0, 1)).draw(policy, run_seed=0, epoch=0)
 
     noise = draw_noise([stream(0, Purpose.BRANCH, 0, r, b) for r in range(3) for b in range(4)], (3, 8, 8), CPU)
-    signal = float(policy.schedule.alpha_bars[0]) ** 0.5
+    signal = float(policy.schedule.levels[0]) ** 0.5
     assert starts.batch.steps.tolist() == [0] * 12
     assert float((starts.batch.states - noise).abs().max()) < 1.1 * signal + 1e-3
 
