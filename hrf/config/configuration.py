@@ -17,6 +17,7 @@ from hrf.storage.validation import combine
 from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
 _CAME_LATER = {
+    "sampler": ("kind",),
     "rollout": ("share_start",),
     "run": ("replicas",),
     "update": ("objective", *checks.DIFFERENCE_ONLY, "trust_region", "divergence_limit", "sibling_distance_weight"),
@@ -60,17 +61,21 @@ class Config(Tree):
         """
         return self.from_mapping(deep_merge(self.to_mapping(), changes))
 
-    def digest(self) -> str:
-        """Sha256 of the configuration as JSON with sorted keys; equal configurations have equal digests.
+    def recorded(self) -> dict[str, Any]:
+        """All values as records from before some fields have them: those are left out at their default.
 
-        Fields that came later are left out at their default: what a configuration from before them does is the same.
+        What a configuration without them did is the same.
         """
         values = self.to_mapping()
         for section, names in _CAME_LATER.items():
             for name in names:
                 if values[section][name] == type(getattr(self, section)).model_fields[name].default:
                     del values[section][name]
-        text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return values
+
+    def digest(self) -> str:
+        """Sha256 of the recorded values as JSON with sorted keys; equal configurations have equal digests."""
+        text = json.dumps(self.recorded(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def window_schedule(self, num_trained_steps: int, *, switch_step: int | None = None) -> WindowSchedule | None:

@@ -50,14 +50,19 @@ class Model(Section):
 
 
 class Sampler(Section):
-    """The DDIM sampler that defines the episodes."""
+    """The sampler that defines the episodes."""
 
+    kind: Literal["ancestral", "cps", "flow_sde", "dance_sde"] = "ancestral"
+    """How much noise a step adds, and how much it leaves in: `ancestral` as DDIM's eq. 16; `cps` keeps the scheduler's
+    noise level (arXiv 2509.05952); `flow_sde` is Flow-GRPO's step and `dance_sde` DanceGRPO's, of flow models alone."""
     steps: Annotated[int, Field(ge=2, le=1000)] = 20
     """K, the number of denoising steps of an episode."""
     spacing: Literal["leading", "trailing"] = "leading"
-    """Which diffusion timesteps the K steps stand for (diffusers' `timestep_spacing`)."""
+    """Which diffusion timesteps the K steps stand for (diffusers' `timestep_spacing`); a flow model has but its own
+    scheduler's, and `trailing` is refused."""
     eta: Fraction = 1.0
-    """Noise of a training step (DDIM eq. 16): 1 = DDPM's, 0 = none, which cannot be trained."""
+    """Noise of a training step: 0 = none, which cannot be trained. `ancestral`: 1 = DDPM's. `cps`: its a, 0.8 in
+    published code; `flow_sde`: the noise level, 0.7; `dance_sde`: 0.3."""
     min_std: BelowOne = 0.05
     """A step is trained only if its standard deviation is at least this; 0 trains every stochastic step."""
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from hrf.config import Model
 from hrf.errors import ArtifactError
-from hrf.policies.components import component_folder, scheduler_config
+from hrf.policies.components import scheduler_config
+from hrf.policies.policy_folder import DENOISER_FOLDERS, denoiser_folder
 from hrf.policies.sources import fetch_model
 from hrf.storage.hub import hub_folder
 from hrf.storage.objects import Storage
@@ -20,7 +21,7 @@ _CONFIGURATION = "config.json"
 _CONFIGURATIONS = (
     "config.json",
     "scheduler_config.json",
-    "unet/config.json",
+    *(f"{folder}/config.json" for folder in DENOISER_FOLDERS),
     "scheduler/scheduler_config.json",
     "vae/config.json",
 )
@@ -64,7 +65,7 @@ def fetch_architecture(model: Model, target: Path) -> Architecture:
         folder = fetch_model(model, target)
     decoder = folder / "vae" / _CONFIGURATION
     return Architecture(
-        denoiser=_read(component_folder(folder, "unet") / _CONFIGURATION),
+        denoiser=_read(denoiser_folder(folder) / _CONFIGURATION),
         scheduler=scheduler_config(folder),
         decoder=_read(decoder) if decoder.is_file() else None,
     )

@@ -27,10 +27,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from hrf.config import Lora
 from hrf.errors import ConfigError
-from hrf.policies.components import DENOISERS
+from hrf.policies.kinds import kind_of_denoiser
 
-_PROMPT_TOKENS = 77
-"""CLIP's context length; what the denoisers of Stable Diffusion are conditioned on."""
 _META = torch.device("meta")
 
 
@@ -70,7 +68,7 @@ def denoiser_footprint(config: Mapping[str, Any], lora: Lora | None = None) -> F
     """Count a denoiser.
 
     Args:
-        config: `config.json` of a diffusers UNet, conditional or not.
+        config: `config.json` of a denoiser of any kind.
         lora: The adapter that is tuned; None: all of its weights are. Its own FLOPs and activations, about a percent,
             are left out.
 
@@ -80,7 +78,7 @@ def denoiser_footprint(config: Mapping[str, Any], lora: Lora | None = None) -> F
     counted = _count_denoiser(json.dumps(dict(config), sort_keys=True))
     if lora is None:
         return counted
-    sizes = _adapter_sizes(_build(config, DENOISERS), lora)
+    sizes = _adapter_sizes(_build(config, kind_of_denoiser(config).denoiser), lora)
     return replace(counted, num_tuned=sum(sizes), num_tuned_tensors=len(sizes))
 
 
@@ -97,20 +95,16 @@ def decoder_footprint(config: Mapping[str, Any], latent_shape: tuple[int, ...]) 
 def _count_denoiser(config: str) -> Footprint:
     """Count what `config.json` describes; it takes seconds, and plans of several runs have few models."""
     values = json.loads(config)
-    model = _build(values, DENOISERS)
-    settings: Any = model.config
-    size = settings.sample_size
-    shape = (settings.in_channels, *((size, size) if isinstance(size, int) else size))
+    kind = kind_of_denoiser(values)
+    model = _build(values, kind.denoiser)
     with _META:
-        inputs = {"sample": torch.empty(1, *shape), "timestep": torch.zeros(1, dtype=torch.int64)}
-        if values["_class_name"] == "UNet2DConditionModel":
-            inputs["encoder_hidden_states"] = torch.empty(1, _PROMPT_TOKENS, settings.cross_attention_dim)
-    return _count(model, shape, inputs)
+        inputs = kind.question(model.config)
+    return _count(model, tuple(next(iter(inputs.values())).shape[1:]), inputs)
 
 
 @lru_cache
 def _count_decoder(config: str, latent_shape: tuple[int, ...]) -> Footprint:
-    model = _build(json.loads(config), ("AutoencoderKL",))
+    model = _build(json.loads(config), "AutoencoderKL")
     with _META:
         inputs = {"sample": torch.empty(1, *latent_shape)}
     counted = _count(_Decoder(model), latent_shape, inputs)
@@ -140,13 +134,12 @@ def _adapter_sizes(model: nn.Module, lora: Lora) -> list[int]:
     return sizes
 
 
-def _build(config: Mapping[str, Any], known: tuple[str, ...]) -> Any:
-    name = config.get("_class_name")
-    if name not in known:
+def _build(config: Mapping[str, Any], name: str) -> Any:
+    if config.get("_class_name") != name:
         raise ConfigError(
             "model.source",
-            expected=f"a model of class {' or '.join(known)}",
-            got=name,
+            expected=f"a model of class {name}",
+            got=config.get("_class_name"),
             fix="choose another model: what this one takes is not known",
         )
     kind = getattr(diffusers, name)

@@ -1,4 +1,4 @@
-"""What a folder must hold to be a base model: the parts that a kind of model has, a UNet that needs nothing else.
+"""What a folder must hold to be a base model: the parts that a kind of model has, a denoiser that needs nothing else.
 
 A part that is not looked at could change what the model is (an autoencoder makes a model of latents, not of pixels), so
 that one which is not known is a refusal.
@@ -13,30 +13,35 @@ from typing import Any
 import torch
 
 from hrf.errors import ConfigError
-from hrf.policies.components import DENOISERS, component_folder, denoiser_class, read_json
+from hrf.policies.components import read_json
+from hrf.policies.policy_folder import denoiser_folder
 
 _INDEX = "model_index.json"
 _LIBRARY = {"_class_name", "architectures", "model_type"}
 """Settings by which a configuration is one of a network of diffusers or transformers."""
-_FIX = "choose a DDPM, or a Stable Diffusion 1 or 2 model; those with other parts, such as SDXL, are not tuned here"
+_FIX = "choose a DDPM, or a Stable Diffusion 1, 2 or 3 model; those with other parts, such as SDXL, are not tuned here"
 
 
-def denoiser_of(source: Path) -> str:
-    """Class of the denoiser of a model in diffusers' layout, with or without `model_index.json`.
+def denoiser_of(source: Path, known: Collection[str]) -> dict[str, Any]:
+    """Configuration of the denoiser of a model in diffusers' layout, with or without `model_index.json`.
+
+    Args:
+        source: The model.
+        known: Classes of denoisers that can be tuned; the class itself is not checked where it is a UNet.
 
     Raises:
         ArtifactError: If its files are missing or damaged.
         ConfigError: If its denoiser is none that can be tuned here.
     """
-    parts = _parts(source)
-    if "unet" not in parts:
+    parts = parts_of(source)
+    if "unet" not in parts and parts.get("transformer") not in known:
         raise ConfigError(
             "model.source",
-            expected=f"a model whose denoiser is a {' or a '.join(DENOISERS)}, its component `unet`",
+            expected=f"a model whose denoiser is a {' or a '.join(known)}, its component `unet` or `transformer`",
             got=_described(source, parts),
             fix=_FIX,
         )
-    return denoiser_class(component_folder(source, "unet"))
+    return read_json(denoiser_folder(source) / "config.json")
 
 
 def check_parts(source: Path, used: Collection[str], *, left_out: Collection[str] = ()) -> None:
@@ -51,7 +56,7 @@ def check_parts(source: Path, used: Collection[str], *, left_out: Collection[str
         ArtifactError: If its index is damaged.
         ConfigError: If it has others.
     """
-    others = {name: kind for name, kind in _parts(source).items() if name not in used and name not in left_out}
+    others = {name: kind for name, kind in parts_of(source).items() if name not in used and name not in left_out}
     if others:
         raise ConfigError(
             "model.source",
@@ -62,10 +67,10 @@ def check_parts(source: Path, used: Collection[str], *, left_out: Collection[str
 
 
 def check_sample_size(config: Mapping[str, Any]) -> None:
-    """Refuse a UNet that doesn't say how large its samples are.
+    """Refuse a denoiser that doesn't say how large its samples are.
 
     Args:
-        config: The UNet's.
+        config: The denoiser's.
 
     Raises:
         ConfigError: If `sample_size` is neither a number nor two.
@@ -75,30 +80,28 @@ def check_sample_size(config: Mapping[str, Any]) -> None:
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ConfigError(
             "model.source",
-            expected="a UNet that says how large its samples are: a number, or height and width, as `sample_size`",
+            expected="a denoiser that says how large its samples are: a number, or height and width, as `sample_size`",
             got=size,
-            fix="write the size that it was trained at into `sample_size` of the UNet's config.json",
+            fix="write the size that it was trained at into `sample_size` of the denoiser's config.json",
         )
 
 
 @torch.no_grad()
-def check_answers(denoiser: Any, num_timesteps: int, **conditions: torch.Tensor) -> None:
-    """Ask a UNet as a run will, at its first and its last timestep, and refuse one that doesn't answer.
+def check_answers(denoiser: Any, question: Mapping[str, torch.Tensor], timesteps: torch.Tensor) -> None:
+    """Ask a denoiser as a run will, and refuse one that doesn't answer.
 
     Args:
-        denoiser: With `sample_size` and `in_channels` in its configuration.
-        num_timesteps: T.
-        conditions: What else it is given, such as a text; each with a batch axis of 1.
+        denoiser: The network.
+        question: As its kind has it: the sample first.
+        timesteps: The first and the last that it will be asked at.
 
     Raises:
         ConfigError: If it asks for more, can't be run at its own size, or answers with something else than finite
             numbers of the sample's shape.
     """
-    size = denoiser.config.sample_size
-    shape = (1, denoiser.config.in_channels, *((size, size) if isinstance(size, int) else size))
+    shape = next(iter(question.values())).shape
     try:
-        timesteps = (0, num_timesteps - 1)
-        answers = [denoiser(torch.zeros(shape), torch.tensor([at]), **conditions).sample for at in timesteps]
+        answers = [denoiser(**{**question, "timestep": at[None]}).sample for at in timesteps]
     except (ValueError, TypeError, RuntimeError, IndexError, KeyError, AttributeError, AssertionError) as error:
         problem = f"{type(error).__name__}: {error}"
     else:
@@ -107,16 +110,21 @@ def check_answers(denoiser: Any, num_timesteps: int, **conditions: torch.Tensor)
         problem = "numbers that are not finite" if answers[0].shape == shape else f"shape {list(answers[0].shape)}"
     raise ConfigError(
         "model.source",
-        expected=f"a UNet that answers to {'a sample' if not conditions else 'a sample, a text'} and a timestep alone, "
-        f"with finite numbers of the sample's shape {list(shape[1:])}",
+        expected=f"a {type(denoiser).__name__} that answers to {' and '.join(question)} alone, with finite numbers of "
+        f"the sample's shape {list(shape[1:])}",
         got=problem,
-        fix="choose another model; if this one is right, correct the UNet's config.json and weights",
+        fix="choose another model; if this one is right, correct the denoiser's config.json and weights",
     )
 
 
-def _parts(source: Path) -> dict[str, str]:
-    """Name -> class of a model's components: those of its index, and the networks in its folders."""
-    index = read_json(source / _INDEX) if (source / _INDEX).is_file() else {"unet": [""]}
+def parts_of(source: Path) -> dict[str, str]:
+    """Name -> class of a model's components: those of its index, and the networks in its folders.
+
+    Raises:
+        ArtifactError: If a file is damaged.
+    """
+    flat = {} if (source / "transformer").is_dir() else {"unet": [""]}
+    index = read_json(source / _INDEX) if (source / _INDEX).is_file() else flat
     named = {name: str(entry[-1]) for name, entry in index.items() if isinstance(entry, list) and entry[-1] is not None}
     configs = {path.parent.name: read_json(path) for path in sorted(source.glob("*/config.json"))}
     # Of diffusers, or of transformers; a classifier of ours may lie beside a model.

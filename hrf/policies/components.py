@@ -10,21 +10,14 @@ from typing import Any
 import diffusers
 from diffusers.models.modeling_utils import no_init_weights
 
-from hrf.errors import ArtifactError, ConfigError
+from hrf.errors import ArtifactError
 from hrf.networks import torchvision_ops
 from hrf.networks.tensor_files import load_exactly, read_tensors, weight_files
 
 # diffusers loads its networks, and peft, when they are first asked for, and torchvision with them.
 torchvision_ops.declare_missing()
 
-DENOISERS = ("UNet2DModel", "UNet2DConditionModel")
 _WEIGHTS = "diffusion_pytorch_model"
-
-
-def component_folder(model_folder: Path, component: str) -> Path:
-    """Where a component of a pipeline lies: in its own folder, or in the model's (the layout of early hub models)."""
-    folder = model_folder / component
-    return folder if folder.is_dir() else model_folder
 
 
 def load_component(folder: Path, class_name: str) -> Any:
@@ -59,34 +52,6 @@ def load_component(folder: Path, class_name: str) -> Any:
     return network
 
 
-def denoiser_class(folder: Path) -> str:
-    """Name of the class of the denoiser in a folder.
-
-    Raises:
-        ArtifactError: If the folder has no readable `config.json`.
-        ConfigError: If it is none of `DENOISERS`.
-    """
-    name = str(read_json(folder / "config.json").get("_class_name"))
-    if name not in DENOISERS:
-        raise ConfigError(
-            "model.source",
-            expected=f"a model whose denoiser is a {' or a '.join(DENOISERS)}",
-            got=f"a {name}",
-            fix="choose a DDPM, or a Stable Diffusion 1 or 2 model, in diffusers' layout",
-        )
-    return name
-
-
-def load_denoiser(folder: Path) -> Any:
-    """Load a UNet, unconditional or text-to-image, in float32, in evaluation mode.
-
-    Raises:
-        ArtifactError: As `load_component`.
-        ConfigError: If it is no UNet.
-    """
-    return load_component(folder, denoiser_class(folder))
-
-
 def _network_config(file: Path, kind: Any) -> dict[str, Any]:
     """A network's configuration: its class, and all of its settings, are known."""
     config = read_json(file)
@@ -117,7 +82,9 @@ def scheduler_config(model_folder: Path) -> dict[str, Any]:
     Raises:
         ArtifactError: If the file is missing or damaged.
     """
-    return read_json(component_folder(model_folder, "scheduler") / "scheduler_config.json")
+    own = model_folder / "scheduler"
+    # Early hub models have it beside the denoiser's.
+    return read_json((own if own.is_dir() else model_folder) / "scheduler_config.json")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,6 +6,7 @@ here does it become what the denoiser reads. Models without prompts have no such
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -66,6 +67,21 @@ UNCONDITIONAL = Unconditional()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Text:
+    """A prompt for each of B samples, as a denoiser reads it."""
+
+    tokens: Tensor
+    """[B, L, D]."""
+    pooled: Tensor | None
+    """[B, E]: the prompt as a whole; None where the denoiser reads none."""
+
+    def __add__(self, other: Text) -> Text:
+        """Those of the other after these."""
+        pooled = None if self.pooled is None or other.pooled is None else torch.cat([self.pooled, other.pooled])
+        return Text(tokens=torch.cat([self.tokens, other.tokens]), pooled=pooled)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PromptEmbeddings:
     """A run's prompts as the denoiser reads them."""
 
@@ -73,10 +89,28 @@ class PromptEmbeddings:
     """[P, L, D] float32: P prompts of L tokens."""
     negative: Tensor
     """[L, D] float32: what guidance leads away from, the empty prompt unless the configuration says otherwise."""
+    pooled: Tensor | None = None
+    """[P, E] float32: each prompt as a whole, where the denoiser reads that, too."""
+    negative_pooled: Tensor | None = None
+    """[E] float32: the same of the negative prompt."""
+
+    def of(self, prompts: Tensor, like: Tensor) -> Text:
+        """The prompts at some indices [B], where and as `like` is."""
+        chosen = prompts.cpu()
+        pooled = None if self.pooled is None else self.pooled[chosen].to(like.device, like.dtype)
+        return Text(tokens=self.prompts[chosen].to(like.device, like.dtype), pooled=pooled)
+
+    def of_negative(self, count: int, like: Tensor) -> Text:
+        """The negative prompt so often, where and as `like` is."""
+        tokens = self.negative.to(like.device, like.dtype).expand(count, -1, -1)
+        pooled = self.negative_pooled
+        return Text(
+            tokens=tokens, pooled=None if pooled is None else pooled.to(like.device, like.dtype).expand(count, -1)
+        )
 
     def save(self, folder: Path) -> None:
         """Write them into an existing folder."""
-        tensors = {"prompts": self.prompts.contiguous(), "negative": self.negative.contiguous()}
+        tensors = {name: value.contiguous() for name, value in self.__dict__.items() if value is not None}
         save_file(tensors, folder / EMBEDDINGS_FILE)
 
     @classmethod
@@ -105,6 +139,8 @@ class TextConditioning:
     """
 
     embeddings: PromptEmbeddings
+    call: Callable[[nn.Module, Tensor, Tensor, Text], Tensor]
+    """Calls the denoiser: states, timesteps [B] and a prompt for each to its output."""
     guidance_scale: float = 1.0
     """s, at least 1."""
 
@@ -121,20 +157,15 @@ class TextConditioning:
         """
         if prompts is None:
             raise ValueError("a text-to-image model needs a prompt for each sample")
-        wanted = self.embeddings.prompts[prompts.cpu()].to(device=states.device, dtype=states.dtype)
+        wanted = self.embeddings.of(prompts, like=states)
         if self.forwards == 1:
-            return _ask(denoiser, states, timesteps, wanted)
-        negative = self.embeddings.negative.to(device=states.device, dtype=states.dtype).expand_as(wanted)
-        both = _ask(denoiser, torch.cat([states] * 2), torch.cat([timesteps] * 2), torch.cat([negative, wanted]))
-        away, towards = both.chunk(2)
+            return self.call(denoiser, states, timesteps, wanted).to(states.dtype)
+        negative = self.embeddings.of_negative(len(states), like=states)
+        both = self.call(denoiser, torch.cat([states] * 2), torch.cat([timesteps] * 2), negative + wanted)
+        # In half precision the difference of the two answers would lose what guidance then multiplies.
+        away, towards = both.to(states.dtype).chunk(2)
         return away + self.guidance_scale * (towards - away)
 
     def unguided(self) -> TextConditioning:
         """The same prompts at scale 1."""
-        return TextConditioning(embeddings=self.embeddings)
-
-
-def _ask(denoiser: nn.Module, states: Tensor, timesteps: Tensor, embeddings: Tensor) -> Tensor:
-    output: Tensor = denoiser(states, timesteps, encoder_hidden_states=embeddings).sample
-    # In half precision the difference of the two answers would lose what guidance then multiplies.
-    return output.to(states.dtype)
+        return TextConditioning(embeddings=self.embeddings, call=self.call)

@@ -15,33 +15,52 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hrf.config import Config
-from hrf.core.schedule import NoiseSchedule, build_schedule
+from hrf.config import Config, Sampler
+from hrf.core.schedule import NoiseSchedule, build_flow_schedule, build_schedule
 from hrf.errors import ConfigError
 from hrf.policies.components import scheduler_config
 from hrf.policies.conditioning import PromptEmbeddings
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.kinds import kind_of
-from hrf.policies.schedulers import prediction_of, training_scheduler
+from hrf.policies.policy_folder import denoiser_folder
+from hrf.policies.schedulers import flow_scheduler, is_flow, prediction_of, training_scheduler
 from hrf.policies.weights import FullWeights, LoraWeights, TunedWeights, average_folder
 from hrf.storage.names import POLICY_FILE
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def noise_schedule(scheduler: Mapping[str, Any], config: Config, *, eta: float | None = None) -> NoiseSchedule:
-    """The sampler's tables from the model's own betas, offset and final signal fraction.
+def noise_schedule(scheduler: Mapping[str, Any], config: Config) -> NoiseSchedule:
+    """The sampler's tables from the model's own betas, offset and final signal fraction, or from its sigmas.
 
     Args:
         scheduler: A scheduler configuration as diffusers writes it.
-        config: Its `sampler` part decides on steps, spacing, eta and min_std.
-        eta: In place of the configured one.
+        config: Its `sampler` part decides on steps, spacing, kind, eta and min_std.
 
     Raises:
         ConfigError: If the model was trained under another noise process, or the sampler's settings don't fit it.
     """
-    reference = training_scheduler(scheduler)
     sampler = config.sampler
+    schedule = _flow(scheduler, sampler) if is_flow(scheduler) else _variance_preserving(scheduler, sampler)
+    if schedule.num_trained_steps == 0:
+        raise ConfigError(
+            "sampler.min_std",
+            expected=f"at most the largest step std, {float(schedule.stds.max()):.3g}",
+            got=sampler.min_std,
+            fix="lower it: no step would be trained",
+        )
+    return schedule
+
+
+def _variance_preserving(scheduler: Mapping[str, Any], sampler: Sampler) -> NoiseSchedule:
+    reference = training_scheduler(scheduler)
+    if sampler.kind in ("flow_sde", "dance_sde"):
+        raise ConfigError(
+            "sampler.kind",
+            expected="'ancestral' or 'cps', as the model is no flow",
+            got=sampler.kind,
+            fix="choose one of them, or a model whose scheduler is a FlowMatchEulerDiscreteScheduler",
+        )
     try:
         schedule = build_schedule(
             reference.alphas_cumprod,
@@ -49,7 +68,8 @@ def noise_schedule(scheduler: Mapping[str, Any], config: Config, *, eta: float |
             spacing=sampler.spacing,
             steps_offset=int(reference.config.steps_offset) if sampler.spacing == "leading" else 0,
             final_alpha_bar=float(reference.final_alpha_cumprod),
-            eta=sampler.eta if eta is None else eta,
+            sampler=sampler.kind,
+            eta=sampler.eta,
             min_std=sampler.min_std,
         )
     except ValueError as error:
@@ -69,14 +89,30 @@ def noise_schedule(scheduler: Mapping[str, Any], config: Config, *, eta: float |
             fix="set sampler.spacing: leading with sampler.steps below the number of timesteps, or choose a model that "
             "predicts v_prediction or sample",
         )
-    if eta is None and schedule.num_trained_steps == 0:
-        raise ConfigError(
-            "sampler.min_std",
-            expected=f"at most the largest step std, {float(schedule.stds.max()):.3g}",
-            got=sampler.min_std,
-            fix="lower it: no step would be trained",
-        )
     return schedule
+
+
+def _flow(scheduler: Mapping[str, Any], sampler: Sampler) -> NoiseSchedule:
+    if sampler.spacing != "leading":
+        raise ConfigError(
+            "sampler.spacing",
+            expected="'leading', its default: where a flow's steps lie, its own scheduler says",
+            got=sampler.spacing,
+            fix="leave it out; the shift is in the model's scheduler_config.json",
+        )
+    own = flow_scheduler(scheduler)
+    own.set_timesteps(sampler.steps)
+    try:
+        return build_flow_schedule(
+            own.sigmas, own.timesteps, sampler=sampler.kind, eta=sampler.eta, min_std=sampler.min_std
+        )
+    except ValueError as error:
+        raise ConfigError(
+            "sampler",
+            expected="settings that fit the model's own sigmas",
+            got=str(error),
+            fix="change sampler.steps, sampler.kind, sampler.eta or sampler.min_std",
+        ) from error
 
 
 def load_policy(
@@ -190,7 +226,7 @@ def save_fresh_policy(folder: Path, config: Config, base: Path, about: Mapping[s
 
 def copy_policy_files(base: Path, folder: Path) -> None:
     """Copy what of a base model goes with a whole denoiser; an adapter goes alone."""
-    if not (folder / "unet").is_dir():
+    if denoiser_folder(folder) == folder:
         return
     for name in kind_of(base).policy_files:
         (folder / name).parent.mkdir(exist_ok=True)

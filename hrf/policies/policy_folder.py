@@ -9,8 +9,21 @@ from typing import Any
 from hrf.errors import ArtifactError
 from hrf.storage.names import AVERAGE_FOLDER, LORA_FILE, POLICY_FILE
 
+<<<<<<< HEAD
 MERGE = "merge"
 """What `policy.json` calls what weights are the mean of: `hrf.trainer.record.MergeRecord`."""
+=======
+DENOISER_FOLDERS = ("unet", "transformer")
+"""A denoiser's folder in a model or a policy, as diffusers' pipelines call it."""
+
+
+def denoiser_folder(folder: Path) -> Path:
+    """Where the denoiser of a model or a policy lies: in a folder of its own, or in the given one itself.
+
+    The latter is the layout of early hub models, and of a moving average.
+    """
+    return next((folder / name for name in DENOISER_FOLDERS if (folder / name).is_dir()), folder)
+>>>>>>> 94dabe9 (Stable Diffusion 3 is tuned: kinds are a file each, a flow's sampler is configured, an adapter lies on the transformer)
 
 
 def split_at(switch_step: int) -> dict[str, Any]:
@@ -29,12 +42,12 @@ def copy_policy(source: Path, target: Path, *, averaged: bool = False) -> None:
     Raises:
         ArtifactError: If there are no weights.
     """
-    average = source / AVERAGE_FOLDER
+    average, denoiser = source / AVERAGE_FOLDER, denoiser_folder(source)
     averaged = averaged and average.is_dir()
     if (source / LORA_FILE).is_file():
         shutil.copyfile((average if averaged else source) / LORA_FILE, target / LORA_FILE)
-    elif (source / "unet").is_dir():
-        shutil.copytree(average if averaged else source / "unet", target / "unet")
+    elif denoiser != source:
+        shutil.copytree(average if averaged else denoiser, target / denoiser.name)
         shutil.copytree(source / "scheduler", target / "scheduler")
     else:
         raise ArtifactError(source, problem="no weights here", fix="run the step that made this folder again")

@@ -1,7 +1,7 @@
 """The noise that a model was trained under: what its scheduler's configuration says of it, or a refusal.
 
-A scheduler file describes a noise process and a sampler. The sampler is ours (`hrf.core.schedule`); of the process only
-the variance-preserving one with a list of betas is known here, and diffusers has that for many of its samplers.
+A scheduler file describes a noise process and a sampler. The sampler is ours (`hrf.core.schedule`); two processes are
+known here: the variance-preserving one with a list of betas, which diffusers has for many of its samplers, and flow.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import diffusers
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
 from hrf.core.schedule import Prediction
 from hrf.errors import ConfigError
@@ -46,6 +46,17 @@ _OTHER_SETTINGS = {
     "timestep_type": ("discrete", None),
 }
 """Settings that make another function of the model, and the values at which they don't."""
+_FLOW = "FlowMatchEulerDiscreteScheduler"
+_OTHER_FLOW_SETTINGS = (
+    "use_dynamic_shifting",
+    "invert_sigmas",
+    "shift_terminal",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "stochastic_sampling",
+)
+"""Settings of a flow's scheduler that make another function of the model; off in the models that are tuned here."""
 _TOLERANCE = 1e-6
 """Of alpha_bar: some classes write 2^-24 for zero."""
 
@@ -87,12 +98,42 @@ def training_scheduler(scheduler: Mapping[str, Any]) -> DDIMScheduler:
     return found
 
 
+def is_flow(scheduler: Mapping[str, Any]) -> bool:
+    """Whether a scheduler's configuration is of a flow, x = (1 - sigma) x0 + sigma eps."""
+    return scheduler.get("_class_name") == _FLOW
+
+
+def flow_scheduler(scheduler: Mapping[str, Any]) -> FlowMatchEulerDiscreteScheduler:
+    """A flow's own scheduler, which says where its steps lie.
+
+    Args:
+        scheduler: Its configuration as diffusers writes it.
+
+    Raises:
+        ConfigError: If it is of another process, or has a setting that is not known here.
+    """
+    if not is_flow(scheduler):
+        raise _refused(f"a {_FLOW}, as the model is a flow", scheduler.get("_class_name"))
+    for setting in _OTHER_FLOW_SETTINGS:
+        if scheduler.get(setting):
+            raise _refused(
+                f"a {_FLOW} without `{setting}`, which diffusers would draw with and this library doesn't know",
+                f"{setting}: {scheduler[setting]}",
+            )
+    try:
+        return FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise _refused(f"the configuration of a {_FLOW}", str(error)) from error
+
+
 def prediction_of(scheduler: Mapping[str, Any]) -> Prediction:
     """What a model was trained to predict.
 
     Raises:
         ConfigError: If it is none of what can be trained here.
     """
+    if is_flow(scheduler):
+        return "flow"
     prediction = scheduler.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:
         raise _refused("a model that predicts epsilon, v_prediction or sample", prediction)

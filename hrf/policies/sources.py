@@ -15,11 +15,14 @@ from hrf.storage.hub import hub_folder
 from hrf.storage.objects import Storage
 from hrf.storage.shipped import shipped_folder
 
+_DENOISERS_AND_DECODER = ("", "unet/", "transformer/", "vae/")
+_TEXT_ENCODERS = ("text_encoder/", "text_encoder_2/", "text_encoder_3/")
 _WEIGHTS = (".safetensors", ".safetensors.index.json", "-?????-of-?????.safetensors")
 HUB_FILES = [
-    *("model_index.json", "config.json", "*/config.json", "scheduler_config.json", "scheduler/*.json", "tokenizer/*"),
-    *(f"{folder}diffusion_pytorch_model{ending}" for folder in ("", "unet/", "vae/") for ending in _WEIGHTS),
-    *(f"text_encoder/model{ending}" for ending in _WEIGHTS),
+    *("model_index.json", "config.json", "*/config.json", "scheduler_config.json", "scheduler/*.json"),
+    *("tokenizer/*", "tokenizer_2/*", "tokenizer_3/*"),
+    *(f"{folder}diffusion_pytorch_model{ending}" for folder in _DENOISERS_AND_DECODER for ending in _WEIGHTS),
+    *(f"{folder}model{ending}" for folder in _TEXT_ENCODERS for ending in _WEIGHTS),
 ]
 """Of a repository that also holds the same weights in half precision, as pickles, and in one file."""
 

@@ -20,11 +20,11 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from hrf.errors import ConfigError
-from hrf.policies.policy_folder import copy_policy
+from hrf.policies.policy_folder import copy_policy, denoiser_folder
 from hrf.storage.names import LORA_FILE, POLICY_FILE
 
-_UP = ".lora.up."
-"""In diffusers' names of an adapter's tensors: its B."""
+_UP = (".lora.up.", ".lora_B.")
+"""In diffusers' names of an adapter's tensors: its B, of UNets and of transformers."""
 _Array = NDArray[Any]
 
 
@@ -67,9 +67,10 @@ def fold_strength(policy: Path, base: Path, target: Path, strength: float) -> No
     if strength == 1:
         return
     if (target / LORA_FILE).is_file():
-        _rewrite(target / LORA_FILE, lambda name, tuned: strength * tuned if _UP in name else tuned)
+        _rewrite(target / LORA_FILE, lambda name, tuned: strength * tuned if any(up in name for up in _UP) else tuned)
     else:
-        untuned = {name: file for file in sorted((base / "unet").glob("*.safetensors")) for name in _names(file)}
+        files = sorted(denoiser_folder(base).glob("*.safetensors"))
+        untuned = {name: file for file in files for name in _names(file)}
 
         def blended(name: str, tuned: _Array) -> _Array:
             with safe_open(untuned[name], "np") as opened:
@@ -77,7 +78,7 @@ def fold_strength(policy: Path, base: Path, target: Path, strength: float) -> No
             # Counters and the like are not interpolated.
             return reference + strength * (tuned - reference) if np.issubdtype(tuned.dtype, np.floating) else tuned
 
-        for file in sorted((target / "unet").glob("*.safetensors")):
+        for file in sorted(denoiser_folder(target).glob("*.safetensors")):
             _rewrite(file, blended)
     about = json.loads((target / POLICY_FILE).read_text(encoding="utf-8"))
     about["strength"] = about.get("strength", 1.0) * strength

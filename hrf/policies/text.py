@@ -32,15 +32,7 @@ def embed_prompts(base: Path, texts: Sequence[str], *, negative: str) -> PromptE
     length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
 
     def embed(text: str, field: str) -> torch.Tensor:
-        tokens = tokenizer(text, padding="max_length", max_length=length, return_tensors="pt").input_ids
-        if tokens.shape[1] > length:
-            raise ConfigError(
-                field,
-                expected=f"prompts of at most {length} tokens, with those of their start and end",
-                got=f"{tokens.shape[1]} tokens: {text!r}",
-                fix="shorten it: the text encoder reads no further",
-            )
-        states: torch.Tensor = encoder(tokens).last_hidden_state[0]
+        states: torch.Tensor = encoder(tokens_of(tokenizer, text, field, length=length)).last_hidden_state[0]
         return states
 
     return PromptEmbeddings(
@@ -48,30 +40,53 @@ def embed_prompts(base: Path, texts: Sequence[str], *, negative: str) -> PromptE
     )
 
 
-def load_tokenizer(folder: Path) -> Any:
-    """Load a CLIP tokenizer.
+def tokens_of(tokenizer: Any, text: str, field: str, *, length: int) -> torch.Tensor:
+    """A prompt's tokens, padded to a length, [1, length].
+
+    Args:
+        tokenizer: As `load_tokenizer` gives it.
+        text: The prompt.
+        field: Of the configuration, for messages.
+        length: As far as the text encoder reads.
+
+    Raises:
+        ConfigError: If it is longer.
+    """
+    tokens: torch.Tensor = tokenizer(text, padding="max_length", max_length=length, return_tensors="pt").input_ids
+    if tokens.shape[1] > length:
+        raise ConfigError(
+            field,
+            expected=f"prompts of at most {length} tokens, with those of their start and end",
+            got=f"{tokens.shape[1]} tokens: {text!r}",
+            fix="shorten it: the text encoder reads no further",
+        )
+    return tokens
+
+
+def load_tokenizer(folder: Path, kind: str = "CLIPTokenizer") -> Any:
+    """Load a tokenizer of a class of transformers.
 
     Raises:
         ArtifactError: If it is missing or damaged.
     """
-    from transformers import CLIPTokenizer
+    import transformers
 
     if not folder.is_dir():
-        raise ArtifactError(folder, problem="no tokenizer here", fix="give a model with a CLIP tokenizer")
+        raise ArtifactError(folder, problem="no tokenizer here", fix=f"give a model with a {kind}")
     try:
-        return CLIPTokenizer.from_pretrained(folder)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return getattr(transformers, kind).from_pretrained(folder)
+    except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise ArtifactError(
-            folder, problem=f"not a loadable CLIPTokenizer: {error}", fix="give a model with a CLIP tokenizer"
+            folder, problem=f"not a loadable {kind}: {error}", fix=f"give a model with a {kind}"
         ) from error
 
 
-def load_text_encoder(folder: Path) -> Any:
-    """Load a CLIP text encoder in float32, in evaluation mode.
+def load_text_encoder(folder: Path, kind: str = "CLIPTextModel") -> Any:
+    """Load a text encoder of a class of transformers in float32, in evaluation mode.
 
     Raises:
-        ArtifactError: If it is missing, damaged, pickled, or holds other tensors than a CLIP text encoder's.
+        ArtifactError: If it is missing, damaged, pickled, or holds other tensors than such a text encoder's.
     """
     from hrf.networks.pretrained import load_model
 
-    return load_model("CLIPTextModel", folder)
+    return load_model(kind, folder)

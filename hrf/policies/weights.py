@@ -1,6 +1,6 @@
 """How tuned weights lie in a policy folder: all of a denoiser's, or a low-rank adapter's beside a base's.
 
-unet/                                   all weights, as diffusers saves a UNet
+unet/, or transformer/                  all weights, as diffusers saves a denoiser
 pytorch_lora_weights.safetensors        an adapter's, as diffusers' pipelines load one
 average/                                the moving average of either, where there is one
 """
@@ -22,7 +22,9 @@ from torch import Tensor, nn
 from hrf.config import Lora
 from hrf.errors import ArtifactError, ConfigError
 from hrf.networks.tensor_files import Misfit
-from hrf.policies.components import component_folder, load_component, load_denoiser, read_json
+from hrf.policies.components import read_json
+from hrf.policies.kinds import Kind, kind_of_denoiser, load_denoiser
+from hrf.policies.policy_folder import denoiser_folder
 from hrf.seeds import Purpose, stream
 from hrf.storage.names import AVERAGE_FOLDER, LORA_FILE
 
@@ -69,19 +71,20 @@ class FullWeights:
 
     def load(self, base: Path, folder: Path, *, reference: bool) -> tuple[Any, Any]:
         """Load one network, or two."""
-        untuned = component_folder(base, "unet")
+        untuned = denoiser_folder(base)
         frozen = load_denoiser(untuned).requires_grad_(False) if reference else None
-        return _load_tuned(component_folder(folder, "unet"), read_json(untuned / "config.json")), frozen
+        return _load_tuned(denoiser_folder(folder), read_json(untuned / "config.json")), frozen
 
     def save(self, denoiser: nn.Module, folder: Path) -> None:
-        """Write `unet/`, in float32."""
+        """Write the denoiser's folder, in float32."""
         network: Any = denoiser
-        network.save_pretrained(folder / "unet")
+        network.save_pretrained(folder / _kind(network).component)
 
     def save_fresh(self, base: Path, folder: Path, *, run_seed: int) -> None:
         """Copy the base's."""
         del run_seed
-        shutil.copytree(base / "unet", folder / "unet")
+        untuned = denoiser_folder(base)
+        shutil.copytree(untuned, folder / untuned.name)
 
     def save_average(self, denoiser: nn.Module, average: Mapping[str, Tensor], folder: Path) -> None:
         """Write `average/`."""
@@ -93,7 +96,7 @@ class FullWeights:
     def load_average(self, denoiser: nn.Module, folder: Path) -> dict[str, Tensor]:
         """Read `average/`, or the weights."""
         tuned: Any = denoiser
-        network = _load_tuned(component_folder(average_folder(folder), "unet"), tuned.config)
+        network = _load_tuned(denoiser_folder(average_folder(folder)), tuned.config)
         return {name: value.detach().clone() for name, value in network.named_parameters()}
 
 
@@ -111,7 +114,7 @@ class LoraWeights:
             ConfigError: If one of `policy.lora.targets` is no layer's name.
         """
         del reference
-        network = load_component(base / "unet", "UNet2DConditionModel")
+        network = load_denoiser(denoiser_folder(base))
         if folder == base:
             network.requires_grad_(False)
             return network, network
@@ -123,13 +126,12 @@ class LoraWeights:
 
     def save(self, denoiser: nn.Module, folder: Path) -> None:
         """Write the adapter."""
-        self._write(_tuned(denoiser), folder)
+        self._write(_kind(denoiser), _tuned(denoiser), folder)
 
     def save_average(self, denoiser: nn.Module, average: Mapping[str, Tensor], folder: Path) -> None:
         """Write the averaged adapter."""
-        del denoiser
         (folder / AVERAGE_FOLDER).mkdir()
-        self._write(average, folder / AVERAGE_FOLDER)
+        self._write(_kind(denoiser), average, folder / AVERAGE_FOLDER)
 
     def load_average(self, denoiser: nn.Module, folder: Path) -> dict[str, Tensor]:
         """Read the averaged adapter, or the adapter."""
@@ -143,39 +145,39 @@ class LoraWeights:
         Raises:
             ConfigError: If one of `policy.lora.targets` is no layer's name.
         """
-        network = load_component(base / "unet", "UNet2DConditionModel")
+        network = load_denoiser(denoiser_folder(base))
         add_adapter(network, self.settings)
         fresh = {}
         for index, (name, value) in enumerate(sorted(_tuned(network).items())):
             drawn = torch.randn(value.shape, generator=stream(run_seed, Purpose.ADAPTER, index)) / self.settings.rank
             fresh[name] = drawn if f".lora_A.{_ADAPTER}." in name else torch.zeros_like(value)
-        self._write(fresh, folder)
+        self._write(_kind(network), fresh, folder)
 
-    def _write(self, tensors: Mapping[str, Tensor], folder: Path) -> None:
-        named = {_file_name(name): value.detach().float().cpu().contiguous() for name, value in tensors.items()}
+    def _write(self, kind: Kind, tensors: Mapping[str, Tensor], folder: Path) -> None:
+        named = {_file_name(kind, name): value.detach().float().cpu().contiguous() for name, value in tensors.items()}
         about = {
-            "unet.r": self.settings.rank,
-            "unet.lora_alpha": self.settings.alpha,
-            "unet.target_modules": list(self.settings.targets),
+            f"{kind.component}.r": self.settings.rank,
+            f"{kind.component}.lora_alpha": self.settings.alpha,
+            f"{kind.component}.target_modules": list(self.settings.targets),
         }
         # One entry only: safetensors writes several in any order, and the same adapter would get other bytes.
         save_file(named, folder / LORA_FILE, metadata={_METADATA_KEY: json.dumps(about, sort_keys=True)})
 
     def _read(self, network: nn.Module, folder: Path) -> dict[str, Tensor]:
         """The tensors of a file by the names of the adapter's parameters."""
-        file = folder / LORA_FILE
+        file, kind = folder / LORA_FILE, _kind(network)
         tuned = _tuned(network)
         try:
             tensors = load_file(file)
         except (OSError, SafetensorError) as error:
             raise ArtifactError(file, problem=f"no adapter: {error}", fix="run the step that made it again") from error
-        expected = {_file_name(name): value for name, value in tuned.items()}
+        expected = {_file_name(kind, name): value for name, value in tuned.items()}
         Misfit.of(expected, tensors).refuse(
             file,
             "policy.lora's adapter (it is one of other layers, or of another rank than policy.lora.rank)",
             fix="set policy.lora.rank and policy.lora.targets to those that it was made with",
         )
-        return {name: tensors[_file_name(name)] for name in tuned}
+        return {name: tensors[_file_name(kind, name)] for name in tuned}
 
 
 class AdapterOff(nn.Module):
@@ -257,7 +259,12 @@ def _tuned(network: nn.Module) -> dict[str, Tensor]:
     return {name: value for name, value in network.named_parameters() if value.requires_grad}
 
 
-def _file_name(parameter: str) -> str:
-    """`X.lora_A.default.weight` -> `unet.X.lora.down.weight`, diffusers' name for the same."""
-    name = parameter.replace(f".lora_A.{_ADAPTER}.", ".lora.down.").replace(f".lora_B.{_ADAPTER}.", ".lora.up.")
-    return f"unet.{name}"
+def _kind(network: Any) -> Kind:
+    return kind_of_denoiser({**network.config, "_class_name": type(network).__name__})
+
+
+def _file_name(kind: Kind, parameter: str) -> str:
+    """`X.lora_A.default.weight` -> `unet.X.lora.down.weight`, or what else diffusers calls the same."""
+    down, up = kind.adapter_names
+    name = parameter.replace(f".lora_A.{_ADAPTER}.", down).replace(f".lora_B.{_ADAPTER}.", up)
+    return f"{kind.component}.{name}"

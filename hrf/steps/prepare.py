@@ -21,7 +21,6 @@ from hrf.policies.folders import noise_schedule, save_fresh_policy
 from hrf.policies.kinds import kind_of
 from hrf.policies.policy_folder import copy_policy, split_at
 from hrf.policies.prompts import PromptTable, resolve_prompts
-from hrf.policies.text import embed_prompts
 from hrf.promotion.pointer import fetch_incumbent
 from hrf.promotion.runs import RunRecords
 from hrf.rewards import build_reward, missing_prompts
@@ -128,11 +127,16 @@ def pack_inputs(config: Config, base: Path, prompts: PromptTable | None, folder:
     Raises:
         HrfError: For whatever can't work.
     """
+<<<<<<< HEAD
     _pack_classifiers(config, folder / "classifiers", base, prompts)
+=======
+    kind = kind_of(base)
+    _pack_classifiers(config, folder / "classifiers", kind.picture_size(base))
+>>>>>>> 94dabe9 (Stable Diffusion 3 is tuned: kinds are a file each, a flow's sampler is configured, an adapter lies on the transformer)
     if config.prompts and prompts:
         (folder / "prompts").mkdir()
         prompts.save(folder / "prompts")
-        embed_prompts(base, prompts.texts, negative=config.prompts.negative).save(folder / "prompts")
+        kind.embed_prompts(base, prompts.texts, negative=config.prompts.negative).save(folder / "prompts")
 
 
 def run_seed(seed: int, parent: str | None, noise_tag: str) -> int:
@@ -155,7 +159,7 @@ def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
         }
     return {
         **split_at(config.switch_step),
-        "sampler": config.sampler.model_dump(mode="json"),
+        "sampler": config.recorded()["sampler"],
         "base": {"source": config.model.source, "revision": config.model.revision, "digest": base_digest},
         **text_to_image,
     }

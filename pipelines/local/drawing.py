@@ -15,9 +15,9 @@ from hrf.errors import ArtifactError, ConfigError
 from hrf.evaluation.record import EvaluationRecord
 from hrf.images import grid, to_images
 from hrf.policies.folders import load_policy
+from hrf.policies.kinds import kind_of
 from hrf.policies.sources import fetch_base
 from hrf.policies.strength import fold_strength
-from hrf.policies.text import embed_prompts
 from hrf.promotion.pointer import check_name, fetch_incumbent, read_pointer
 from hrf.seeds import Purpose, stream
 from hrf.storage.folders import writing_file
@@ -101,7 +101,7 @@ def _embed(
     texts = list(prompts) or [entry.prompt for entry in measured]
     folder = base.parent / "prompts"
     folder.mkdir()
-    embed_prompts(base, texts, negative=config.prompts.negative).save(folder)
+    kind_of(base).embed_prompts(base, texts, negative=config.prompts.negative).save(folder)
     return folder, torch.arange(num_samples) % len(texts)
 
 

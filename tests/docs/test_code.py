@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 
 from hrf.config import Config, resolve
 from hrf.images import to_images
-from hrf.policies.components import load_denoiser
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, weights_of
-from hrf.policies.kinds import normalise_base
+from hrf.policies.kinds import load_denoiser, normalise_base
 from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
 from hrf.rewards.client import RemoteScorer

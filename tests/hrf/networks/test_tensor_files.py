@@ -21,9 +21,9 @@ from hrf.networks.classifier import ImageClassifier
 from hrf.networks.clip import load_open_clip
 from hrf.networks.pretrained import load_model
 from hrf.networks.tensor_files import read_tensors, weight_files
-from hrf.policies.components import load_component, load_denoiser
+from hrf.policies.components import load_component
 from hrf.policies.folders import load_policy, save_fresh_policy, save_policy
-from hrf.policies.kinds import normalise_base
+from hrf.policies.kinds import load_denoiser, normalise_base
 from hrf.policies.text import load_text_encoder
 from hrf.policies.weights import FullWeights, LoraWeights
 from tests.hrf import small_networks

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel, UNet2DModel
+from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel, UNet2DModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -16,6 +16,7 @@ from hrf.config import Lora
 from hrf.errors import ConfigError
 from hrf.planning import footprint as footprint_module
 from hrf.planning.footprint import Footprint, decoder_footprint, denoiser_footprint
+from tests.hrf.tiny_stable_diffusion_3 import TRANSFORMER
 
 PIXELS = {
     "_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
@@ -27,6 +28,7 @@ TEXT = {
     "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "attention_head_dim": 4, "cross_attention_dim": 24,
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "norm_num_groups": 8,
 }  # fmt: skip
+FLOW = {"_class_name": "SD3Transformer2DModel", **TRANSFORMER}
 STABLE_DIFFUSION = {
     "_class_name": "UNet2DConditionModel", "sample_size": 64, "attention_head_dim": 8, "cross_attention_dim": 768,
 }  # fmt: skip
@@ -54,11 +56,14 @@ def counted_by_hand(model: nn.Module) -> Iterator[dict[str, int]]:
         found["linear"] += output.numel() * layer.in_features
 
     def attention(layer, args, kwargs, output):
-        hidden = args[0]
+        hidden = args[0] if args else kwargs["hidden_states"]
         # Pictures, or one row per token.
         tokens = hidden[0, 0].numel() if hidden.ndim == 4 else hidden.shape[1]
         context = kwargs.get("encoder_hidden_states")
         keys = tokens if context is None else context.shape[1]
+        if context is not None and layer.add_q_proj is not None:
+            # Joint attention: picture and text ask, and are asked, together.
+            tokens = keys = tokens + keys
         # Queries by keys, and weights by values; every head has its share of the channels.
         found["attention"] += 2 * len(hidden) * tokens * keys * layer.to_q.out_features
 
@@ -77,13 +82,19 @@ def counted_by_hand(model: nn.Module) -> Iterator[dict[str, int]]:
 
 def inputs(config) -> tuple[torch.Tensor, ...]:
     size = config["sample_size"]
+    if config["_class_name"] == "SD3Transformer2DModel":
+        # 77 tokens of CLIP and 256 of T5, as the pipeline of diffusers has them; the timestep comes last.
+        text, pooled = torch.zeros(1, 77 + 256, config["joint_attention_dim"]), config["pooled_projection_dim"]
+        return torch.zeros(1, config["in_channels"], size, size), text, torch.zeros(1, pooled), torch.zeros(1)
     timestep = torch.zeros(1, dtype=torch.int64)
     if config["_class_name"] == "UNet2DModel":
         return torch.zeros(1, 3, size, size), timestep
     return torch.zeros(1, 4, size, size), timestep, torch.zeros(1, 77, config["cross_attention_dim"])
 
 
-@pytest.mark.parametrize(("kind", "config"), [(UNet2DModel, PIXELS), (UNet2DConditionModel, TEXT)])
+@pytest.mark.parametrize(
+    ("kind", "config"), [(UNet2DModel, PIXELS), (UNet2DConditionModel, TEXT), (SD3Transformer2DModel, FLOW)]
+)
 def test_flops_are_those_of_the_layers_counted_by_hand(kind, config):
     model = kind.from_config(config).eval()
     with counted_by_hand(model) as found, torch.no_grad():
@@ -241,9 +252,9 @@ class TestAdapter:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("config", [{}, {"_class_name": "FluxTransformer2DModel"}, {**PIXELS, "_class_name": None}])
+    @pytest.mark.parametrize("config", [{}, {"_class_name": "DiTTransformer2DModel"}, {**PIXELS, "_class_name": None}])
     def test_another_kind_of_model_is_refused(self, config):
-        with pytest.raises(ConfigError, match="UNet2DModel or UNet2DConditionModel"):
+        with pytest.raises(ConfigError, match="UNet2DModel or a UNet2DConditionModel"):
             denoiser_footprint(config)
 
     def test_a_configuration_that_makes_no_model_is_refused(self):

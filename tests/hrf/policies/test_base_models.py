@@ -322,6 +322,8 @@ def test_of_a_repository_the_networks_come_whole_or_in_shards_and_nothing_that_i
         *("unet/config.json", "unet/diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.safetensors"),
         *("unet/diffusion_pytorch_model.safetensors.index.json", "text_encoder/model-00001-of-00002.safetensors"),
         "vae/diffusion_pytorch_model-00002-of-00003.safetensors",
+        *("transformer/config.json", "transformer/diffusion_pytorch_model-00001-of-00002.safetensors"),
+        *("text_encoder_3/model.safetensors.index.json", "tokenizer_3/tokenizer.json", "tokenizer_2/vocab.json"),
     ]
     left = [
         *(
@@ -329,6 +331,7 @@ def test_of_a_repository_the_networks_come_whole_or_in_shards_and_nothing_that_i
             "unet/diffusion_pytorch_model.bin",
             "v1-5-pruned.safetensors",
         ),
+        *("text_encoder_3/model.fp16-00001-of-00002.safetensors", "sd3.5_medium.safetensors"),
         *("unet/diffusion_pytorch_model.fp16-00001-of-00002.safetensors", "safety_checker/model.safetensors"),
         *("unet/diffusion_pytorch_model-00001-of-00002.fp16.safetensors", "text_encoder/pytorch_model.bin"),
     ]

@@ -14,7 +14,7 @@ from hrf.images import to_images
 from hrf.policies.conditioning import PromptEmbeddings, TextConditioning
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, weights_of
-from hrf.policies.kinds import normalise_base
+from hrf.policies.kinds import kind_of, normalise_base
 from hrf.policies.text import embed_prompts
 from hrf.policies.weights import AdapterOff
 from hrf.seeds import Purpose, stream
@@ -410,7 +410,8 @@ def test_gradients_with_checkpointing_are_the_same_and_in_bfloat16_close(base, f
 
 def test_guidance_is_taken_in_the_states_precision(base):
     """A bfloat16 forward gives two close answers; their difference is taken, and multiplied, in float32."""
-    conditioning = TextConditioning(embeddings=PromptEmbeddings.load(base), guidance_scale=7.5)
+    embeddings = PromptEmbeddings.load(base)
+    conditioning = TextConditioning(embeddings=embeddings, call=kind_of(base).ask, guidance_scale=7.5)
     unet = policy_for(base).denoiser
     states, timesteps, prompts = torch.randn(2, 4, 8, 8), torch.tensor([500, 500]), torch.tensor([0, 1])
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):

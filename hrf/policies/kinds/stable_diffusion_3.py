@@ -1,0 +1,203 @@
+"""Text-to-image flows of the class of Stable Diffusion 3 and 3.5: StableDiffusion3Pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from hrf.errors import ConfigError
+from hrf.policies.acceptance import check_answers, check_parts, check_sample_size, parts_of
+from hrf.policies.components import load_component, read_json, scheduler_config
+from hrf.policies.conditioning import PromptEmbeddings, Text
+from hrf.policies.kinds.kind import TextToImage, copy_tokenizer, write_index, write_scheduler
+from hrf.policies.schedulers import flow_scheduler
+from hrf.policies.text import load_text_encoder, load_tokenizer, tokens_of
+
+_CLIPS = ("", "_2")
+"""What the names of the two CLIP text encoders and of their tokenizers end in."""
+_CLIP_TOKENS = 77
+_T5_TOKENS = 256
+"""As its pipeline has it; so many are read of T5, or are zeros without one."""
+
+
+class StableDiffusion3(TextToImage):
+    """Text-to-image flows of the class of Stable Diffusion 3 and 3.5: StableDiffusion3Pipeline."""
+
+    pipeline = "StableDiffusion3Pipeline"
+    component = "transformer"
+    denoiser = "SD3Transformer2DModel"
+    policy_files: tuple[str, ...] = ("scheduler/scheduler_config.json",)
+    adapter_names = (".lora_A.", ".lora_B.")
+
+    def normalise(self, source: Path, target: Path) -> None:
+        """Rewrite transformer, autoencoder, text encoders, tokenizers and scheduler, one network after the other.
+
+        Raises:
+            ConfigError: If it is a model of another class.
+            ArtifactError: If a part is missing or damaged.
+        """
+        encoders = {f"text_encoder{end}": "CLIPTextModelWithProjection" for end in _CLIPS}
+        tokenizers = {f"tokenizer{end}": "CLIPTokenizer" for end in _CLIPS}
+        third = {"text_encoder_3": "T5EncoderModel", "tokenizer_3": "T5Tokenizer"}
+        check_parts(
+            source,
+            (self.component, "vae", *encoders, *tokenizers, *third, "scheduler"),
+            left_out=("image_encoder", "feature_extractor"),
+        )
+        scheduler = scheduler_config(source)
+        timesteps = flow_scheduler(scheduler).timesteps
+        if "text_encoder_3" in parts_of(source):
+            encoders["text_encoder_3"], tokenizers["tokenizer_3"] = third.values()
+        denoiser = load_component(source / self.component, self.denoiser)
+        config = denoiser.config
+        _check_patches(config)
+        # Of four patches: as large as its pictures are, an answer of some billion parameters takes minutes.
+        small = self.question({**config, "sample_size": 2 * config.patch_size})
+        check_answers(denoiser, small, timesteps[[0, -1]])
+        denoiser.save_pretrained(target / self.component)
+        del denoiser
+        autoencoder = load_component(source / "vae", "AutoencoderKL")
+        autoencoder.save_pretrained(target / "vae")
+        read: dict[str, Any] = {}
+        for (name, kind), (words, of) in zip(encoders.items(), tokenizers.items(), strict=True):
+            tokenizer = load_tokenizer(source / words, of)
+            copy_tokenizer(source / words, target / words)
+            encoder = load_text_encoder(source / name, kind)
+            encoder.save_pretrained(target / name)
+            read[name] = encoder.config
+            _check_vocabulary(name, len(tokenizer), encoder.config.vocab_size)
+            del encoder
+        _check_fits(config, autoencoder.config, read)
+        write_scheduler(scheduler, target)
+        write_index(
+            target,
+            {
+                "_class_name": self.pipeline,
+                "feature_extractor": [None, None],
+                "image_encoder": [None, None],
+                "scheduler": ["diffusers", scheduler["_class_name"]],
+                **{name: [None, None] for name in third},
+                **{name: ["transformers", kind] for name, kind in {**encoders, **tokenizers}.items()},
+                "transformer": ["diffusers", self.denoiser],
+                "vae": ["diffusers", "AutoencoderKL"],
+            },
+        )
+
+    @staticmethod
+    def ask(denoiser: nn.Module, states: Tensor, timesteps: Tensor, text: Text) -> Tensor:
+        """Of a latent, sigma times 1000, the tokens of all text encoders and the pooled text of two."""
+        output: Tensor = denoiser(
+            hidden_states=states,
+            timestep=timesteps,
+            encoder_hidden_states=text.tokens,
+            pooled_projections=text.pooled,
+        ).sample
+        return output
+
+    def question(self, config: Mapping[str, Any]) -> dict[str, Tensor]:
+        """As `ask` calls it."""
+        return {
+            "hidden_states": torch.zeros(1, config["in_channels"], config["sample_size"], config["sample_size"]),
+            "timestep": torch.zeros(1),
+            "encoder_hidden_states": torch.zeros(1, _CLIP_TOKENS + _T5_TOKENS, config["joint_attention_dim"]),
+            "pooled_projections": torch.zeros(1, config["pooled_projection_dim"]),
+        }
+
+    @torch.no_grad()
+    def embed_prompts(self, base: Path, texts: Sequence[str], *, negative: str) -> PromptEmbeddings:
+        """Embed prompts on the CPU as StableDiffusion3Pipeline does, one text encoder after the other.
+
+        The two CLIPs' last states but one side by side, filled up with zeros to the width that the transformer reads,
+        and T5's behind them; as a whole, both CLIPs' projections.
+
+        Args:
+            base: A model that `normalise` wrote.
+            texts: P prompts.
+            negative: What guidance leads away from; may be empty.
+
+        Raises:
+            ConfigError: If a prompt is longer than a text encoder reads.
+            ArtifactError: If a tokenizer or a text encoder can't be loaded.
+        """
+        asked = [*((text, "prompts") for text in texts), (negative, "prompts.negative")]
+        width = int(read_json(base / self.component / "config.json")["joint_attention_dim"])
+        clips = [_read_by_clip(base, end, asked) for end in _CLIPS]
+        beside = torch.cat([tokens for tokens, _ in clips], dim=-1)
+        tokens = torch.cat([pad(beside, (0, width - beside.shape[-1])), _read_by_t5(base, asked, width)], dim=1)
+        pooled = torch.cat([pooled for _, pooled in clips], dim=-1)
+        return PromptEmbeddings(
+            prompts=tokens[:-1], negative=tokens[-1], pooled=pooled[:-1], negative_pooled=pooled[-1]
+        )
+
+    def clip_range(self, scheduler: Mapping[str, Any]) -> float | None:
+        """None: latents are not clamped."""
+        del scheduler
+        return None
+
+
+def _read_by_clip(base: Path, end: str, asked: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
+    """(states [P, L, D], projections [P, E]) of prompts and the fields they are from."""
+    tokenizer = load_tokenizer(base / f"tokenizer{end}")
+    encoder = load_text_encoder(base / f"text_encoder{end}", "CLIPTextModelWithProjection")
+    length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
+    answers = [
+        encoder(tokens_of(tokenizer, text, field, length=length), output_hidden_states=True) for text, field in asked
+    ]
+    states = torch.cat([answer.hidden_states[-2] for answer in answers])
+    return states, torch.cat([answer.text_embeds for answer in answers])
+
+
+def _read_by_t5(base: Path, asked: Sequence[tuple[str, str]], width: int) -> Tensor:
+    """States [P, L, D] of prompts; zeros of a model without T5."""
+    if not (base / "text_encoder_3").is_dir():
+        return torch.zeros(len(asked), _T5_TOKENS, width)
+    tokenizer = load_tokenizer(base / "tokenizer_3", "T5Tokenizer")
+    encoder = load_text_encoder(base / "text_encoder_3", "T5EncoderModel")
+    return torch.cat([encoder(tokens_of(tokenizer, text, field, length=_T5_TOKENS))[0] for text, field in asked])
+
+
+def _check_patches(config: Any) -> None:
+    """Refuse sizes that are no number of patches, or more than the transformer has positions for."""
+    check_sample_size(config)
+    size, patch, most = config.sample_size, config.patch_size, config.pos_embed_max_size
+    if not isinstance(size, int) or size % patch or size // patch > most:
+        raise ConfigError(
+            "model.source",
+            expected=f"a `sample_size` that is one number, a multiple of patch_size {patch} and at most {patch * most}",
+            got=size,
+            fix="write the size that it was trained at into `sample_size` of the transformer's config.json",
+        )
+
+
+def _check_vocabulary(name: str, num_tokens: int, vocab_size: int) -> None:
+    if num_tokens > vocab_size:
+        raise ConfigError(
+            "model.source",
+            expected=f"a tokenizer of {name}'s {vocab_size} tokens at most",
+            got=f"one of {num_tokens}",
+            fix="give the tokenizer that belongs to the text encoder, or one whose embeddings were added to it",
+        )
+
+
+def _check_fits(denoiser: Any, autoencoder: Any, encoders: Mapping[str, Any]) -> None:
+    """Refuse parts that don't belong together."""
+    clips = [encoders[f"text_encoder{end}"] for end in _CLIPS]
+    channels = (denoiser.in_channels, denoiser.out_channels or denoiser.in_channels, autoencoder.latent_channels)
+    beside = sum(clip.hidden_size for clip in clips)
+    pooled = (sum(clip.projection_dim for clip in clips), denoiser.pooled_projection_dim)
+    widths = {denoiser.joint_attention_dim, *(encoders[name].d_model for name in encoders if name == "text_encoder_3")}
+    fits = len(set(channels)) == len(set(pooled)) == len(widths) == 1 and beside <= denoiser.joint_attention_dim
+    if not fits or autoencoder.out_channels != 3:
+        raise ConfigError(
+            "model.source",
+            expected="a transformer of as many channels in and out as the autoencoder has, whose pictures are RGB, "
+            "and text encoders of the widths that it reads",
+            got=f"channels {channels} and {autoencoder.out_channels}, pooled widths {pooled}, CLIPs {beside} wide "
+            f"beside each other, joint widths {sorted(widths)}",
+            fix="choose a Stable Diffusion 3 or 3.5 text-to-image model, whole as it was published",
+        )

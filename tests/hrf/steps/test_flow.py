@@ -1,0 +1,77 @@
+"""Runs of a flow model through folders: every start distribution and sampler, with LoRA, guidance and prompts."""
+
+import json
+
+import pytest
+from safetensors.torch import load_file
+
+from hrf.config import Config
+from hrf.storage.folders import read_manifest
+from tests.hrf import tiny_stable_diffusion_3 as tiny
+from tests.hrf.steps.conftest import StepByStep
+from tests.hrf.steps.test_text_to_image import DDPO, HRF, SD, SPLIT
+
+FLOW = {**SD, "sampler": {"steps": 5, "kind": "cps", "eta": 0.8}}
+RUNS = {
+    "hrf": HRF,
+    "split": {**SPLIT, "sampler": {"kind": "flow_sde", "eta": 0.7}},
+    "ddpo": {**DDPO, "sampler": {"kind": "ancestral", "eta": 1.0}},
+    "full": {"policy": {"lora": None}},
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny.save(tmp_path_factory.mktemp("model") / "sd3")
+
+
+@pytest.fixture
+def steps(tmp_path, storage_uri, model):
+    def make(changes: dict) -> StepByStep:
+        config = Config.from_mapping({**FLOW, "model": {**FLOW["model"], "source": str(model)}})
+        return StepByStep(tmp_path / "run", storage_uri, config.with_changes(changes))
+
+    return make
+
+
+@pytest.mark.parametrize("changes", RUNS.values(), ids=RUNS)
+def test_every_start_distribution_trains_a_flow_and_ends_in_a_candidate(steps, changes):
+    """The log-probabilities of an update's first pass are those of the rollout: ratios are 1."""
+    run = steps({**changes, "run": {"epochs": 1}, "update": {"minibatch": 6}})
+    run.prepare()
+    run.epoch(0)
+    decision = run.judge(0)
+
+    record = run.update_record(0)
+    samples = load_file(run.folder / "samples-0" / "samples.safetensors")["samples"]
+    states = load_file(run.folder / "trajectories-0" / "trajectories.safetensors")["states"]
+    assert (samples.shape[1:], states.shape[1:]) == ((3, 16, 16), (4, 8, 8))
+    assert record.approx_kl == pytest.approx(0, abs=1e-6)
+    assert decision["outcome"] in {"promoted", "rejected"}
+    files = set(read_manifest(run.at("policy-1")).files)
+    weights = "transformer/diffusion_pytorch_model.safetensors" if changes == RUNS["full"] else None
+    assert (weights or "pytorch_lora_weights.safetensors") in files
+    policy = json.loads((run.folder / "policy-1" / "policy.json").read_text())
+    assert policy["sampler"].get("kind", "ancestral") == run.config.sampler.kind
+    before, after = (load_file(next((run.folder / f"policy-{n}").rglob("*.safetensors"))) for n in (0, 1))
+    assert any(not value.equal(after[name]) for name, value in before.items())
+
+
+@pytest.mark.slow
+def test_the_reward_of_a_flow_rises_on_prompts_that_were_never_trained_on(steps):
+    """From a shared prefix pool, with noise in the trained steps and none where it is measured."""
+    run = steps(
+        {
+            "policy": {"lora": {"rank": 4, "alpha": 8}, "split": 0.4, "prefix_pool": 16},
+            "rollout": {"roots": 4, "branches": 6},
+            "update": {"minibatch": 12, "learning_rate": 1e-2, "clip_range": 1e-2},
+            "evaluation": {"num_samples": 32, "eta": 0.0},
+            "run": {"epochs": 6},
+        }
+    )
+    run.prepare()
+    run.train(0, 6)
+    (run.folder / "policy-6").rename(run.folder / "policy-1")
+    run.evaluate(0)
+    measured = json.loads((run.folder / "evaluation-0" / "evaluation.json").read_text())
+    assert measured["reward_vs_base"]["low"] > 0, measured["reward_vs_base"]
