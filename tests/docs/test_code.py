@@ -21,14 +21,14 @@ from hrf.config import Config, resolve
 from hrf.images import to_images
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, weights_of
-from hrf.policies.kinds import load_denoiser, normalise_base
+from hrf.policies.kinds import kind_of, load_denoiser, normalise_base
 from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
 from hrf.rewards.client import RemoteScorer
 from hrf.storage.objects import Storage
 from hrf.storage.shipped import shipped_folder
 from tests.docs.pages import PAGES, fenced
-from tests.hrf import tiny_stable_diffusion
+from tests.hrf import tiny_stable_diffusion, tiny_stable_diffusion_3
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
 
 
@@ -216,3 +216,44 @@ class TestPlainDiffusersWithAnAdapter:
         assert np.abs(ours(policy) - theirs).max() < 1 / 255
         elsewhere = DiffusionPolicy(**{**policy.__dict__, "switch_step": policy.switch_step + 1})
         assert np.abs(ours(elsewhere) - theirs).max() > 2 / 255
+
+
+class TestPlainDiffusersWithAFlow:
+    def test_the_lines_make_the_pictures_of_our_own_policy_without_noise(self, tmp_path: Path) -> None:
+        """Kills: an adapter that is on from the start, or from a step too late on."""
+        base, fresh, tuned = (tmp_path / name for name in ("base", "fresh", "tuned"))
+        for folder in (base, fresh, tuned):
+            folder.mkdir()
+        normalise_base(tiny_stable_diffusion_3.save(tmp_path / "model"), base)
+        texts = tiny_stable_diffusion_3.PROMPTS[:2]
+        kind_of(base).embed_prompts(base, texts, negative="").save(base)
+        config = Config.from_mapping(
+            {
+                "model": {"source": "x", "guidance_scale": 3.0},
+                "prompts": {"texts": [*texts, "a", "b", "c"]},
+                "sampler": {"steps": 6, "kind": "cps"},
+                "policy": {"lora": {"rank": 2, "alpha": 4}, "split": 0.5},
+            }
+        )
+        about = {"switch_step": config.switch_step, "sampler": config.recorded()["sampler"]}
+        save_fresh_policy(fresh, config, base, about, run_seed=0)
+        policy = load_policy(config, base, fresh, prompts=base)
+        generator = torch.Generator().manual_seed(1)
+        with torch.no_grad():
+            for weight in policy.denoiser.parameters():
+                if weight.requires_grad:
+                    weight.add_(0.5 * torch.randn(weight.shape, generator=generator))
+        save_policy(tuned, policy.denoiser, base, about, None, weights_of(config))
+        code = fenced("python", PAGES["docs/stable-diffusion-3.md"])[0]
+        settings = {"base_folder": str(base), "tuned_folder": str(tuned), "prompts": list(texts)}
+        made: dict[str, Any] = {}
+        exec(with_values(code, **settings, guidance_scale=3.0), made)
+        theirs = np.stack([np.asarray(image, dtype=np.float32) / 255 for image in made["images"]]).transpose(0, 3, 1, 2)
+
+        def ours(switch_step: int) -> NDArray[np.float32]:
+            schedule = policy.schedule.with_eta(0.0)
+            other = DiffusionPolicy(**{**policy.__dict__, "schedule": schedule, "switch_step": switch_step})
+            return to_images(policy.decode(drawn(other, 2, torch.arange(2))).numpy())
+
+        assert np.abs(ours(3) - theirs).max() < 1 / 255
+        assert np.abs(ours(4) - theirs).max() > 2 / 255
