@@ -15,9 +15,9 @@ from hrf.errors import ConfigError
 from hrf.images import to_images
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
+from hrf.policies.kinds import kind_of
 from hrf.policies.prompts import resolve_prompts
 from hrf.policies.sources import fetch_base
-from hrf.policies.text import embed_prompts
 from hrf.rewards import missing_prompts
 from hrf.rewards.direction import DirectionRecord, TextDirection, prompts_digest
 from hrf.rewards.guided_text import corrected_by
@@ -65,7 +65,7 @@ def fit_text_direction(
         base, embeddings = Path(scratch) / "base", Path(scratch) / "prompts"
         base_digest = fetch_base(config.model, base, producer)
         embeddings.mkdir()
-        embed_prompts(base, prompts, negative=config.prompts.negative).save(embeddings)
+        kind_of(base).embed_prompts(base, prompts, negative=config.prompts.negative).save(embeddings)
         policy = load_policy(config, base, base, prompts=embeddings)
         images = _embedded_pictures(policy, config, encoder, numbers)
     texts, means = encoder.embed_texts(prompts).double(), text_direction.mean_images(images, numbers, len(prompts))
