@@ -9,10 +9,8 @@ from typing import Any
 from hrf.errors import ArtifactError
 from hrf.storage.names import AVERAGE_FOLDER, LORA_FILE, POLICY_FILE
 
-<<<<<<< HEAD
 MERGE = "merge"
 """What `policy.json` calls what weights are the mean of: `hrf.trainer.record.MergeRecord`."""
-=======
 DENOISER_FOLDERS = ("unet", "transformer")
 """A denoiser's folder in a model or a policy, as diffusers' pipelines call it."""
 
@@ -23,7 +21,6 @@ def denoiser_folder(folder: Path) -> Path:
     The latter is the layout of early hub models, and of a moving average.
     """
     return next((folder / name for name in DENOISER_FOLDERS if (folder / name).is_dir()), folder)
->>>>>>> 94dabe9 (Stable Diffusion 3 is tuned: kinds are a file each, a flow's sampler is configured, an adapter lies on the transformer)
 
 
 def split_at(switch_step: int) -> dict[str, Any]:

@@ -127,16 +127,11 @@ def pack_inputs(config: Config, base: Path, prompts: PromptTable | None, folder:
     Raises:
         HrfError: For whatever can't work.
     """
-<<<<<<< HEAD
     _pack_classifiers(config, folder / "classifiers", base, prompts)
-=======
-    kind = kind_of(base)
-    _pack_classifiers(config, folder / "classifiers", kind.picture_size(base))
->>>>>>> 94dabe9 (Stable Diffusion 3 is tuned: kinds are a file each, a flow's sampler is configured, an adapter lies on the transformer)
     if config.prompts and prompts:
         (folder / "prompts").mkdir()
         prompts.save(folder / "prompts")
-        kind.embed_prompts(base, prompts.texts, negative=config.prompts.negative).save(folder / "prompts")
+        kind_of(base).embed_prompts(base, prompts.texts, negative=config.prompts.negative).save(folder / "prompts")
 
 
 def run_seed(seed: int, parent: str | None, noise_tag: str) -> int:
