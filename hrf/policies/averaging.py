@@ -22,9 +22,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hrf.networks.tensor_files import Misfit
+from hrf.policies.policy_folder import adapter_pairs
 from hrf.storage.names import LORA_FILE
-
-_DOWN, _UP = ".lora.down.weight", ".lora.up.weight"
 
 
 def average_policies(policies: Sequence[Path], names: Iterable[str], folder: Path) -> float:
@@ -56,8 +55,7 @@ def average_policies(policies: Sequence[Path], names: Iterable[str], folder: Pat
             Misfit.of(found[0], tensors).refuse(file, f"those of {files[0]}", fix="run the replicas' steps again")
         averaged = {key: _mean([tensors[key].double() for tensors in found]) for key in found[0]}
         if target.name == LORA_FILE:
-            for down in [key for key in averaged if key.endswith(_DOWN)]:
-                up = down.removesuffix(_DOWN) + _UP
+            for down, up in adapter_pairs(averaged).items():
                 averaged[up], lost = nearest_up(
                     [tensors[up].double() for tensors in found],
                     [tensors[down].double() for tensors in found],

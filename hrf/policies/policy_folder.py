@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,16 @@ from hrf.storage.names import AVERAGE_FOLDER, LORA_FILE, POLICY_FILE
 
 MERGE = "merge"
 """What `policy.json` calls what weights are the mean of: `hrf.trainer.record.MergeRecord`."""
-DENOISER_FOLDERS = ("unet", "transformer")
+ADAPTER_NAMES = {"unet": (".lora.down.", ".lora.up."), "transformer": (".lora_A.", ".lora_B.")}
+"""A denoiser's folder -> what an adapter's matrices A and B are called in the file that diffusers reads."""
+DENOISER_FOLDERS = tuple(ADAPTER_NAMES)
 """A denoiser's folder in a model or a policy, as diffusers' pipelines call it."""
+
+
+def adapter_pairs(names: Iterable[str]) -> dict[str, str]:
+    """Of the names in an adapter's file: each A, with the B that belongs to it."""
+    sides = ADAPTER_NAMES.values()
+    return {name: name.replace(down, up) for name in names for down, up in sides if down in name}
 
 
 def denoiser_folder(folder: Path) -> Path:

@@ -20,11 +20,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from hrf.errors import ConfigError
-from hrf.policies.policy_folder import copy_policy, denoiser_folder
+from hrf.policies.policy_folder import adapter_pairs, copy_policy, denoiser_folder
 from hrf.storage.names import LORA_FILE, POLICY_FILE
 
-_UP = (".lora.up.", ".lora_B.")
-"""In diffusers' names of an adapter's tensors: its B, of UNets and of transformers."""
 _Array = NDArray[Any]
 
 
@@ -67,7 +65,8 @@ def fold_strength(policy: Path, base: Path, target: Path, strength: float) -> No
     if strength == 1:
         return
     if (target / LORA_FILE).is_file():
-        _rewrite(target / LORA_FILE, lambda name, tuned: strength * tuned if any(up in name for up in _UP) else tuned)
+        ups = {*adapter_pairs(_names(target / LORA_FILE)).values()}
+        _rewrite(target / LORA_FILE, lambda name, tuned: strength * tuned if name in ups else tuned)
     else:
         files = sorted(denoiser_folder(base).glob("*.safetensors"))
         untuned = {name: file for file in files for name in _names(file)}

@@ -24,7 +24,7 @@ from hrf.errors import ArtifactError, ConfigError
 from hrf.networks.tensor_files import Misfit
 from hrf.policies.components import read_json
 from hrf.policies.kinds import Kind, kind_of_denoiser, load_denoiser
-from hrf.policies.policy_folder import denoiser_folder
+from hrf.policies.policy_folder import ADAPTER_NAMES, denoiser_folder
 from hrf.seeds import Purpose, stream
 from hrf.storage.names import AVERAGE_FOLDER, LORA_FILE
 
@@ -265,6 +265,6 @@ def _kind(network: Any) -> Kind:
 
 def _file_name(kind: Kind, parameter: str) -> str:
     """`X.lora_A.default.weight` -> `unet.X.lora.down.weight`, or what else diffusers calls the same."""
-    down, up = kind.adapter_names
+    down, up = ADAPTER_NAMES[kind.component]
     name = parameter.replace(f".lora_A.{_ADAPTER}.", down).replace(f".lora_B.{_ADAPTER}.", up)
     return f"{kind.component}.{name}"

@@ -32,8 +32,6 @@ class Kind(Protocol):
     """Class of its denoiser."""
     policy_files: tuple[str, ...]
     """What goes with tuned weights, besides them."""
-    adapter_names: tuple[str, str]
-    """What the matrices A and B of an adapter are called in its file, as its pipeline of diffusers reads them."""
 
     def normalise(self, source: Path, target: Path) -> None:
         """Rewrite any accepted layout as a pipeline folder with float32 safetensors."""

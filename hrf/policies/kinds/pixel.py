@@ -27,7 +27,6 @@ class PixelDiffusion:
     component = "unet"
     denoiser = "UNet2DModel"
     policy_files: tuple[str, ...] = ("model_index.json", "scheduler/scheduler_config.json")
-    adapter_names = (".lora.down.", ".lora.up.")
 
     def normalise(self, source: Path, target: Path) -> None:
         """Rewrite a UNet2DModel and its scheduler.

@@ -28,7 +28,6 @@ class StableDiffusion(TextToImage):
     component = "unet"
     denoiser = "UNet2DConditionModel"
     policy_files: tuple[str, ...] = ("scheduler/scheduler_config.json",)
-    adapter_names = (".lora.down.", ".lora.up.")
 
     def normalise(self, source: Path, target: Path) -> None:
         """Rewrite UNet, autoencoder, text encoder, tokenizer and scheduler; a safety checker is left out.

@@ -32,7 +32,6 @@ class StableDiffusion3(TextToImage):
     component = "transformer"
     denoiser = "SD3Transformer2DModel"
     policy_files: tuple[str, ...] = ("scheduler/scheduler_config.json",)
-    adapter_names = (".lora_A.", ".lora_B.")
 
     def normalise(self, source: Path, target: Path) -> None:
         """Rewrite transformer, autoencoder, text encoders, tokenizers and scheduler, one network after the other.

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from hrf.errors import ArtifactError
 from hrf.policies.averaging import average_policies, nearest_up
+from hrf.policies.policy_folder import ADAPTER_NAMES
+from hrf.storage.names import LORA_FILE
 
 
 def draw(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -60,6 +62,21 @@ def test_a_rank_beyond_the_layers_inputs_is_exact():
     found, lost = nearest_up(ups, downs, (downs[0] + downs[1]) / 2)
     torch.testing.assert_close(found @ (downs[0] + downs[1]) / 2, (ups[0] @ downs[0] + ups[1] @ downs[1]) / 2)
     assert lost < 1e-20
+
+
+@pytest.mark.parametrize(("down", "up"), ADAPTER_NAMES.values(), ids=ADAPTER_NAMES)
+def test_the_matrices_of_an_adapters_file_are_known_by_their_names(tmp_path, down, up):
+    """Of UNets and of transformers. Kills: all tensors averaged number by number."""
+    ups, downs = adapters(0.5)
+    for number in range(3):
+        (tmp_path / str(number)).mkdir()
+        tensors = {f"layer{down}weight": downs[number], f"layer{up}weight": ups[number]}
+        save_file(tensors, tmp_path / str(number) / LORA_FILE)
+    (mean := tmp_path / "mean").mkdir()
+    lost = average_policies([tmp_path / str(number) for number in range(3)], [LORA_FILE], mean)
+    expected, expected_lost = nearest_up(ups, downs, sum(downs) / 3)
+    torch.testing.assert_close(load_file(mean / LORA_FILE)[f"layer{up}weight"], expected)
+    assert lost == pytest.approx(expected_lost)
 
 
 def test_tensors_of_other_shapes_are_refused(tmp_path):
