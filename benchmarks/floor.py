@@ -6,7 +6,8 @@ A simulated run has a hidden amount of training w. From a switch step s on it ea
 share D(s) w² of the base's diversity; an evaluation measures both with an error. R and D are drawn after runs of the
 shipped model that were sampled at later and later switch steps; in a second plant late steps earn nearly all of the
 reward, so that a later switch step pays, and in a third early ones do, as where the reward is a kind of picture: such a
-policy is not split (its switch step is 0, and stays). The runs differ in how fast they train.
+policy is not split (its switch step is 0, and stays). The runs differ in how fast they train. A candidate of strength a
+is one of the amount a w.
 
 Printed is the best reward above the floor that a run has seen, over that of the fixed switch step and learning rate
 that is best on average at this speed: 1 means that the rule, without a search, was as good as that.
@@ -21,7 +22,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean
 
-from hrf.promotion.floor import BASE, MOST_BACK_UPS, Reading, Steering, SteeringDecision, steer
+from benchmarks.made_up import front_point
+from hrf.evaluation.record import FrontPoint
+from hrf.promotion.floor import (
+    BASE,
+    MOST_BACK_UPS,
+    SMALLEST_STRENGTH,
+    Reading,
+    Steering,
+    SteeringDecision,
+    steer,
+)
+from hrf.promotion.strongest import choose, search
 
 NUM_TRAINED_STEPS = 18
 FLOOR = 0.9
@@ -30,6 +42,8 @@ NUM_EVALUATIONS = (5, 10)
 SPEEDS = (1 / 6, 1 / 3, 2 / 3, 4 / 3, 3)
 """Training of one evaluation's epochs at the configured settings, over that which costs a tenth of the diversity."""
 LAST_STEP = NUM_TRAINED_STEPS - 1
+NUM_STRENGTHS = 3
+"""Beside 1, of the rule that measures several."""
 LATER_STEPS, RATE_SCALES = (6, 10, 13, 15, 16), (1, 0.5, 0.25, 0.125)
 
 Rule = Callable[[Steering, Reading], SteeringDecision]
@@ -93,15 +107,21 @@ def simulate(
         # One time in ten, training does harm.
         progress = math.exp(noise.gauss(0, 0.4)) if noise.random() > 0.1 else -0.3
         training = max(0.0, training + step_size * state.rate_scale * progress)
-        lost = 1 - math.exp(-cost * plant.loss(state.switch_step) * training**2)
-        width = 0.02 + 0.15 * lost
-        reading = Reading(
-            # All evaluations have the same seeds, and so most of their error in common.
-            bound=1 - lost + bias * width / 2 - width + noise.gauss(0, 0.004),
-            reward=0.3 * (1 - math.exp(-plant.gain(state.switch_step) * training / 0.3)) + noise.gauss(0, 0.002),
-            candidate=str(len(readings)),
-        )
-        weights[reading.candidate] = training
+        loss, gain = cost * plant.loss(state.switch_step), plant.gain(state.switch_step)
+
+        def measured(strength: float, loss: float = loss, gain: float = gain, amount: float = training) -> Reading:
+            lost = 1 - math.exp(-loss * (strength * amount) ** 2)
+            width = 0.02 + 0.15 * lost
+            return Reading(
+                # All evaluations have the same seeds, and so most of their error in common.
+                bound=1 - lost + bias * width / 2 - width + noise.gauss(0, 0.004),
+                reward=0.3 * (1 - math.exp(-gain * strength * amount / 0.3)) + noise.gauss(0, 0.002),
+                candidate=str(len(readings)),
+                strength=strength,
+            )
+
+        reading = _strongest(measured) if rule is by_strength else measured(1.0)
+        weights[reading.candidate] = reading.strength * training
         readings.append(reading)
         decision = rule(state, reading)
         state = decision.steering
@@ -111,9 +131,26 @@ def simulate(
     return Outcome(reward=max(0.0, best), readings=tuple(readings))
 
 
+def _strongest(measured: Callable[[float], Reading]) -> Reading:
+    """What is read off the strongest candidate that keeps the floor."""
+    found: dict[float, Reading] = {}
+
+    def measure(strength: float) -> FrontPoint:
+        found[strength] = measured(strength)
+        return front_point(strength, bound=found[strength].bound, gain=found[strength].reward)
+
+    front = search(measure, floor=FLOOR, most=NUM_STRENGTHS, smallest=SMALLEST_STRENGTH)
+    return found[choose(front, floor=FLOOR).strength]
+
+
 def ours(state: Steering, reading: Reading) -> SteeringDecision:
     """The rule."""
     return steer(state, reading, floor=FLOOR, last_step=LAST_STEP if state.switch_step else 0)
+
+
+def by_strength(state: Steering, reading: Reading) -> SteeringDecision:
+    """The rule where candidates are measured at several strengths."""
+    return steer(state, reading, floor=FLOOR, last_step=LAST_STEP if state.switch_step else 0, by_strength=True)
 
 
 def only_rate(state: Steering, reading: Reading) -> SteeringDecision:
@@ -157,6 +194,7 @@ def nothing(state: Steering, reading: Reading) -> SteeringDecision:
 
 RULES: dict[str, Rule] = {
     "this rule": ours,
+    "by strength": by_strength,
     "also without a split": also_without_a_split,
     "only the rate": only_rate,
     "only the switch step": only_switch,

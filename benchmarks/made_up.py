@@ -7,10 +7,22 @@ from hrf.evaluation.record import (
     Estimate,
     EvaluationRecord,
     Fidelity,
+    FrontPoint,
     Interval,
     MonitorReading,
     NamedEstimate,
 )
+
+
+def front_point(strength: float, *, bound: float, gain: float, tripped: bool = False) -> FrontPoint:
+    """A point of a front, by the lower end of its diversity ratio."""
+    return FrontPoint(
+        strength=strength,
+        reward_vs_base=Estimate(value=gain, low=gain, high=gain, standard_error=0.0),
+        diversity_ratio=Interval(value=bound + 0.02, low=bound, high=bound + 0.04),
+        coverage=1.0,
+        monitors={"edge_density": MonitorReading(value=0.0, base=0.0, change=0.0, limit=1.0, tripped=tripped)},
+    )
 
 
 def evaluation_of(

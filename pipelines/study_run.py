@@ -7,6 +7,7 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 from hrf.config.overrides import lay_over
+from hrf.errors import ConfigError
 from hrf.steps.check import PRESETS_SEED
 from hrf.study.plan import StudyRun
 from hrf_pipelines.finetune import GROUP, Control, add_run, add_status
@@ -41,6 +42,13 @@ def build(run: StudyRun, *, images: Images | None = None, placement: Placement |
     Raises:
         ConfigError: More tasks than a cluster can hold.
     """
+    for front in run.fronts:
+        raise ConfigError(
+            f"arms.{front.arm}.strengths",
+            expected="none in a study on a cluster, whose runs are measured by their own steps",
+            got=list(front.strengths),
+            fix="leave the arm out and measure its run with `hrf front`, or run the study on a machine",
+        )
     steps = plan_points(run.config, run.measured_after)
     check_task_budget(count_tasks(steps) + len(run.controls) * (_TASKS_OF_CONTROL + len(steps)))
     site = Site.of(run.config, images, placement)

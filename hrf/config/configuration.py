@@ -22,6 +22,7 @@ _CAME_LATER = {
     "run": ("replicas",),
     "update": ("objective", *checks.DIFFERENCE_ONLY, "trust_region", "divergence_limit", "sibling_distance_weight"),
     "gate": ("error", "num_samples"),
+    "evaluation": ("num_strengths",),
 }
 """Section -> fields that configurations with digests on record do not have."""
 

@@ -268,6 +268,9 @@ class Evaluation(Section):
     """A second reward that is watched and never trained on; null = none."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Of all intervals."""
+    num_strengths: Annotated[CountOrZero, Field(le=8)] = 0
+    """The most strengths a < 1 that are measured of a candidate base + a (tuned - base) where it does not keep the
+    diversity floor as it is: the strongest that does goes before the gate. 0 = none: candidates are as trained."""
 
 
 class Monitors(Section):

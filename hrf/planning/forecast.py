@@ -318,7 +318,7 @@ def _once(config: Config, schedule: NoiseSchedule, clock: _Clock) -> dict[str, W
     return {
         "baseline": sampled(count, switch) + measured(count),
         "prefix_pool": sampled(config.policy.prefix_pool, switch),
-        "evaluations": measured(count).times(evaluations),
+        "evaluations": measured(count).times(evaluations * (1 + config.evaluation.num_strengths)),
         # Base, incumbent and candidate.
         "verdicts": (sampled(fresh, switch) + measured(fresh).times(3)).times(evaluations),
     }
@@ -357,6 +357,10 @@ def _assumptions(config: Config, gpu: Gpu, utilisation: float) -> tuple[str, ...
         assumed.append(
             f"{config.run.replicas} replicas train at the same time, on GPUs of their own, as on a cluster: on one "
             "machine, one after another, so many times the time; averaging their weights is not in it"
+        )
+    if config.evaluation.num_strengths:
+        assumed.append(
+            f"every evaluation measures all {config.evaluation.num_strengths} strengths beside 1: an upper bound"
         )
     if config.policy.lora:
         assumed.append("an adapter's update takes as long as that of all weights: an upper bound")

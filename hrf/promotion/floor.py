@@ -13,6 +13,11 @@ switch step, and the rate is the only dial: so it is for rewards that the early 
               and which costs reward, is not what went wrong
     stop      that has happened once too often, or the reward has not risen for `PATIENCE` sound evaluations
 
+Where candidates are measured at several strengths (`evaluation.num_strengths`), their strength comes before both
+dials, as it is exact, costs no training and can be turned back: the reading is that of the strongest candidate that is
+sound. As long as there is one of `SMALLEST_STRENGTH` or more, the run keeps training its whole weights, and only its
+candidates grow weaker. Where there is none, the run has gone too far, and the rule is what it is without strengths.
+
 An evaluation is *sound* if its bound is above the floor and no monitor has tripped.
 
 The state is a fold of the rule over a run's readings (`replay`), so nothing has to be remembered beside the records of
@@ -26,6 +31,7 @@ import math
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from hrf.promotion.strongest import GRID
 from hrf.storage.records import Record
 
 Action = Literal["keep", "tighten", "back_up", "stop"]
@@ -35,6 +41,14 @@ MOST_BACK_UPS = 6
 """The rate is then 1/64 of the configured one: what goes wrong even so will go wrong again."""
 TIGHTENING = 0.25
 """Share of the way from the switch step to the last possible one that it moves at a time."""
+
+SMALLEST_STRENGTH = 0.25
+"""Of a candidate under a floor: where less of what was learnt is sound, training has left the base for good."""
+
+
+def smallest_strength(steered: bool) -> float:
+    """The smallest strength that is measured of a candidate, of a run with a diversity floor or of another."""
+    return SMALLEST_STRENGTH if steered else 1 / GRID
 
 
 class Reading(Record):
@@ -47,6 +61,8 @@ class Reading(Record):
     candidate: str | None = None
     """Whose it is, as `RUN/epoch-0003`; None for the base."""
     monitors_tripped: tuple[str, ...] = ()
+    strength: float = 1.0
+    """At which it was measured."""
 
     def is_sound(self, floor: float) -> bool:
         """Whether the bound is above the floor and no monitor has tripped."""
@@ -93,11 +109,14 @@ class SteeringDecision(Record):
     """The state after it: how the run goes on."""
 
 
-def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) -> SteeringDecision:
+def steer(
+    state: Steering, reading: Reading, *, floor: float, last_step: int, by_strength: bool = False
+) -> SteeringDecision:
     """Decide how a run goes on after an evaluation.
 
         b <= f, or a monitor has tripped
                       back up    b: the bound, b': that of the weights before, f: the floor
+        by strength   keep       it was weakened until it was sound, and the next one can be
         2b - b' <= f  tighten    another fall like the last
         else          keep
 
@@ -107,6 +126,8 @@ def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) ->
         floor: What the bound must exceed, in (0, 1).
         last_step: The last switch step that leaves a window to start from, 0 without a split; the rule does not go
             past it.
+        by_strength: Whether candidates are measured at several strengths, of which the reading is the strongest sound
+            one's, or the weakest's if none is.
 
     Returns:
         The decision with the state after it. On `back_up` the run goes on from `steering.kept`, which is sound;
@@ -142,6 +163,8 @@ def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) ->
         )
     if num_stalled >= PATIENCE:
         return decision("stop", f"the reward has not risen for {num_stalled} evaluations", stopped=True)
+    if by_strength:
+        return decision("keep", f"at strength {reading.strength:.3g}")
     if predicted > floor:
         return decision("keep", "far enough")
     near = f"another evaluation like this one would bring it to {predicted:.3f}"
@@ -150,7 +173,9 @@ def steer(state: Steering, reading: Reading, *, floor: float, last_step: int) ->
     return decision("tighten", near, switch_step=later)
 
 
-def replay(state: Steering, readings: Iterable[Reading], *, floor: float, last_step: int) -> SteeringDecision:
+def replay(
+    state: Steering, readings: Iterable[Reading], *, floor: float, last_step: int, by_strength: bool = False
+) -> SteeringDecision:
     """The last decision of a run: the rule applied to all of its readings in order.
 
     Raises:
@@ -158,7 +183,7 @@ def replay(state: Steering, readings: Iterable[Reading], *, floor: float, last_s
     """
     decision = None
     for reading in readings:
-        decision = steer(state, reading, floor=floor, last_step=last_step)
+        decision = steer(state, reading, floor=floor, last_step=last_step, by_strength=by_strength)
         state = decision.steering
     if decision is None:
         raise ValueError("no evaluation to decide on")

@@ -31,7 +31,7 @@ def fronts(measured: Sequence[tuple[str, Sequence[FrontPoint]]], floor: float | 
         unit: The reward's.
     """
     lines = [
-        Series(name=name, points=_points(name, points, with_bars=len(measured) == 1), colour=colour, bars=True)
+        Series(name=name, points=_points(name, points, in_full=colour + 1 == len(measured)), colour=colour, bars=True)
         for colour, (name, points) in enumerate(measured)
     ]
     described = f"{TITLE}. " + "; ".join(point.text for line in lines for point in line.points)
@@ -42,7 +42,7 @@ def fronts(measured: Sequence[tuple[str, Sequence[FrontPoint]]], floor: float | 
         title=TITLE,
         chart=drawn,
         legend=legend([(line.name, line.colour) for line in lines]),
-        note="Numbers are strengths: the share a of what was learnt in base + a (tuned - base).",
+        note="Numbers are strengths a in base + a (tuned - base), and crosses intervals, of the last line.",
     )
 
 
@@ -53,8 +53,8 @@ def front_picture(name: str, points: Sequence[FrontPoint], floor: float, *, unit
     return sheet([(TITLE, chart)], [(name, 0)], style=(TEMPLATES / "charts.css").read_text(encoding="utf-8"))
 
 
-def _points(name: str, points: Sequence[FrontPoint], *, with_bars: bool) -> list[Point]:
-    base = Point(x=0.0, y=1.0, label="base", text="base")
+def _points(name: str, points: Sequence[FrontPoint], *, in_full: bool) -> list[Point]:
+    base = Point(x=0.0, y=1.0, label="base" if in_full else "", text="base")
     drawn = [base]
     for point in sorted(points, key=lambda point: point.strength):
         gain, ratio = point.reward_vs_base, point.diversity_ratio
@@ -62,9 +62,9 @@ def _points(name: str, points: Sequence[FrontPoint], *, with_bars: bool) -> list
             Point(
                 x=gain.value,
                 y=ratio.value,
-                x_range=(gain.low, gain.high) if with_bars else None,
-                y_range=(ratio.low, ratio.high) if with_bars else None,
-                label=f"{point.strength:.3g}",
+                x_range=(gain.low, gain.high) if in_full else None,
+                y_range=(ratio.low, ratio.high) if in_full else None,
+                label=f"{point.strength:.3g}" if in_full else "",
                 text=f"{name}, strength {point.strength:.3g}: gain {interval(gain, sign=True)}, "
                 f"ratio {interval(ratio, 2)}",
             )

@@ -10,7 +10,7 @@ from hrf.promotion.records import Promotion
 from hrf.report import curves, tables
 from hrf.report.charts import NEUTRAL
 from hrf.report.formatting import bounds, count, duration, number, with_unit, words
-from hrf.report.fronts import floor_rules
+from hrf.report.fronts import floor_rules, fronts
 from hrf.report.page import Figure, Tile, render
 from hrf.report.pictures import Picture, embed
 from hrf.report.summary import ReportedRun
@@ -35,6 +35,7 @@ def render_run(summary_folder: Path) -> str:
     unit = reward_unit(summary.base.reward.name)
     floor = summary.diversity_floor
     shown = summary.shown
+    weighed = [(f"epoch {entry.epoch}", record.front) for entry, record in summary.evaluated if len(record.front) > 1]
     return render(
         "run.html",
         title=f"{summary.run['run_id']}: {method_name(summary)}",
@@ -56,6 +57,7 @@ def render_run(summary_folder: Path) -> str:
                 colour=2,
             ),
             curves.plane(summary, floor, unit=unit),
+            *([fronts(weighed, floor, unit=unit)] if weighed else []),
         ],
         epochs=tables.epoch_table(summary),
         modes=curves.modes(
@@ -67,7 +69,6 @@ def render_run(summary_folder: Path) -> str:
         health=[*curves.training_health(summary), curves.gradient_by_step(summary)],
         decisions=[tables.decision_context(entry, decision, unit) for entry, decision in summary.decided],
         steering=tables.steering_table(summary),
-        replicas=tables.replica_table(summary),
         identity=tables.identity_table(summary),
         totals=tables.facts("Totals", summary.totals),
         versions=tables.facts("Versions", summary.versions),
@@ -110,16 +111,17 @@ def tiles(summary: ReportedRun) -> list[Tile]:
         is_kept = ratio.low > floor
         floor_words = f"lower bound {'above' if is_kept else 'not above'} the floor of {number(floor, 2)}"
         floor_tone = "good" if is_kept else "bad"
+    at = f", strength {record.strength:.3g}" if record.front else ""
     gain_tone = "good" if gain.low > 0 else "bad" if gain.high < 0 else ""
     return [
         Tile(
-            label=f"Reward gain, epoch {entry.epoch}",
+            label=f"Reward gain, epoch {entry.epoch}{at}",
             value=with_unit(number(gain.value, sign=True), unit),
             detail=f"{bounds(gain, sign=True)}; {before_after}",
             tone=gain_tone,
         ),
         Tile(
-            label=f"Diversity ratio, epoch {entry.epoch}",
+            label=f"Diversity ratio, epoch {entry.epoch}{at}",
             value=number(ratio.value, 2),
             detail=f"{bounds(ratio, 2)}; {floor_words}",
             tone=floor_tone,

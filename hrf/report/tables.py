@@ -22,7 +22,7 @@ from hrf.report.summary import ReportedRun
 from hrf.rewards import reward_unit
 
 _STEERING_TONES = {"keep": "good", "back_up": "bad", "stop": "muted"}
-_NOT_EVALUATED: list[str | Cell] = [Cell("not evaluated", "muted"), *["–"] * 6]
+_NOT_EVALUATED: list[str | Cell] = [Cell("not evaluated", "muted"), *["–"] * 7]
 
 
 def epoch_table(summary: ReportedRun) -> Table:
@@ -42,6 +42,7 @@ def epoch_table(summary: ReportedRun) -> Table:
         "Mode entropy",
         "Unrecog\u00adnised",
         "Held-out gain",
+        "Strength",
     )
     rows: list[list[str | Cell]] = [["base", "–", "–", "0", "–", *_measured_cells(summary.base, is_base=True)]]
     for entry in summary.epochs:
@@ -78,6 +79,7 @@ def _measured_cells(record: EvaluationRecord, *, is_base: bool = False) -> list[
         number(record.mode_entropy, 2),
         fraction(record.unrecognised_fraction),
         estimate_cell(held_out, sign=True),
+        f"{record.strength:.3g}" if record.front else "–",
     ]
 
 
@@ -233,34 +235,6 @@ def steering_table(summary: ReportedRun) -> Table | None:
     header = ("Epoch", "Lower bound", "Floor", "Action", "Switch step after it", "Learning rate after it", "Reason")
     caption = "After every evaluation: go on, more carefully, from an earlier candidate, or not at all"
     return Table(caption=caption, header=header, rows=rows, is_text=True) if rows else None
-
-
-def replica_table(summary: ReportedRun) -> Table | None:
-    """What each replica's rollouts were worth in an epoch, and which weights were averaged; None without replicas."""
-    rows: list[list[str | Cell]] = [
-        [
-            str(entry.epoch),
-            str(replica),
-            steps(record.window),
-            Cell(number(record.reward_mean), detail=f"± {number(record.reward_std)}"),
-            significant(record.updates[-1].loss, 3) if record.updates else "–",
-            count(record.num_evaluations),
-            entry.merge.parents[replica].weights[:12] if entry.merge else "–",
-        ]
-        for entry in summary.epochs
-        for replica, record in enumerate(entry.update.replicas)
-    ]
-    header = (
-        "Epoch",
-        "Replica",
-        "Start window",
-        "Rollout reward",
-        "Last loss",
-        "Denoiser evaluations",
-        "Merged weights",
-    )
-    caption = "The chains whose weights are averaged before an evaluation; weights by their sha256"
-    return Table(caption=caption, header=header, rows=rows) if rows else None
 
 
 def identity_table(summary: ReportedRun) -> Table:

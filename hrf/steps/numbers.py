@@ -47,11 +47,12 @@ def evaluation_metrics(record: EvaluationRecord) -> dict[str, float]:
         "density": record.fidelity.density,
         "mode_entropy": record.mode_entropy,
         "num_evaluations": record.num_evaluations,
+        "strength": record.strength if record.front else None,
         **{name: monitor.value for name, monitor in record.monitors.items()},
         # Degrees go round: of a mean hue, only its turn makes a curve.
         "hue_shift": hue.change if hue else None,
     }
-    # What needs a classifier, more samples, or pictures with a hue, is absent rather than zero.
+    # What needs a classifier, more samples, a hue, or other strengths to choose from, is absent rather than zero.
     return _known(metrics)
 
 

@@ -233,7 +233,7 @@ def _evaluation_digest(config: Config, identity: dict[str, Any], prompts: Prompt
     held_out = config.evaluation.held_out_reward
     measured = {
         "evaluation": {
-            **config.evaluation.model_dump(mode="json", exclude={"every", "confidence"}),
+            **config.evaluation.model_dump(mode="json", exclude={"every", "confidence", "num_strengths"}),
             "held_out_reward": held_out.measured() if held_out else None,
         },
         "reward": config.reward.measured(),

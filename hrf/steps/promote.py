@@ -9,7 +9,7 @@ from typing import Any
 
 from hrf.distributed.progress import emit
 from hrf.evaluation.record import EvaluationRecord, StartRecord
-from hrf.policies.policy_folder import copy_policy
+from hrf.policies.strength import fold_strength
 from hrf.promotion.protocol import Candidate, FreshSeeds
 from hrf.promotion.protocol import promote as promote_candidate
 from hrf.steps.context import RunContext, step
@@ -57,12 +57,13 @@ def promote(
     baseline_folder, evaluation_folder, policy_folder = (read_folder(path) for path in (baseline, evaluation, policy))
     record = EvaluationRecord.read(evaluation_folder / EVALUATION_FILE)
     start = StartRecord.read(baseline_folder / START_FILE)
+    base_folder = read_folder(base)
     with tempfile.TemporaryDirectory() as scratch:
         weights = Path(scratch) / "candidate"
         with writing_folder(weights, producer=context.producer("promote", epoch)) as folder:
-            _write_candidate(policy_folder, context, record, folder)
+            _write_candidate(policy_folder, base_folder, context, record, folder)
         storage = Storage.open(about["storage"])
-        bench = VerdictBench(context=context, storage=storage, base=read_folder(base), candidate=weights, record=record)
+        bench = VerdictBench(context=context, storage=storage, base=base_folder, candidate=weights, record=record)
         verdict = FreshSeeds(error=config.gate.error, comparable=bench.comparable, measure=bench.measure)
         decided = promote_candidate(
             storage,
@@ -99,8 +100,8 @@ def promote(
     return metrics
 
 
-def _write_candidate(policy: Path, context: RunContext, evaluation: EvaluationRecord, target: Path) -> None:
+def _write_candidate(policy: Path, base: Path, context: RunContext, evaluation: EvaluationRecord, target: Path) -> None:
     """A policy as it would be shipped: diffusers' layout with the weights that were evaluated, and their origin."""
-    copy_policy(policy, target, averaged=True)
+    fold_strength(policy, base, target, evaluation.strength)
     shutil.copyfile(context.folder / CONFIG_FILE, target / CONFIG_FILE)
     evaluation.write(target / EVALUATION_FILE)

@@ -107,6 +107,7 @@ def _decide(context: RunContext, baseline: Path, history: Path) -> SteeringDecis
         [_reading(record, f"{about['run_id']}/epoch-{record.epoch:04d}") for record in records],
         floor=floor,
         last_step=last_step,
+        by_strength=config.evaluation.num_strengths > 0,
     )
 
 
@@ -116,6 +117,7 @@ def _reading(evaluation: EvaluationRecord, candidate: str | None) -> Reading:
         reward=evaluation.reward_vs_base.value,
         candidate=candidate,
         monitors_tripped=tuple(evaluation.tripped_monitors),
+        strength=evaluation.strength,
     )
 
 

@@ -41,6 +41,9 @@ class Arm(Section):
     """Its position, where it is one of a series that differ in one number."""
     weights_of: str = ""
     """Of another arm: nothing is trained, that arm's weights are measured under these changes as well."""
+    strengths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = ()
+    """Rising: what `weights_of` has trained is measured at its end only, at each of these strengths a, as base + a
+    (tuned - base). Its points go from weak to strong: a front in place of a path."""
     points: Annotated[int, Field(ge=0)] = 0
     """How often it is measured, where it needs more looks than the others: a diversity floor. 0: as often as they."""
     preliminary: bool = False
@@ -105,6 +108,8 @@ class Study(Section):
             if arm.weights_of:
                 trained = [other for other, theirs in self.arms.items() if not theirs.weights_of]
                 yield from _unknown(f"arms.{name}.weights_of", [arm.weights_of], trained)
+            if arm.strengths:
+                yield from _wrong_strengths(f"arms.{name}", arm)
         yield from _unknown("matched.reward_gains", self.matched.reward_gains, self.rewards)
         for name, reduction in self.budgets.items():
             yield from _unknown(f"budgets.{name}.arms", reduction.arms, self.arms)
@@ -254,13 +259,30 @@ class Study(Section):
         """
         run = {"seed": seed, "epochs": epochs, "epochs_per_step": 1, "start_from": "base"}
         always: Mapping[str, Any] = {"reward": self.rewards[reward], "run": run, "evaluation": {"every": 1}}
-        changes = deep_merge(deep_merge(self.overrides, self.arms[arm].changes), always)
+        # A front is sampled as its weights were trained.
+        of = self.arms[arm].weights_of if self.arms[arm].strengths else arm
+        changes = deep_merge(deep_merge(self.overrides, self.arms[of].changes), always)
         try:
             return resolve(self.preset, dump_yaml(changes))
         except ConfigError as error:
             raise ConfigError(
                 f"arm {arm}, reward {reward}: {error.field}", expected=error.expected, got=error.got, fix=error.fix
             ) from error
+
+
+def _wrong_strengths(field: str, arm: Arm) -> Iterator[ConfigError]:
+    if not arm.weights_of or arm.changes or arm.points:
+        yield ConfigError(
+            f"{field}.strengths",
+            expected="none but with `weights_of`, and then neither `changes` nor `points`: it is the end of another "
+            "arm that is measured, as that arm samples it",
+            got=list(arm.strengths),
+            fix="name the arm in `weights_of` and remove the others, or leave out `strengths`",
+        )
+    if list(arm.strengths) != sorted(set(arm.strengths)):
+        yield ConfigError(
+            f"{field}.strengths", expected="rising ones", got=list(arm.strengths), fix="sort them, and name each once"
+        )
 
 
 def measured_otherwise(first: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, list[str]]:

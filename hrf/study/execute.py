@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from typing import Any
 from hrf.config import Config
 from hrf.config.inputs import input_digests
 from hrf.distributed.progress import PROGRESS_FILE
+from hrf.evaluation.record import EvaluationRecord
 from hrf.steps.baseline import read_baseline
 from hrf.steps.check import PRESETS_SEED, shape_of
-from hrf.steps.history import read_epochs
+from hrf.steps.context import RunContext
+from hrf.steps.evaluate import bench_of
+from hrf.steps.history import read_epochs, read_update
 from hrf.steps.sequence import BASE, Call, legs_between, whole_run
 from hrf.storage.folders import canonical_json, read_folder, read_manifest, writing_file
 from hrf.storage.names import BASE_GRID_FILE, GRID_FILE
@@ -59,8 +62,9 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
     folder = work_folder(run, places)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ[PROGRESS_FILE] = str(folder / PROGRESS)
-    arms = {f"{arm}/": arm for arm in run.configs}
+    arms = {f"{arm}/": arm for arm in run.ways}
     histories: dict[str, str] = {}
+    last: Call | None = None
     legs = legs_between(run.measured_after, steered=run.config.diversity_floor is not None)
     replicas = run.config.run.replicas
     for call in whole_run(legs, num_replicas=replicas, ways=list(arms), fresh_seeds=False):
@@ -77,6 +81,7 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
             _keep_picture(evaluated / GRID_FILE, run_name(arm, run.reward, run.seed), places)
             if arm == run.arm:
                 _keep_picture(Path(place(f"{call.way}baseline")) / BASE_GRID_FILE, "base", places)
+                last = call
         if call.step == "steer" and read_manifest(place(call.outputs["new_policy"])).stopped:
             break
     measured = {
@@ -86,9 +91,30 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
         )
         for way, arm in arms.items()
     }
+    if run.fronts:
+        assert last, "the end of a run is measured"
+        measured[run.arm] = replace(
+            measured[run.arm], fronts=_measure_fronts(run, last, partial(_place, run, places, run.arm))
+        )
     keep_decisions(run, measured[run.arm], places.decisions)
     _clear(run, places)
     return rows_of(run, measured)
+
+
+def _measure_fronts(run: StudyRun, last: Call, place: Callable[[str], str]) -> dict[str, list[EvaluationRecord]]:
+    """The end of a run at the strengths of its fronts, where its last evaluation was."""
+    epoch = int(last.parameters["epoch"])
+    at = {name: place(str(folder)) for name, folder in last.inputs.items()}
+    policy = read_folder(at["policy"])
+    bench = bench_of(RunContext.read(at["run"]), base=at["base"], baseline=at["baseline"])
+    spent = read_update(policy, epoch).num_evaluations
+    return {
+        front.arm: [
+            bench.measure(policy, strength=strength, epoch=epoch, num_evaluations=spent, on_advance=None)[0]
+            for strength in front.strengths
+        ]
+        for front in run.fronts
+    }
 
 
 def work_folder(run: StudyRun, places: Places) -> Path:

@@ -25,6 +25,8 @@ class Control:
 
     arm: str
     config: Config
+    strengths: tuple[float, ...] = ()
+    """At which the run's end is measured, as the run itself samples; none: another way, at each of the run's points."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +53,24 @@ class StudyRun:
         What an attempt has left behind is gone on with under the same digest only.
         """
         asked = {arm: [config.digest(), input_digests(config)] for arm, config in self.configs.items()}
-        return hashlib.sha256(canonical_json([asked, self.measured_after])).hexdigest()[:16]
+        fronts = [{front.arm: front.strengths} for front in self.fronts]
+        return hashlib.sha256(canonical_json([asked, self.measured_after, *fronts])).hexdigest()[:16]
 
     @property
     def configs(self) -> dict[str, Config]:
         """The arms that it measures, its own first, with their configurations."""
         return {self.arm: self.config} | {control.arm: control.config for control in self.controls}
+
+    @property
+    def fronts(self) -> tuple[Control, ...]:
+        """Those of its controls that are measured at several strengths, at its end."""
+        return tuple(control for control in self.controls if control.strengths)
+
+    @property
+    def ways(self) -> list[str]:
+        """The arms that are measured at each point, its own first."""
+        fronts = [front.arm for front in self.fronts]
+        return [arm for arm in self.configs if arm not in fronts]
 
 
 def run_name(arm: str, reward: str, seed: int) -> str:
@@ -94,7 +108,14 @@ def _run(study: Study, arm: str, reward: str, seed: int, measured_after: tuple[i
         seed=seed,
         config=study.config(arm, reward, seed, epochs=epochs),
         measured_after=measured_after,
-        controls=tuple(Control(arm=name, config=study.config(name, reward, seed, epochs=epochs)) for name in controls),
+        controls=tuple(
+            Control(
+                arm=name,
+                config=study.config(name, reward, seed, epochs=epochs),
+                strengths=study.arms[name].strengths,
+            )
+            for name in controls
+        ),
     )
 
 

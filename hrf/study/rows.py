@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class ArmHistory:
     base: EvaluationRecord
     epochs: Sequence[HistoryEntry]
     """Of each trained epoch."""
+    fronts: Mapping[str, Sequence[EvaluationRecord]] = field(default_factory=dict)
+    """By arm: its end at each of that arm's strengths."""
 
 
 def rows_of(run: StudyRun, measured: Mapping[str, ArmHistory]) -> list[dict[str, Any]]:
@@ -36,7 +38,7 @@ def rows_of(run: StudyRun, measured: Mapping[str, ArmHistory]) -> list[dict[str,
     """
     rows = [
         row(
-            measured[arm].base,
+            measured[arm if arm in measured else run.arm].base,
             arm=arm,
             reward=run.reward,
             config=config,
@@ -49,8 +51,8 @@ def rows_of(run: StudyRun, measured: Mapping[str, ArmHistory]) -> list[dict[str,
     for point, length in enumerate(run.measured_after, start=1):
         if length > len(trained):
             break
-        for arm, config in run.configs.items():
-            epochs = measured[arm].epochs[:length]
+        for arm in run.ways:
+            config, epochs = run.configs[arm], measured[arm].epochs[:length]
             last = epochs[-1]
             assert last.evaluation, "the last epoch of a point is measured"
             assert last.decision, "and put to the gate"
@@ -70,7 +72,26 @@ def rows_of(run: StudyRun, measured: Mapping[str, ArmHistory]) -> list[dict[str,
                     update=last.update,
                 )
             )
-    return rows
+    return rows + _front_rows(run, measured[run.arm])
+
+
+def _front_rows(run: StudyRun, measured: ArmHistory) -> list[dict[str, Any]]:
+    """What the end of a run is worth at the strengths of its fronts: each cost all that its training did."""
+    last = measured.epochs[-1]
+    return [
+        row(
+            record,
+            arm=front.arm,
+            reward=run.reward,
+            config=front.config,
+            point=point,
+            switch_step=_switch_step(run, measured.epochs[:-1]),
+            wall_seconds=sum(sum(entry.update.seconds.values()) for entry in measured.epochs),
+            update=last.update,
+        )
+        for front in run.fronts
+        for point, record in enumerate(measured.fronts[front.arm], start=1)
+    ]
 
 
 def keep_decisions(run: StudyRun, measured: ArmHistory, folder: Path) -> None:

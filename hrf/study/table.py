@@ -49,12 +49,15 @@ COLUMNS: Mapping[str, str] = {
     "monitors_tripped": "str",
     "promoted": "int64",
     "switch_step": "int64",
+    "strength": "float64",
     "window_start": "int64",
     "window_stop": "int64",
     "learning_rate": "float64",
     "config_digest": "str",
 }
 """Columns and their types; the counts of the classifier's classes follow, as int64."""
+_CAME_LATER: Mapping[str, Any] = {"strength": 1.0}
+"""What tables from before a column say by not having it."""
 
 
 def row(
@@ -111,6 +114,7 @@ def row(
         "monitors_tripped": "+".join(evaluation.tripped_monitors),
         "promoted": int(promoted),
         "switch_step": switch_step,
+        "strength": evaluation.strength,
         "window_start": window[0],
         "window_stop": window[1],
         "learning_rate": update.updates[-1].learning_rate if update else 0.0,
@@ -151,6 +155,7 @@ def read_table_file(path: Path) -> pd.DataFrame:
     """
     try:
         frame = pd.read_csv(path, keep_default_na=False, na_values=["nan"])
+        frame = frame.assign(**{name: value for name, value in _CAME_LATER.items() if name not in frame.columns})
         missing = [name for name in COLUMNS if name not in frame.columns]
         if missing:
             raise ValueError(f"column {missing[0]} is missing")

@@ -40,6 +40,7 @@ def arm_table(study: Study, table: pd.DataFrame) -> Table:
             *(["reference"] if name == study.reference else []),
             *(["not in the comparison"] if arm.preliminary else []),
             *([f"samples what {arm.weights_of} has trained"] if arm.weights_of else []),
+            *([f"at its end, at strengths {', '.join(map('{:g}'.format, arm.strengths))}"] if arm.strengths else []),
         ]
         rows.append(
             [

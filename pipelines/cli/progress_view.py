@@ -104,7 +104,8 @@ class ProgressView:
         reward, diversity = interval(event["reward"]), interval(event["diversity"])
         self._reward = f", reward {event['reward']['value']:.4g}"
         self._show_whole()
-        self._say(f"      reward {reward}, diversity {diversity} of the base's")
+        at = "" if event["strength"] == 1 else f"at strength {event['strength']:.3g}: "
+        self._say(f"      {at}reward {reward}, diversity {diversity} of the base's")
 
     def _show_whole(self) -> None:
         amount = f"epoch {min(self._trained[-1], self._num_epochs)} of {self._num_epochs}{self._reward}"

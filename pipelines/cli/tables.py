@@ -57,8 +57,9 @@ def epochs_table(summary: RunSummary) -> Table:
     reward = summary.base.reward
     title = f"{reward.name}, {summary.config['evaluation']['confidence']:.0%} intervals"
     numbers = ("epoch", "window", "reward", "change from base", "diversity / base's")
-    table = simple_table(*numbers, "decision", whole=numbers, title=title)
-    table.add_row("base", "", f"{reward.value:.3f}", "", "1", "")
+    weighed = ["strength"] if any(record.front for _, record in summary.evaluated) else []
+    table = simple_table(*numbers, *weighed, "decision", whole=(*numbers, *weighed), title=title)
+    table.add_row("base", "", f"{reward.value:.3f}", "", "1", *([""] if weighed else []), "")
     for entry in summary.epochs:
         evaluation, window = entry.evaluation, entry.update.window
         table.add_row(
@@ -67,6 +68,7 @@ def epochs_table(summary: RunSummary) -> Table:
             f"{evaluation.reward.value:.3f}" if evaluation else "-",
             interval(evaluation.reward_vs_base.as_json()) if evaluation else "-",
             interval(evaluation.diversity.vendi_order2_ratio.as_json(), 2) if evaluation else "-",
+            *([f"{evaluation.strength:.3g}" if evaluation else "-"] if weighed else []),
             _decision(entry.decision) if entry.decision else "-",
         )
     return table

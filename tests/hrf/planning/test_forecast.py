@@ -198,18 +198,6 @@ class TestFlops:
         assert one.total.seconds - four.total.seconds == pytest.approx(saved)
         assert any("4 processes" in assumption for assumption in four.assumptions)
 
-    def test_replicas_train_at_the_same_time_and_all_cost(self, counted):
-        """Their epochs' work so many times, in the time of one; the rest once. Kills: replicas that cost nothing."""
-        config, schedule = configured(run={"epochs": 2}), build_schedule(LINEAR_ALPHA_BARS, num_steps=6)
-        one, three = (
-            forecast(config.with_changes({"run": {"replicas": count}}), schedule, counted) for count in (1, 3)
-        )
-        assert three.total.seconds == one.total.seconds
-        assert three.once == one.once
-        once = sum(work.evaluations for work in one.once.values())
-        assert three.total.evaluations - once == pytest.approx(3 * (one.total.evaluations - once))
-        assert any("3 replicas" in assumption for assumption in three.assumptions)
-
     def test_gradient_checkpointing_does_a_forward_pass_more(self, counted):
         plain, recomputed = (
             forecast(configured(model={"gradient_checkpointing": on}), build_schedule(LINEAR_ALPHA_BARS, num_steps=6),
@@ -362,8 +350,12 @@ def test_epochs_of_one_window_are_told_together(counted):
         starts={"kind": "window", "schedule": "baseline"}, run={"epochs": 5}, evaluation={"num_samples": 16, "every": 2,
         "features": "pixels", "classifier": ""},
     )  # fmt: skip
-    found = forecast(config, build_schedule(LINEAR_ALPHA_BARS, num_steps=6), counted)
+    schedule = build_schedule(LINEAR_ALPHA_BARS, num_steps=6)
+    found = forecast(config, schedule, counted)
     assert [(epoch.first_epoch, epoch.num_epochs) for epoch in found.epochs] == [(0, 3), (3, 2)]
     assert found.epochs[0].update.evaluations > found.epochs[1].update.evaluations
     # After epochs 1, 3 and 4.
     assert found.once["evaluations"].evaluations == 3 * 16 * 6
+    weighed = forecast(config.with_changes({"evaluation": {"num_strengths": 3}}), schedule, counted)
+    assert weighed.once["evaluations"].evaluations == (1 + 3) * 3 * 16 * 6
+    assert any("all 3 strengths beside 1" in line for line in weighed.assumptions)

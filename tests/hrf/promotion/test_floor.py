@@ -52,6 +52,24 @@ def test_what_is_kept_is_the_best_reward_that_the_gate_could_promote(readings, f
 
 
 @given(sequences)
+def test_with_strengths_a_sound_candidate_turns_no_dial_and_without_one_all_is_as_before(readings):
+    """Kills: a switch step that moves while weakening is enough; strengths that change what a crossed floor does."""
+    state = Steering(switch_step=3)
+    for reading in readings:
+        plain, weakened = (
+            steer(state, reading, floor=0.9, last_step=17, by_strength=by_strength) for by_strength in (False, True)
+        )
+        if plain.action in ("keep", "tighten"):
+            assert weakened.action == "keep"
+            assert weakened.steering == plain.steering.model_copy(update={"switch_step": state.switch_step})
+        else:
+            assert weakened == plain
+        state = weakened.steering
+        if state.stopped:
+            break
+
+
+@given(sequences)
 def test_what_the_gate_would_refuse_for_good_is_backed_up_from_and_nothing_else_is(readings):
     """Kills: monitors that the rule does not see; a switch step that moves for a monitor's sake."""
     switch_step = 3

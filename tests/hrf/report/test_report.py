@@ -286,19 +286,6 @@ def test_an_epoch_after_the_stop_of_a_run_has_a_page_that_says_so(tmp_path: Path
     assert "The run had stopped before this epoch" in Page(render_evaluation(tmp_path / "evaluation")).text
 
 
-def test_replicas_have_a_row_each_and_the_weights_that_were_averaged(folder: Path, tmp_path: Path) -> None:
-    assert "Merged weights" not in Page(render_run(folder)).text
-    record = summary_record()
-    for entry in record["epochs"]:
-        entry["update"]["replicas"] = [{**entry["update"], "reward_mean": mean} for mean in (1.25, 1.5)]
-        parents = [{"replica": number, "run_seed": number, "weights": f"{number}" * 64} for number in (0, 1)]
-        entry["merge"] = {"parents": parents, "adapter_left_out_fraction": 0.0} if entry["evaluation"] else None
-    text = Page(render_run(write_summary(tmp_path / "replicas", record))).text
-    assert "Merged weights" in text
-    for shown in ("1.25", "1.5", "0" * 12, "1" * 12):
-        assert shown in text
-
-
 def test_a_monitor_is_shown_in_its_unit_and_a_hue_that_there_is_not_as_a_dash(tmp_path: Path) -> None:
     record = summary_record(gains=(0.04,))
     monitors = record["epochs"][0]["evaluation"]["monitors"]
@@ -312,6 +299,26 @@ def test_a_monitor_is_shown_in_its_unit_and_a_hue_that_there_is_not_as_a_dash(tm
     monitors["mean_hue"] = {**turned, "value": None, "change": None}
     text = Page(render_run(write_summary(tmp_path / "grey", record))).text
     assert "mean hue 7.00 – – change of 10° past the limit 0" in text
+
+
+def test_what_was_measured_of_other_strengths_is_a_curve_and_the_chosen_one_is_named(tmp_path: Path) -> None:
+    """Kills: the strength left out beside numbers that are not those of the trained weights; a curve of one point."""
+    record = summary_record(gains=(0.04, 0.30))
+    plain = Page(render_run(write_summary(tmp_path / "plain", record))).text
+    assert "by strength" not in plain
+    assert "Strength" not in plain
+    measured = record["epochs"][0]["evaluation"]
+    point = {
+        "reward_vs_base": measured["reward_vs_base"],
+        "diversity_ratio": measured["diversity"]["vendi_order2_ratio"],
+        "coverage": 0.9,
+        "monitors": measured["monitors"],
+    }
+    measured |= {"strength": 0.375, "front": [{**point, "strength": 1.0}, {**point, "strength": 0.375}]}
+    page = render_run(write_summary(tmp_path / "weighed", record))
+    assert "Diversity ratio against reward gain, by strength" in page
+    assert "epoch 0, strength 0.375: gain +0.040" in page
+    assert "Reward gain, epoch 0, strength 0.375" in Page(page).text
 
 
 def test_report_needs_no_torch() -> None:

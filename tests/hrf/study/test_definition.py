@@ -70,6 +70,10 @@ def test_a_wrong_line_is_named(line, field):
         ("  two--hyphens: {description: x}", "two--hyphens"),
         ("  control: {description: x, weights_of: hrf-split}", "arms.control.weights_of"),
         ("  control: {description: x, weights_of: nobody}", "arms.control.weights_of"),
+        ("  front: {description: x, strengths: [0.5, 1]}", "arms.front.strengths"),
+        ("  front: {description: x, weights_of: hrf, strengths: [1, 0.5]}", "arms.front.strengths"),
+        ("  front: {description: x, weights_of: hrf, strengths: [0, 0.5]}", "arms.front.strengths"),
+        ("  front: {description: x, weights_of: hrf, strengths: [1], changes: {policy: {split: 0.5}}}", "strengths"),
     ],
 )
 def test_a_wrong_arm_is_named(arm, field):

@@ -11,7 +11,7 @@ from hrf.distributed.progress import PROGRESS_FILE
 from hrf.errors import NumericalError
 from hrf.storage.objects import Storage
 from hrf.study.execute import Places, execute, work_folder
-from hrf.study.plan import StudyRun
+from hrf.study.plan import Control, StudyRun
 from tests.hrf.steps.conftest import TINY
 from tests.hrf.toys import small_unet
 
@@ -56,6 +56,22 @@ def test_a_run_that_failed_and_was_edited_trains_what_it_is_labelled_with(run, t
     # Finished, it leaves nothing of itself, nor of the attempt before.
     assert [path.name for path in here.scratch.iterdir()] == ["shared"]
     assert not list(Storage.open(storage_uri).list("hrf--"))
+
+
+def test_a_front_is_the_end_of_its_run_at_each_strength(run, tmp_path, storage_uri):
+    """Kills: the first point's weights for the last's; strengths from strong to weak, or applied to each other; a front
+    that costs less than its run."""
+    front = Control(arm="hrf-front", config=edited(run).config, strengths=(0.5, 1.0))
+    rows = execute(replace(edited(run), controls=(front,)), places(tmp_path, storage_uri))
+
+    ours = {(row["arm"], row["point"]): row for row in rows}
+    assert [ours["hrf-front", point]["strength"] for point in (0, 1, 2)] == [1.0, 0.5, 1.0]
+    end = {**ours["hrf", 2], "arm": "hrf-front", "promoted": 0}
+    assert numbers([ours["hrf-front", 2]]) == numbers([end])
+    gains = [ours["hrf-front", point]["reward_vs_base"] for point in (0, 1, 2)]
+    assert gains[0] == 0 != gains[1] != gains[2]
+    assert abs(gains[1]) < abs(gains[2])
+    assert ours["hrf-front", 1]["evaluations"] == ours["hrf", 2]["evaluations"] > ours["hrf", 1]["evaluations"]
 
 
 def test_what_a_run_goes_on_with_depends_on_all_that_it_is_asked_for(run, tmp_path):

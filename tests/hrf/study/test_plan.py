@@ -27,6 +27,17 @@ def test_every_trained_arm_runs_on_every_reward_and_seed_and_carries_its_control
     assert hrf.config.run.epochs == hrf.measured_after[-1]
 
 
+def test_a_front_is_measured_where_its_run_ends_as_the_run_itself_samples():
+    """Kills: a front as one more way that every point is measured in; its weights under the study's own settings."""
+    front = "  hrf-front: {description: x, weights_of: hrf, strengths: [0.25, 1]}"
+    run = plan_runs(study(TEXT.replace("arms:\n", f"arms:\n{front}\n", 1)), costing(100))[1]
+
+    assert (run.arm, run.ways) == ("hrf", ["hrf", "hrf-split"])
+    assert [(each.arm, each.strengths) for each in run.fronts] == [("hrf-front", (0.25, 1.0))]
+    assert run.configs["hrf-front"] == run.config
+    assert run.digest != plan_runs(study(), costing(100))[1].digest
+
+
 def test_a_run_ends_within_its_budget_and_one_epoch_more_would_not():
     run = plan_runs(study(), costing(130, once=40))[0]
 

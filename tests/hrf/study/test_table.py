@@ -53,6 +53,14 @@ def rows(*points: int) -> list[dict]:
     ]
 
 
+def test_a_table_from_before_strengths_is_read_as_one_of_strength_1(tmp_path):
+    write_table(frame_of(rows(1, 2)), tmp_path)
+    old = pd.read_csv(tmp_path / TABLE_CSV).drop(columns="strength")
+    old.to_csv(tmp_path / TABLE_CSV, index=False, na_rep="nan")
+
+    pd.testing.assert_frame_equal(read_table(tmp_path), frame_of(rows(1, 2)))
+
+
 def test_a_row_says_what_was_measured_and_under_which_configuration():
     made = rows(2)[0]
 
