@@ -196,6 +196,7 @@ def test_shards_that_are_not_the_whole_epoch_are_refused(steps):
         gather(
             run=run.at("run"),
             epoch=0,
+            replica=0,
             trajectory_shards=[run.at("trajectories-0")],
             sample_shards=[run.at("samples-0")],
             trajectories=run.at("trajectories"),
@@ -312,7 +313,7 @@ def score_tiny(run) -> None:
     from hrf.steps.score import score
 
     run.sample(0)
-    score(run=run.at("run"), samples=run.at("samples-0"), epoch=0, scores=run.at("scores-0"))
+    score(run=run.at("run"), samples=run.at("samples-0"), epoch=0, replica=0, scores=run.at("scores-0"))
 
 
 def test_a_reward_that_is_not_finite_names_epoch_root_and_branch_and_leaves_nothing(steps, user_rewards, monkeypatch):

@@ -88,17 +88,17 @@ def test_prompts_beside_the_samples_reach_the_reward(steps, tmp_path, monkeypatc
     run = steps(changes={"reward": {"name": "python", "function": "prompt_rewards:length"}})
     run.prepare()
     run.sample(0)
-    score(run=run.at("run"), samples=run.at("samples-0"), epoch=0, scores=run.at("scores-0"))
+    score(run=run.at("run"), samples=run.at("samples-0"), epoch=0, replica=0, scores=run.at("scores-0"))
     assert json.loads((run.folder / "scores-0" / "scores.json").read_text())["rewards"] == [0.0] * 6
 
     samples, prompts = load_file(run.folder / "samples-0" / "samples.safetensors"), ["a", "ab", "", "abc", "a", "b"]
     with_prompts = write_samples(tmp_path / "with_prompts", samples, prompts)
-    score(run=run.at("run"), samples=with_prompts, epoch=0, scores=run.at("scores-1"))
+    score(run=run.at("run"), samples=with_prompts, epoch=0, replica=0, scores=run.at("scores-1"))
     assert json.loads((run.folder / "scores-1" / "scores.json").read_text())["rewards"] == [1, 2, 0, 3, 1, 1]
 
     broken = write_samples(tmp_path / "broken", samples, ["a", 3])
     with pytest.raises(ArtifactError, match="no list of texts"):
-        score(run=run.at("run"), samples=broken, epoch=0, scores=run.at("scores-2"))
+        score(run=run.at("run"), samples=broken, epoch=0, replica=0, scores=run.at("scores-2"))
 
 
 def write_samples(folder, samples: dict, prompts: list) -> str:

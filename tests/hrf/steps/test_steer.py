@@ -204,7 +204,7 @@ def test_a_run_that_gains_nothing_stops_and_later_steps_pass_on_what_they_are_gi
     names = [f"{name}-3{shard}" for name in ("trajectories", "samples") for shard in ("-a", "-b")]
     joined = {"trajectories": run.at("trajectories-joined"), "samples": run.at("samples-joined")}
     shards = {"trajectory_shards": list(map(run.at, names[:2])), "sample_shards": list(map(run.at, names[2:]))}
-    assert gather(run=run.at("run"), epoch=3, **shards, **joined) == {"stopped": 1}
+    assert gather(run=run.at("run"), epoch=3, replica=0, **shards, **joined) == {"stopped": 1}
     run.epoch(3)
     assert run.judge(3) == run.steer(3) == {"stopped": 1}
     run.train(4, 1)
