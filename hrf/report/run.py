@@ -69,6 +69,7 @@ def render_run(summary_folder: Path) -> str:
         health=[*curves.training_health(summary), curves.gradient_by_step(summary)],
         decisions=[tables.decision_context(entry, decision, unit) for entry, decision in summary.decided],
         steering=tables.steering_table(summary),
+        replicas=tables.replica_table(summary),
         identity=tables.identity_table(summary),
         totals=tables.facts("Totals", summary.totals),
         versions=tables.facts("Versions", summary.versions),

@@ -237,6 +237,34 @@ def steering_table(summary: ReportedRun) -> Table | None:
     return Table(caption=caption, header=header, rows=rows, is_text=True) if rows else None
 
 
+def replica_table(summary: ReportedRun) -> Table | None:
+    """What each replica's rollouts were worth in an epoch, and which weights were averaged; None without replicas."""
+    rows: list[list[str | Cell]] = [
+        [
+            str(entry.epoch),
+            str(replica),
+            steps(record.window),
+            Cell(number(record.reward_mean), detail=f"± {number(record.reward_std)}"),
+            significant(record.updates[-1].loss, 3) if record.updates else "–",
+            count(record.num_evaluations),
+            entry.merge.parents[replica].weights[:12] if entry.merge else "–",
+        ]
+        for entry in summary.epochs
+        for replica, record in enumerate(entry.update.replicas)
+    ]
+    header = (
+        "Epoch",
+        "Replica",
+        "Start window",
+        "Rollout reward",
+        "Last loss",
+        "Denoiser evaluations",
+        "Merged weights",
+    )
+    caption = "The chains whose weights are averaged before an evaluation; weights by their sha256"
+    return Table(caption=caption, header=header, rows=rows) if rows else None
+
+
 def identity_table(summary: ReportedRun) -> Table:
     """Who this run is."""
     run = summary.run

@@ -100,6 +100,6 @@ def _totals(epochs: list[HistoryEntry]) -> dict[str, Any]:
     updates = [entry.update for entry in epochs]
     return {
         "num_evaluations": updates[-1].num_evaluations,
-        "num_updates": sum(len(update.updates) for update in updates),
+        "num_updates": sum(len(part.updates) for update in updates for part in update.parts),
         "seconds": sum(sum(update.seconds.values()) for update in updates),
     }

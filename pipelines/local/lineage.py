@@ -51,14 +51,16 @@ def lineage_lines(lineage: list[dict[str, Any]]) -> list[str]:
             lines.append(
                 f"{arrow}{record['candidate']}: run {record['run']}, epoch {record['epoch']}, "
                 f"configuration {record['configuration']}"
+                + (f", the mean of {record['replicas']} replicas" if record["replicas"] > 1 else "")
             )
     return lines
 
 
 def _own_promotions(summary: RunSummary) -> list[dict[str, Any]]:
     run = summary.run
+    replicas = summary.config.get("run", {}).get("replicas", 1)
     return [
-        _record(decision.candidate_id, run["run_id"], entry.epoch, run)
+        _record(decision.candidate_id, run["run_id"], entry.epoch, {**run, "replicas": replicas})
         for entry, decision in summary.decided
         if decision.outcome == "promoted"
     ]
@@ -88,4 +90,5 @@ def _record(candidate: str, run_id: str, epoch: int, run: dict[str, Any]) -> dic
         "epoch": epoch,
         "configuration": f"{run['experiment']}/runs/{run_id}/config.yaml",
         "started_from": run["started_from"],
+        "replicas": run["replicas"],
     }

@@ -26,7 +26,8 @@ runner = local.DockerRunner(**order["docker"]) if order["docker"] else local.Sub
 for module, name in ((docker_task_handler, "DockerTaskHandler"), (subprocess_task_handler, "SubprocessTaskHandler")):
     setattr(module, name, hand_on(getattr(module, name)))
 local.init(runner, pipeline_root=order["root"])
-pipeline = build(resolve("avatars-smoke"), preset="avatars-smoke", images=Images(**order["images"]))
+preset, overrides, images = "avatars-smoke", "{run: {replicas: 2}}", Images(**order["images"])
+pipeline = build(resolve(preset, overrides), preset=preset, overrides=overrides, images=images)
 pipeline(storage=order["storage"], experiment="equal", run_tag="equal-run")
 """
 #: Threads change the order of sums, so both runs get one.

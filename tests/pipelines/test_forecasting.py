@@ -3,7 +3,15 @@
 import pytest
 
 from hrf.config import resolve
-from hrf_pipelines.forecasting import CPU_FLOPS, STEP_SECONDS, epoch_seconds, settle_epochs_per_step
+from hrf.planning.cost import pool_evaluations
+from hrf.storage.shipped import shipped_folder
+from hrf_pipelines.forecasting import (
+    CPU_FLOPS,
+    STEP_SECONDS,
+    epoch_seconds,
+    evaluations_by_epoch,
+    settle_epochs_per_step,
+)
 from hrf_pipelines.placement import Placement
 from hrf_pipelines.plan import count_tasks, plan_epochs
 
@@ -32,6 +40,16 @@ def test_epochs_that_last_minutes_keep_their_own_steps():
     roots = round(4 * 1.5 * STEP_SECONDS / seconds)
     changes = f"{{rollout: {{roots: {roots}}}, policy: {{prefix_pool: {roots}}}}}"
     assert settled("avatars-compressibility", changes, Placement()) == 1
+
+
+def test_replicas_spend_a_budget_together_and_epochs_last_as_long_as_one():
+    """The prefix pool is drawn once. Kills: a study whose arm with replicas trains so many times its budget."""
+    one, three = (resolve("avatars-compressibility", f"run: {{replicas: {count}}}") for count in (1, 3))
+    assert epoch_seconds(one) == epoch_seconds(three)
+    pool = pool_evaluations(one)
+    spent, together = (evaluations_by_epoch(config, shipped_folder("avatars-32")) for config in (one, three))
+    assert pool > 0
+    assert [value - pool for value in together] == pytest.approx([3 * (value - pool) for value in spent])
 
 
 def test_a_number_that_was_chosen_stays():

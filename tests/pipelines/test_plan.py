@@ -80,6 +80,13 @@ def test_shards_of_sampling_are_counted_with_the_loop_and_the_task_that_joins_th
     assert count_tasks(plan_epochs(config, num_shards=3)) == 7 + 5 + (1 + 3 + 3 + 1) - 1
 
 
+def test_replicas_are_counted_with_the_task_that_merges_them():
+    """Kills: chains that are left out, a merge where nothing is evaluated."""
+    steps = _plan(run={"epochs": 4, "epochs_per_step": 2, "replicas": 3}, evaluation={"every": 4})
+    assert count_tasks(steps) == 7 + 3 + (3 + 2)
+    assert steps[0].label_of(2).startswith("epochs 0-1, replica 2: window")
+
+
 def test_up_to_a_hundred_and_fifty_tasks_are_taken():
     check_task_budget(150)
 

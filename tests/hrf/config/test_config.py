@@ -379,6 +379,8 @@ HF = "hf:google/ddpm-celebahq-256"
         (DEFAULT, "run: {epochs: 6, epochs_per_step: 2}", "evaluation.every"),
         ("avatars-floor", "gate: {diversity_margin: 0.2}", "gate.diversity_margin"),
         ("avatars-floor", "diversity_floor: 1.0", "diversity_floor"),
+        ("avatars-floor", "run: {replicas: 2}", "run.replicas"),
+        (DEFAULT, "run: {replicas: 9}", "run.replicas"),
     ],
 )
 def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, overrides, field):
@@ -716,7 +718,8 @@ def test_the_digest_knows_no_fields_that_came_later_at_their_default():
     objectives = [resolve(DEFAULT, f"update: {{objective: {name}}}") for name in ("surrogate", "difference")]
     changed = objectives[1].with_changes({"update": {"levels_per_branch": 3, "proximal_weight": 1.0}})
     assert objectives[0].digest() == resolve(DEFAULT).digest()
-    assert len({config.digest() for config in (*objectives, changed)}) == 3
+    replicas = resolve(DEFAULT, "run: {replicas: 2}")
+    assert len({config.digest() for config in (*objectives, changed, replicas)}) == 4
 
 
 def test_the_digest_is_the_same_in_another_process():

@@ -198,6 +198,18 @@ class TestFlops:
         assert one.total.seconds - four.total.seconds == pytest.approx(saved)
         assert any("4 processes" in assumption for assumption in four.assumptions)
 
+    def test_replicas_train_at_the_same_time_and_all_cost(self, counted):
+        """Their epochs' work so many times, in the time of one; the rest once. Kills: replicas that cost nothing."""
+        config, schedule = configured(run={"epochs": 2}), build_schedule(LINEAR_ALPHA_BARS, num_steps=6)
+        one, three = (
+            forecast(config.with_changes({"run": {"replicas": count}}), schedule, counted) for count in (1, 3)
+        )
+        assert three.total.seconds == one.total.seconds
+        assert three.once == one.once
+        once = sum(work.evaluations for work in one.once.values())
+        assert three.total.evaluations - once == pytest.approx(3 * (one.total.evaluations - once))
+        assert any("3 replicas" in assumption for assumption in three.assumptions)
+
     def test_gradient_checkpointing_does_a_forward_pass_more(self, counted):
         plain, recomputed = (
             forecast(configured(model={"gradient_checkpointing": on}), build_schedule(LINEAR_ALPHA_BARS, num_steps=6),

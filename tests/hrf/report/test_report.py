@@ -286,6 +286,19 @@ def test_an_epoch_after_the_stop_of_a_run_has_a_page_that_says_so(tmp_path: Path
     assert "The run had stopped before this epoch" in Page(render_evaluation(tmp_path / "evaluation")).text
 
 
+def test_replicas_have_a_row_each_and_the_weights_that_were_averaged(folder: Path, tmp_path: Path) -> None:
+    assert "Merged weights" not in Page(render_run(folder)).text
+    record = summary_record()
+    for entry in record["epochs"]:
+        entry["update"]["replicas"] = [{**entry["update"], "reward_mean": mean} for mean in (1.25, 1.5)]
+        parents = [{"replica": number, "run_seed": number, "weights": f"{number}" * 64} for number in (0, 1)]
+        entry["merge"] = {"parents": parents, "adapter_left_out_fraction": 0.0} if entry["evaluation"] else None
+    text = Page(render_run(write_summary(tmp_path / "replicas", record))).text
+    assert "Merged weights" in text
+    for shown in ("1.25", "1.5", "0" * 12, "1" * 12):
+        assert shown in text
+
+
 def test_a_monitor_is_shown_in_its_unit_and_a_hue_that_there_is_not_as_a_dash(tmp_path: Path) -> None:
     record = summary_record(gains=(0.04,))
     monitors = record["epochs"][0]["evaluation"]["monitors"]

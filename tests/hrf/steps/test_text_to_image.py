@@ -5,16 +5,20 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file
 
 from hrf.config import Config
 from hrf.errors import ConfigError, NumericalError
 from hrf.planning.cost import expected_epoch_evaluations
 from hrf.policies.components import scheduler_config
-from hrf.policies.folders import noise_schedule
+from hrf.policies.folders import noise_schedule, weights_of
 from hrf.policies.prompts import PromptTable
 from hrf.steps.context import RunContext
+from hrf.steps.sequence import Leg, Trained, training, whole_run
 from hrf.storage.folders import read_manifest, writing_folder
+from hrf.storage.names import LORA_FILE
 from tests.hrf import tiny_stable_diffusion as tiny
 from tests.hrf.steps.conftest import StepByStep
 
@@ -214,6 +218,39 @@ def test_a_candidate_holds_the_adapter_alone_and_what_it_was_decided_on(steps):
     assert evaluation["diversity"]["across_prompts_vendi_order2"] > 0
     run.summarize("judged-0")
     assert "Vendi score within prompts, order 2" in (run.folder / "report.html").read_text()
+
+
+def test_the_mean_of_adapters_is_one_that_plain_diffusers_loads_and_a_run_goes_on_from(steps):
+    """Of the configured rank, and near the mean of what the replicas' adapters do.
+
+    Kills: adapters whose factors go by other names, or at another scale.
+    """
+    run = steps("run", {"run": {"epochs": 2, "replicas": 2}})
+    run.prepare()
+    facts = {}
+    for call in whole_run([Leg(first_epoch=0, in_one_step=True, evaluated=True)], num_replicas=2):
+        if call.step in ("train", "merge"):
+            facts = call(run.at)
+    base = run.folder / "base"
+    merged = weights_of(run.config).load(base, run.folder / "policy-1", reference=False)[0]
+    pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
+    pipeline.load_lora_weights(run.folder / "policy-1")
+
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    asked = {"timestep": torch.tensor([500, 500]), "encoder_hidden_states": torch.ones(2, 3, 16)}
+    with torch.no_grad():
+        torch.testing.assert_close(pipeline.unet(noise, **asked).sample, merged(noise, **asked).sample)
+    factors = [load_file(run.folder / f"replica-{replica}-policy-1" / LORA_FILE) for replica in range(2)]
+    for name, up in load_file(run.folder / "policy-1" / LORA_FILE).items():
+        if ".lora.up." in name:
+            down = name.replace(".lora.up.", ".lora.down.")
+            found = up @ load_file(run.folder / "policy-1" / LORA_FILE)[down]
+            exact = sum(factor[name] @ factor[down] for factor in factors) / 2
+            left_out = float((found - exact).square().sum() / exact.square().sum())
+            assert left_out <= 1.01 * facts["adapter_left_out_fraction"] + 1e-9
+    assert facts["adapter_left_out_fraction"] < 0.1
+    (call,) = training(Leg(first_epoch=1, in_one_step=True), Trained(policy="policy-1", training_state="state-0"))
+    call(run.at)
 
 
 def test_gradients_that_move_no_weight_stop_the_run(steps):
