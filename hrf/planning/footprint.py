@@ -152,7 +152,7 @@ def _build(config: Mapping[str, Any], name: str) -> Any:
         ) from error
 
 
-def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Tensor]) -> Footprint:
+def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any]) -> Footprint:
     parameters = list(model.parameters())
     with _META:
         for parameter in parameters:

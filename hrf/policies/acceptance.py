@@ -19,7 +19,7 @@ from hrf.policies.policy_folder import denoiser_folder
 _INDEX = "model_index.json"
 _LIBRARY = {"_class_name", "architectures", "model_type"}
 """Settings by which a configuration is one of a network of diffusers or transformers."""
-_FIX = "choose a DDPM, or a Stable Diffusion 1, 2 or 3 model; those with other parts, such as SDXL, are not tuned here"
+_FIX = "choose a DDPM, or a Stable Diffusion 1, 2, XL or 3 model; those with other parts are not tuned here"
 
 
 def denoiser_of(source: Path, known: Collection[str]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def check_sample_size(config: Mapping[str, Any]) -> None:
 
 
 @torch.no_grad()
-def check_answers(denoiser: Any, question: Mapping[str, torch.Tensor], timesteps: torch.Tensor) -> None:
+def check_answers(denoiser: Any, question: Mapping[str, Any], timesteps: torch.Tensor) -> None:
     """Ask a denoiser as a run will, and refuse one that doesn't answer.
 
     Args:

@@ -40,6 +40,34 @@ def embed_prompts(base: Path, texts: Sequence[str], *, negative: str) -> PromptE
     )
 
 
+def read_by_clip(
+    base: Path, end: str, kind: str, asked: Sequence[tuple[str, str]]
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Prompts as models with several text encoders read them of one of their CLIPs.
+
+    Args:
+        base: A model in diffusers' layout.
+        end: What the names of the text encoder and of its tokenizer end in.
+        kind: Class of the text encoder.
+        asked: P prompts, and the fields of the configuration that they are from.
+
+    Returns:
+        (the last hidden states but one [P, L, D], projections [P, E]; None of a text encoder without them).
+
+    Raises:
+        ConfigError: If a prompt is longer than the text encoder reads.
+        ArtifactError: If the tokenizer or the text encoder can't be loaded.
+    """
+    tokenizer, encoder = load_tokenizer(base / f"tokenizer{end}"), load_text_encoder(base / f"text_encoder{end}", kind)
+    length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
+    answers = [
+        encoder(tokens_of(tokenizer, text, field, length=length), output_hidden_states=True) for text, field in asked
+    ]
+    projections = [answer.text_embeds for answer in answers if "text_embeds" in answer]
+    states = torch.cat([answer.hidden_states[-2] for answer in answers])
+    return states, torch.cat(projections) if projections else None
+
+
 def tokens_of(tokenizer: Any, text: str, field: str, *, length: int) -> torch.Tensor:
     """A prompt's tokens, padded to a length, [1, length].
 

@@ -13,10 +13,15 @@ from hrf.policies.kinds.kind import Kind
 from hrf.policies.kinds.pixel import PixelDiffusion
 from hrf.policies.kinds.stable_diffusion import StableDiffusion
 from hrf.policies.kinds.stable_diffusion_3 import StableDiffusion3
+from hrf.policies.kinds.stable_diffusion_xl import StableDiffusionXL
 
 __all__ = ["Kind", "kind_of", "kind_of_denoiser", "load_denoiser", "normalise_base"]
 
-_KINDS: tuple[Kind, ...] = (PixelDiffusion(), StableDiffusion(), StableDiffusion3())
+_KINDS: tuple[Kind, ...] = (PixelDiffusion(), StableDiffusionXL(), StableDiffusion(), StableDiffusion3())
+"""Of those with a class of denoiser in common, the one with more settings first."""
+
+
+_DENOISERS = list(dict.fromkeys(kind.denoiser for kind in _KINDS))
 
 
 def kind_of(base: Path) -> Kind:
@@ -44,13 +49,14 @@ def kind_of_denoiser(config: Mapping[str, Any]) -> Kind:
     """
     name = config.get("_class_name")
     for kind in _KINDS:
-        if kind.denoiser == name:
+        settings = kind.denoiser_settings.items()
+        if kind.denoiser == name and all(config.get(setting) == value for setting, value in settings):
             return kind
     raise ConfigError(
         "model.source",
-        expected=f"a model whose denoiser is a {' or a '.join(kind.denoiser for kind in _KINDS)}",
+        expected=f"a model whose denoiser is a {' or a '.join(_DENOISERS)}",
         got=f"a {name}",
-        fix="choose a DDPM, or a Stable Diffusion 1, 2 or 3 model, in diffusers' layout",
+        fix="choose a DDPM, or a Stable Diffusion 1, 2, XL or 3 model, in diffusers' layout",
     )
 
 
@@ -71,4 +77,4 @@ def normalise_base(source: Path, target: Path) -> None:
         ArtifactError: If the model can't be loaded.
         ConfigError: If it is of no kind.
     """
-    kind_of_denoiser(denoiser_of(source, [kind.denoiser for kind in _KINDS])).normalise(source, target)
+    kind_of_denoiser(denoiser_of(source, _DENOISERS)).normalise(source, target)

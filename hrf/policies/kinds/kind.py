@@ -30,6 +30,8 @@ class Kind(Protocol):
     """Folder of its denoiser: `unet` or `transformer`."""
     denoiser: str
     """Class of its denoiser."""
+    denoiser_settings: Mapping[str, Any]
+    """What its denoiser's configuration says, and that of other kinds with the same class does not."""
     policy_files: tuple[str, ...]
     """What goes with tuned weights, besides them."""
 
@@ -41,7 +43,7 @@ class Kind(Protocol):
         """Refuse a configuration for another kind of model."""
         ...
 
-    def question(self, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    def question(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """What its denoiser is called with for one sample, of zeros; the first is the sample.
 
         Args:
@@ -119,6 +121,21 @@ def sides(size: int | list[int]) -> tuple[int, int]:
     """(height, width) of a `sample_size`."""
     height, width = (size, size) if isinstance(size, int) else size
     return height, width
+
+
+def check_vocabulary(name: str, num_tokens: int, vocab_size: int) -> None:
+    """Refuse a tokenizer with more tokens than its text encoder, of a name, knows.
+
+    Raises:
+        ConfigError: If it has.
+    """
+    if num_tokens > vocab_size:
+        raise ConfigError(
+            "model.source",
+            expected=f"a tokenizer of {name}'s {vocab_size} tokens at most",
+            got=f"one of {num_tokens}",
+            fix="give the tokenizer that belongs to the text encoder, or one whose embeddings were added to it",
+        )
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

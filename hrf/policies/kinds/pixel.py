@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from hrf.config import Config
 from hrf.errors import ConfigError
@@ -26,6 +25,7 @@ class PixelDiffusion:
     pipeline = "DDPMPipeline"
     component = "unet"
     denoiser = "UNet2DModel"
+    denoiser_settings: Mapping[str, Any] = {}
     policy_files: tuple[str, ...] = ("model_index.json", "scheduler/scheduler_config.json")
 
     def normalise(self, source: Path, target: Path) -> None:
@@ -66,7 +66,7 @@ class PixelDiffusion:
                 fix="remove the prompts, or set model.source to a Stable Diffusion model",
             )
 
-    def question(self, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    def question(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A picture and a timestep."""
         sample = torch.zeros(1, config["in_channels"], *sides(config["sample_size"]))
         return {"sample": sample, "timestep": torch.zeros(1, dtype=torch.int64)}

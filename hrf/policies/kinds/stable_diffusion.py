@@ -13,7 +13,7 @@ from hrf.errors import ConfigError
 from hrf.policies.acceptance import check_answers, check_parts, check_sample_size
 from hrf.policies.components import load_component, scheduler_config
 from hrf.policies.conditioning import PromptEmbeddings, Text
-from hrf.policies.kinds.kind import TextToImage, copy_tokenizer, sides, write_index, write_scheduler
+from hrf.policies.kinds.kind import TextToImage, check_vocabulary, copy_tokenizer, sides, write_index, write_scheduler
 from hrf.policies.schedulers import clip_range_of, training_scheduler
 from hrf.policies.text import embed_prompts, load_text_encoder, load_tokenizer
 
@@ -27,6 +27,7 @@ class StableDiffusion(TextToImage):
     pipeline = "StableDiffusionPipeline"
     component = "unet"
     denoiser = "UNet2DConditionModel"
+    denoiser_settings: Mapping[str, Any] = {}
     policy_files: tuple[str, ...] = ("scheduler/scheduler_config.json",)
 
     def normalise(self, source: Path, target: Path) -> None:
@@ -47,7 +48,8 @@ class StableDiffusion(TextToImage):
         autoencoder = load_component(source / "vae", "AutoencoderKL")
         encoder = load_text_encoder(source / "text_encoder")
         tokenizer = load_tokenizer(source / "tokenizer")
-        _check_fits(denoiser.config, autoencoder.config, encoder.config, num_tokens=len(tokenizer))
+        _check_fits(denoiser.config, autoencoder.config, encoder.config)
+        check_vocabulary("text_encoder", len(tokenizer), encoder.config.vocab_size)
         check_answers(denoiser, self.question(denoiser.config), torch.tensor([0, num_timesteps - 1]))
         denoiser.save_pretrained(target / self.component)
         autoencoder.save_pretrained(target / "vae")
@@ -78,7 +80,7 @@ class StableDiffusion(TextToImage):
         output: Tensor = denoiser(states, timesteps, encoder_hidden_states=text.tokens).sample
         return output
 
-    def question(self, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    def question(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """A latent, a timestep and a text."""
         return {
             "sample": torch.zeros(1, config["in_channels"], *sides(config["sample_size"])),
@@ -95,7 +97,7 @@ class StableDiffusion(TextToImage):
         return clip_range_of(scheduler, by_default=False)
 
 
-def _check_fits(denoiser: Any, autoencoder: Any, encoder: Any, *, num_tokens: int) -> None:
+def _check_fits(denoiser: Any, autoencoder: Any, encoder: Any) -> None:
     """Refuse UNets that read more than a latent, a timestep and a text, and parts that don't belong together."""
     check_sample_size(denoiser)
     extras = (
@@ -116,11 +118,4 @@ def _check_fits(denoiser: Any, autoencoder: Any, encoder: Any, *, num_tokens: in
             got=f"channels {channels} and {autoencoder.out_channels}, widths {widths}"
             + (f", with {', '.join(found)}" if found else ""),
             fix="choose a Stable Diffusion 1 or 2 text-to-image model; none for inpainting, depth or upscaling",
-        )
-    if num_tokens > encoder.vocab_size:
-        raise ConfigError(
-            "model.source",
-            expected=f"a tokenizer of the text encoder's {encoder.vocab_size} tokens at most",
-            got=f"one of {num_tokens}",
-            fix="give the tokenizer that belongs to the text encoder, or one whose embeddings were added to it",
         )

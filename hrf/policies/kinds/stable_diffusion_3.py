@@ -14,12 +14,13 @@ from hrf.errors import ConfigError
 from hrf.policies.acceptance import check_answers, check_parts, check_sample_size, parts_of
 from hrf.policies.components import load_component, read_json, scheduler_config
 from hrf.policies.conditioning import PromptEmbeddings, Text
-from hrf.policies.kinds.kind import TextToImage, copy_tokenizer, write_index, write_scheduler
+from hrf.policies.kinds.kind import TextToImage, check_vocabulary, copy_tokenizer, write_index, write_scheduler
 from hrf.policies.schedulers import flow_scheduler
-from hrf.policies.text import load_text_encoder, load_tokenizer, tokens_of
+from hrf.policies.text import load_text_encoder, load_tokenizer, read_by_clip, tokens_of
 
 _CLIPS = ("", "_2")
 """What the names of the two CLIP text encoders and of their tokenizers end in."""
+_CLIP = "CLIPTextModelWithProjection"
 _CLIP_TOKENS = 77
 _T5_TOKENS = 256
 """As its pipeline has it; so many are read of T5, or are zeros without one."""
@@ -31,6 +32,7 @@ class StableDiffusion3(TextToImage):
     pipeline = "StableDiffusion3Pipeline"
     component = "transformer"
     denoiser = "SD3Transformer2DModel"
+    denoiser_settings: Mapping[str, Any] = {}
     policy_files: tuple[str, ...] = ("scheduler/scheduler_config.json",)
 
     def normalise(self, source: Path, target: Path) -> None:
@@ -40,7 +42,7 @@ class StableDiffusion3(TextToImage):
             ConfigError: If it is a model of another class.
             ArtifactError: If a part is missing or damaged.
         """
-        encoders = {f"text_encoder{end}": "CLIPTextModelWithProjection" for end in _CLIPS}
+        encoders = {f"text_encoder{end}": _CLIP for end in _CLIPS}
         tokenizers = {f"tokenizer{end}": "CLIPTokenizer" for end in _CLIPS}
         third = {"text_encoder_3": "T5EncoderModel", "tokenizer_3": "T5Tokenizer"}
         check_parts(
@@ -69,7 +71,7 @@ class StableDiffusion3(TextToImage):
             encoder = load_text_encoder(source / name, kind)
             encoder.save_pretrained(target / name)
             read[name] = encoder.config
-            _check_vocabulary(name, len(tokenizer), encoder.config.vocab_size)
+            check_vocabulary(name, len(tokenizer), encoder.config.vocab_size)
             del encoder
         _check_fits(config, autoencoder.config, read)
         write_scheduler(scheduler, target)
@@ -98,7 +100,7 @@ class StableDiffusion3(TextToImage):
         ).sample
         return output
 
-    def question(self, config: Mapping[str, Any]) -> dict[str, Tensor]:
+    def question(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """As `ask` calls it."""
         return {
             "hidden_states": torch.zeros(1, config["in_channels"], config["sample_size"], config["sample_size"]),
@@ -125,10 +127,10 @@ class StableDiffusion3(TextToImage):
         """
         asked = [*((text, "prompts") for text in texts), (negative, "prompts.negative")]
         width = int(read_json(base / self.component / "config.json")["joint_attention_dim"])
-        clips = [_read_by_clip(base, end, asked) for end in _CLIPS]
+        clips = [read_by_clip(base, end, _CLIP, asked) for end in _CLIPS]
         beside = torch.cat([tokens for tokens, _ in clips], dim=-1)
         tokens = torch.cat([pad(beside, (0, width - beside.shape[-1])), _read_by_t5(base, asked, width)], dim=1)
-        pooled = torch.cat([pooled for _, pooled in clips], dim=-1)
+        pooled = torch.cat([pooled for _, pooled in clips if pooled is not None], dim=-1)
         return PromptEmbeddings(
             prompts=tokens[:-1], negative=tokens[-1], pooled=pooled[:-1], negative_pooled=pooled[-1]
         )
@@ -137,18 +139,6 @@ class StableDiffusion3(TextToImage):
         """None: latents are not clamped."""
         del scheduler
         return None
-
-
-def _read_by_clip(base: Path, end: str, asked: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor]:
-    """(states [P, L, D], projections [P, E]) of prompts and the fields they are from."""
-    tokenizer = load_tokenizer(base / f"tokenizer{end}")
-    encoder = load_text_encoder(base / f"text_encoder{end}", "CLIPTextModelWithProjection")
-    length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
-    answers = [
-        encoder(tokens_of(tokenizer, text, field, length=length), output_hidden_states=True) for text, field in asked
-    ]
-    states = torch.cat([answer.hidden_states[-2] for answer in answers])
-    return states, torch.cat([answer.text_embeds for answer in answers])
 
 
 def _read_by_t5(base: Path, asked: Sequence[tuple[str, str]], width: int) -> Tensor:
@@ -170,16 +160,6 @@ def _check_patches(config: Any) -> None:
             expected=f"a `sample_size` that is one number, a multiple of patch_size {patch} and at most {patch * most}",
             got=size,
             fix="write the size that it was trained at into `sample_size` of the transformer's config.json",
-        )
-
-
-def _check_vocabulary(name: str, num_tokens: int, vocab_size: int) -> None:
-    if num_tokens > vocab_size:
-        raise ConfigError(
-            "model.source",
-            expected=f"a tokenizer of {name}'s {vocab_size} tokens at most",
-            got=f"one of {num_tokens}",
-            fix="give the tokenizer that belongs to the text encoder, or one whose embeddings were added to it",
         )
 
 

@@ -17,6 +17,7 @@ from hrf.errors import ConfigError
 from hrf.planning import footprint as footprint_module
 from hrf.planning.footprint import Footprint, decoder_footprint, denoiser_footprint
 from tests.hrf.tiny_stable_diffusion_3 import TRANSFORMER
+from tests.hrf.tiny_stable_diffusion_xl import UNET
 
 PIXELS = {
     "_class_name": "UNet2DModel", "sample_size": 16, "in_channels": 3, "out_channels": 3, "layers_per_block": 1,
@@ -28,6 +29,7 @@ TEXT = {
     "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "attention_head_dim": 4, "cross_attention_dim": 24,
     "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "norm_num_groups": 8,
 }  # fmt: skip
+XL = {"_class_name": "UNet2DConditionModel", **UNET}
 FLOW = {"_class_name": "SD3Transformer2DModel", **TRANSFORMER}
 STABLE_DIFFUSION = {
     "_class_name": "UNet2DConditionModel", "sample_size": 64, "attention_head_dim": 8, "cross_attention_dim": 768,
@@ -82,6 +84,10 @@ def counted_by_hand(model: nn.Module) -> Iterator[dict[str, int]]:
 
 def inputs(config) -> tuple[torch.Tensor, ...]:
     size = config["sample_size"]
+    if "addition_embed_type" in config:
+        added = {"text_embeds": torch.zeros(1, 12), "time_ids": torch.zeros(1, 6)}
+        text = torch.zeros(1, 77, config["cross_attention_dim"])
+        return torch.zeros(1, 4, size, size), torch.zeros(1), text, None, None, None, None, added
     if config["_class_name"] == "SD3Transformer2DModel":
         # 77 tokens of CLIP and 256 of T5, as the pipeline of diffusers has them; the timestep comes last.
         text, pooled = torch.zeros(1, 77 + 256, config["joint_attention_dim"]), config["pooled_projection_dim"]
@@ -93,7 +99,8 @@ def inputs(config) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "config"), [(UNet2DModel, PIXELS), (UNet2DConditionModel, TEXT), (SD3Transformer2DModel, FLOW)]
+    ("kind", "config"),
+    [(UNet2DModel, PIXELS), (UNet2DConditionModel, TEXT), (UNet2DConditionModel, XL), (SD3Transformer2DModel, FLOW)],
 )
 def test_flops_are_those_of_the_layers_counted_by_hand(kind, config):
     model = kind.from_config(config).eval()

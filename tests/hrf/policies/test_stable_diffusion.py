@@ -350,7 +350,7 @@ def _no_tokenizer(folder):
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (_second_encoder, ConfigError, "such as SDXL"),
+        (_second_encoder, ConfigError, "text_encoder_2"),
         (_inpainting, ConfigError, "none for inpainting"),
         (_narrow_text, ConfigError, "a text encoder of the width"),
         (_pickled_text, ArtifactError, "they can run code"),
