@@ -40,7 +40,7 @@ def build(run: StudyRun, *, images: Images | None = None, placement: Placement |
         A pipeline that can be compiled.
 
     Raises:
-        ConfigError: More tasks than a cluster can hold.
+        ConfigError: More tasks than a cluster can hold, or an arm over strengths.
     """
     for front in run.fronts:
         raise ConfigError(

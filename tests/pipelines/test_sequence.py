@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from hrf.config import resolve
+from hrf.errors import ConfigError
 from hrf.steps.sequence import Call, legs_between, legs_of, whole_run
 from hrf.study.plan import Control, StudyRun
 from hrf_pipelines import finetune, study_run
@@ -183,6 +184,15 @@ def test_a_run_on_a_cluster_is_the_sequence(preset, changes, shards):
     compiled = Package(compile_package(finetune.build(config, placement=Placement(shards=shards))), {OWN: ""})
 
     assert_same(compiled, of_sequence(whole_run(legs_of(config), num_replicas=config.run.replicas, num_shards=shards)))
+
+
+def test_a_study_run_with_a_front_over_strengths_is_refused():
+    """Kills: one more control that is measured at strength 1, as all of them are on a cluster."""
+    config = resolve("avatars-smoke", "")
+    front = Control(arm="front", config=config, strengths=(0.5, 1.0))
+    run = StudyRun(arm="own", reward="r", seed=0, config=config, measured_after=(2,), controls=(front,))
+    with pytest.raises(ConfigError, match=r"arms\.front\.strengths.*hrf front"):
+        study_run.build(run)
 
 
 @pytest.mark.parametrize("preset", ["avatars-compressibility", "avatars-floor"])
