@@ -32,7 +32,15 @@ from hrf.errors import HrfError, StorageError
 from hrf.evaluation.record import EvaluationRecord
 from hrf.promotion.chain import read_chain
 from hrf.promotion.pointer import read_candidate_json
-from hrf.promotion.protocol import Candidate, FreshSeeds, fetch_incumbent, history, promote, read_pointer
+from hrf.promotion.protocol import (
+    Candidate,
+    FreshMeasurement,
+    FreshSeeds,
+    fetch_incumbent,
+    history,
+    promote,
+    read_pointer,
+)
 from hrf.promotion.records import (
     Attempt,
     DecisionRecord,
@@ -173,12 +181,13 @@ class Run:
             ),
         )
 
-    def _measured(self, storage: Storage, incumbent: Promotion | None) -> tuple[EvaluationRecord, Sequence[float]]:
+    def _measured(self, storage: Storage, incumbent: Promotion | None) -> FreshMeasurement:
         """The same on fresh seeds as on the fixed ones."""
-        if incumbent is None:
-            return self.candidate.evaluation, [0.0] * NUM_SEEDS
-        values = read_candidate_json(storage, incumbent, "evaluation.json")
-        return self.candidate.evaluation, EvaluationRecord.parse(values, incumbent.candidate_id).rewards
+        rewards = [0.0] * NUM_SEEDS
+        if incumbent is not None:
+            values = read_candidate_json(storage, incumbent, "evaluation.json")
+            rewards = EvaluationRecord.parse(values, incumbent.candidate_id).rewards
+        return FreshMeasurement(evaluation=self.candidate.evaluation, incumbent_rewards=rewards, diversity_p_value=0.0)
 
     def end(self, storage: Storage) -> None:
         """Write its last records."""

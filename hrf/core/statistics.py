@@ -143,6 +143,12 @@ def two_sided_t(confidence: float, degrees_of_freedom: int) -> float:
     return high
 
 
+def one_sided_p_value(t: float, degrees_of_freedom: int) -> float:
+    """P(T > t) for Student's T."""
+    tail = _t_tail_probability(abs(t), degrees_of_freedom) / 2.0
+    return tail if t >= 0.0 else 1.0 - tail
+
+
 def _t_tail_probability(t: float, degrees_of_freedom: int) -> float:
     """P(|T| > t) = I_{df/(df + t²)}(df/2, 1/2), with I the regularised incomplete beta function."""
     return _incomplete_beta(degrees_of_freedom / 2.0, 0.5, degrees_of_freedom / (degrees_of_freedom + t * t))

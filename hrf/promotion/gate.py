@@ -16,6 +16,7 @@ def decide(
     diversity_floor: float,
     confidence: float,
     number: VerdictNumber | None = None,
+    diversity_p_value: float | None = None,
 ) -> Verdict:
     """Decide on a candidate: a better reward, diversity not inferior to the base's, and no monitor tripped.
 
@@ -34,6 +35,8 @@ def decide(
         diversity_floor: f in (0, 1).
         confidence: Of both intervals, in (0, 1): 1 - 2 level where each end is a test at a level.
         number: Of the verdict whose seeds these are; None for a selection, on the fixed seeds.
+        diversity_p_value: Of a verdict: of `hrf.core.diversity.vendi_order2_ratio_p_value`. The number's level must be
+            above it, too.
 
     Returns:
         "promoted" or "rejected", with every number.
@@ -56,12 +59,16 @@ def decide(
             )
         )
     ratio, tripped = evaluation.diversity.vendi_order2_ratio, evaluation.tripped_monitors
+    is_sure, sureness = True, ""
+    if number is not None and diversity_p_value is not None:
+        is_sure = diversity_p_value < number.level
+        sureness = f"; p-value {diversity_p_value:.2g}: must be below {number.level:.2g}"
     checks += [
         Check(
             name="diversity",
-            passed=ratio.low > diversity_floor,
+            passed=ratio.low > diversity_floor and is_sure,
             detail=f"diversity is {ratio.value:.3g} of the base's, lower bound {ratio.low:.3g}:"
-            f" must be above {diversity_floor:.3g}",
+            f" must be above {diversity_floor:.3g}{sureness}",
         ),
         Check(
             name="monitors",
@@ -82,4 +89,5 @@ def decide(
         number=number.number if number else None,
         level=number.level if number else None,
         reward_vs_base=evaluation.reward_vs_base if number else None,
+        diversity_p_value=diversity_p_value,
     )

@@ -73,6 +73,18 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FreshMeasurement:
+    """What a verdict is decided on."""
+
+    evaluation: EvaluationRecord
+    """The candidate's, with intervals at the number's level."""
+    incumbent_rewards: Sequence[float]
+    """On the same seeds."""
+    diversity_p_value: float
+    """Of `hrf.core.diversity.vendi_order2_ratio_p_value`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class FreshSeeds:
     """How a candidate that passes its selection gets its verdict."""
 
@@ -80,8 +92,8 @@ class FreshSeeds:
     """Total of all verdicts of the experiment, for reward and for diversity each."""
     comparable: Callable[[Promotion], bool]
     """Whether an incumbent can be measured beside the candidate."""
-    measure: Callable[[VerdictNumber, Promotion | None], tuple[EvaluationRecord, Sequence[float]]]
-    """Measure the candidate on a number's seeds, at its level; and the rewards of the incumbent, or (None) the base."""
+    measure: Callable[[VerdictNumber, Promotion | None], FreshMeasurement]
+    """Measure the candidate, and its incumbent or (None) the base, on a number's seeds."""
 
 
 def promote(
@@ -133,10 +145,11 @@ def promote(
         if selected.outcome == "rejected" or fresh_seeds is None:
             return selected
         number = case.take_number(pointer, candidate_digest, fresh_seeds.error)
-        evaluation, incumbent_rewards = fresh_seeds.measure(number, pointer)
+        fresh = fresh_seeds.measure(number, pointer)
         return decide(
-            evaluation,
-            incumbent_rewards=incumbent_rewards,
+            fresh.evaluation,
+            incumbent_rewards=fresh.incumbent_rewards,
+            diversity_p_value=fresh.diversity_p_value,
             diversity_floor=diversity_floor,
             confidence=1.0 - 2.0 * number.level,
             number=number,

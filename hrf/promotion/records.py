@@ -63,6 +63,8 @@ class Verdict(Record):
     """Of each of the verdict's two tests, of reward and of diversity: `confidence` is 1 - 2 level."""
     reward_vs_base: Estimate | None = None
     """On the verdict's seeds."""
+    diversity_p_value: float | None = None
+    """Of the verdict's test of diversity, beside the interval."""
 
 
 class _Candidate(Record):

@@ -13,14 +13,15 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hrf.config import Config
+import torch
+
+from hrf.core.diversity import vendi_order2_ratio_p_value
 from hrf.distributed.progress import advance_reporter
 from hrf.errors import ArtifactError
-from hrf.evaluation.bench import Bench
+from hrf.evaluation.measure import evaluation_record
 from hrf.evaluation.measured import Measured
 from hrf.evaluation.record import EvaluationRecord
 from hrf.evaluation.samples import EvaluationStarts, evaluation_starts, measure_policy
@@ -28,6 +29,7 @@ from hrf.planning.cost import verdict_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.promotion.pointer import fetch_incumbent, read_candidate_json
+from hrf.promotion.protocol import FreshMeasurement
 from hrf.promotion.records import Promotion, VerdictNumber
 from hrf.steps.context import RunContext
 from hrf.storage.folders import canonical_json, read_manifest, writing_folder
@@ -36,12 +38,6 @@ from hrf.storage.objects import Conflict, Storage
 from hrf.storage.records import Record, read_record
 
 _SAMPLED_ALIKE = ("sampler", "guidance_scale", "lora")
-
-
-def _at_level(config: Config, level: float) -> Config:
-    """A configuration whose intervals end where a one-sided test at this level does, on a verdict's samples."""
-    changes = {"num_samples": config.verdict_samples, "confidence": 1.0 - 2.0 * level}
-    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=changes)})
 
 
 class BaseBlock(Record):
@@ -72,15 +68,12 @@ class VerdictBench:
         alike = all(ours.get(field) == theirs.get(field) for field in _SAMPLED_ALIKE)
         return alike and ours["base"]["digest"] == theirs["base"]["digest"]
 
-    def measure(self, number: VerdictNumber, incumbent: Promotion | None) -> tuple[EvaluationRecord, Sequence[float]]:
+    def measure(self, number: VerdictNumber, incumbent: Promotion | None) -> FreshMeasurement:
         """Measure the candidate on the seeds of a verdict, at its level.
 
         Args:
             number: Of the verdict.
             incumbent: Whom it is judged against; None: the base.
-
-        Returns:
-            The candidate's record, and the rewards of its incumbent, seed by seed.
         """
         config, epoch = self.context.config, self.record.epoch
 
@@ -105,30 +98,33 @@ class VerdictBench:
             base, starts = Measured.load(block), EvaluationStarts.load(block)
             rewards = base.rewards
             if incumbent is not None:
-                policy = self._promoted(fetch_incumbent(self.storage, incumbent, Path(scratch) / "incumbent"))
+                policy = self._stored(fetch_incumbent(self.storage, incumbent, Path(scratch) / "incumbent"))
                 own = starts
                 if policy.switch_step < starts.step:
                     own = evaluation_starts(policy, config, report, self.context.prompts, block=number.number)
                 rewards = measured(policy, own).rewards
-        record, _ = Bench(
-            config=_at_level(config, number.level),
-            base=self.base,
-            measured_base=base,
-            starts=starts,
-            classifier_folder=self.context.classifier,
-            prompts_folder=self.context.prompts_folder,
-        ).measure(
             # As it is stored: its strength is in its weights.
-            self.candidate,
-            strength=1.0,
+            candidate = measured(self._stored(self.candidate), starts)
+        record = evaluation_record(
+            candidate,
+            base,
+            settings=config.evaluation.model_copy(
+                update={"num_samples": config.verdict_samples, "confidence": 1.0 - 2.0 * number.level}
+            ),
+            limits=config.gate.monitors,
             epoch=epoch,
             num_evaluations=self.record.num_evaluations,
-            on_advance=report,
         )
-        return record, rewards.tolist()
+        p_value = vendi_order2_ratio_p_value(
+            torch.from_numpy(candidate.features),
+            torch.from_numpy(base.features),
+            config.gate_floor,
+            None if record.prompts is None else torch.tensor(record.prompts),
+        )
+        return FreshMeasurement(evaluation=record, incumbent_rewards=rewards.tolist(), diversity_p_value=p_value)
 
-    def _promoted(self, weights: Path) -> DiffusionPolicy:
-        """A policy as it was promoted: at the switch step that its own folder says."""
+    def _stored(self, weights: Path) -> DiffusionPolicy:
+        """A policy as it was promoted, or would be: at the switch step that its own folder says."""
         config, prompts = self.context.config, self.context.prompts_folder
         switch_step = int(json.loads((weights / POLICY_FILE).read_text(encoding="utf-8"))["switch_step"])
         policy = load_policy(config, self.base, weights, prompts=prompts, reference=switch_step > 0)

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.made_up import evaluation_of as evaluation_with
 from hrf.evaluation.record import EvaluationRecord, MonitorReading
 from hrf.promotion.pointer import read_candidate_json
-from hrf.promotion.protocol import Candidate, FreshSeeds, promote
+from hrf.promotion.protocol import Candidate, FreshMeasurement, FreshSeeds, promote
 from hrf.promotion.records import DecisionRecord, Promotion, VerdictNumber
 from hrf.storage.folders import writing_folder
 from hrf.storage.objects import Storage
@@ -58,6 +58,7 @@ def put_forward(
     experiment: str = EXPERIMENT,
     verdict: EvaluationRecord | None = None,
     comparable: bool = True,
+    diversity_p_value: float = 0.0,
 ) -> DecisionRecord:
     """Promote under the default gate.
 
@@ -68,16 +69,23 @@ def put_forward(
         experiment: In which experiment.
         verdict: What fresh seeds show of the candidate; by default what the fixed ones do, of its incumbent, too.
         comparable: Whether the incumbent can be measured.
+        diversity_p_value: On fresh seeds.
     """
 
-    def measure(number: VerdictNumber, incumbent: Promotion | None) -> tuple[EvaluationRecord, Sequence[float]]:
-        fresh = verdict or candidate.evaluation
+    def rewards_of(incumbent: Promotion | None) -> Sequence[float]:
         if incumbent is None:
-            return fresh, BASE_REWARDS
+            return BASE_REWARDS
         if known and incumbent.candidate_id in known:
-            return fresh, known[incumbent.candidate_id]
+            return known[incumbent.candidate_id]
         values = read_candidate_json(storage, incumbent, "evaluation.json")
-        return fresh, EvaluationRecord.parse(values, incumbent.candidate_id).rewards
+        return EvaluationRecord.parse(values, incumbent.candidate_id).rewards
+
+    def measure(number: VerdictNumber, incumbent: Promotion | None) -> FreshMeasurement:
+        return FreshMeasurement(
+            evaluation=verdict or candidate.evaluation,
+            incumbent_rewards=rewards_of(incumbent),
+            diversity_p_value=diversity_p_value,
+        )
 
     return promote(
         storage,

@@ -205,6 +205,14 @@ class TestVerdicts:
         assert [check.name for check in decision.checks if not check.passed] == [failed]
         assert read_pointer(storage, EXPERIMENT) is None
 
+    def test_diversity_has_two_tests_at_the_level(self, storage, tmp_path):
+        """Kills: the p-value left out, or held against another level."""
+        own = level(ERROR, 0)
+        unsure = put_forward(storage, candidate_of(tmp_path, "r1", 0.1), diversity_p_value=own * 1.01)
+        assert [check.name for check in unsure.checks if not check.passed] == ["diversity"]
+        sure = put_forward(storage, candidate_of(tmp_path, "r2", 0.1), diversity_p_value=level(ERROR, 1) * 0.99)
+        assert (sure.outcome, sure.level) == ("promoted", level(ERROR, 1))
+
     def test_each_has_the_next_number_and_a_promotion_gives_its_level_back(self, storage, tmp_path):
         """Kills: a level by the number alone; one that all share; a test at half the level, or at twice it."""
         lucky = evaluation_of(0.0)
@@ -239,7 +247,7 @@ class TestVerdicts:
         put_forward(storage, candidate_of(tmp_path, "r1", 0.1))
         pointer = read_pointer(storage, EXPERIMENT).as_json()
         del pointer["num_by_verdict"]
-        for name in ("number", "level", "reward_vs_base"):
+        for name in ("number", "level", "reward_vs_base", "diversity_p_value"):
             del pointer["decision"][name]
         assert Promotion.parse(pointer, "promoted.json").decision.number is None
 

@@ -14,6 +14,7 @@ from hrf.errors import ArtifactError
 from hrf.evaluation.record import EvaluationRecord
 from hrf.policies.folders import load_policy
 from hrf.promotion.pointer import read_pointer
+from hrf.promotion.protocol import FreshMeasurement
 from hrf.promotion.records import VerdictNumber
 from hrf.rewards import build_reward
 from hrf.seeds import Purpose, stream
@@ -86,11 +87,12 @@ def test_rewards_are_those_of_pictures_from_seeds_that_selection_never_saw(train
     """Against sampling all steps from noise. Kills: selection seeds used for the verdict; seeds that another number has
     had; the base's seeds not being the candidate's; the number of samples of selection."""
     run = trained()
-    record, base_rewards = bench_of(run).measure(number_of(3), None)
+    measured = bench_of(run).measure(number_of(3), None)
+    record, base_rewards = measured.evaluation, measured.incumbent_rewards
 
     config = run.config
     for weights, rewards in (("policy-1", record.rewards), ("base", base_rewards)):
-        policy = load_policy(config, Path(run.at("base")), Path(run.at(weights)), average=True, reference=True)
+        policy = load_policy(config, Path(run.at("base")), Path(run.at(weights)), reference=True)
         streams = [stream(config.evaluation.seed, Purpose.VERDICT, 3, index) for index in range(10)]
         pictures = denoise(
             policy.with_schedule(policy.schedule.with_eta(config.evaluation.eta)),
@@ -100,13 +102,13 @@ def test_rewards_are_those_of_pictures_from_seeds_that_selection_never_saw(train
         expected = build_reward(config.reward, None).of_samples(pictures.numpy(), None)
         np.testing.assert_allclose(rewards, expected, rtol=1e-6)
     selection = EvaluationRecord.read(run.folder / "evaluation-0" / "evaluation.json").rewards
-    others = bench_of(run).measure(number_of(4), None)[0].rewards
+    others = bench_of(run).measure(number_of(4), None).evaluation.rewards
     assert not {*record.rewards} & {*others, *selection}
 
 
 def test_intervals_have_the_level_of_the_verdict(trained):
     bench = bench_of(trained())
-    wide, narrow = (bench.measure(number_of(1, level), None)[0] for level in (0.001, 0.2))
+    wide, narrow = (bench.measure(number_of(1, level), None).evaluation for level in (0.001, 0.2))
     assert wide.rewards == narrow.rewards
     for name in ("reward_vs_base", "reward"):
         assert getattr(wide, name).low < getattr(narrow, name).low
@@ -134,15 +136,14 @@ def test_one_that_was_slower_takes_what_the_faster_one_has_kept(trained):
     """Kills: two runs that judge by different numbers of the base, or whose files get mixed."""
     run = trained()
     bench, rival = bench_of(run), bench_of(run)
-    found: list[tuple[EvaluationRecord, list[float]]] = []
+    found: list[FreshMeasurement] = []
 
     def overtake(request: object) -> None:
         if not found and request.method == "PUT" and request.url.endswith("/000001.json"):
             found.append(rival.measure(number_of(1), None))
 
     with before_every_request(bench.storage, overtake):
-        record, rewards = bench.measure(number_of(1), None)
-    assert (record, rewards) == found[0]
+        assert bench.measure(number_of(1), None) == found[0]
     assert sum(key.endswith("/000001.json") for key in base_blocks(run)) == 1
 
 
@@ -173,9 +174,9 @@ def test_a_promotion_is_decided_on_fresh_seeds_and_the_next_candidate_meets_the_
     stored = bench.storage.download_folder(pointer.candidate_key, run.folder / "stored")
     bench = replace(bench, candidate=stored)
     assert bench.comparable(pointer)
-    assert bench.measure(number_of(1), None)[0].reward_vs_base.value == pointer.decision.reward_vs_base.value
-    record, rewards = bench.measure(number_of(2), pointer)
-    assert record.rewards == rewards
+    assert bench.measure(number_of(1), None).evaluation.reward_vs_base.value == pointer.decision.reward_vs_base.value
+    measured = bench.measure(number_of(2), pointer)
+    assert measured.evaluation.rewards == measured.incumbent_rewards
     decision = json.loads((run.folder / "judged-0" / "epochs" / "0000" / "decision.json").read_text())
     assert (decision["number"], decision["confidence"]) == (1, 1 - 2 * decision["level"])
 
