@@ -68,13 +68,13 @@ def test_a_verdict_is_measured_on_the_weights_that_are_stored(steps, tmp_path):
     strength = evaluated(run, 0).strength
     stored = fetch_candidate(Storage.open(run.storage), "tiny", "run/epoch-0000", tmp_path / "stored")
 
-    def rewards(candidate) -> np.ndarray:
+    def rewards(candidate, record: EvaluationRecord) -> np.ndarray:
         bench = VerdictBench(
             context=RunContext.read(run.at("run")),
             storage=Storage.open(run.storage),
             base=run.folder / "base",
             candidate=candidate,
-            record=evaluated(run, 0),
+            record=record,
         )
         return np.array(bench.measure(number_of(1), None)[0].rewards)
 
@@ -89,9 +89,9 @@ def test_a_verdict_is_measured_on_the_weights_that_are_stored(steps, tmp_path):
         save_file(blended, folder / WEIGHTS, metadata={"format": "pt"})
         return folder
 
-    ours = rewards(stored)
+    ours, whole = rewards(stored, evaluated(run, 0)), evaluated(run, 0).model_copy(update={"strength": 1.0})
     assert strength < 1
-    same, twice = (abs(ours - rewards(by_hand(weight))).mean() for weight in (strength, strength**2))
+    same, twice = (abs(ours - rewards(by_hand(weight), whole)).mean() for weight in (strength, strength**2))
     # Sizes of files come in steps of 1e-3; the last bits of weights move few of them.
     assert same < 3e-4 < 1e-3 < twice
 
