@@ -8,12 +8,14 @@ from hrf.storage.shipped import shipped_folder
 from hrf_pipelines.forecasting import (
     CPU_FLOPS,
     STEP_SECONDS,
+    compute,
     epoch_seconds,
     evaluations_by_epoch,
     settle_epochs_per_step,
 )
 from hrf_pipelines.placement import Placement
 from hrf_pipelines.plan import count_tasks, plan_epochs
+from tests.hrf import tiny_stable_diffusion_3, tiny_stable_diffusion_xl
 
 
 def settled(preset, overrides="", placement=None):
@@ -76,3 +78,19 @@ def test_an_epoch_lasts_as_long_as_its_operations_take():
     twice = config.with_changes({"rollout": {"branches": 2 * config.rollout.branches}})
     assert epoch_seconds(config) < epoch_seconds(twice) < 2 * epoch_seconds(config)
     assert CPU_FLOPS < 1e12
+
+
+@pytest.mark.parametrize(
+    ("kind", "denoiser"), [(tiny_stable_diffusion_3, "transformer"), (tiny_stable_diffusion_xl, "unet")]
+)
+def test_other_text_to_image_models_are_planned_from_their_configurations_alone(kind, denoiser, tmp_path):
+    """Kills: a denoiser that is looked for in `unet/` alone, the tables of another noise process."""
+    model = kind.pipeline()
+    for part in (denoiser, "vae", "scheduler"):
+        getattr(model, part).save_config(tmp_path / part)
+    config = resolve("sd15-compressibility", f"model: {{source: {tmp_path}, revision: ''}}")
+    planned = compute(config, "a100", 0.3)
+    assert planned.num_parameters == getattr(model, denoiser).num_parameters()
+    assert planned.memory_bytes["decoder"] == 4 * model.vae.num_parameters()
+    assert planned.memory_bytes["gradients"] < planned.memory_bytes["weights"]
+    assert planned.total.flops > planned.total.evaluations * planned.forward_flops

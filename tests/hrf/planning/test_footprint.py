@@ -145,6 +145,18 @@ class TestPublishedCounts:
         assert counted.forward_flops / 2e9 == pytest.approx(248.7, rel=0.002)
 
 
+def test_stable_diffusion_xl_has_the_parameters_of_its_paper():
+    """2.6 B in its table 1 (arXiv 2307.01952); 2,567,463,684 in the published weights."""
+    config = {
+        "_class_name": "UNet2DConditionModel", "sample_size": 128, "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256, "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280],
+        "cross_attention_dim": 2048, "projection_class_embeddings_input_dim": 2816, "use_linear_projection": True,
+        "down_block_types": ["DownBlock2D", *["CrossAttnDownBlock2D"] * 2], "transformer_layers_per_block": [1, 2, 10],
+        "up_block_types": [*["CrossAttnUpBlock2D"] * 2, "UpBlock2D"],
+    }  # fmt: skip
+    assert footprint_module._build(config, "UNet2DConditionModel").num_parameters() == 2_567_463_684
+
+
 class TestMemory:
     DEPTH, WIDTH = 6, 64
 
