@@ -81,3 +81,25 @@ def test_the_reward_of_a_flow_rises_on_prompts_that_were_never_trained_on(steps)
     run.evaluate(0)
     measured = json.loads((run.folder / "evaluation-0" / "evaluation.json").read_text())
     assert measured["reward_vs_base"]["low"] > 0, measured["reward_vs_base"]
+
+
+@pytest.mark.slow
+def test_shards_and_a_resume_change_no_bit_of_a_flows_run(steps):
+    """Kills: timesteps or pooled texts that depend on which samples are in a call."""
+    run = steps({**SPLIT, "run": {"epochs": 2}})
+    run.prepare()
+    run.train(0, 2)
+    straight = read_manifest(run.at("policy-2")).files
+    (run.folder / "policy-2").rename(run.folder / "policy-straight")
+    (run.folder / "state-2").rename(run.folder / "state-straight")
+    run.epoch(0)
+    run.epoch(1)
+    resumed = read_manifest(run.at("policy-2")).files
+    weights = "pytorch_lora_weights.safetensors"
+    assert straight[weights]["sha256"] == resumed[weights]["sha256"]
+
+    run.sample_in_shards(0, 3, "-sharded")
+    for name in ("trajectories", "samples"):
+        whole, joined = (read_manifest(run.at(f"{name}-0{suffix}")).files for suffix in ("", "-sharded"))
+        for file in whole.keys() - {"about.json"}:
+            assert whole[file]["sha256"] == joined[file]["sha256"], file
