@@ -29,7 +29,7 @@ from hrf.planning.cost import pool_evaluations
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy
 from hrf.policies.sources import fetch_base
-from hrf.rewards import build_reward
+from hrf.rewards import Reward, RewardSettings, build_reward
 from hrf.trainer.episodes import Episodes, Scores
 from hrf.trainer.starts import build_starts, draw_prefix_pool
 from hrf.trainer.state import save_episodes, save_scores, save_training_state
@@ -62,8 +62,12 @@ def measure(config: Config, policy: DiffusionPolicy, repeats: int, scratch: Path
     pool = None
     if config.policy.prefix_pool:
         pool = draw_prefix_pool(policy, config, run_seed=config.run.seed, on_advance=None)
-    folder = classifier_folder("shipped", "reward.classifier") if config.reward.name == "classifier" else None
-    reward = build_reward(config.reward, folder)
+
+    def built(settings: RewardSettings) -> Reward:
+        shipped = classifier_folder("shipped", "classifier") if settings.name == "classifier" else None
+        return build_reward(settings, shipped)
+
+    reward, shaping = built(config.reward), built(config.shaping.reward) if config.shaping else None
     starts = build_starts(config, policy, reward=lambda: reward, pool=pool)
     trainer = Trainer(policy, config, run_seed=config.run.seed)
     rows: list[dict[str, float]] = []
@@ -73,7 +77,9 @@ def measure(config: Config, policy: DiffusionPolicy, repeats: int, scratch: Path
             lambda epoch=epoch: sample_episodes(policy, starts, config, run_seed=config.run.seed, epoch=epoch)
         )
         scoring, scores = timed(
-            lambda episodes=episodes, epoch=epoch: score_episodes(episodes.finished, reward, epoch=epoch)
+            lambda episodes=episodes, epoch=epoch: score_episodes(
+                episodes.finished, reward, epoch=epoch, shaping=shaping
+            )
         )
         updating, _ = timed(
             lambda episodes=episodes, scores=scores, epoch=epoch: trainer.learn(

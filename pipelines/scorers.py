@@ -32,12 +32,14 @@ class Scorer:
 def scorers_of(config: Config) -> list[Scorer]:
     """The pretrained networks that a configuration rewards and measures with."""
     evaluation = config.evaluation
+    asked_by = {
+        "reward": _rewarding(config),
+        "shaping.reward": (_scoring(config),),
+        "evaluation.held_out_reward": _MEASURING,
+    }
     sections: list[tuple[Section, str, tuple[str, ...]]] = [
-        (reward, path, _rewarding(config)) for reward, path in config.reward.leaves("reward")
+        (leaf, path, asked_by[field]) for field, reward in config.rewards.items() for leaf, path in reward.leaves(field)
     ]
-    if evaluation.held_out_reward:
-        held_out = evaluation.held_out_reward.leaves("evaluation.held_out_reward")
-        sections += [(reward, path, _MEASURING) for reward, path in held_out]
     if evaluation.features in {"clip", "dinov2"}:
         # Siblings are compared by the features that measure diversity.
         steps = (*_MEASURING, _scoring(config)) if config.update.sibling_distance_weight else _MEASURING

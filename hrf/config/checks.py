@@ -24,7 +24,7 @@ def problems(config: Tree) -> Iterator[ConfigError]:
     yield from _starts(config)
     yield from _shared_start(config)
     yield from _episodes(config)
-    yield from config.reward.problems("reward")
+    yield from _rewards(config)
     yield from _update(config)
     yield from _evaluation(config)
     yield from _gate(config)
@@ -276,6 +276,33 @@ def _episodes(config: Tree) -> Iterator[ConfigError]:
         )
 
 
+def _rewards(config: Tree) -> Iterator[ConfigError]:
+    for path, reward in config.rewards.items():
+        yield from reward.problems(path)
+    shaping, held_out = config.shaping, config.evaluation.held_out_reward
+    if shaping and not shaping.weight:
+        yield ConfigError(
+            "shaping.weight",
+            expected="a weight other than 0: the second reward would have no effect",
+            got=shaping.weight,
+            fix="change it, or set shaping to null; evaluation.held_out_reward watches a reward",
+        )
+    if shaping and shaping.reward == config.reward:
+        yield ConfigError(
+            "shaping.reward",
+            expected="another reward than the run's own: a multiple of it is standardised to the same advantages",
+            got=shaping.reward.name,
+            fix="choose another one, or set shaping to null",
+        )
+    if held_out and held_out in config.trained_rewards.values():
+        yield ConfigError(
+            "evaluation.held_out_reward",
+            expected="another reward than what is trained on (reward, shaping.reward)",
+            got=held_out.name,
+            fix="choose another one, or null for none",
+        )
+
+
 def _update(config: Tree) -> Iterator[ConfigError]:
     update = config.update
     if update.rate_schedule == "constant":
@@ -353,15 +380,6 @@ def _evaluation(config: Tree) -> Iterator[ConfigError]:
             got=limit,
             fix="set it to null, or name a classifier",
         )
-    if evaluation.held_out_reward is not None:
-        yield from evaluation.held_out_reward.problems("evaluation.held_out_reward")
-        if evaluation.held_out_reward == config.reward:
-            yield ConfigError(
-                "evaluation.held_out_reward",
-                expected="another reward than the one that is trained on",
-                got=config.reward.name,
-                fix="choose another one, or null for none",
-            )
 
 
 def _gate(config: Tree) -> Iterator[ConfigError]:

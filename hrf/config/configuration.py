@@ -17,6 +17,7 @@ from hrf.storage.validation import combine
 from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
 _CAME_LATER = {
+    "": ("shaping",),
     "sampler": ("kind",),
     "rollout": ("share_start",),
     "run": ("replicas",),
@@ -24,7 +25,7 @@ _CAME_LATER = {
     "gate": ("error", "num_samples"),
     "evaluation": ("num_strengths",),
 }
-"""Section -> fields that configurations with digests on record do not have."""
+"""Section -> fields that configurations with digests on record do not have; "" is the configuration itself."""
 
 
 class Config(Tree):
@@ -69,9 +70,10 @@ class Config(Tree):
         """
         values = self.to_mapping()
         for section, names in _CAME_LATER.items():
+            part, said = (getattr(self, section), values[section]) if section else (self, values)
             for name in names:
-                if values[section][name] == type(getattr(self, section)).model_fields[name].default:
-                    del values[section][name]
+                if said[name] == type(part).model_fields[name].default:
+                    del said[name]
         return values
 
     def digest(self) -> str:

@@ -15,9 +15,9 @@ from hrf.storage.weights import digest_or_absent
 def input_digests(config: Config) -> dict[str, str]:
     """Dotted field -> digest of the file, folder or Python module that it names, or `hrf.storage.weights.ABSENT`."""
     digests = {field: digest_or_absent(path) for field, path in _paths(config)}
-    held_out = config.evaluation.held_out_reward
-    watched = held_out.input_digests("evaluation.held_out_reward") if held_out else {}
-    return digests | config.reward.input_digests("reward") | watched
+    for path, reward in config.rewards.items():
+        digests |= reward.input_digests(path)
+    return digests
 
 
 def _paths(config: Config) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from hrf.networks.settings import Encoder
-from hrf.rewards import RewardSettings
+from hrf.rewards import DEFAULT_REWARD, RewardSettings
 from hrf.storage.schema import BelowOne, Count, CountOrZero, Fraction, NonNegative, Positive, Section, Seed
 
 StartFrom = Literal["promoted", "base"]
@@ -245,6 +245,21 @@ class Update(Section):
     def uses_reference(self) -> bool:
         """Whether the loss asks the reference's weights."""
         return self.kl_weight > 0 or self.reference_weight > 0
+
+
+class Shaping(Section):
+    """A second reward s beside the run's own r: training is on r + weight x s.
+
+    They are summed before they are standardised within a group, so a group in which s says nothing is taught what r
+    teaches. Everything else, evaluation, the gate, reports and the choice of start steps, knows r alone. A measure that
+    s shares a classifier with is trained on, too: if s is the probability of `unrecognised` under
+    `evaluation.classifier`, the monitor `unrecognised_fraction` is no independent witness any more.
+    """
+
+    reward: RewardSettings = DEFAULT_REWARD
+    """s."""
+    weight: float = 1.0
+    """In units of the reward per unit of s; a negative one turns s around."""
 
 
 class Evaluation(Section):

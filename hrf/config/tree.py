@@ -15,6 +15,7 @@ from hrf.config.sections import (
     Rollout,
     Run,
     Sampler,
+    Shaping,
     Starts,
     Update,
 )
@@ -36,6 +37,8 @@ class Tree(Section):
     starts: Starts = Starts()
     rollout: Rollout = Rollout()
     reward: RewardSettings = DEFAULT_REWARD
+    shaping: Shaping | None = None
+    """null: training is on the reward alone."""
     update: Update = Update()
     evaluation: Evaluation = Evaluation()
     gate: Gate = Gate()
@@ -44,6 +47,17 @@ class Tree(Section):
     `hrf.promotion.floor`): with a split by the switch step and the learning rate, without one by the rate alone. The
     gate takes it in the place of its margin. null: the run does not steer."""
     run: Run = Run()
+
+    @property
+    def trained_rewards(self) -> dict[str, RewardSettings]:
+        """Section -> reward of what training is on."""
+        return {"reward": self.reward} | ({"shaping.reward": self.shaping.reward} if self.shaping else {})
+
+    @property
+    def rewards(self) -> dict[str, RewardSettings]:
+        """Section -> reward of what training is on, and of what is watched."""
+        held_out = self.evaluation.held_out_reward
+        return self.trained_rewards | ({"evaluation.held_out_reward": held_out} if held_out else {})
 
     @property
     def switch_step(self) -> int:

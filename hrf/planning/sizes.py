@@ -62,10 +62,12 @@ def artifact_bytes(config: Config, denoiser: Footprint, decoder: Footprint | Non
     states = (2 if config.update.trust_region == "divergence" else 1) * pairs
     states += (2 if config.update.objective == "difference" else 1) * branches
     indices = (3 if config.prompts else 2) * branches * INDEX_BYTES
+    # Rewards, and what else advantages are made of.
+    numbers = 1 + (config.shaping is not None) + (config.update.sibling_distance_weight > 0)
     return {
         "trajectories": round(states * state + pairs * FLOAT_BYTES + indices),
         "samples": branches * (image + INDEX_BYTES),
-        "scores": (2 if config.update.sibling_distance_weight else 1) * branches * _SCORE_BYTES,
+        "scores": numbers * branches * _SCORE_BYTES,
         "policy": (2 if config.update.ema_decay else 1) * tuned,
         "training_state": _ADAM_MOMENTS * tuned + FLOAT_BYTES * denoiser.num_tuned_tensors,
     }

@@ -35,6 +35,7 @@ def epoch_table(summary: ReportedRun) -> Table:
         "Start window",
         "Denoiser evaluations, time",
         f"Rollout reward{suffix}",
+        "Rollout shaping",
         f"Reward{suffix}",
         f"Gain{suffix}",
         "Vendi, order 2",
@@ -44,7 +45,7 @@ def epoch_table(summary: ReportedRun) -> Table:
         "Held-out gain",
         "Strength",
     )
-    rows: list[list[str | Cell]] = [["base", "–", "–", "0", "–", *_measured_cells(summary.base, is_base=True)]]
+    rows: list[list[str | Cell]] = [["base", "–", "–", "0", "–", "–", *_measured_cells(summary.base, is_base=True)]]
     for entry in summary.epochs:
         update = entry.update
         rows.append(
@@ -54,6 +55,7 @@ def epoch_table(summary: ReportedRun) -> Table:
                 steps(update.window),
                 Cell(count(update.num_evaluations), detail=duration(sum(update.seconds.values()))),
                 Cell(number(update.reward_mean), detail=f"± {number(update.reward_std)}"),
+                number(update.shaping_mean),
                 *(_measured_cells(entry.evaluation) if entry.evaluation else _NOT_EVALUATED),
             ]
         )

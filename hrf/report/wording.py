@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hrf.core.window import first_step_from
-from hrf.report.formatting import count, duration, number, steps
+from hrf.report.formatting import count, duration, number, significant, steps
 from hrf.report.summary import ReportedRun
 from hrf.rewards import reward_words
 
@@ -77,6 +77,10 @@ def what_was_run(summary: ReportedRun) -> list[str]:
         stopped = f"; it stopped the run after epoch {last.epoch}" if steering.action == "stop" else ""
         sentences.append(f"A rule held the run above a diversity floor of {number(steering.floor, 2)}{stopped}.")
     sentences.append(f"Reward: {reward_words(summary.setting('reward') or {}, summary.base.reward.name)}.")
+    shaping = summary.setting("shaping")
+    if shaping:
+        second = reward_words(shaping["reward"], shaping["reward"]["name"])
+        sentences.append(f"Trained on that plus {significant(shaping['weight'])} × a second reward: {second}.")
     model = summary.setting("model.source")
     if model:
         sentences.append(f"Base model: {model}.")

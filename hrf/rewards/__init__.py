@@ -51,7 +51,7 @@ def build_reward(
     """Make the reward that a configuration names. What it needs of pretrained weights is fetched and verified here.
 
     Args:
-        settings: The `reward` section, or `evaluation.held_out_reward`.
+        settings: The `reward` section, `shaping.reward` or `evaluation.held_out_reward`.
         classifier_folder: Where `settings.pack_classifiers` has put its classifiers: the one of a `classifier` reward,
             or for the terms of a sum one folder each, named by their numbers.
         field: Path of the section, for messages.

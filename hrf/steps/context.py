@@ -69,7 +69,7 @@ class RunContext:
         return {**about, **{name: value for name, value in told.items() if value is not None}, **more}
 
     def classifier(self, purpose: str) -> Path | None:
-        """Folder of the classifier that `prepare` packed for a purpose (`reward`, `evaluation`, `held_out`)."""
+        """Folder of the classifier that `prepare` packed for `reward`, `shaping`, `held_out` or `evaluation`."""
         folder = self.folder / "classifiers" / purpose
         return folder if folder.is_dir() else None
 

@@ -88,6 +88,7 @@ def _update(record: EpochRecord) -> dict[str, float]:
     numbers = {
         "reward_mean": record.reward_mean,
         "reward_std": record.reward_std,
+        "shaping_mean": record.shaping_mean,
         "mean_start_step": record.mean_start_step,
         **update_metrics(record),
         **{f"{stage}_seconds": seconds for stage, seconds in record.seconds.items()},

@@ -176,10 +176,9 @@ def _pack_classifiers(config: Config, target: Path, base: Path, prompts: PromptT
         _pack_classifier(config.evaluation.classifier, "evaluation", target / "evaluation", picture_size)
     if config.evaluation.features in {"clip", "dinov2"}:
         build_embedder(config.evaluation, None, device="cpu")
-    _pack_reward(config.reward, "reward", target / "reward", base, prompts)
-    if config.evaluation.held_out_reward:
-        held_out, field = config.evaluation.held_out_reward, "evaluation.held_out_reward"
-        _pack_reward(held_out, field, target / "held_out", base, prompts)
+    purposes = {"reward": "reward", "shaping.reward": "shaping", "evaluation.held_out_reward": "held_out"}
+    for field, settings in config.rewards.items():
+        _pack_reward(settings, field, target / purposes[field], base, prompts)
 
 
 def _pack_classifier(classifier: str, field: str, target: Path, picture_size: tuple[int, int]) -> None:

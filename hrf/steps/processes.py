@@ -41,7 +41,8 @@ def _count_gpus(config: Config) -> int:
     """
     import torch
 
-    devices = {config.model.device} | {getattr(reward, "device", "cpu") for reward, _ in config.reward.leaves("reward")}
+    scorers = [leaf for path, reward in config.trained_rewards.items() for leaf, _ in reward.leaves(path)]
+    devices = {config.model.device} | {getattr(scorer, "device", "cpu") for scorer in scorers}
     return torch.cuda.device_count() if "cuda" in devices else 0
 
 

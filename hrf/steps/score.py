@@ -7,7 +7,7 @@ from typing import Any
 from hrf.distributed.ranks import this_rank
 from hrf.networks.classifier import ImageClassifier
 from hrf.networks.features import Embedder, build_embedder
-from hrf.rewards import build_reward
+from hrf.rewards import Reward, build_reward
 from hrf.steps.context import RunContext, step
 from hrf.steps.processes import in_processes
 from hrf.storage.folders import writing_folder
@@ -26,30 +26,43 @@ def score(*, run: str, samples: str, epoch: int, replica: int, scores: str) -> d
         samples: Folder of the finished samples, with their prompts where the model has any.
         epoch: From 0.
         replica: The chain of epochs that it belongs to, from 0.
-        scores: Output folder: the rewards.
+        scores: Output folder: the rewards, and what else advantages are made of.
 
     Returns:
-        Mean, spread and extremes of the rewards.
+        Mean, spread and extremes of the rewards; the mean of what shapes them.
 
     Raises:
         NumericalError: If a reward is not finite; it names epoch, root and branch. Or if a picture has no features.
     """
     context, ranks = RunContext.read(run, replica=replica), this_rank()
     reward = build_reward(context.config.reward, context.classifier("reward"))
-    embed = sibling_embedder(context)
-    scored = score_episodes(load_finished(samples), reward, epoch=epoch, embed=embed, ranks=ranks)
+    scored = score_episodes(
+        load_finished(samples),
+        reward,
+        epoch=epoch,
+        shaping=shaping_reward(context),
+        embed=sibling_embedder(context),
+        ranks=ranks,
+    )
     ranks.wait_for_all()
     if ranks.is_first:
         with writing_folder(scores, producer=context.producer("score", epoch)) as folder:
             save_scores(scored, reward.name, folder)
-    rewards = scored.rewards
+    rewards, shaping = scored.rewards, scored.shaping
     return {
         "reward_mean": float(rewards.mean()),
         "reward_std": float(rewards.std()),
         "reward_min": float(rewards.min()),
         "reward_max": float(rewards.max()),
+        **({} if shaping is None else {"shaping_mean": float(shaping.mean())}),
         "seconds": scored.seconds,
     }
+
+
+def shaping_reward(context: RunContext) -> Reward | None:
+    """The second reward that training is on; None without one."""
+    shaping = context.config.shaping
+    return build_reward(shaping.reward, context.classifier("shaping"), field="shaping.reward") if shaping else None
 
 
 def sibling_embedder(context: RunContext) -> Embedder | None:

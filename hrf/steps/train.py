@@ -9,7 +9,7 @@ from hrf.steps.context import TRAINED, RunContext, step
 from hrf.steps.numbers import update_metrics
 from hrf.steps.processes import in_processes
 from hrf.steps.sample import start_distribution
-from hrf.steps.score import sibling_embedder
+from hrf.steps.score import shaping_reward, sibling_embedder
 from hrf.steps.update import load_trainer, write_trained
 from hrf.storage.folders import read_folder
 from hrf.storage.secrets import SCORING_SECRETS
@@ -52,8 +52,11 @@ def train(
     trainer = load_trainer(context, base_folder, policy_folder, training_state)
     reward = build_reward(context.config.reward, context.classifier("reward"))
     starts = start_distribution(context, trainer.policy, baseline, lambda: reward)
-    embed = sibling_embedder(context)
-    records = [trainer.train(current, starts, reward, embed) for current in range(epoch, epoch + num_epochs)]
+    shaping, embed = shaping_reward(context), sibling_embedder(context)
+    records = [
+        trainer.train(current, starts, reward, shaping=shaping, embed=embed)
+        for current in range(epoch, epoch + num_epochs)
+    ]
     write_trained(
         trainer,
         records,

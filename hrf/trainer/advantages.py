@@ -21,23 +21,31 @@ def advantages_of(
     trajectories: Trajectories,
     config: Config,
     *,
+    shaping: NDArray[np.float64] | None = None,
     distances: NDArray[np.float64] | None = None,
     statistics: PromptStatistics | None = None,
     texts: Sequence[str] = (),
 ) -> Tensor:
     """Advantages of the branches, [B] float32: within groups, or by `statistics` of each prompt where there are some.
 
-    Within groups A = s(r) + w s(d), with s for standardised, r for rewards, d for distances to siblings.
+    Within groups A = s(r) + w s(d), with s for standardised, r for rewards, d for distances to siblings. Where a second
+    reward shapes the first, r is their weighted sum, here and in the statistics.
 
     Args:
         rewards: [B].
         trajectories: Their groups and prompts.
-        config: Its `update` part, with the weight w.
+        config: Its `update` part, with the weight w, and `shaping`.
+        shaping: [B] of the second reward; needed where `shaping` is configured.
         distances: [B], as of `hrf.core.diversity.sibling_distances`; needed where w is above 0.
         statistics: As `build_statistics` made them; takes the rewards in.
         texts: Of the prompts, by index.
     """
     values = torch.as_tensor(rewards, dtype=torch.float64)
+    if config.shaping:
+        if shaping is None:
+            raise ValueError("advantages of a shaped reward need scores with what shapes it")
+        # Not standardised by itself, which would make differences of a millionth as large as any.
+        values = values + config.shaping.weight * torch.as_tensor(shaping, dtype=torch.float64)
     if statistics is not None and trajectories.prompts is not None:
         return statistics.advantages(values, [texts[prompt] for prompt in trajectories.prompts.tolist()]).float()
     update = config.update

@@ -63,6 +63,8 @@ class Scores:
 
     rewards: NDArray[np.float64]
     """[B]."""
+    shaping: NDArray[np.float64] | None = None
+    """[B] of the second reward; None where training is on the reward alone."""
     distances: NDArray[np.float64] | None = None
     """[B] from each episode to its siblings; None where advantages don't ask for them."""
     seconds: float

@@ -59,6 +59,8 @@ class EpochRecord(Record):
     reward_mean: float
     reward_std: float
     """Over the epoch's branches (population)."""
+    shaping_mean: float | None = None
+    """Of the second reward that training is on; None without one."""
     seconds: dict[str, float]
     """Of `sample`, `score` and `update`."""
     updates: tuple[UpdateMetrics, ...]
@@ -83,6 +85,7 @@ class EpochRecord(Record):
         """
         first, mean = replicas[0], fmean(record.reward_mean for record in replicas)
         squares = fmean(record.reward_std**2 + (record.reward_mean - mean) ** 2 for record in replicas)
+        shaping = [record.shaping_mean for record in replicas if record.shaping_mean is not None]
         steps = sorted({step for record in replicas for step in record.grad_norm_by_step})
         return cls(
             epoch=first.epoch,
@@ -91,6 +94,7 @@ class EpochRecord(Record):
             num_evaluations=sum(record.num_evaluations for record in replicas) - (len(replicas) - 1) * num_shared,
             reward_mean=mean,
             reward_std=math.sqrt(squares),
+            shaping_mean=fmean(shaping) if shaping else None,
             seconds={part: sum(record.seconds[part] for record in replicas) for part in first.seconds},
             updates=tuple(map(_mean_update, zip(*(record.updates for record in replicas), strict=True))),
             grad_norm_by_step={

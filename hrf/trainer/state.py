@@ -26,6 +26,8 @@ _SAMPLES_FILE = "samples.safetensors"
 _SCORES_FILE = "scores.json"
 _MOMENTS_FILE = "moments.safetensors"
 _POOL_FILE = "prefix_pool.safetensors"
+_PARTS = ("shaping", "distances")
+"""Of scores, beside the rewards."""
 _MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 
 
@@ -82,22 +84,19 @@ def load_finished(path: str) -> Finished:
 
 
 def save_scores(scores: Scores, name: str, folder: Path) -> None:
-    """Write an epoch's rewards with the name of what gave them, and distances to siblings where there are any."""
+    """Write an epoch's rewards with the name of what gave them, and what else advantages are made of, if any."""
     record = {"name": name, "seconds": scores.seconds, "rewards": scores.rewards.tolist()}
-    if scores.distances is not None:
-        record["distances"] = scores.distances.tolist()
+    for part in _PARTS:
+        if (numbers := getattr(scores, part)) is not None:
+            record[part] = numbers.tolist()
     _write(folder / _SCORES_FILE, record)
 
 
 def load_scores(path: str) -> Scores:
     """Read and verify a scores folder."""
     record = _read(read_folder(path) / _SCORES_FILE)
-    distances = record.get("distances")
-    return Scores(
-        rewards=np.asarray(record["rewards"]),
-        distances=None if distances is None else np.asarray(distances),
-        seconds=float(record["seconds"]),
-    )
+    parts = {part: np.asarray(record[part]) for part in _PARTS if part in record}
+    return Scores(rewards=np.asarray(record["rewards"]), seconds=float(record["seconds"]), **parts)
 
 
 def save_fresh_state(folder: Path) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hrf.config import Config
@@ -85,7 +87,13 @@ def sample_episodes(
 
 
 def score_episodes(
-    finished: Finished, reward: Reward, *, epoch: int, embed: Embedder | None = None, ranks: Ranks = ALONE
+    finished: Finished,
+    reward: Reward,
+    *,
+    epoch: int,
+    shaping: Reward | None = None,
+    embed: Embedder | None = None,
+    ranks: Ranks = ALONE,
 ) -> Scores:
     """Reward an epoch's episodes. Ranks share them between them, and all get all rewards.
 
@@ -93,21 +101,27 @@ def score_episodes(
         finished: The episodes of a whole epoch.
         reward: What scores them.
         epoch: From 0.
+        shaping: The second reward that training is on; None without one.
         embed: Makes the features by which siblings are compared; None leaves their distances out.
         ranks: The processes that share the work.
 
     Raises:
-        NumericalError: If an image or its reward is out of range, where it names the branch, whose seed finds it again;
-            or if an image has features without a direction.
+        NumericalError: If an image or a reward of it is out of range, where it names the branch, whose seed finds it
+            again; or if an image has features without a direction.
     """
     began = time.perf_counter()
     part = ranks.part(len(finished.samples))
     prompts = None if finished.prompts is None else finished.prompts[part]
-    try:
-        rewards = reward.of_samples(finished.samples[part].numpy(), prompts)
-    except ImageError as error:
-        where = branch_name(finished.groups, part.start + error.image, epoch)
-        raise NumericalError(error.problem, where=where, fix=error.fix) from error
+
+    def scored(by: Reward, field: str = "") -> NDArray[np.float64]:
+        try:
+            return ranks.concatenate_array(by.of_samples(finished.samples[part].numpy(), prompts))
+        except ImageError as error:
+            where = branch_name(finished.groups, part.start + error.image, epoch) + field
+            raise NumericalError(error.problem, where=where, fix=error.fix) from error
+
+    rewards = scored(reward)
+    shaped = None if shaping is None else scored(shaping, ", shaping.reward")
     distances = None
     if embed is not None:
         features = ranks.concatenate(embed(to_images(finished.samples[part].numpy())))
@@ -116,7 +130,7 @@ def score_episodes(
         except ValueError as error:
             fix = "measure by other features (evaluation.features), or set update.sibling_distance_weight to 0"
             raise NumericalError(f"distances to siblings: {error}", where=f"epoch={epoch}", fix=fix) from error
-    return Scores(rewards=ranks.concatenate_array(rewards), distances=distances, seconds=time.perf_counter() - began)
+    return Scores(rewards=rewards, shaping=shaped, distances=distances, seconds=time.perf_counter() - began)
 
 
 def branch_name(groups: Tensor, index: int, epoch: int) -> str:
@@ -157,9 +171,15 @@ class Trainer:
         """Denoiser evaluations that the run has spent so far."""
 
     def train(
-        self, epoch: int, starts: StartDistribution, reward: Reward, embed: Embedder | None = None
+        self,
+        epoch: int,
+        starts: StartDistribution,
+        reward: Reward,
+        *,
+        shaping: Reward | None = None,
+        embed: Embedder | None = None,
     ) -> EpochRecord:
-        """One whole epoch; `embed` as for `score_episodes`."""
+        """One whole epoch; what scores it as for `score_episodes`."""
         episodes = sample_episodes(
             self.policy,
             starts,
@@ -169,7 +189,7 @@ class Trainer:
             texts=self.texts,
             ranks=self.ranks,
         )
-        scores = score_episodes(episodes.finished, reward, epoch=epoch, embed=embed, ranks=self.ranks)
+        scores = score_episodes(episodes.finished, reward, epoch=epoch, shaping=shaping, embed=embed, ranks=self.ranks)
         return self.learn(episodes.trajectories, episodes.sampling, scores, epoch=epoch)
 
     def learn(self, trajectories: Trajectories, sampling: Sampling, scores: Scores, *, epoch: int) -> EpochRecord:
@@ -188,6 +208,7 @@ class Trainer:
                 rewards,
                 trajectories,
                 config,
+                shaping=scores.shaping,
                 distances=scores.distances,
                 statistics=self.statistics,
                 texts=self.texts,
@@ -207,6 +228,7 @@ class Trainer:
             num_evaluations=self.num_evaluations,
             reward_mean=float(rewards.mean()),
             reward_std=float(rewards.std()),
+            shaping_mean=None if scores.shaping is None else float(scores.shaping.mean()),
             seconds={"sample": sampling.seconds, "score": scores.seconds, "update": seconds},
             updates=tuple(updates),
             grad_norm_by_step=norms,

@@ -43,6 +43,11 @@ def redness(images: NDArray[np.float32]) -> NDArray[np.float64]:
     return (images[:, 0].astype(np.float64) - images[:, 2]).mean(axis=(1, 2))
 
 
+def greenness(images: NDArray[np.float32]) -> NDArray[np.float64]:
+    """As smooth, for a second reward."""
+    return images[:, 1].mean(axis=(1, 2)).astype(np.float64)
+
+
 #: Two minibatches an epoch and a second pass over them, with both clips in use. The rate and the decay are large, so
 #: that what leaves either out is far outside the tolerance.
 _SMALL = {
@@ -121,6 +126,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
                 "sibling_distance_weight": 0.5,
                 "clip_range": 1e-4,
             },
+            "shaping": {
+                "reward": {"name": "python", "function": "tests.golden.trace:greenness"},
+                "weight": -0.5,
+            },
             "evaluation": {"features": "pixels"},
         },
     ),
@@ -173,6 +182,7 @@ def trace(case: str) -> list[dict[str, Any]]:
         fetch_base(config.model, base, {"step": "test"})
         policy = load_policy(config, base, base, reference=True)
         reward = build_reward(config.reward)
+        shaping = build_reward(config.shaping.reward) if config.shaping else None
         pool = None
         if config.policy.prefix_pool:
             pool = draw_prefix_pool(policy, config, run_seed=RUN_SEED, on_advance=None)
@@ -185,7 +195,7 @@ def trace(case: str) -> list[dict[str, Any]]:
         for epoch in range(NUM_EPOCHS):
             episodes = sample_episodes(policy, starts, config, run_seed=RUN_SEED, epoch=epoch)
             embed = pixel_features if config.update.sibling_distance_weight else None
-            scores = score_episodes(episodes.finished, reward, epoch=epoch, embed=embed)
+            scores = score_episodes(episodes.finished, reward, epoch=epoch, shaping=shaping, embed=embed)
             record = trainer.learn(episodes.trajectories, episodes.sampling, scores, epoch=epoch)
             epochs.append(
                 {

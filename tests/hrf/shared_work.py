@@ -85,6 +85,18 @@ def mean_red(images: np.ndarray) -> np.ndarray:
     return images[:, 0].mean(axis=(1, 2)).astype(np.float64)
 
 
+def mean_blue(images: np.ndarray) -> np.ndarray:
+    return images[:, 2].mean(axis=(1, 2)).astype(np.float64)
+
+
+def prompt_lengths(images: np.ndarray, prompts: list[str]) -> list[int]:
+    return [len(prompt) for prompt in prompts]
+
+
+def nothing(images: np.ndarray) -> np.ndarray:
+    return np.zeros(len(images))
+
+
 def reward_of_a_rank_that_dies(images: np.ndarray) -> np.ndarray:
     """As `mean_red`; the last rank's process is killed at its second call."""
     global _calls

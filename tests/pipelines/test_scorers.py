@@ -29,6 +29,12 @@ def config(overrides, preset="avatars-compressibility"):
             {"prepare", "baseline", "score", "evaluate"},
         ),
         (f"evaluation: {{held_out_reward: {{name: clip_score, clip: {HUB}}}}}", {"prepare", "baseline", "evaluate"}),
+        (f"shaping: {{reward: {{name: clip_score, clip: {HUB}}}}}", {"prepare", "score"}),
+        (
+            f"shaping: {{reward: {{name: clip_score, clip: {HUB}}}}}\n"
+            "run: {epochs: 2, epochs_per_step: 2}\nevaluation: {every: 2}",
+            {"prepare", "train"},
+        ),
         (
             f"reward: {{name: weighted_sum, terms: [{{}}, {{reward: {{name: clip_score, clip: {HUB}}}}}]}}\n"
             "run: {epochs: 2, epochs_per_step: 2}\nevaluation: {every: 2}",

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hrf.config import Config, Rollout, Run, list_presets, resolve
+from hrf.config import Config, Rollout, Run, Shaping, list_presets, resolve
 from hrf.config.overrides import deep_merge
 from hrf.core.window import Window
 from hrf.errors import ConfigError
@@ -374,6 +374,14 @@ HF = "hf:google/ddpm-celebahq-256"
         (DEFAULT, "evaluation: {classifier: ''}", "evaluation.features"),
         (DEFAULT, "evaluation: {classifier: '', features: pixels}", "gate.monitors.unrecognised_fraction"),
         (DEFAULT, "evaluation: {held_out_reward: {}}", "evaluation.held_out_reward"),
+        (
+            DEFAULT,
+            "{shaping: {reward: {quality: 80}}, evaluation: {held_out_reward: {quality: 80}}}",
+            "evaluation.held_out_reward",
+        ),
+        (DEFAULT, "shaping: {reward: {name: jpeg_compressibility}, weight: -2}", "shaping.reward"),
+        (DEFAULT, "shaping: {reward: {quality: 80}, weight: 0}", "shaping.weight"),
+        (DEFAULT, "shaping: {reward: {name: classifier}}", "shaping.reward.label"),
         (DEFAULT, "evaluation: {held_out_reward: {name: classifier}}", "evaluation.held_out_reward.label"),
         (DEFAULT, "run: {epochs: 3, epochs_per_step: 2}\nevaluation: {every: 2}", "run.epochs"),
         (DEFAULT, "run: {epochs: 6, epochs_per_step: 2}", "evaluation.every"),
@@ -405,6 +413,7 @@ def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, ov
         (DEFAULT, "update: {trust_region: divergence, divergence_limit: 1.0e-4, scale_trust_region: false}"),
         (DEFAULT, "reward: {name: classifier, label: planets}"),
         (DEFAULT, "evaluation: {held_out_reward: {name: classifier, label: planets}}"),
+        (DEFAULT, "shaping: {reward: {name: classifier, label: unrecognised}, weight: -0.33}"),
         (DEFAULT, "reward: {name: python, function: 'my.rewards:redness'}"),
         (DEFAULT, f"reward: {{name: clip_score, clip: {{source: 'hf:a/b', revision: {SHA1}}}}}"),
         (DEFAULT, f"reward: {{name: clip_score, clip: {{source: ../clip, sha256: {SHA256}}}}}"),
@@ -442,6 +451,9 @@ def test_a_reward_of_another_family_does_not_inherit_options():
     assert resolve("avatars-published", "reward: {name: jpeg_incompressibility}").reward == JpegReward(
         name="jpeg_incompressibility", legacy_range=True
     )
+    shaped = changed.with_changes({"shaping": {"reward": {"name": "python", "function": "a:b"}, "weight": -0.5}})
+    shaped = shaped.with_changes({"shaping": {"reward": {"name": "jpeg_incompressibility"}}})
+    assert shaped.shaping == Shaping(reward=JpegReward(name="jpeg_incompressibility"), weight=-0.5)
     held_out = {"evaluation": {"held_out_reward": {"name": "python", "function": "a:b"}}}
     assert changed.with_changes(held_out).with_changes(
         {"evaluation": {"held_out_reward": {"name": "jpeg_incompressibility"}}}
@@ -687,6 +699,7 @@ def configs(draw) -> Config:
             "starts": {"schedule": "fixed", "windows": [{"steps": [start, draw(st.integers(start + 1, steps - 1))]}]},
             "rollout": {"roots": roots, "branches": branches},
             "update": {"learning_rate": draw(positive), "minibatch": draw(st.integers(1, roots * branches))},
+            "shaping": draw(st.none() | st.builds(dict, weight=positive, reward=st.just({"quality": 80}))),
             "evaluation": {"held_out_reward": held_out},
             "gate": {"monitors": {"edge_density": draw(st.none() | positive)}},
             "run": {"seed": draw(st.integers(0, 2**63 - 1))},
@@ -719,7 +732,8 @@ def test_the_digest_knows_no_fields_that_came_later_at_their_default():
     changed = objectives[1].with_changes({"update": {"levels_per_branch": 3, "proximal_weight": 1.0}})
     assert objectives[0].digest() == resolve(DEFAULT).digest()
     replicas = resolve(DEFAULT, "run: {replicas: 2}")
-    assert len({config.digest() for config in (*objectives, changed, replicas)}) == 4
+    shaped = resolve(DEFAULT, "shaping: {reward: {quality: 80}}")
+    assert len({config.digest() for config in (*objectives, changed, replicas, shaped)}) == 5
 
 
 def test_the_digest_is_the_same_in_another_process():

@@ -6,6 +6,7 @@ import pytest
 
 from hrf.config import Config, resolve
 from hrf.config.inputs import input_digests
+from hrf.config.overrides import from_settings
 from hrf.storage.weights import ABSENT
 
 TEXT = {"model": {"source": "somewhere", "guidance_scale": 5.0}, "evaluation": {"features": "pixels", "classifier": ""}}
@@ -42,8 +43,8 @@ def test_a_changed_file_or_folder_has_another_digest_and_the_same_contents_the_s
     assert input_digests(config) == first
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_a_changed_reward_function_has_another_digest_and_is_not_imported(tmp_path, monkeypatch, held_out):
+@pytest.mark.parametrize("section", ["reward", "shaping.reward", "evaluation.held_out_reward"])
+def test_a_changed_reward_function_has_another_digest_and_is_not_imported(tmp_path, monkeypatch, section):
     """Kills: a digest of the function's name; of its own file alone, where it imports its neighbours."""
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
     (tmp_path / "alone.py").write_text("raise SystemExit")
@@ -53,12 +54,9 @@ def test_a_changed_reward_function_has_another_digest_and_is_not_imported(tmp_pa
         (package / name).write_text("raise SystemExit")
 
     def digest(function: str) -> str:
-        reward = {"name": "python", "function": function}
-        config = resolve("").with_changes(
-            {"evaluation": {"held_out_reward": reward}} if held_out else {"reward": reward}
-        )
+        config = resolve("").with_changes(from_settings([], {section: {"name": "python", "function": function}}))
         ((field, found),) = input_digests(config).items()
-        assert field == ("evaluation.held_out_reward.function" if held_out else "reward.function")
+        assert field == f"{section}.function"
         return found
 
     alone, together = digest("alone:f"), digest("together.rewards:f")

@@ -142,6 +142,18 @@ def test_every_epoch_has_its_row_and_the_one_without_evaluation_says_so(folder: 
             assert interval(Interval(**entry["evaluation"]["diversity"]["vendi_order2_ratio"]), 2) in text
 
 
+def test_what_shapes_the_reward_is_said_and_has_a_column_where_it_is_recorded(folder: Path, tmp_path: Path) -> None:
+    assert "Rollout shaping" not in Page(render_run(folder)).text
+    record = summary_record()
+    record["config"]["shaping"] = {"reward": {"name": "classifier", "label": "unrecognised"}, "weight": -0.33}
+    for entry in record["epochs"]:
+        entry["update"]["shaping_mean"] = 0.0631
+    text = Page(render_run(write_summary(tmp_path / "shaped", record))).text
+    assert "2 – [10, 19) 37 056 35 s −1.210 ± 0.140 0.063 not evaluated" in text
+    words = "Trained on that plus −0.33 × a second reward: the classifier's probability of “unrecognised”"
+    assert words in text
+
+
 @pytest.mark.parametrize("render", ["run", "evaluation"])
 def test_hostile_names_stay_text(tmp_path: Path, render: str) -> None:
     hostile = '"><script>alert(1)</script><img src=x onerror=alert(2)>'

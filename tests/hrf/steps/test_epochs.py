@@ -30,6 +30,7 @@ SHARED_START = {
 DIFFERENCE = {**SPLIT, "update": {"objective": "difference", "proximal_weight": 0.5, "levels_per_branch": 1}}
 SHAPED = {
     **SPLIT,
+    "shaping": {"reward": {"name": "python", "function": "tests.hrf.shared_work:mean_blue"}, "weight": -0.5},
     "update": {
         "objective": "difference",
         "levels_per_branch": 1,
@@ -93,6 +94,15 @@ def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit(steps, changes):
     assert [update.update for update in resumed.update_record(3).updates] == [6, 7]
 
 
+def test_what_shapes_training_does_not_change_how_it_is_measured(steps):
+    """Kills: a second reward in the digest of evaluations, so that candidates would not compare."""
+    runs = [steps(f"run-{number}", {"shaping": shaping}) for number, shaping in enumerate((None, SHAPED["shaping"]))]
+    for run in runs:
+        run.prepare(experiment=run.folder.name)
+    abouts = [json.loads((run.folder / "run" / "run.json").read_text()) for run in runs]
+    assert abouts[0]["evaluation_digest"] == abouts[1]["evaluation_digest"]
+
+
 def test_moments_that_are_not_restored_change_the_next_weights(steps):
     """The mutant of trap 7: a fresh optimizer state at the same weights."""
     run = steps()
@@ -136,8 +146,8 @@ def test_a_step_that_runs_again_gives_the_same_bytes(steps):
 def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps, changes):
     """Costs recomputed from the start steps: a forward per tail step, and forward plus backward per trained one.
 
-    Of the difference objective, per level, with one more forward for its pull. Scores have distances to siblings where
-    they are asked for, and are as they were elsewhere.
+    Of the difference objective, per level, with one more forward for its pull. Scores have distances to siblings and a
+    second reward where they are asked for, and are as they were elsewhere; what is reported as the reward is the first.
     """
     run = steps("run", changes)
     run.prepare()
@@ -158,10 +168,15 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
     pool = run.config.policy.prefix_pool * switch
     learning = 4 * len(starts) if changes in (DIFFERENCE, SHAPED) else 3 * int((trained - starts).sum())
     scores = json.loads((run.folder / "scores-0" / "scores.json").read_text())
-    assert scores.keys() - {"distances"} == {"name", "seconds", "rewards"}
-    assert ("distances" in scores) == (changes is SHAPED)
+    more = {"distances", "shaping"} if changes is SHAPED else set()
+    assert scores.keys() == {"name", "seconds", "rewards", *more}
+    record = run.update_record(0)
+    assert record.reward_mean == pytest.approx(sum(scores["rewards"]) / len(starts), rel=1e-12)
+    assert record.shaping_mean == (
+        pytest.approx(sum(scores["shaping"]) / len(starts), rel=1e-12) if changes is SHAPED else None
+    )
     spent = pool + about["num_evaluations"] + learning
-    assert run.update_record(0).num_evaluations == spent
+    assert record.num_evaluations == spent
     schedule = noise_schedule(scheduler_config(run.folder / "base"), run.config)
     assert expected_epoch_evaluations(run.config, schedule, 0) == pytest.approx(spent - pool, rel=0.5)
 

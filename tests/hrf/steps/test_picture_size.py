@@ -45,12 +45,13 @@ def test_the_classifier_that_comes_along_is_for_pictures_of_its_own_size(steps) 
     assert "gate.monitors.unrecognised_fraction: null" in error.fix
 
 
-@pytest.mark.parametrize("place", ["reward", "held out", "term"])
+@pytest.mark.parametrize("place", ["reward", "shaping", "held out", "term"])
 def test_a_rewards_classifier_is_for_pictures_of_the_models_size(steps, classifier: str, place: str) -> None:
     reward = {"name": "classifier", "label": "cat", "classifier": classifier}
     terms = [{"reward": {"name": "jpeg_compressibility"}, "weight": 1.0}, {"reward": reward, "weight": 1.0}]
     changes, field = {
         "reward": ({"reward": reward}, "reward"),
+        "shaping": ({"shaping": {"reward": reward}}, "shaping.reward"),
         "held out": ({"evaluation": {"held_out_reward": reward}}, "evaluation.held_out_reward"),
         "term": ({"reward": {"name": "weighted_sum", "terms": terms}}, "reward.terms[1].reward"),
     }[place]

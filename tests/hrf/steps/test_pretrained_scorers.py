@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from hrf.config.overrides import from_settings
 from hrf.errors import ArtifactError, ConfigError
 from hrf.evaluation.measured import Measured
 from hrf.evaluation.samples import EvaluationStarts, evaluation_samples
@@ -116,11 +117,11 @@ def refused(steps, changes: dict) -> ConfigError:
     return caught.value
 
 
-@pytest.mark.parametrize("held_out", [False, True])
-def test_prepare_refuses_a_reward_of_prompts_for_a_model_without_prompts(steps, networks, held_out):
+@pytest.mark.parametrize("section", ["reward", "shaping.reward", "evaluation.held_out_reward"])
+def test_prepare_refuses_a_reward_of_prompts_for_a_model_without_prompts(steps, networks, section):
     clip_score = {"name": "clip_score", "clip": pinned(networks["clip"])}
-    error = refused(steps, {"evaluation": {"held_out_reward": clip_score}} if held_out else {"reward": clip_score})
-    assert error.field == ("evaluation.held_out_reward.name" if held_out else "reward.name")
+    error = refused(steps, from_settings([], {section: clip_score}))
+    assert error.field == f"{section}.name"
     assert "unconditional" in error.expected
 
 

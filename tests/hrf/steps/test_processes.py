@@ -31,6 +31,7 @@ SHARED = {
     "update": {"minibatch": 4, "microbatch": 5, "ema_decay": 0.5, "kl_weight": 0.1},
 }
 DIFFERENCE = {
+    "shaping": {"reward": {"name": "python", "function": "tests.hrf.shared_work:mean_blue"}},
     "update": {
         **SHARED["update"],
         "kl_weight": 0.0,

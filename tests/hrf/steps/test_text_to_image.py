@@ -52,6 +52,7 @@ DDPO = {
 }
 DIFFERENCE = {
     **SPLIT,
+    "shaping": {"reward": {"name": "python", "function": "tests.hrf.shared_work:prompt_lengths"}},
     "update": {
         "objective": "difference",
         "levels_per_branch": 1,
@@ -111,6 +112,9 @@ def test_every_start_distribution_trains_with_prompts_and_its_cost_is_counted(st
             assert len(tensors["prompts"][tensors["groups"] == group].unique()) == 1
     told = json.loads((run.folder / "samples-0" / "prompts.json").read_text())
     assert told == table.texts_of(tensors["prompts"].tolist())
+    if changes is DIFFERENCE:
+        scores = json.loads((run.folder / "scores-0" / "scores.json").read_text())
+        assert scores["shaping"] == [len(prompt) for prompt in told]
     samples = load_file(run.folder / "samples-0" / "samples.safetensors")["samples"]
     assert samples.shape == (6, 3, 16, 16)
     assert tensors["states"].shape[1:] == (4, 8, 8)

@@ -197,6 +197,7 @@ def test_steering_is_drawn_and_what_a_run_has_not_is_left_out():
         num_evaluations=8,
         reward_mean=1.0,
         reward_std=0.5,
+        shaping_mean=0.25,
         seconds={"sample": 1.0, "score": 2.0, "update": 3.0},
         updates=(metrics,),
         grad_norm_by_step={0: 1.0, 1: 3.0},
@@ -210,6 +211,7 @@ def test_steering_is_drawn_and_what_a_run_has_not_is_left_out():
     assert points[0].numbers == {
         "reward_mean": 1.0,
         "reward_std": 0.5,
+        "shaping_mean": 0.25,
         "mean_start_step": 0.0,
         **{name: value for name, value in vars(metrics).items() if name != "update"},
         "num_updates": 1,

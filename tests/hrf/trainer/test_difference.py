@@ -203,12 +203,19 @@ def test_trajectories_without_their_finished_samples_are_refused():
 
 
 @pytest.mark.slow
-def test_the_reward_of_the_shipped_model_rises(tmp_path):
-    """Three epochs on pictures' redness: the roots of the last epoch score higher than those of the first."""
+@pytest.mark.parametrize("shaped", [False, True])
+def test_the_reward_of_the_shipped_model_rises(tmp_path, shaped):
+    """Three epochs on pictures' redness: the roots of the last epoch score higher than those of the first.
+
+    Shaped: by redness alone, as all rewards are alike, and are reported so. Kills: r + w s reported as the reward.
+    """
+    redness = {"name": "python", "function": "tests.golden.trace:redness"}
+    nothing = {"name": "python", "function": "tests.hrf.shared_work:nothing"}
     config = resolve("avatars-compressibility").with_changes(
         {
             "sampler": {"steps": 6},
-            "reward": {"name": "python", "function": "tests.golden.trace:redness"},
+            "reward": nothing if shaped else redness,
+            "shaping": {"reward": redness} if shaped else None,
             "policy": {"split": 0.3, "prefix_pool": 4},
             "starts": {"schedule": "uniform", "windows": []},
             "update": {"objective": "difference", "learning_rate": 1e-4},
@@ -220,5 +227,8 @@ def test_the_reward_of_the_shipped_model_rises(tmp_path):
     reward = build_reward(config.reward)
     starts = build_starts(config, policy, reward=lambda: reward, pool=pool)
     trainer = Trainer(policy, config, run_seed=0)
-    means = [trainer.train(epoch, starts, reward).reward_mean for epoch in range(4)]
+    shaping = build_reward(config.shaping.reward) if config.shaping else None
+    records = [trainer.train(epoch, starts, reward, shaping=shaping) for epoch in range(4)]
+    means = [record.shaping_mean if shaped else record.reward_mean for record in records]
+    assert {record.reward_mean for record in records} == {0.0} if shaped else records[0].shaping_mean is None
     assert means[-1] > means[0] + 0.05, means
