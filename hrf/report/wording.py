@@ -79,7 +79,8 @@ def what_was_run(summary: ReportedRun) -> list[str]:
     sentences.append(f"Reward: {reward_words(summary.setting('reward') or {}, summary.base.reward.name)}.")
     shaping = summary.setting("shaping")
     if shaping:
-        second = reward_words(shaping["reward"], shaping["reward"]["name"])
+        # Which way is better, the weight's sign says.
+        second = reward_words(shaping["reward"], shaping["reward"]["name"]).removesuffix(": larger is better")
         sentences.append(f"Trained on that plus {significant(shaping['weight'])} × a second reward: {second}.")
     model = summary.setting("model.source")
     if model:

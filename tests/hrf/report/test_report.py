@@ -150,7 +150,7 @@ def test_what_shapes_the_reward_is_said_and_has_a_column_where_it_is_recorded(fo
         entry["update"]["shaping_mean"] = 0.0631
     text = Page(render_run(write_summary(tmp_path / "shaped", record))).text
     assert "2 – [10, 19) 37 056 35 s −1.210 ± 0.140 0.063 not evaluated" in text
-    words = "Trained on that plus −0.33 × a second reward: the classifier's probability of “unrecognised”"
+    words = "Trained on that plus −0.330 × a second reward: the classifier's probability of “unrecognised”."
     assert words in text
 
 

@@ -213,7 +213,7 @@ def test_steering_is_drawn_and_what_a_run_has_not_is_left_out():
         "reward_std": 0.5,
         "shaping_mean": 0.25,
         "mean_start_step": 0.0,
-        **{name: value for name, value in vars(metrics).items() if name != "update"},
+        **{name: value for name, value in vars(metrics).items() if name != "update" and value is not None},
         "num_updates": 1,
         "num_evaluations": 8,
         "largest_step_over_median": 1.5,
