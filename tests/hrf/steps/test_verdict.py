@@ -198,7 +198,5 @@ def test_an_incumbent_that_switches_earlier_is_sampled_from_noise_by_its_own_wei
     pointer = read_pointer(Storage.open(early.storage), "early")
     stored = Storage.open(early.storage).download_folder(pointer.candidate_key, early.folder / "stored")
     late = bench_of(trained("late", {"policy": {"split": 0.5}}))
-    assert (
-        late.measure(number_of(2), pointer)[1]
-        == replace(bench_of(early), candidate=stored).measure(number_of(2), None)[0].rewards
-    )
+    own = replace(bench_of(early), candidate=stored).measure(number_of(2), None).evaluation
+    assert late.measure(number_of(2), pointer).incumbent_rewards == own.rewards
