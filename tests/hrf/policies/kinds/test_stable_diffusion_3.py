@@ -5,6 +5,7 @@ import shutil
 import pytest
 import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from safetensors.torch import load_file
 
 from hrf.config import Config
 from hrf.core.schedule import gaussian_log_prob
@@ -150,6 +151,9 @@ def test_load_lora_weights_of_plain_diffusers_gives_the_same_pictures(base, fres
         folder.mkdir()
     save_policy(saved, tuned.denoiser, base, {"switch_step": tuned.switch_step}, None, weights_of(config_for(**LORA)))
     fold_strength(saved, base, at, strength)
+    full = load_file(saved / LORA_FILE)
+    for name, value in load_file(at / LORA_FILE).items():
+        assert torch.equal(value, strength * full[name] if ".lora_B." in name else full[name])
     policy = policy_for(base, at, policy=policy_changes)
     asked = [1, 3, 0]
     streams = [stream(0, Purpose.EVALUATION, index) for index in range(3)]
