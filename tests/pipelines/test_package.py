@@ -155,7 +155,10 @@ def test_here_every_task_but_the_one_that_reports_the_end_is_cached_and_nothing_
 def test_the_number_of_epochs_and_the_evaluated_epoch_are_constants(spec):
     tasks = _run_tasks(spec)
     numbers = tasks["epoch-2"]["inputs"]["parameters"]
-    assert {name: entry["runtimeValue"]["constant"] for name, entry in numbers.items()} == {"epoch": 1.0}
+    assert {name: entry["runtimeValue"]["constant"] for name, entry in numbers.items()} == {
+        "epoch": 1.0,
+        "replica": 0.0,
+    }
     assert tasks["evaluate"]["inputs"]["parameters"]["epoch"]["runtimeValue"]["constant"] == 1.0
     assert tasks["check"]["inputs"]["parameters"]["num_epochs"]["runtimeValue"]["constant"] == 2.0
 
@@ -168,7 +171,7 @@ def test_several_epochs_per_step_are_one_task_that_is_evaluated_at_its_last_epoc
     numbers = {
         name: entry["runtimeValue"]["constant"] for name, entry in tasks["train-2"]["inputs"]["parameters"].items()
     }
-    assert numbers == {"epoch": 3.0, "num_epochs": 3.0}
+    assert numbers == {"epoch": 3.0, "num_epochs": 3.0, "replica": 0.0}
     assert tasks["evaluate-2"]["inputs"]["parameters"]["epoch"]["runtimeValue"]["constant"] == 5.0
     assert tasks["train-2"]["taskInfo"]["name"] == "epochs 3-5, window 10-last: train"
 

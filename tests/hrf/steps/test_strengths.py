@@ -76,7 +76,7 @@ def test_a_verdict_is_measured_on_the_weights_that_are_stored(steps, tmp_path):
             candidate=candidate,
             record=record,
         )
-        return np.array(bench.measure(number_of(1), None)[0].rewards)
+        return np.array(bench.measure(number_of(1), None).evaluation.rewards)
 
     def by_hand(weight: float):
         """The weights at a strength, in a folder that says nothing of it."""
