@@ -30,6 +30,8 @@ _SIZES = 6
 """How many numbers say a picture's size, where it was cut from, and the size that is wanted; height first."""
 _ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
 _TOKENIZERS = ("tokenizer", "tokenizer_2")
+_OTHER_DECODERS = ("vae_1_0", "vae_decoder", "vae_encoder")
+"""Folders of the published repository that its index does not name: an older autoencoder, and the same one for ONNX."""
 _INDEX = "model_index.json"
 _ZEROS = "force_zeros_for_empty_prompt"
 
@@ -53,7 +55,7 @@ class StableDiffusionXL(TextToImage):
         check_parts(
             source,
             (self.component, "vae", *_ENCODERS, *_TOKENIZERS, "scheduler"),
-            left_out=("image_encoder", "feature_extractor"),
+            left_out=("image_encoder", "feature_extractor", *_OTHER_DECODERS),
         )
         scheduler = scheduler_config(source)
         num_timesteps = len(training_scheduler(scheduler).alphas_cumprod)

@@ -45,6 +45,18 @@ def base(model, tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize("name", ["vae_1_0", "vae_decoder", "vae_encoder"])
+def test_the_autoencoders_that_the_published_repository_has_besides_are_left_out(model, tmp_path, name):
+    """Its index names `vae` alone, and so diffusers draws with that one."""
+    shutil.copytree(model, tmp_path / "published")
+    shutil.copytree(model / "vae", tmp_path / "published" / name)
+    (target := tmp_path / "base").mkdir()
+
+    normalise_base(tmp_path / "published", target)
+
+    assert not (target / name).exists()
+
+
 def policy_for(base, weights=None, **changes) -> DiffusionPolicy:
     return load_policy(config_for(**changes), base, weights or base, prompts=base)
 
