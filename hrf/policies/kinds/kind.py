@@ -17,6 +17,7 @@ from hrf.errors import ConfigError
 from hrf.policies.components import read_json
 from hrf.policies.conditioning import Conditioning, PromptEmbeddings, Text, TextConditioning
 from hrf.policies.decoding import Decoder, LatentDecoder
+from hrf.policies.text import load_text_encoder, load_tokenizer
 
 _TOKENIZER_FILES = ("*.json", "*.txt")
 
@@ -123,27 +124,42 @@ def sides(size: int | list[int]) -> tuple[int, int]:
     return height, width
 
 
-def check_vocabulary(name: str, num_tokens: int, vocab_size: int) -> None:
-    """Refuse a tokenizer with more tokens than its text encoder, of a name, knows.
+def rewrite_text_encoders(
+    source: Path, target: Path, encoders: Mapping[str, str], tokenizers: Mapping[str, str]
+) -> dict[str, Any]:
+    """Rewrite text encoders and the tokenizer of each, one after the other: they may be larger than the denoiser.
+
+    Args:
+        source: A model in diffusers' layout.
+        target: The pipeline folder.
+        encoders: Component -> class of transformers.
+        tokenizers: The same, in the same order.
+
+    Returns:
+        Component -> configuration of the text encoder.
 
     Raises:
-        ConfigError: If it has.
+        ArtifactError: If one can't be loaded.
+        ConfigError: If a tokenizer has more tokens than its text encoder knows.
     """
-    if num_tokens > vocab_size:
-        raise ConfigError(
-            "model.source",
-            expected=f"a tokenizer of {name}'s {vocab_size} tokens at most",
-            got=f"one of {num_tokens}",
-            fix="give the tokenizer that belongs to the text encoder, or one whose embeddings were added to it",
-        )
-
-
-def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy what a tokenizer is read from."""
-    target.mkdir()
-    for pattern in _TOKENIZER_FILES:
-        for file in sorted(source.glob(pattern)):
-            shutil.copyfile(file, target / file.name)
+    read = {}
+    for (name, kind), (words, of) in zip(encoders.items(), tokenizers.items(), strict=True):
+        num_tokens, encoder = len(load_tokenizer(source / words, of)), load_text_encoder(source / name, kind)
+        if num_tokens > encoder.config.vocab_size:
+            raise ConfigError(
+                "model.source",
+                expected=f"a tokenizer of {name}'s {encoder.config.vocab_size} tokens at most",
+                got=f"one of {num_tokens}",
+                fix="give the tokenizer that belongs to the text encoder, or one whose embeddings were added to it",
+            )
+        encoder.save_pretrained(target / name)
+        read[name] = encoder.config
+        del encoder
+        (target / words).mkdir()
+        for pattern in _TOKENIZER_FILES:
+            for file in sorted((source / words).glob(pattern)):
+                shutil.copyfile(file, target / words / file.name)
+    return read
 
 
 def write_scheduler(scheduler: Mapping[str, Any], target: Path) -> None:

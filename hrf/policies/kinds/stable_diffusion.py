@@ -13,12 +13,14 @@ from hrf.errors import ConfigError
 from hrf.policies.acceptance import check_answers, check_parts, check_sample_size
 from hrf.policies.components import load_component, scheduler_config
 from hrf.policies.conditioning import PromptEmbeddings, Text
-from hrf.policies.kinds.kind import TextToImage, check_vocabulary, copy_tokenizer, sides, write_index, write_scheduler
+from hrf.policies.kinds.kind import TextToImage, rewrite_text_encoders, sides, write_index, write_scheduler
 from hrf.policies.schedulers import clip_range_of, training_scheduler
-from hrf.policies.text import embed_prompts, load_text_encoder, load_tokenizer
+from hrf.policies.text import embed_prompts
 
 _PROMPT_TOKENS = 77
 """CLIP's context length."""
+_ENCODERS = {"text_encoder": "CLIPTextModel"}
+_TOKENIZERS = {"tokenizer": "CLIPTokenizer"}
 
 
 class StableDiffusion(TextToImage):
@@ -39,22 +41,18 @@ class StableDiffusion(TextToImage):
         """
         check_parts(
             source,
-            (self.component, "vae", "text_encoder", "tokenizer", "scheduler"),
+            (self.component, "vae", *_ENCODERS, *_TOKENIZERS, "scheduler"),
             left_out=("safety_checker", "feature_extractor"),
         )
         scheduler = scheduler_config(source)
         num_timesteps = len(training_scheduler(scheduler).alphas_cumprod)
         denoiser = load_component(source / self.component, self.denoiser)
         autoencoder = load_component(source / "vae", "AutoencoderKL")
-        encoder = load_text_encoder(source / "text_encoder")
-        tokenizer = load_tokenizer(source / "tokenizer")
-        _check_fits(denoiser.config, autoencoder.config, encoder.config)
-        check_vocabulary("text_encoder", len(tokenizer), encoder.config.vocab_size)
+        read = rewrite_text_encoders(source, target, _ENCODERS, _TOKENIZERS)
+        _check_fits(denoiser.config, autoencoder.config, read["text_encoder"])
         check_answers(denoiser, self.question(denoiser.config), torch.tensor([0, num_timesteps - 1]))
         denoiser.save_pretrained(target / self.component)
         autoencoder.save_pretrained(target / "vae")
-        encoder.save_pretrained(target / "text_encoder")
-        copy_tokenizer(source / "tokenizer", target / "tokenizer")
         # Absent, it would mean True to some of diffusers' schedulers and False to others; latents are not clamped.
         scheduler = {"clip_sample": False, **scheduler}
         write_scheduler(scheduler, target)
@@ -67,8 +65,7 @@ class StableDiffusion(TextToImage):
                 "requires_safety_checker": False,
                 "safety_checker": [None, None],
                 "scheduler": ["diffusers", scheduler["_class_name"]],
-                "text_encoder": ["transformers", "CLIPTextModel"],
-                "tokenizer": ["transformers", "CLIPTokenizer"],
+                **{name: ["transformers", kind] for name, kind in {**_ENCODERS, **_TOKENIZERS}.items()},
                 "unet": ["diffusers", self.denoiser],
                 "vae": ["diffusers", "AutoencoderKL"],
             },

@@ -14,7 +14,7 @@ from hrf.errors import ConfigError
 from hrf.policies.acceptance import check_answers, check_parts, check_sample_size, parts_of
 from hrf.policies.components import load_component, read_json, scheduler_config
 from hrf.policies.conditioning import PromptEmbeddings, Text
-from hrf.policies.kinds.kind import TextToImage, check_vocabulary, copy_tokenizer, write_index, write_scheduler
+from hrf.policies.kinds.kind import TextToImage, rewrite_text_encoders, write_index, write_scheduler
 from hrf.policies.schedulers import flow_scheduler
 from hrf.policies.text import load_text_encoder, load_tokenizer, read_by_clip, tokens_of
 
@@ -64,15 +64,7 @@ class StableDiffusion3(TextToImage):
         del denoiser
         autoencoder = load_component(source / "vae", "AutoencoderKL")
         autoencoder.save_pretrained(target / "vae")
-        read: dict[str, Any] = {}
-        for (name, kind), (words, of) in zip(encoders.items(), tokenizers.items(), strict=True):
-            tokenizer = load_tokenizer(source / words, of)
-            copy_tokenizer(source / words, target / words)
-            encoder = load_text_encoder(source / name, kind)
-            encoder.save_pretrained(target / name)
-            read[name] = encoder.config
-            check_vocabulary(name, len(tokenizer), encoder.config.vocab_size)
-            del encoder
+        read = rewrite_text_encoders(source, target, encoders, tokenizers)
         _check_fits(config, autoencoder.config, read)
         write_scheduler(scheduler, target)
         write_index(

@@ -13,23 +13,16 @@ from hrf.errors import ConfigError
 from hrf.policies.acceptance import check_answers, check_parts, check_sample_size
 from hrf.policies.components import load_component, read_json, scheduler_config
 from hrf.policies.conditioning import PromptEmbeddings, Text
-from hrf.policies.kinds.kind import (
-    TextToImage,
-    check_vocabulary,
-    copy_tokenizer,
-    sides,
-    write_index,
-    write_scheduler,
-)
+from hrf.policies.kinds.kind import TextToImage, rewrite_text_encoders, sides, write_index, write_scheduler
 from hrf.policies.schedulers import clip_range_of, training_scheduler
-from hrf.policies.text import load_text_encoder, load_tokenizer, read_by_clip
+from hrf.policies.text import read_by_clip
 
 _PROMPT_TOKENS = 77
 """CLIP's context length."""
 _SIZES = 6
 """How many numbers say a picture's size, where it was cut from, and the size that is wanted; height first."""
 _ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"}
-_TOKENIZERS = ("tokenizer", "tokenizer_2")
+_TOKENIZERS = {"tokenizer": "CLIPTokenizer", "tokenizer_2": "CLIPTokenizer"}
 _OTHER_DECODERS = ("vae_1_0", "vae_decoder", "vae_encoder")
 """Folders of the published repository that its index does not name: an older autoencoder, and the same one for ONNX."""
 _INDEX = "model_index.json"
@@ -67,15 +60,7 @@ class StableDiffusionXL(TextToImage):
         del denoiser
         autoencoder = load_component(source / "vae", "AutoencoderKL")
         autoencoder.save_pretrained(target / "vae")
-        read: dict[str, Any] = {}
-        for (name, kind), words in zip(_ENCODERS.items(), _TOKENIZERS, strict=True):
-            tokenizer = load_tokenizer(source / words)
-            copy_tokenizer(source / words, target / words)
-            encoder = load_text_encoder(source / name, kind)
-            encoder.save_pretrained(target / name)
-            read[name] = encoder.config
-            check_vocabulary(name, len(tokenizer), encoder.config.vocab_size)
-            del encoder
+        read = rewrite_text_encoders(source, target, _ENCODERS, _TOKENIZERS)
         _check_fits(config, autoencoder.config, read)
         # Absent, it would mean True to some of diffusers' schedulers and False to others; latents are not clamped.
         scheduler = {"clip_sample": False, **scheduler}
@@ -89,8 +74,7 @@ class StableDiffusionXL(TextToImage):
                 _ZEROS: bool(index.get(_ZEROS, True)),
                 "image_encoder": [None, None],
                 "scheduler": ["diffusers", scheduler["_class_name"]],
-                **{name: ["transformers", kind] for name, kind in _ENCODERS.items()},
-                **{name: ["transformers", "CLIPTokenizer"] for name in _TOKENIZERS},
+                **{name: ["transformers", kind] for name, kind in {**_ENCODERS, **_TOKENIZERS}.items()},
                 "unet": ["diffusers", self.denoiser],
                 "vae": ["diffusers", "AutoencoderKL"],
             },
