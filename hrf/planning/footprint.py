@@ -37,6 +37,8 @@ class Footprint:
     """Of a module and one sample, in float32. FLOPs are 2 per multiply-add and leave out elementwise operations."""
 
     num_parameters: int
+    buffer_bytes: int
+    """Of what a module holds besides parameters, such as a table of positions."""
     num_tuned: int
     """How many parameters are tuned: all, or those of an adapter beside them."""
     num_tuned_tensors: int
@@ -184,6 +186,7 @@ def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any]) -> Footpr
     convolutions = sum(count for operation, count in counts.items() if "convolution" in str(operation))
     return Footprint(
         num_parameters=sum(parameter.numel() for parameter in parameters),
+        buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
         num_tuned=sum(parameter.numel() for parameter in parameters),
         num_tuned_tensors=len(parameters),
         sample_shape=shape,

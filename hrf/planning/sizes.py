@@ -24,6 +24,7 @@ def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None
     second = config.switch_step > 0 or config.update.uses_reference
     parts = {
         "weights": weights,
+        "buffers": denoiser.buffer_bytes,
         # An adapter's reference is the same network, with the adapter switched off.
         "reference": tuned if config.policy.lora else weights if second else 0,
         "bfloat16_weights": weights // 2 if low else 0,
@@ -39,7 +40,7 @@ def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None
     pairs = config.update.microbatch * config.episode_forwards
     trained = round(pairs * denoiser.backward_bytes * activations)
     checkpointed = round(pairs * denoiser.checkpointed_bytes * activations)
-    held = parts["weights"] + parts["reference"] + parts["bfloat16_weights"]
+    held = parts["weights"] + parts["buffers"] + parts["reference"] + parts["bfloat16_weights"]
     learning = held + parts["gradients"] + parts["gradient_copies"] + parts["moments"] + parts["average"]
     return {
         **parts,

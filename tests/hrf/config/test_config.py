@@ -59,6 +59,9 @@ def test_the_presets_are_these():
         "sd15-aesthetic",
         "sd15-compressibility",
         "sd15-pickscore",
+        "sd35-medium-compressibility",
+        "sd35-medium-pickscore",
+        "sdxl-aesthetic",
     ]
 
 
@@ -82,7 +85,7 @@ def test_every_number_in_a_preset_says_where_it_comes_from(name):
     silent = [
         line
         for line in numbers
-        if not re.search(r"# (paper|published code|DDPO's code|ours)\b", line)
+        if not re.search(r"# (paper|published code|DDPO's code|Flow-GRPO's code|FDFO's code|ours)\b", line)
         and not re.search(r"prefix_pool: 0$", line)
     ]
     assert numbers or "extends:" in preset_text(name)
