@@ -169,7 +169,7 @@ def test_the_window_study_runs_in_its_tiny_form(tmp_path):
     table = read_table(tmp_path / "studies" / "window-tiny")
     assert set(table["arm"]) == {"ddpo", "hrf-clean", "hrf-clean-split-sampled"}
     assert (table.groupby("arm")["point"].apply(list).map(sorted) == [[0, 1, 2]] * 3).all()
-    assert (table[table["point"] == 2]["evaluations"] > 300).all()
+    assert (table[table["point"] == 2]["evaluations"] > 100).all()
 
 
 def test_presets_make_the_study_that_the_file_it_leaves_says(tmp_path):
