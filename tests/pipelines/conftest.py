@@ -98,7 +98,7 @@ def start(kfp: KfpServer) -> Any:
 @pytest.fixture
 def summary() -> dict[str, Any]:
     """The summary of a finished run."""
-    return json.loads(json.dumps(summary_record()))
+    return summary_record()
 
 
 def words(result: Any) -> str:
