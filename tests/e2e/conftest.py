@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hrf_pipelines.local.embedded_s3 import EmbeddedS3
-from tests.e2e.commands import PROMOTING, Said, events, hrf, only_run
+from tests.e2e.commands import Said, events, hrf, only_run, promoting
 from tests.e2e.objects import records, storage_of
 
 EXPERIMENT = "roughness"
@@ -73,4 +73,4 @@ def removed_at_the_end(work_dir: Path) -> Iterator[Path]:
 
 def run_command(work_dir: Path) -> tuple[str, ...]:
     """The command line of the undisturbed run, for some work directory."""
-    return ("run", "avatars-smoke", *PROMOTING, "--experiment", EXPERIMENT, "--work-dir", str(work_dir))
+    return ("run", "avatars-smoke", *promoting(), "--experiment", EXPERIMENT, "--work-dir", str(work_dir))

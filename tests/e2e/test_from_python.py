@@ -13,7 +13,7 @@ from hrf.storage.folders import read_manifest
 from tests.e2e.commands import PROMOTING, environment, state
 
 pytestmark = pytest.mark.e2e
-OVERRIDES = lay_over("", from_settings(PROMOTING[1::2]))
+OVERRIDES = lay_over("", from_settings(PROMOTING))
 SHARED = """
 import sys, warnings
 from kfp import local

@@ -15,7 +15,7 @@ import pytest
 from hrf.promotion.protocol import history, read_pointer
 from hrf.storage.objects import Storage
 from hrf.storage.s3 import connect
-from tests.e2e.commands import PROMOTING, Said, descendants, end_of, events, hrf, kill, only_run, start, state, wait_for
+from tests.e2e.commands import Said, descendants, end_of, events, hrf, kill, only_run, promoting, start, state, wait_for
 from tests.e2e.test_bad_inputs import CONFIG, NUMERICAL, STORAGE, check_told_well, flip_a_bit
 
 pytestmark = pytest.mark.e2e
@@ -33,8 +33,8 @@ class MendedRun:
         self._modules.mkdir()
         self.order("well")
         self._variables = {**s3, "PYTHONPATH": str(self._modules), "REWARD_ORDER": str(self._order)}
-        settings = ("--set", "reward={name: python, function: 'faulty_reward:roughness'}")
-        self._command = ("run", "avatars-smoke", *PROMOTING[2:], *settings, "--epochs", "1")
+        settings = promoting("reward={name: python, function: 'faulty_reward:roughness'}")
+        self._command = ("run", "avatars-smoke", *settings, "--epochs", "1")
         self._command += ("--experiment", EXPERIMENT, "--bucket", BUCKET, "--work-dir", str(work_dir))
 
     def give(self, **options) -> Said:

@@ -29,6 +29,7 @@ from tests.e2e.commands import (
     hrf,
     kill,
     only_run,
+    promoting,
     start,
     wait_for,
 )
@@ -39,14 +40,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 EXPERIMENT, NIGHTLY = "overlapping", "nightly"
 TICKS = ("nightly-20260101030000", "nightly-20260102030000")
 #: Two epochs in one step, evaluated once: few processes, whose start is most of what a smoke run takes.
-SHORT = ("--epochs", "2", "--set", "run.epochs_per_step=2", "--set", "evaluation.every=2")
-FAULTY = ("--set", "reward={name: python, function: 'faulty_reward:roughness'}")
+SHORT = ("run.epochs_per_step=2", "evaluation.every=2")
+FAULTY = "reward={name: python, function: 'faulty_reward:roughness'}"
+#: Beside the rate that promotes: enough to beat the base, and not a candidate of that rate.
+SLOWER = "update.learning_rate=3e-3"
 CANDIDATE = "epoch-0001"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
-OVERRIDES = lay_over(
-    "", from_settings([*PROMOTING[1::2], "run.epochs=2", "run.epochs_per_step=2", "evaluation.every=2"])
-)
+OVERRIDES = lay_over("", from_settings([*PROMOTING, "run.epochs=2", *SHORT]))
 
 SCHEDULED = """
 import sys, warnings
@@ -111,9 +112,8 @@ class Stage:
         self.storage = Storage.open(f"s3://{self.bucket}", environment=s3)
 
     def command(self, name: str, *settings: str) -> tuple[str, ...]:
-        # A reward of its own comes in the place of the one that promotes: a field is set once.
-        promoting = PROMOTING[2:] if FAULTY[1] in settings else PROMOTING
-        return ("run", "avatars-smoke", *SHORT, *promoting, *settings, "--experiment", EXPERIMENT, *self._where(name))
+        options = ("--epochs", "2", *promoting(*SHORT, *settings), "--experiment", EXPERIMENT)
+        return ("run", "avatars-smoke", *options, *self._where(name))
 
     def _where(self, name: str) -> tuple[str, ...]:
         return ("--bucket", self.bucket, "--work-dir", str(self.folder / name))
@@ -188,10 +188,10 @@ def race_to_the_pointer(stage: Stage, stack: contextlib.ExitStack) -> None:
     """Two runs that overlap and, having both passed the gate against the base, reach for the pointer at once."""
     server = stage._s3["AWS_ENDPOINT_URL_S3"]
     networks = [stack.enter_context(holding(server)) for _ in range(2)]
-    first = stage.begin("first", network=networks[0])
+    first = stage.begin("first", SLOWER, network=networks[0])
     stage.wait_for_step("first", "train", first)
     # A seed of its own: two runs from one start with one seed would make one and the same candidate.
-    second = stage.begin("second", "--set", "run.seed=2", network=networks[1])
+    second = stage.begin("second", "run.seed=2", network=networks[1])
     for name, process, network in (("first", first, networks[0]), ("second", second, networks[1])):
         wait_for(lambda network=network, process=process: network.arrived.is_set() or process.poll() is not None)
         assert network.arrived.is_set(), stage.said(name)
@@ -209,7 +209,7 @@ def fail(stage: Stage) -> None:
     shutil.copy(Path(__file__).with_name("faulty_reward.py"), modules)
     (modules / "order").write_text("raise")
     path = os.pathsep.join([str(modules), os.environ.get("PYTHONPATH", "")])
-    failing = stage.begin("failing", *FAULTY, PYTHONPATH=path, REWARD_ORDER=str(modules / "order"))
+    failing = stage.begin("failing", FAULTY, PYTHONPATH=path, REWARD_ORDER=str(modules / "order"))
     stage.wait_for_end("failing", failing, exit_code=1)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hrf.promotion.chain import read_chain
-from tests.e2e.commands import PROMOTING, descendants, events, hrf, kill, only_run, start
+from tests.e2e.commands import descendants, events, hrf, kill, only_run, promoting, start
 from tests.e2e.conftest import removed_at_the_end
 from tests.e2e.objects import records, storage_of
 
@@ -17,7 +17,7 @@ EXPERIMENT, REPLICAS = "replicas", 2
 
 
 def command(work_dir: Path) -> tuple[str, ...]:
-    settings = (*PROMOTING, "--set", f"run.replicas={REPLICAS}", "--epochs", "1")
+    settings = (*promoting(f"run.replicas={REPLICAS}"), "--epochs", "1")
     return ("run", "avatars-smoke", *settings, "--experiment", EXPERIMENT, "--work-dir", str(work_dir))
 
 
