@@ -301,14 +301,17 @@ def watch(work_dir: Path) -> None:
         time.sleep(_WATCH_SECONDS)
         # As in `stop`: whoever joins holds the first lock until it has its share of the second.
         with exclusive(work_dir / "s3.start.lock"), lock_file(work_dir / "s3.users.lock") as users:
+            settings = _load_settings(work_dir)
+            ports = settings["ports"] if settings else {}
             if not _is_alive(work_dir):
+                # Of one that was killed while it had users: they may not come back to clear away what it left.
+                _remove_sockets(ports)
                 return
             try:
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            settings = _load_settings(work_dir)
-            _end_server(work_dir, settings["ports"] if settings else {}, graceful=False)
+            _end_server(work_dir, ports, graceful=False)
 
 
 def _find_program() -> str:

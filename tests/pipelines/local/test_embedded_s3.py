@@ -96,6 +96,14 @@ def test_no_port_is_one_that_the_system_gives_to_whoever_asks_for_any(work_dir):
     assert max(ports.values()) < first
 
 
+def sockets(work_dir: Path) -> list[Path]:
+    """What a server has in /tmp: by kind and port, as another's, dead or alive, may have one of these ports as another
+    kind's."""
+    ports = json.loads((work_dir / "s3.json").read_text())["ports"]
+    names = [f"/tmp/seaweedfs-{kind.replace('.', '-')}-{port}.sock" for kind, port in ports.items()]
+    return [Path(name) for name in names if Path(name).exists()]
+
+
 def killed_starter(work_dir: Path) -> tuple[int, int]:
     """Start a server in a process that is killed while it writes; returns the server and how many objects it took."""
     starter = subprocess.Popen(
@@ -115,9 +123,18 @@ def test_a_server_whose_users_were_all_killed_ends_by_itself_and_has_every_ackno
     """Kills: a server, and ten open ports, that stay until the next command there."""
     pid, count = killed_starter(work_dir)
     wait_for(lambda: not Path(f"/proc/{pid}").exists() and not list(processes_that_mention(str(work_dir))), seconds=20)
-    assert not list(Path("/tmp").glob(f"seaweedfs-*-{json.loads((work_dir / 's3.json').read_text())['ports']['s3']}.*"))
+    assert sockets(work_dir) == []
     storage = storage_of(EmbeddedS3.start(work_dir, "hrf"))
     assert [storage.read_json(f"{number}.json")[0]["number"] for number in range(count)] == list(range(count))
+
+
+@pytest.mark.e2e
+def test_of_a_server_that_dies_alone_no_socket_is_left(work_dir):
+    """Kills: the watcher that goes when there is nothing to end, while the killed server's users never come back."""
+    server = EmbeddedS3.start(work_dir, "hrf")
+    assert len(sockets(work_dir)) > 1
+    os.kill(server.pid, signal.SIGKILL)
+    wait_for(lambda: sockets(work_dir) == [], seconds=20)
 
 
 @pytest.mark.e2e
