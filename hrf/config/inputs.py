@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from hrf.config.configuration import Config
+from hrf.storage.shipped import SHIPPED_CLASSIFIERS
 from hrf.storage.weights import digest_or_absent
 
 
@@ -28,5 +29,5 @@ def _paths(config: Config) -> Iterator[tuple[str, str]]:
             yield "prompts.source", config.prompts.source
         if config.prompts.evaluation_source:
             yield "prompts.evaluation_source", config.prompts.evaluation_source
-    if config.evaluation.classifier not in ("", "shipped"):
+    if config.evaluation.classifier not in ("", *SHIPPED_CLASSIFIERS):
         yield "evaluation.classifier", config.evaluation.classifier

@@ -278,7 +278,7 @@ class Evaluation(Section):
     encoder: Encoder = Encoder()
     """For `clip` and `dinov2` features only."""
     classifier: str = "shipped"
-    """`shipped`, a local folder, or empty for none: counts modes and gives the classifier's features."""
+    """`shipped`, `shipped-second`, a folder, or empty for none: counts modes, and gives the classifier's features."""
     held_out_reward: RewardSettings | None = None
     """A second reward that is watched and never trained on; null = none."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95

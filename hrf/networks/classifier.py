@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from hrf.errors import ArtifactError
 from hrf.networks.labels import UNRECOGNISED
 from hrf.networks.tensor_files import load_exactly
-from hrf.storage.shipped import shipped_folder
+from hrf.storage.shipped import SHIPPED_CLASSIFIERS, shipped_classifier
 
 _FORMAT = "hrf-image-classifier-1"
 _RANGE_TOLERANCE = 1e-3
@@ -203,12 +203,14 @@ def reinitialise(model: nn.Module, generator: torch.Generator) -> None:
 
 
 def classifier_folder(classifier: str, field: str) -> Path:
-    """The folder of an image classifier: `shipped` or a path.
+    """The folder of an image classifier: of `SHIPPED_CLASSIFIERS`, or a path.
 
     Raises:
         ArtifactError: If it holds no classifier.
     """
-    folder = shipped_folder("avatars-32") / "classifier" if classifier == "shipped" else Path(classifier).expanduser()
+    if classifier in SHIPPED_CLASSIFIERS:
+        return shipped_classifier(classifier)
+    folder = Path(classifier).expanduser()
     if not (folder / "config.json").is_file():
         raise ArtifactError(
             folder, problem="no classifier (config.json, model.safetensors) here", fix=f"correct {field}"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from hrf.errors import ConfigError
 from hrf.rewards.base import CheckedReward, Prompts
 from hrf.rewards.family import RewardFamily, RewardRecord
+from hrf.storage.shipped import SHIPPED_CLASSIFIERS
 from hrf.storage.weights import digest_or_absent
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class ClassifierReward(RewardFamily):
     label: str = ""
     """The class whose probability is the reward."""
     classifier: str = "shipped"
-    """`shipped` or a local folder."""
+    """`shipped`, `shipped-second` or a local folder."""
 
     catalogue = (
         RewardRecord(
@@ -96,7 +97,7 @@ class ClassifierReward(RewardFamily):
             range="[0, 1]",
             direction="more likely the class",
             needs_prompts=False,
-            weights="shipped (90 k parameters, six kinds of avatars), or a folder",
+            weights="shipped (two of 90 k parameters for six kinds of avatars), or a folder",
             licence="MIT (the shipped one)",
             cost="0.012 GFLOP at 32 x 32",
         ),
@@ -116,12 +117,14 @@ class ClassifierReward(RewardFamily):
         """See `RewardFamily.problems`."""
         if not self.label or not self.classifier:
             missing = "label" if not self.label else "classifier"
-            expected = "a class of the classifier" if missing == "label" else "'shipped' or a folder"
+            expected = "a class of the classifier" if missing == "label" else "'shipped', 'shipped-second' or a folder"
             yield ConfigError(f"{path}.{missing}", expected=expected, got="", fix=f"set {path}.{missing}")
 
     def input_digests(self, path: str) -> dict[str, str]:
         """See `RewardFamily.input_digests`: the classifier's folder."""
-        return {} if self.classifier == "shipped" else {f"{path}.classifier": digest_or_absent(self.classifier)}
+        if self.classifier in SHIPPED_CLASSIFIERS:
+            return {}
+        return {f"{path}.classifier": digest_or_absent(self.classifier)}
 
     def pack_classifiers(self, path: str, target: Path) -> Iterator[tuple[Path, str]]:
         """See `RewardFamily.pack_classifiers`."""

@@ -16,7 +16,8 @@ PAGES = _read(ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "doc
 #: With configurations of other programs, with tables that other tests check, and with what has been and is gone.
 OTHER_PAGES = _read(
     ROOT / "CHANGELOG.md",
-    *(ROOT / folder / "README.md" for folder in ("images", "manifests", "benchmarks/studies", "hrf/assets/avatars-32")),
+    *(ROOT / folder / "README.md" for folder in ("images", "manifests", "benchmarks/studies")),
+    *(ROOT / "hrf" / "assets").glob("*/README.md"),
 )
 ALL_PAGES = "\n".join(PAGES.values())
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

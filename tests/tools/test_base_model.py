@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler, DDPMPipeline
 import hrf
 from hrf.errors import ArtifactError
 from hrf.networks.classifier import ImageClassifier
+from hrf.storage.shipped import SHIPPED_CLASSIFIERS, shipped_classifier
 from tools.base_model import outliers, train_classifier, train_diffusion
 from tools.base_model.dataset import STYLES, LabelledImages, credits, draw, render, without_copies_of
 from tools.base_model.evaluate import ETA, judge, make_sampler, sample, save_grid
@@ -69,9 +70,10 @@ class TestDrawing:
         with pytest.raises(ValueError, match="at least 1"):
             render(images_per_style=0, seed=0)
 
-    def test_held_out_pictures_are_recognised_by_the_shipped_classifier(self):
+    @pytest.mark.parametrize("classifier", sorted(SHIPPED_CLASSIFIERS))
+    def test_held_out_pictures_are_recognised_by_the_shipped_classifiers(self, classifier):
         pictures = render(images_per_style=20, seed=77, split="held out from everything")
-        result = judge(pictures.images, ImageClassifier.from_pretrained(SHIPPED / "classifier"), seed=77)
+        result = judge(pictures.images, ImageClassifier.from_pretrained(shipped_classifier(classifier)), seed=77)
         assert result.histogram == {style.name: 20 for style in STYLES} | {"unrecognised": 0}
 
 

@@ -59,7 +59,7 @@ def render_card(record: BuildRecord) -> str:
         _data(record),
         _diffusion(record),
         _samples(record),
-        _classifier(record),
+        describe_classifier(record.classifier, record.classifier_seconds, record.classifier_evaluation),
         _limits(),
     )
     return "\n\n".join(section.strip() for section in sections) + "\n"
@@ -176,12 +176,12 @@ def _samples(record: BuildRecord) -> str:
     return "\n\n".join(("## Samples", how, _table(["mode", "samples", "share"], rows), confidence))
 
 
-def _classifier(record: BuildRecord) -> str:
-    settings, result = record.classifier, record.classifier_evaluation
+def describe_classifier(settings: ClassifierTraining, seconds: float, result: ClassifierEvaluation) -> str:
+    """The card's section on a classifier: how it was trained, in how many seconds, and what it does."""
     training = _paragraph(
         f"""Trained for {settings.num_epochs} passes over {settings.images_per_epoch:,} drawn pictures (half of them
         slightly shifted, softened, recoloured and roughened) and {settings.outliers_per_kind} fresh outliers of each
-        kind, seed {settings.seed}, in {record.classifier_seconds / 60:.1f} minutes. Its last class, "unrecognised",
+        kind, seed {settings.seed}, in {seconds / 60:.1f} minutes. Its last class, "unrecognised",
         takes what is none of the six styles."""
     )
     held_out = _paragraph(

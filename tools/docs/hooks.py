@@ -30,6 +30,7 @@ OUTSIDE = {
     "images.md": "images/README.md",
     "manifests.md": "manifests/README.md",
     "model-card.md": "hrf/assets/avatars-32/README.md",
+    "second-classifier.md": "hrf/assets/second-classifier/README.md",
     "studies.md": "benchmarks/studies/README.md",
 }
 """Pages of the site whose files lie outside docs/."""

@@ -10,7 +10,8 @@ from safetensors.torch import load_file, save_file
 
 import hrf
 from hrf.errors import ArtifactError
-from hrf.networks.classifier import UNRECOGNISED, ImageClassifier, reinitialise
+from hrf.networks.classifier import UNRECOGNISED, ImageClassifier, classifier_folder, reinitialise
+from hrf.storage.shipped import SHIPPED_CLASSIFIERS
 
 LABELS = ("cats", "dogs", UNRECOGNISED)
 SHIPPED = Path(hrf.__file__).parent / "assets" / "avatars-32" / "classifier"
@@ -180,3 +181,10 @@ class TestShipped:
                 for name, images in pictures.items()
             }
         assert min(shares.values()) >= 0.99, shares
+
+
+def test_the_shipped_classifiers_are_two():
+    """Kills: what training is on and what measures it are one network under two names."""
+    first, second = (load_file(classifier_folder(name, "f") / "model.safetensors") for name in SHIPPED_CLASSIFIERS)
+    assert first.keys() == second.keys()
+    assert not any(torch.equal(first[name], second[name]) for name in first if name.endswith("weight"))
