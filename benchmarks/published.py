@@ -331,7 +331,7 @@ def main() -> None:
 def measure(config: Config, repeats: int) -> dict[str, list[Clock]]:
     """Clocks of every repeat, by column."""
     low = {"model": {"forward_dtype": "bfloat16"}}
-    split = resolve("avatars-compressibility").with_changes(
+    split = resolve("avatars-split").with_changes(
         {
             "sampler": {"steps": config.sampler.steps},
             "rollout": {"roots": config.rollout.roots, "branches": config.rollout.branches},

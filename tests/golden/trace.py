@@ -90,7 +90,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         {"starts": {"selection": {"stride": 1, "coarse_stride": 2, "branches": 2, "preview_steps": 1}}},
     ),
     "split": (
-        "avatars-compressibility",
+        "avatars-split",
         {
             "starts": _UNIFORM,
             "policy": {"split": 0.3, "prefix_pool": 3},
@@ -98,7 +98,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "shared": (
-        "avatars-compressibility",
+        "avatars-split",
         {
             "starts": {"schedule": "fixed", "windows": [{"steps": [2, 3]}]},
             "policy": {"split": 0.3, "prefix_pool": 3},
@@ -107,7 +107,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "difference": (
-        "avatars-compressibility",
+        "avatars-split",
         {
             "starts": _UNIFORM,
             "policy": {"split": 0.3, "prefix_pool": 3},
@@ -116,7 +116,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "shaped": (
-        "avatars-compressibility",
+        "avatars-split",
         {
             "starts": _UNIFORM,
             "policy": {"split": 0.3, "prefix_pool": 3},

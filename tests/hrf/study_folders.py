@@ -42,7 +42,7 @@ def definition(
     """A study's definition as a mapping."""
     return {
         "description": "Does it avoid mode collapse?",
-        "preset": "avatars-compressibility",
+        "preset": "avatars-split",
         "reference": next(iter(arms)),
         "budget": 100_000,
         "points": points,

@@ -23,30 +23,30 @@ def settled(preset, overrides="", placement=None):
 
 
 def test_short_epochs_between_two_evaluations_share_a_task_on_a_cluster():
-    assert settled("avatars-compressibility", "{run: {epochs: 6}, evaluation: {every: 3}}", Placement()) == 3
-    assert settled("avatars-compressibility", "{run: {epochs: 6}, evaluation: {every: 2}}", Placement()) == 2
+    assert settled("avatars-split", "{run: {epochs: 6}, evaluation: {every: 3}}", Placement()) == 3
+    assert settled("avatars-split", "{run: {epochs: 6}, evaluation: {every: 2}}", Placement()) == 2
 
 
 def test_it_divides_the_run_too():
     """Kills: epochs that are left over."""
-    assert settled("avatars-compressibility", "{run: {epochs: 4}, evaluation: {every: 6}}", Placement()) == 2
+    assert settled("avatars-split", "{run: {epochs: 4}, evaluation: {every: 6}}", Placement()) == 2
 
 
 def test_on_this_machine_every_epoch_has_its_own_steps():
-    assert settled("avatars-compressibility") == 1
+    assert settled("avatars-split") == 1
 
 
 def test_epochs_that_last_minutes_keep_their_own_steps():
-    seconds = epoch_seconds(resolve("avatars-compressibility"))
+    seconds = epoch_seconds(resolve("avatars-split"))
     # So many roots that an epoch lasts longer than a task should.
     roots = round(4 * 1.5 * STEP_SECONDS / seconds)
     changes = f"{{rollout: {{roots: {roots}}}, policy: {{prefix_pool: {roots}}}}}"
-    assert settled("avatars-compressibility", changes, Placement()) == 1
+    assert settled("avatars-split", changes, Placement()) == 1
 
 
 def test_replicas_spend_a_budget_together_and_epochs_last_as_long_as_one():
     """The prefix pool is drawn once. Kills: a study whose arm with replicas trains so many times its budget."""
-    one, three = (resolve("avatars-compressibility", f"run: {{replicas: {count}}}") for count in (1, 3))
+    one, three = (resolve("avatars-split", f"run: {{replicas: {count}}}") for count in (1, 3))
     assert epoch_seconds(one) == epoch_seconds(three)
     pool = pool_evaluations(one)
     spent, together = (evaluations_by_epoch(config, shipped_folder("avatars-32")) for config in (one, three))
@@ -55,26 +55,26 @@ def test_replicas_spend_a_budget_together_and_epochs_last_as_long_as_one():
 
 
 def test_a_number_that_was_chosen_stays():
-    assert settled("avatars-compressibility", "{run: {epochs: 6, epochs_per_step: 1}}", Placement()) == 1
+    assert settled("avatars-split", "{run: {epochs: 6, epochs_per_step: 1}}", Placement()) == 1
 
 
 def test_shards_share_the_sampling_of_single_epochs():
-    assert settled("avatars-compressibility", "", Placement(shards=2)) == 1
+    assert settled("avatars-split", "", Placement(shards=2)) == 1
 
 
 def test_a_model_that_is_not_here_leaves_every_epoch_its_own_steps(tmp_path):
-    assert settled("avatars-compressibility", f"{{model: {{source: {tmp_path}/absent}}}}", Placement()) == 1
+    assert settled("avatars-split", f"{{model: {{source: {tmp_path}/absent}}}}", Placement()) == 1
 
 
-@pytest.mark.parametrize("preset", ["avatars-compressibility", "avatars-floor"])
+@pytest.mark.parametrize("preset", ["avatars-split", "avatars-floor"])
 def test_presets_of_short_epochs_have_few_tasks_on_a_cluster(preset):
     config = settle_epochs_per_step(resolve(preset), Placement())
     tasks = count_tasks(plan_epochs(config))
-    assert tasks <= (14 if preset == "avatars-compressibility" else 25)
+    assert tasks <= (14 if preset == "avatars-split" else 25)
 
 
 def test_an_epoch_lasts_as_long_as_its_operations_take():
-    config = resolve("avatars-compressibility")
+    config = resolve("avatars-split")
     twice = config.with_changes({"rollout": {"branches": 2 * config.rollout.branches}})
     assert epoch_seconds(config) < epoch_seconds(twice) < 2 * epoch_seconds(config)
     assert CPU_FLOPS < 1e12

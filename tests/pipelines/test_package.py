@@ -17,7 +17,7 @@ IMAGES = Images(control="registry/control:1", worker="registry/worker:1", reward
 
 @pytest.fixture(scope="module")
 def package():
-    config = resolve("avatars-compressibility", "{run: {epochs: 2}, evaluation: {every: 2}}")
+    config = resolve("avatars-split", "{run: {epochs: 2}, evaluation: {every: 2}}")
     return compile_package(finetune.build(config, preset="avatars-compressibility", overrides="x: 1", images=IMAGES))
 
 
@@ -164,7 +164,7 @@ def test_the_number_of_epochs_and_the_evaluated_epoch_are_constants(spec):
 
 
 def test_several_epochs_per_step_are_one_task_that_is_evaluated_at_its_last_epoch():
-    config = resolve("avatars-compressibility", "{run: {epochs: 6, epochs_per_step: 3}, evaluation: {every: 3}}")
+    config = resolve("avatars-split", "{run: {epochs: 6, epochs_per_step: 3}, evaluation: {every: 3}}")
     spec = parse(compile_package(finetune.build(config)))
     tasks = _run_tasks(spec)
     assert {name for name in tasks if name not in BEFORE_AND_AFTER} == {"train", "train-2", "evaluate", "evaluate-2"}
@@ -178,7 +178,7 @@ def test_several_epochs_per_step_are_one_task_that_is_evaluated_at_its_last_epoc
 
 def test_a_cluster_trains_on_while_it_evaluates_and_one_machine_evaluates_first():
     """Kills: an evaluation that holds up training on a cluster; promotions that come after all training here."""
-    config = resolve("avatars-compressibility", "{run: {epochs: 6, epochs_per_step: 3}, evaluation: {every: 3}}")
+    config = resolve("avatars-split", "{run: {epochs: 6, epochs_per_step: 3}, evaluation: {every: 3}}")
     here, there = (
         _run_tasks(parse(compile_package(finetune.build(config, placement=at)))) for at in (None, Placement())
     )

@@ -20,7 +20,7 @@ GPU = "{run: {epochs: 1}, model: {device: cuda}}"
 @functools.cache
 def compiled(overrides, placement="", **changes):
     """The pipeline and what its platform part says of each task."""
-    config = resolve("avatars-compressibility", overrides)
+    config = resolve("avatars-split", overrides)
     site = load_placement(placement, config).model_copy(update=changes)
     with warnings.catch_warnings(action="ignore"):
         spec, platform = read_package(compile_package(finetune.build(config, placement=site)))
@@ -239,7 +239,7 @@ def test_starts_that_are_selected_by_reward_need_the_image_with_the_scorers():
 
 @pytest.mark.parametrize("name", list_placements())
 def test_every_placement_says_what_it_is_for_and_fits_its_device(name):
-    assert load_placement(name, resolve("avatars-compressibility", GPU if name == "gpu" else CPU)).description
+    assert load_placement(name, resolve("avatars-split", GPU if name == "gpu" else CPU)).description
 
 
 def test_by_default_the_device_decides():
@@ -271,9 +271,9 @@ def test_a_scorer_on_a_gpu_fits_where_the_steps_that_run_it_have_one(tmp_path):
     file = tmp_path / "mine.yaml"
     gpu = "{accelerator: nvidia.com/gpu, accelerators: 1}"
     file.write_text(f"extends: gpu\nsteps: {{score: {gpu}}}")
-    load_placement(str(file), resolve("avatars-compressibility", SCORED_ON_GPU))
+    load_placement(str(file), resolve("avatars-split", SCORED_ON_GPU))
     file.write_text(f"extends: cpu-small\nsteps: {{baseline: {gpu}, score: {gpu}, evaluate: {gpu}}}")
-    load_placement(str(file), resolve("avatars-compressibility", SCORED_ON_GPU_ALONE))
+    load_placement(str(file), resolve("avatars-split", SCORED_ON_GPU_ALONE))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +304,7 @@ def test_a_placement_that_cannot_work_is_refused_with_its_field(text, overrides,
     file = tmp_path / "mine.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        load_placement(str(file), resolve("avatars-compressibility", overrides))
+        load_placement(str(file), resolve("avatars-split", overrides))
 
 
 def test_a_file_that_is_not_there_is_an_error_that_lists_the_placements():

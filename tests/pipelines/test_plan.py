@@ -8,7 +8,7 @@ from hrf_pipelines.plan import check_task_budget, count_tasks, plan_epochs
 
 
 def _plan(**changes):
-    return plan_epochs(resolve("avatars-compressibility").with_changes(changes))
+    return plan_epochs(resolve("avatars-split").with_changes(changes))
 
 
 def test_one_entry_per_epoch():
@@ -76,7 +76,7 @@ def test_a_diversity_floor_adds_a_task_to_every_evaluation():
 
 
 def test_shards_of_sampling_are_counted_with_the_loop_and_the_task_that_joins_them():
-    config = resolve("avatars-compressibility", "{run: {epochs: 1}, evaluation: {every: 1}}")
+    config = resolve("avatars-split", "{run: {epochs: 1}, evaluation: {every: 1}}")
     assert count_tasks(plan_epochs(config, num_shards=3)) == 7 + 5 + (1 + 3 + 3 + 1) - 1
 
 

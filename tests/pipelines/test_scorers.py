@@ -9,7 +9,7 @@ HUB = f"{{source: 'hf:a/b', revision: {'0' * 40}}}"
 LOCAL = f"{{source: ./model, sha256: {'0' * 64}}}"
 
 
-def config(overrides, preset="avatars-compressibility"):
+def config(overrides, preset="avatars-split"):
     return resolve(preset, overrides)
 
 

@@ -148,12 +148,12 @@ REPLICAS = "{run: {epochs: 2, epochs_per_step: 1, replicas: 3}, evaluation: {eve
 SINGLE = [
     ("avatars-smoke", REPLICAS),
     ("avatars-smoke", ""),
-    ("avatars-compressibility", "{run: {epochs: 3}, evaluation: {every: 2}}"),
+    ("avatars-split", "{run: {epochs: 3}, evaluation: {every: 2}}"),
     ("avatars-floor", "{run: {epochs: 2}, evaluation: {every: 1}}"),
     ("sd15-compressibility", "{run: {epochs: 2, epochs_per_step: 1}, evaluation: {every: 1}}"),
 ]
 SEVERAL_IN_A_STEP = [
-    ("avatars-compressibility", "{run: {epochs: 4, epochs_per_step: 2, replicas: 2}, evaluation: {every: 2}}"),
+    ("avatars-split", "{run: {epochs: 4, epochs_per_step: 2, replicas: 2}, evaluation: {every: 2}}"),
     ("avatars-hrf-d", "{run: {epochs: 6, epochs_per_step: 3}, evaluation: {every: 3}}"),
     ("avatars-floor", "{run: {epochs: 4, epochs_per_step: 2}, evaluation: {every: 2}}"),
 ]
@@ -195,7 +195,7 @@ def test_a_study_run_with_a_front_over_strengths_is_refused():
         study_run.build(run)
 
 
-@pytest.mark.parametrize("preset", ["avatars-compressibility", "avatars-floor"])
+@pytest.mark.parametrize("preset", ["avatars-split", "avatars-floor"])
 def test_a_study_run_with_a_control_is_the_sequence(preset):
     """Kills: a control that is evaluated by the run's own settings, or against its baseline or history; a study that
     promotes on fresh seeds."""

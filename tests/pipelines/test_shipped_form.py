@@ -15,7 +15,7 @@ from hrf_pipelines.menus import finetune_menus
 from hrf_pipelines.package import compile_package, read_package, without_comments
 from hrf_pipelines.placement import load_placement
 
-DEFAULT = "avatars-compressibility"
+DEFAULT = "avatars-split"
 
 
 @functools.cache

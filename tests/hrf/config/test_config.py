@@ -26,7 +26,7 @@ from hrf.steps.check import check_prompts
 from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
 PRESETS = [preset.name for preset in list_presets()]
-DEFAULT = "avatars-compressibility"
+SPLIT = "avatars-split"
 
 
 TEXT = "model: {source: sd}\nprompts: {}"
@@ -52,6 +52,7 @@ def test_the_presets_are_these():
         "avatars-incompressibility",
         "avatars-published",
         "avatars-smoke",
+        "avatars-split",
         "celebahq-aesthetic",
         "celebahq-compressibility",
         "celebahq-incompressibility",
@@ -92,18 +93,18 @@ def test_every_number_in_a_preset_says_where_it_comes_from(name):
     assert silent == []
 
 
-def test_the_method_presets_differ_from_the_default_only_in_where_episodes_start():
-    default = resolve(DEFAULT).to_mapping()
+def test_the_method_presets_differ_only_in_where_episodes_start():
+    split = resolve(SPLIT).to_mapping()
     for name in ("avatars-ddpo", "avatars-hrf", "avatars-hrf-d"):
         other = resolve(name).to_mapping()
-        assert {key for key in default if default[key] != other[key]} <= {"description", "policy", "starts"}
+        assert {key for key in split if split[key] != other[key]} <= {"description", "policy", "starts"}
 
 
 def test_the_gate_takes_a_diversity_floor_in_place_of_its_margin():
     """Kills: a candidate that the run counts as above its floor and the gate does not, or the other way round."""
     assert resolve("avatars-floor", "diversity_floor: 0.8").gate_floor == 0.8
-    assert resolve("avatars-floor").gate_floor == resolve(DEFAULT).gate_floor == 0.9
-    assert resolve(DEFAULT, "gate: {diversity_margin: 0.25}").gate_floor == 0.75
+    assert resolve("avatars-floor").gate_floor == resolve(SPLIT).gate_floor == 0.9
+    assert resolve(SPLIT, "gate: {diversity_margin: 0.25}").gate_floor == 0.75
 
 
 def test_the_published_preset_holds_the_published_numbers():
@@ -115,19 +116,19 @@ def test_the_published_preset_holds_the_published_numbers():
 
 
 def test_overrides_replace_single_fields_and_keep_the_rest():
-    config = resolve(DEFAULT, "update: {learning_rate: 3e-5}\nrun: {epochs: 7}")
+    config = resolve(SPLIT, "update: {learning_rate: 3e-5}\nrun: {epochs: 7}")
     assert config.update.learning_rate == 3e-5
     assert config.run.epochs == 7
-    assert config.update.weight_decay == resolve(DEFAULT).update.weight_decay
+    assert config.update.weight_decay == resolve(SPLIT).update.weight_decay
 
 
 def test_without_a_preset_the_overrides_are_everything_and_may_extend_one():
     assert resolve("") == Config()
-    assert resolve("", f"extends: {DEFAULT}\nrun: {{seed: 5}}") == resolve(DEFAULT, "run: {seed: 5}")
+    assert resolve("", f"extends: {SPLIT}\nrun: {{seed: 5}}") == resolve(SPLIT, "run: {seed: 5}")
 
 
 def test_a_preset_and_extends_together_are_refused():
-    error = error_of(DEFAULT, "extends: avatars-hrf")
+    error = error_of(SPLIT, "extends: avatars-hrf")
     assert error.field == "extends"
     assert "choose no preset" in error.fix
 
@@ -143,7 +144,7 @@ def test_an_unknown_preset_lists_the_presets_and_guesses(preset, overrides, fiel
 
 
 def test_changes_are_checked_again():
-    config = resolve(DEFAULT)
+    config = resolve(SPLIT)
     assert config.with_changes({"run": {"epochs": 5}}).run.epochs == 5
     with pytest.raises(ConfigError, match=r"run\.epochs"):
         config.with_changes({"run": {"epochs": 0}})
@@ -151,7 +152,7 @@ def test_changes_are_checked_again():
 
 def test_a_configuration_cannot_be_changed_in_place():
     with pytest.raises(ValidationError, match="frozen"):
-        resolve(DEFAULT).run.epochs = 5
+        resolve(SPLIT).run.epochs = 5
 
 
 def test_one_made_in_python_is_checked_as_well():
@@ -189,7 +190,7 @@ def test_one_made_in_python_is_checked_as_well():
     ],
 )
 def test_a_wrong_value_is_named_with_its_rule_and_a_fix(overrides, field, expected, fix):
-    error = error_of(DEFAULT, overrides)
+    error = error_of(SPLIT, overrides)
     assert error.field == field
     assert expected in error.expected
     assert fix in error.fix
@@ -209,19 +210,19 @@ def test_a_wrong_value_is_named_with_its_rule_and_a_fix(overrides, field, expect
     ],
 )
 def test_an_unknown_key_is_answered_with_the_one_that_was_meant(overrides, field, fix):
-    error = error_of(DEFAULT, overrides)
+    error = error_of(SPLIT, overrides)
     assert error.field == field
     assert fix in error.fix
 
 
 def test_the_first_problem_names_the_fields_of_the_others():
-    error = error_of(DEFAULT, "run: {epochs: 0, seed: x}\nupdate: {beta1: 2}")
+    error = error_of(SPLIT, "run: {epochs: 0, seed: x}\nupdate: {beta1: 2}")
     assert error.field == "update.beta1"
     assert "2 more problems: run.epochs, run.seed" in error.fix
 
 
 def test_an_integer_is_a_number():
-    assert resolve(DEFAULT, "update: {learning_rate: 1}").update.learning_rate == 1.0
+    assert resolve(SPLIT, "update: {learning_rate: 1}").update.learning_rate == 1.0
 
 
 SHA1, SHA256 = "0123456789" * 4, "0123456789abcdef" * 4
@@ -232,26 +233,26 @@ HF = "hf:google/ddpm-celebahq-256"
 @pytest.mark.parametrize(
     ("preset", "overrides", "field"),
     [
-        (DEFAULT, f"model: {{source: '{HF}'}}", "model.revision"),
-        (DEFAULT, f"model: {{source: '{HF}', revision: main}}", "model.revision"),
-        (DEFAULT, "model: {source: 'hf:ddpm', revision: cd5c944777ea2668051904ead6cc120739b86c4d}", "model.source"),
-        (DEFAULT, "model: {revision: cd5c944777ea2668051904ead6cc120739b86c4d}", "model.revision"),
-        (DEFAULT, "model: {source: 'shipped:avatar-32'}", "model.source"),
-        (DEFAULT, "model: {source: 'https://x/y'}", "model.source"),
-        (DEFAULT, "model: {source: 's3://bucket'}", "model.source"),
-        (DEFAULT, "model: {source: ''}", "model.source"),
-        (DEFAULT, "sampler: {eta: 0}", "sampler.eta"),
-        (DEFAULT, "policy: {split: 0.0}", "policy.prefix_pool"),
-        (DEFAULT, "policy: {prefix_pool: 3}", "policy.prefix_pool"),
-        (DEFAULT, "policy: {split: 0.95}", "policy.split"),
-        (DEFAULT, "policy: {split: 0.75}", "starts.windows[0]"),
+        (SPLIT, f"model: {{source: '{HF}'}}", "model.revision"),
+        (SPLIT, f"model: {{source: '{HF}', revision: main}}", "model.revision"),
+        (SPLIT, "model: {source: 'hf:ddpm', revision: cd5c944777ea2668051904ead6cc120739b86c4d}", "model.source"),
+        (SPLIT, "model: {revision: cd5c944777ea2668051904ead6cc120739b86c4d}", "model.revision"),
+        (SPLIT, "model: {source: 'shipped:avatar-32'}", "model.source"),
+        (SPLIT, "model: {source: 'https://x/y'}", "model.source"),
+        (SPLIT, "model: {source: 's3://bucket'}", "model.source"),
+        (SPLIT, "model: {source: ''}", "model.source"),
+        (SPLIT, "sampler: {eta: 0}", "sampler.eta"),
+        (SPLIT, "policy: {split: 0.0}", "policy.prefix_pool"),
+        (SPLIT, "policy: {prefix_pool: 3}", "policy.prefix_pool"),
+        (SPLIT, "policy: {split: 0.95}", "policy.split"),
+        (SPLIT, "policy: {split: 0.75}", "starts.windows[0]"),
         ("avatars-hrf", "starts: {windows: [{fractions: [0.95, 1.0]}]}", "starts.windows[0]"),
         ("avatars-hrf", "starts: {windows: [{steps: [10, 20]}]}", "starts.windows[0]"),
         ("avatars-hrf", "starts: {windows: [{steps: [5, 5]}]}", "starts.windows[0]"),
         ("avatars-hrf", "starts: {windows: []}", "starts.windows"),
         ("avatars-hrf", "starts: {schedule: baseline}", "starts.windows"),
         ("avatars-hrf", "starts: {schedule: baseline, windows: []}\nrun: {epochs: 1}", "starts.schedule"),
-        (DEFAULT, "starts: {schedule: baseline, windows: []}", "starts.schedule"),
+        (SPLIT, "starts: {schedule: baseline, windows: []}", "starts.schedule"),
         ("avatars-hrf", "starts: {schedule: sliding, windows: []}", "starts.width"),
         ("avatars-hrf", "starts: {width: 0.2}", "starts.width"),
         ("avatars-hrf", "starts: {loss_from: 0.5}", "starts.loss_from"),
@@ -268,73 +269,73 @@ HF = "hf:google/ddpm-celebahq-256"
             "starts.selection.coarse_stride",
         ),
         ("avatars-hrf-d", "starts: {schedule: fixed, windows: [{steps: [4, 6]}]}", "starts.selection.stride"),
-        (DEFAULT, "rollout: {branches: 1}\nupdate: {minibatch: 8}", "rollout.branches"),
+        (SPLIT, "rollout: {branches: 1}\nupdate: {minibatch: 8}", "rollout.branches"),
         ("avatars-ddpo", "rollout: {roots: 1, branches: 1}\nupdate: {minibatch: 1}", "rollout.branches"),
-        (DEFAULT, "update: {minibatch: 65}", "update.minibatch"),
-        (DEFAULT, "reward: {label: planets}", "reward.label"),
-        (DEFAULT, "reward: {function: 'a:b'}", "reward.function"),
-        (DEFAULT, "reward: {name: classifier}", "reward.label"),
-        (DEFAULT, "reward: {name: classifier, label: planets, classifier: ''}", "reward.classifier"),
-        (DEFAULT, "reward: {name: classifier, label: planets, quality: 80}", "reward.quality"),
-        (DEFAULT, "reward: {name: classifier, label: planets, legacy_range: true}", "reward.legacy_range"),
-        (DEFAULT, "reward: {name: python}", "reward.function"),
-        (DEFAULT, "reward: {name: python, function: 'a.b.c'}", "reward.function"),
-        (DEFAULT, "reward: {name: classifer}", "reward.name"),
-        (DEFAULT, "reward: {name: 3}", "reward.name"),
-        (DEFAULT, "reward: jpeg_compressibility", "reward"),
-        (DEFAULT, "reward: {name: python, function: 'a:b', quality: 80}", "reward.quality"),
-        (DEFAULT, "reward: {name: aesthetic}", "reward.clip.source"),
-        (DEFAULT, "reward: {name: clip_score, clip: {source: ./clip}}", "reward.clip.sha256"),
-        (DEFAULT, f"reward: {{name: clip_score, clip: {{source: ./clip, sha256: {'0' * 63}}}}}", "reward.clip.sha256"),
-        (DEFAULT, "reward: {name: clip_score, clip: {source: 'hf:a/b'}}", "reward.clip.revision"),
-        (DEFAULT, f"reward: {{name: clip_score, clip: {{source: 'hf:a', revision: {SHA1}}}}}", "reward.clip.source"),
+        (SPLIT, "update: {minibatch: 65}", "update.minibatch"),
+        (SPLIT, "reward: {label: planets}", "reward.label"),
+        (SPLIT, "reward: {function: 'a:b'}", "reward.function"),
+        (SPLIT, "reward: {name: classifier}", "reward.label"),
+        (SPLIT, "reward: {name: classifier, label: planets, classifier: ''}", "reward.classifier"),
+        (SPLIT, "reward: {name: classifier, label: planets, quality: 80}", "reward.quality"),
+        (SPLIT, "reward: {name: classifier, label: planets, legacy_range: true}", "reward.legacy_range"),
+        (SPLIT, "reward: {name: python}", "reward.function"),
+        (SPLIT, "reward: {name: python, function: 'a.b.c'}", "reward.function"),
+        (SPLIT, "reward: {name: classifer}", "reward.name"),
+        (SPLIT, "reward: {name: 3}", "reward.name"),
+        (SPLIT, "reward: jpeg_compressibility", "reward"),
+        (SPLIT, "reward: {name: python, function: 'a:b', quality: 80}", "reward.quality"),
+        (SPLIT, "reward: {name: aesthetic}", "reward.clip.source"),
+        (SPLIT, "reward: {name: clip_score, clip: {source: ./clip}}", "reward.clip.sha256"),
+        (SPLIT, f"reward: {{name: clip_score, clip: {{source: ./clip, sha256: {'0' * 63}}}}}", "reward.clip.sha256"),
+        (SPLIT, "reward: {name: clip_score, clip: {source: 'hf:a/b'}}", "reward.clip.revision"),
+        (SPLIT, f"reward: {{name: clip_score, clip: {{source: 'hf:a', revision: {SHA1}}}}}", "reward.clip.source"),
         (
-            DEFAULT,
+            SPLIT,
             f"reward: {{name: clip_score, clip: {{source: 'hf:a/b', revision: {SHA1}, sha256: {SHA256}}}}}",
             "reward.clip.sha256",
         ),
         (
-            DEFAULT,
+            SPLIT,
             f"reward: {{name: pickscore, model: {{source: ./a, revision: {SHA1}, sha256: {SHA256}}}}}",
             "reward.model.revision",
         ),
         (
-            DEFAULT,
+            SPLIT,
             f"reward: {{name: image_classifier, model: {{source: 'hf:a/b', revision: {SHA1}}}}}",
             "reward.labels",
         ),
         (
-            DEFAULT,
+            SPLIT,
             f"reward: {{name: onnx_classifier, model: {{source: a.onnx, sha256: {SHA256}}}}}",
             "reward.classes",
         ),
         (
-            DEFAULT,
+            SPLIT,
             f"reward: {{name: onnx_classifier, classes: [1, 2], crop: [0.5, 0, 0.5, 1], "
             f"model: {{source: a.onnx, sha256: {SHA256}}}}}",
             "reward.crop",
         ),
         (
-            DEFAULT,
+            SPLIT,
             "reward: {name: weighted_sum, terms: [{reward: {name: classifier}}, {reward: {}}]}",
             "reward.terms[0].reward.label",
         ),
         (
-            DEFAULT,
+            SPLIT,
             "reward: {name: weighted_sum, terms: [{reward: {name: weighted_sum}}, {}]}",
             "reward.terms[0].reward.name",
         ),
         (
-            DEFAULT,
+            SPLIT,
             "reward: {name: weighted_sum, terms: [{reward: {quality: high}}, {}]}",
             "reward.terms[0].reward.quality",
         ),
-        (DEFAULT, "evaluation: {held_out_reward: {name: clip_score}}", "evaluation.held_out_reward.clip.source"),
-        (DEFAULT, "reward: {name: onnx_classifier, below: -2.0}", "reward.below"),
-        (DEFAULT, "evaluation: {features: clip}", "evaluation.encoder.model.source"),
-        (DEFAULT, "evaluation: {encoder: {batch_size: 2}}", "evaluation.encoder"),
-        (DEFAULT, "rollout: {share_start: true}", "rollout.share_start"),
-        (DEFAULT, "{rollout: {share_start: true}, starts: {windows: [{steps: [11, 12]}]}}", "rollout.share_start"),
+        (SPLIT, "evaluation: {held_out_reward: {name: clip_score}}", "evaluation.held_out_reward.clip.source"),
+        (SPLIT, "reward: {name: onnx_classifier, below: -2.0}", "reward.below"),
+        (SPLIT, "evaluation: {features: clip}", "evaluation.encoder.model.source"),
+        (SPLIT, "evaluation: {encoder: {batch_size: 2}}", "evaluation.encoder"),
+        (SPLIT, "rollout: {share_start: true}", "rollout.share_start"),
+        (SPLIT, "{rollout: {share_start: true}, starts: {windows: [{steps: [11, 12]}]}}", "rollout.share_start"),
         ("avatars-ddpo", "{rollout: {share_start: true}, policy: {split: 0.5}}", "rollout.share_start"),
         ("avatars-hrf", "rollout: {share_start: true}", "rollout.share_start"),
         (
@@ -342,56 +343,56 @@ HF = "hf:google/ddpm-celebahq-256"
             "{rollout: {share_start: true}, policy: {split: 0.5}, starts: {schedule: uniform, windows: []}}",
             "rollout.share_start",
         ),
-        (DEFAULT, "update: {levels_per_branch: 3}", "update.levels_per_branch"),
-        (DEFAULT, "update: {proximal_weight: 0.1}", "update.proximal_weight"),
-        (DEFAULT, "update: {divergence_limit: 1.0e-4}", "update.divergence_limit"),
-        (DEFAULT, "update: {trust_region: divergence, clip_range: 1.0e-3}", "update.clip_range"),
-        (DEFAULT, "update: {objective: difference, trust_region: divergence}", "update.trust_region"),
-        (DEFAULT, "update: {objective: difference, divergence_limit: 1.0e-4}", "update.divergence_limit"),
-        (DEFAULT, "update: {reference_weight: 0.1}", "update.reference_weight"),
+        (SPLIT, "update: {levels_per_branch: 3}", "update.levels_per_branch"),
+        (SPLIT, "update: {proximal_weight: 0.1}", "update.proximal_weight"),
+        (SPLIT, "update: {divergence_limit: 1.0e-4}", "update.divergence_limit"),
+        (SPLIT, "update: {trust_region: divergence, clip_range: 1.0e-3}", "update.clip_range"),
+        (SPLIT, "update: {objective: difference, trust_region: divergence}", "update.trust_region"),
+        (SPLIT, "update: {objective: difference, divergence_limit: 1.0e-4}", "update.divergence_limit"),
+        (SPLIT, "update: {reference_weight: 0.1}", "update.reference_weight"),
         ("avatars-ddpo", "update: {sibling_distance_weight: 0.1}", "update.sibling_distance_weight"),
         ("avatars-ddpo", "update: {objective: difference}", "update.objective"),
-        (DEFAULT, "update: {objective: difference, clip_range: 1.0e-3}", "update.clip_range"),
-        (DEFAULT, "update: {objective: difference, scale_trust_region: false}", "update.scale_trust_region"),
-        (DEFAULT, "update: {objective: difference, log_prob_reduction: sum}", "update.log_prob_reduction"),
-        (DEFAULT, "update: {objective: difference, kl_weight: 0.1}", "update.kl_weight"),
-        (DEFAULT, "update: {objective: difference, levels_per_branch: 10}", "update.levels_per_branch"),
-        (DEFAULT, "update: {objective: difference, proximal_weight: 1, minibatch: 32}", "update.proximal_weight"),
-        (DEFAULT, "update: {warmup_updates: 3}", "update.warmup_updates"),
-        (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3}", "update.total_updates"),
-        (DEFAULT, "prompts: {}", "prompts"),
-        (DEFAULT, "model: {guidance_scale: 2.0}", "model.guidance_scale"),
-        (DEFAULT, "policy: {lora: {}}", "policy.lora"),
-        (DEFAULT, "update: {guidance: false}", "update.guidance"),
-        (DEFAULT, f"{TEXT}\nupdate: {{guidance: false}}", "update.guidance"),
-        (DEFAULT, "model: {source: sd}\nprompts: {negative: ugly}", "prompts.negative"),
-        (DEFAULT, "model: {source: sd}\nprompts: {texts: [a, b], source: mine.txt}", "prompts.source"),
+        (SPLIT, "update: {objective: difference, clip_range: 1.0e-3}", "update.clip_range"),
+        (SPLIT, "update: {objective: difference, scale_trust_region: false}", "update.scale_trust_region"),
+        (SPLIT, "update: {objective: difference, log_prob_reduction: sum}", "update.log_prob_reduction"),
+        (SPLIT, "update: {objective: difference, kl_weight: 0.1}", "update.kl_weight"),
+        (SPLIT, "update: {objective: difference, levels_per_branch: 10}", "update.levels_per_branch"),
+        (SPLIT, "update: {objective: difference, proximal_weight: 1, minibatch: 32}", "update.proximal_weight"),
+        (SPLIT, "update: {warmup_updates: 3}", "update.warmup_updates"),
+        (SPLIT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3}", "update.total_updates"),
+        (SPLIT, "prompts: {}", "prompts"),
+        (SPLIT, "model: {guidance_scale: 2.0}", "model.guidance_scale"),
+        (SPLIT, "policy: {lora: {}}", "policy.lora"),
+        (SPLIT, "update: {guidance: false}", "update.guidance"),
+        (SPLIT, f"{TEXT}\nupdate: {{guidance: false}}", "update.guidance"),
+        (SPLIT, "model: {source: sd}\nprompts: {negative: ugly}", "prompts.negative"),
+        (SPLIT, "model: {source: sd}\nprompts: {texts: [a, b], source: mine.txt}", "prompts.source"),
         (
-            DEFAULT,
+            SPLIT,
             "model: {source: sd}\nprompts: {evaluation_source: a.txt, held_out_fraction: 0.3}",
             "prompts.held_out_fraction",
         ),
-        (DEFAULT, "model: {source: sd}\nprompts: {template: a photo}", "prompts.template"),
-        (DEFAULT, "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_buffer"),
+        (SPLIT, "model: {source: sd}\nprompts: {template: a photo}", "prompts.template"),
+        (SPLIT, "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_buffer"),
         ("avatars-ddpo", "model: {source: sd}\nprompts: {statistics_buffer: 8}", "prompts.statistics_min_count"),
-        (DEFAULT, "evaluation: {classifier: ''}", "evaluation.features"),
-        (DEFAULT, "evaluation: {classifier: '', features: pixels}", "gate.monitors.unrecognised_fraction"),
-        (DEFAULT, "evaluation: {held_out_reward: {}}", "evaluation.held_out_reward"),
+        (SPLIT, "evaluation: {classifier: ''}", "evaluation.features"),
+        (SPLIT, "evaluation: {classifier: '', features: pixels}", "gate.monitors.unrecognised_fraction"),
+        (SPLIT, "evaluation: {held_out_reward: {}}", "evaluation.held_out_reward"),
         (
-            DEFAULT,
+            SPLIT,
             "{shaping: {reward: {quality: 80}}, evaluation: {held_out_reward: {quality: 80}}}",
             "evaluation.held_out_reward",
         ),
-        (DEFAULT, "shaping: {reward: {name: jpeg_compressibility}, weight: -2}", "shaping.reward"),
-        (DEFAULT, "shaping: {reward: {quality: 80}, weight: 0}", "shaping.weight"),
-        (DEFAULT, "shaping: {reward: {name: classifier}}", "shaping.reward.label"),
-        (DEFAULT, "evaluation: {held_out_reward: {name: classifier}}", "evaluation.held_out_reward.label"),
-        (DEFAULT, "run: {epochs: 3, epochs_per_step: 2}\nevaluation: {every: 2}", "run.epochs"),
-        (DEFAULT, "run: {epochs: 6, epochs_per_step: 2}", "evaluation.every"),
+        (SPLIT, "shaping: {reward: {name: jpeg_compressibility}, weight: -2}", "shaping.reward"),
+        (SPLIT, "shaping: {reward: {quality: 80}, weight: 0}", "shaping.weight"),
+        (SPLIT, "shaping: {reward: {name: classifier}}", "shaping.reward.label"),
+        (SPLIT, "evaluation: {held_out_reward: {name: classifier}}", "evaluation.held_out_reward.label"),
+        (SPLIT, "run: {epochs: 3, epochs_per_step: 2}\nevaluation: {every: 2}", "run.epochs"),
+        (SPLIT, "run: {epochs: 6, epochs_per_step: 2}", "evaluation.every"),
         ("avatars-floor", "gate: {diversity_margin: 0.2}", "gate.diversity_margin"),
         ("avatars-floor", "diversity_floor: 1.0", "diversity_floor"),
         ("avatars-floor", "run: {replicas: 2}", "run.replicas"),
-        (DEFAULT, "run: {replicas: 9}", "run.replicas"),
+        (SPLIT, "run: {replicas: 9}", "run.replicas"),
     ],
 )
 def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, overrides, field):
@@ -401,29 +402,29 @@ def test_options_that_contradict_each_other_or_do_nothing_are_refused(preset, ov
 @pytest.mark.parametrize(
     ("preset", "overrides"),
     [
-        (DEFAULT, "model: {source: 's3://bucket/models/a'}"),
-        (DEFAULT, "model: {source: ../models/mine}"),
-        (DEFAULT, f"{TEXT}\npolicy: {{lora: {{rank: 8}}}}"),
-        (DEFAULT, "model: {source: sd, guidance_scale: 2.0}\nprompts: {}\nupdate: {guidance: false}"),
+        (SPLIT, "model: {source: 's3://bucket/models/a'}"),
+        (SPLIT, "model: {source: ../models/mine}"),
+        (SPLIT, f"{TEXT}\npolicy: {{lora: {{rank: 8}}}}"),
+        (SPLIT, "model: {source: sd, guidance_scale: 2.0}\nprompts: {}\nupdate: {guidance: false}"),
         ("avatars-ddpo", "model: {source: sd}\nprompts: {statistics_buffer: 8, statistics_min_count: 4}"),
-        (DEFAULT, "policy: {split: 0.9, prefix_pool: 0}\nstarts: {schedule: uniform, windows: []}"),
+        (SPLIT, "policy: {split: 0.9, prefix_pool: 0}\nstarts: {schedule: uniform, windows: []}"),
         ("avatars-hrf", "starts: {schedule: sliding, windows: [], width: 0.25}"),
         ("avatars-ddpo", "policy: {split: 0.5, prefix_pool: 64}"),
         ("avatars-ddpo", "rollout: {roots: 64, branches: 1}"),
-        (DEFAULT, "{rollout: {share_start: true}, starts: {windows: [{fractions: [0.5, 0.55]}]}}"),
-        (DEFAULT, "update: {clip_range: 1.0e-2, sibling_distance_weight: 0.5}"),
-        (DEFAULT, "update: {objective: difference, reference_weight: 0.5, minibatch: 32}"),
-        (DEFAULT, "update: {trust_region: divergence, divergence_limit: 1.0e-4, scale_trust_region: false}"),
-        (DEFAULT, "reward: {name: classifier, label: planets}"),
-        (DEFAULT, "evaluation: {held_out_reward: {name: classifier, label: planets}}"),
-        (DEFAULT, "shaping: {reward: {name: classifier, label: unrecognised}, weight: -0.33}"),
-        (DEFAULT, "reward: {name: python, function: 'my.rewards:redness'}"),
-        (DEFAULT, f"reward: {{name: clip_score, clip: {{source: 'hf:a/b', revision: {SHA1}}}}}"),
-        (DEFAULT, f"reward: {{name: clip_score, clip: {{source: ../clip, sha256: {SHA256}}}}}"),
-        (DEFAULT, "reward: {name: weighted_sum, terms: [{reward: {quality: 80}, weight: -1}, {}]}"),
-        (DEFAULT, f"evaluation: {{features: dinov2, encoder: {{model: {{source: s3://bkt/d, sha256: {SHA256}}}}}}}"),
-        (DEFAULT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3, total_updates: 10}"),
-        (DEFAULT, "run: {epochs: 6, epochs_per_step: 3}\nevaluation: {every: 3}"),
+        (SPLIT, "{rollout: {share_start: true}, starts: {windows: [{fractions: [0.5, 0.55]}]}}"),
+        (SPLIT, "update: {clip_range: 1.0e-2, sibling_distance_weight: 0.5}"),
+        (SPLIT, "update: {objective: difference, reference_weight: 0.5, minibatch: 32}"),
+        (SPLIT, "update: {trust_region: divergence, divergence_limit: 1.0e-4, scale_trust_region: false}"),
+        (SPLIT, "reward: {name: classifier, label: planets}"),
+        (SPLIT, "evaluation: {held_out_reward: {name: classifier, label: planets}}"),
+        (SPLIT, "shaping: {reward: {name: classifier, label: unrecognised}, weight: -0.33}"),
+        (SPLIT, "reward: {name: python, function: 'my.rewards:redness'}"),
+        (SPLIT, f"reward: {{name: clip_score, clip: {{source: 'hf:a/b', revision: {SHA1}}}}}"),
+        (SPLIT, f"reward: {{name: clip_score, clip: {{source: ../clip, sha256: {SHA256}}}}}"),
+        (SPLIT, "reward: {name: weighted_sum, terms: [{reward: {quality: 80}, weight: -1}, {}]}"),
+        (SPLIT, f"evaluation: {{features: dinov2, encoder: {{model: {{source: s3://bkt/d, sha256: {SHA256}}}}}}}"),
+        (SPLIT, "update: {rate_schedule: warmup_cosine, warmup_updates: 3, total_updates: 10}"),
+        (SPLIT, "run: {epochs: 6, epochs_per_step: 3}\nevaluation: {every: 3}"),
     ],
 )
 def test_what_can_be_run_is_accepted(preset, overrides):
@@ -431,17 +432,17 @@ def test_what_can_be_run_is_accepted(preset, overrides):
 
 
 def test_an_unknown_reward_is_answered_with_the_rewards():
-    error = error_of(DEFAULT, "reward: {name: jpeg_compresibility}")
+    error = error_of(SPLIT, "reward: {name: jpeg_compresibility}")
     assert "aesthetic, clip_score, pickscore" in error.expected
     assert error.got == "jpeg_compresibility"
     assert "did you mean 'jpeg_compressibility'?" in error.fix
-    within = error_of(DEFAULT, "reward: {name: weighted_sum, terms: [{reward: {name: weighted_sum}}, {}]}")
+    within = error_of(SPLIT, "reward: {name: weighted_sum, terms: [{reward: {name: weighted_sum}}, {}]}")
     assert "weighted_sum" in error.expected
     assert "weighted_sum" not in within.expected
 
 
 def test_another_rewards_option_is_answered_with_the_reward_that_has_it():
-    error = error_of(DEFAULT, "reward: {name: python, function: 'a:b', label: planets}")
+    error = error_of(SPLIT, "reward: {name: python, function: 'a:b', label: planets}")
     assert "'python' (reward.name)" in error.expected
     assert error.fix == "remove it, or name the reward that has it: classifier"
 
@@ -719,30 +720,31 @@ def test_a_configuration_survives_its_text_form(config):
 
 
 def test_the_digest_sees_every_value_and_no_order():
-    config = resolve(DEFAULT)
+    config = resolve(SPLIT)
     assert (
-        resolve(DEFAULT, "run: {seed: 4, epochs: 5}").digest() == resolve(DEFAULT, "run: {epochs: 5, seed: 4}").digest()
+        resolve(SPLIT, "run: {seed: 4, epochs: 5}").digest() == resolve(SPLIT, "run: {epochs: 5, seed: 4}").digest()
     )
-    assert resolve(DEFAULT, "run: {seed: 1}").digest() != config.digest()
-    assert resolve(DEFAULT, f"run: {{seed: {config.run.seed}}}").digest() == config.digest()
+    assert resolve(SPLIT, "run: {seed: 1}").digest() != config.digest()
+    assert resolve(SPLIT, f"run: {{seed: {config.run.seed}}}").digest() == config.digest()
     assert re.fullmatch(r"[0-9a-f]{64}", config.digest())
 
 
 def test_the_digest_knows_no_fields_that_came_later_at_their_default():
     """So that runs and tables of before still find their configuration. The digest is of before the first of them."""
-    assert resolve(DEFAULT).digest() == "eebfeda3c57e032f58a6e7572d8af75af556c46f7a1488dcb904a053172ae87f"
-    objectives = [resolve(DEFAULT, f"update: {{objective: {name}}}") for name in ("surrogate", "difference")]
+    before = "HRF with a split policy on the shipped model, towards images that compress well as JPEG (the default)"
+    assert resolve(SPLIT, f"description: {before}").digest() == "eebfeda3c57e032f58a6e7572d8af75af556c46f7a1488dcb904a053172ae87f"
+    objectives = [resolve(SPLIT, f"update: {{objective: {name}}}") for name in ("surrogate", "difference")]
     changed = objectives[1].with_changes({"update": {"levels_per_branch": 3, "proximal_weight": 1.0}})
-    assert objectives[0].digest() == resolve(DEFAULT).digest()
-    replicas = resolve(DEFAULT, "run: {replicas: 2}")
-    shaped = resolve(DEFAULT, "shaping: {reward: {quality: 80}}")
+    assert objectives[0].digest() == resolve(SPLIT).digest()
+    replicas = resolve(SPLIT, "run: {replicas: 2}")
+    shaped = resolve(SPLIT, "shaping: {reward: {quality: 80}}")
     assert len({config.digest() for config in (*objectives, changed, replicas, shaped)}) == 5
 
 
 def test_the_digest_is_the_same_in_another_process():
-    code = f"from hrf.config import resolve; import sys; sys.stdout.write(resolve({DEFAULT!r}).digest())"
+    code = f"from hrf.config import resolve; import sys; sys.stdout.write(resolve({SPLIT!r}).digest())"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout == resolve(DEFAULT).digest()
+    assert result.stdout == resolve(SPLIT).digest()
 
 
 def leaves(tree: dict, path: tuple = ()) -> dict:

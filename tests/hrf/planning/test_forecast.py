@@ -167,7 +167,7 @@ class TestFlops:
         )
 
     def test_evaluations_are_those_that_training_counts(self, counted):
-        for preset in ("avatars-compressibility", "avatars-hrf-d", "avatars-published"):
+        for preset in ("avatars-split", "avatars-hrf-d", "avatars-published"):
             config = resolve(preset)
             schedule = build_schedule(LINEAR_ALPHA_BARS, num_steps=config.sampler.steps, min_std=config.sampler.min_std)
             found = forecast(config, schedule, counted)

@@ -31,7 +31,7 @@ TRAJECTORIES = Trajectories(
 
 
 def advantages(weight: float, distances: np.ndarray | None) -> np.ndarray:
-    config = resolve("avatars-compressibility", f"update: {{sibling_distance_weight: {weight}}}")
+    config = resolve("avatars-split", f"update: {{sibling_distance_weight: {weight}}}")
     return advantages_of(REWARDS, TRAJECTORIES, config, distances=distances).numpy()
 
 
@@ -61,7 +61,7 @@ def test_a_second_reward_is_summed_with_the_first_before_the_group_is_standardis
     """
     rewards, shaping = np.array([1.0, 0.0, 3.0, 1.0, 1.0, 4.0]), np.array([0.0, 1.0, 1.0, 0.5, 0.5 + 1e-6, 0.5])
 
-    found = advantages_of(rewards, TRAJECTORIES, resolve("avatars-compressibility", SHAPING), shaping=shaping).numpy()
+    found = advantages_of(rewards, TRAJECTORIES, resolve("avatars-split", SHAPING), shaping=shaping).numpy()
 
     one, two = 1 / np.sqrt(2), np.sqrt(2)
     np.testing.assert_allclose(found, [one, -two, one, -one, -one, two], atol=3e-6)
@@ -69,20 +69,20 @@ def test_a_second_reward_is_summed_with_the_first_before_the_group_is_standardis
 
 def test_what_a_prompt_remembers_is_the_sum_too():
     """Kills: the second reward left out where each prompt has its own statistics."""
-    config = resolve("avatars-compressibility", SHAPING)
+    config = resolve("avatars-split", SHAPING)
     statistics = PromptStatistics(buffer=4, min_count=1, delta=1e-8)
     asked = replace(TRAJECTORIES, prompts=torch.tensor([0, 0, 0, 1, 1, 1]))
 
     found = advantages_of(REWARDS, asked, config, shaping=REWARDS, statistics=statistics, texts=["a", "b"])
 
     assert statistics.state() == {"a": [-1.0, -2.0, -6.0], "b": [-10.0, -10.0, -40.0]}
-    without = resolve("avatars-compressibility")
+    without = resolve("avatars-split")
     torch.testing.assert_close(found, -advantages_of(REWARDS, TRAJECTORIES, without), atol=1e-6, rtol=1e-5)
 
 
 def test_a_shaped_reward_without_what_shapes_it_is_refused():
     with pytest.raises(ValueError, match="what shapes it"):
-        advantages_of(REWARDS, TRAJECTORIES, resolve("avatars-compressibility", SHAPING))
+        advantages_of(REWARDS, TRAJECTORIES, resolve("avatars-split", SHAPING))
 
 
 def test_an_image_that_the_second_reward_fails_on_is_named_with_the_section():

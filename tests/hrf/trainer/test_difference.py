@@ -211,7 +211,7 @@ def test_the_reward_of_the_shipped_model_rises(tmp_path, shaped):
     """
     redness = {"name": "python", "function": "tests.golden.trace:redness"}
     nothing = {"name": "python", "function": "tests.hrf.shared_work:nothing"}
-    config = resolve("avatars-compressibility").with_changes(
+    config = resolve("avatars-split").with_changes(
         {
             "sampler": {"steps": 6},
             "reward": nothing if shaped else redness,
