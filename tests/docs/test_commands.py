@@ -103,8 +103,8 @@ class TestCommands:
     def test_the_file_is_a_configuration_that_can_be_run(self) -> None:
         (text,) = fenced("yaml", PAGES["docs/configuration.md"])
         config = resolve("", text)
-        assert config.switch_step == 12
-        assert config.window_schedule(18).window(0) == Window(12, 18)
+        assert config.switch_step == 6
+        assert config.window_schedule(8).window(0) == Window(6, 8)
 
     @pytest.mark.parametrize("page", [page for page in PAGES if fenced("yaml", PAGES[page])])
     def test_every_configuration_shown_is_one_that_can_be_run(self, page: str) -> None:

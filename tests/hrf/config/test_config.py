@@ -721,9 +721,7 @@ def test_a_configuration_survives_its_text_form(config):
 
 def test_the_digest_sees_every_value_and_no_order():
     config = resolve(SPLIT)
-    assert (
-        resolve(SPLIT, "run: {seed: 4, epochs: 5}").digest() == resolve(SPLIT, "run: {epochs: 5, seed: 4}").digest()
-    )
+    assert resolve(SPLIT, "run: {seed: 4, epochs: 5}").digest() == resolve(SPLIT, "run: {epochs: 5, seed: 4}").digest()
     assert resolve(SPLIT, "run: {seed: 1}").digest() != config.digest()
     assert resolve(SPLIT, f"run: {{seed: {config.run.seed}}}").digest() == config.digest()
     assert re.fullmatch(r"[0-9a-f]{64}", config.digest())
@@ -732,7 +730,10 @@ def test_the_digest_sees_every_value_and_no_order():
 def test_the_digest_knows_no_fields_that_came_later_at_their_default():
     """So that runs and tables of before still find their configuration. The digest is of before the first of them."""
     before = "HRF with a split policy on the shipped model, towards images that compress well as JPEG (the default)"
-    assert resolve(SPLIT, f"description: {before}").digest() == "eebfeda3c57e032f58a6e7572d8af75af556c46f7a1488dcb904a053172ae87f"
+    assert (
+        resolve(SPLIT, f"description: {before}").digest()
+        == "eebfeda3c57e032f58a6e7572d8af75af556c46f7a1488dcb904a053172ae87f"
+    )
     objectives = [resolve(SPLIT, f"update: {{objective: {name}}}") for name in ("surrogate", "difference")]
     changed = objectives[1].with_changes({"update": {"levels_per_branch": 3, "proximal_weight": 1.0}})
     assert objectives[0].digest() == resolve(SPLIT).digest()
