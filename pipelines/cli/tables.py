@@ -11,7 +11,7 @@ from rich.table import Table
 from hrf.errors import ArtifactError
 from hrf.promotion.records import RunSummary
 from hrf.storage.names import SUMMARY_FILE
-from hrf_pipelines.cli.progress_view import interval, window_words
+from hrf_pipelines.cli.progress_view import interval
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -53,22 +53,20 @@ def read_summary(folder: Path) -> RunSummary:
 
 
 def epochs_table(summary: RunSummary) -> Table:
-    """One line per epoch: window, reward and diversity with their intervals, and what the gate decided."""
+    """One line per evaluated epoch: reward and diversity with their intervals, and what the gate decided."""
     reward = summary.base.reward
     title = f"{reward.name}, {summary.config['evaluation']['confidence']:.0%} intervals"
-    numbers = ("epoch", "window", "reward", "change from base", "diversity / base's")
+    numbers = ("epoch", "reward", "change from base", "diversity / base's")
     weighed = ["strength"] if any(record.front for _, record in summary.evaluated) else []
     table = simple_table(*numbers, *weighed, "decision", whole=(*numbers, *weighed), title=title)
-    table.add_row("base", "", f"{reward.value:.3f}", "", "1", *([""] if weighed else []), "")
-    for entry in summary.epochs:
-        evaluation, window = entry.evaluation, entry.update.window
+    table.add_row("base", f"{reward.value:.3f}", "", "1", *([""] if weighed else []), "")
+    for entry, evaluation in summary.evaluated:
         table.add_row(
             str(entry.epoch),
-            window_words(window) if window else "noise",
-            f"{evaluation.reward.value:.3f}" if evaluation else "-",
-            interval(evaluation.reward_vs_base.as_json()) if evaluation else "-",
-            interval(evaluation.diversity.vendi_order2_ratio.as_json(), 2) if evaluation else "-",
-            *([f"{evaluation.strength:.3g}" if evaluation else "-"] if weighed else []),
+            f"{evaluation.reward.value:.3f}",
+            interval(evaluation.reward_vs_base.as_json()),
+            interval(evaluation.diversity.vendi_order2_ratio.as_json(), 2),
+            *([f"{evaluation.strength:.3g}"] if weighed else []),
             _decision(entry.decision) if entry.decision else "-",
         )
     return table
