@@ -50,6 +50,7 @@ def test_the_presets_are_these():
         "avatars-hrf",
         "avatars-hrf-d",
         "avatars-incompressibility",
+        "avatars-planets",
         "avatars-published",
         "avatars-smoke",
         "avatars-split",
