@@ -110,16 +110,18 @@ def modes(measured: Sequence[tuple[str, int, EvaluationRecord]]) -> Figure:
 
 
 def training_health(summary: ReportedRun) -> list[Figure]:
-    """Loss, what the trust region held, approximate KL and gradient norm per optimizer update."""
+    """Loss, what the trust region held, approximate KL and gradient norm per optimizer update.
+
+    What no update recorded has no figure: an objective without ratios has no trust region.
+    """
     updates = [update for entry in summary.epochs for update in entry.update.updates]
     quantities: tuple[tuple[str, Callable[[UpdateMetrics], float | None]], ...] = (
         ("Loss", lambda update: update.loss),
         ("Clip fraction", lambda update: update.clip_fraction),
         ("Approximate KL", lambda update: update.approx_kl),
+        ("Dropped fraction", lambda update: update.dropped_fraction),
         ("Gradient norm, before clipping", lambda update: update.grad_norm),
     )
-    if any(update.dropped_fraction is not None for update in updates):
-        quantities = (*quantities, ("Dropped fraction", lambda update: update.dropped_fraction))
     penalties = [update.kl_to_reference for update in updates if update.kl_to_reference]
     if penalties:
         quantities = (*quantities, ("KL to the reference", lambda update: update.kl_to_reference))
@@ -132,11 +134,11 @@ def training_health(summary: ReportedRun) -> list[Figure]:
             for place, update in enumerate(updates, start=1)
             if (value := quantity(update)) is not None
         ]
-        described = f"{title} per update."
-        if points:
-            described = (
-                f"{title} over {len(points)} updates, from {significant(points[0].y)} to {significant(points[-1].y)}."
-            )
+        if not points:
+            continue
+        described = (
+            f"{title} over {len(points)} updates, from {significant(points[0].y)} to {significant(points[-1].y)}."
+        )
         drawn = line_chart([Series(name=title, points=points)], description=described, x=Axis(name="update"))
         figures.append(Figure(title=title, chart=drawn, absent="No update recorded it."))
     return figures
