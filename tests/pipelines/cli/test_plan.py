@@ -54,10 +54,10 @@ def test_every_preset_has_a_plan(preset):
 
 def test_it_says_what_a_cluster_takes_beside_the_work():
     found = planned("avatars-compressibility")["cluster"]
-    assert found["epochs_per_step"] == 5
+    assert found["epochs_per_step"] == 10
     assert found["overhead_seconds"] == 25 * found["tasks"] == 25 * 11
     text = CliRunner().invoke(app, ["plan", "avatars-compressibility"]).output
-    assert "On a cluster: 11 tasks with 5 epochs a step; their pods take up to 5 min beside the work." in text
+    assert "On a cluster: 11 tasks with 10 epochs a step; their pods take up to 5 min beside the work." in text
 
 
 def test_it_is_told_in_words(monkeypatch):
