@@ -45,13 +45,15 @@ def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
     from hrf.planning.architectures import fetch_architecture
     from hrf.planning.footprint import decoder_footprint, denoiser_footprint
     from hrf.planning.forecast import forecast
-    from hrf.policies.folders import noise_schedule
+    from hrf.policies.folders import schedule_of
+    from hrf.policies.kinds import kind_of_denoiser
 
     with tempfile.TemporaryDirectory() as scratch:
         model = fetch_architecture(config.model, Path(scratch))
-    denoiser = denoiser_footprint(model.denoiser, config.policy.lora)
-    decoder = decoder_footprint(model.decoder, denoiser.sample_shape) if model.decoder else None
-    schedule = noise_schedule(model.scheduler, config)
+    shape = kind_of_denoiser(model.denoiser).sample_shape(model, config.model.picture_size)
+    denoiser = denoiser_footprint(model.denoiser, config.policy.lora, shape)
+    decoder = decoder_footprint(model.decoder, shape) if model.decoder else None
+    schedule = schedule_of(model, config)
     return forecast(config, schedule, denoiser, decoder, gpu=gpu, utilisation=utilisation)
 
 
@@ -63,10 +65,10 @@ def evaluations_by_epoch(config: Config, model_folder: Path) -> list[float]:
         model_folder: Its base model, whose noise schedule says which steps are trained.
     """
     from hrf.planning.cost import expected_epoch_evaluations, pool_evaluations
-    from hrf.policies.components import scheduler_config
-    from hrf.policies.folders import noise_schedule
+    from hrf.policies.architecture import Architecture
+    from hrf.policies.folders import schedule_of
 
-    schedule = noise_schedule(scheduler_config(model_folder), config)
+    schedule = schedule_of(Architecture.of(model_folder), config)
     replicas, epochs = config.run.replicas, range(config.run.epochs)
     spent = (replicas * expected_epoch_evaluations(config, schedule, epoch) for epoch in epochs)
     return list(accumulate(spent, initial=pool_evaluations(config)))[1:]

@@ -137,7 +137,8 @@ def _prompts(config: Tree) -> Iterator[ConfigError]:
     if config.model.guidance_scale == 1:
         yield from inert(config.update, "update", ("guidance",), "without guidance (model.guidance_scale)")
     if prompts is None:
-        yield from inert(config.model, "model", ("guidance_scale",), "without prompts: there is nothing to guide by")
+        guided = ("guidance_scale", "embedded_guidance")
+        yield from inert(config.model, "model", guided, "without prompts: there is nothing to guide by")
         yield from inert(config.policy, "policy", ("lora",), "without prompts: adapters are for text-to-image models")
         return
     if config.model.source == _SHIPPED:

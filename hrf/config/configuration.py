@@ -18,6 +18,7 @@ from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
 _CAME_LATER = {
     "": ("shaping",),
+    "model": ("embedded_guidance", "picture_size"),
     "sampler": ("kind",),
     "rollout": ("share_start",),
     "run": ("replicas",),

@@ -42,6 +42,12 @@ class Model(Section):
     guidance_scale: Annotated[float, Field(ge=1)] = 1.0
     """Classifier-free guidance of a text-to-image model, in Stable Diffusion's convention: 1 is none, more doubles the
     cost."""
+    embedded_guidance: Annotated[float, Field(ge=0)] | None = None
+    """Guidance that a model distilled to it reads as a number beside the prompt (FLUX.1-dev: 3.5), which costs nothing;
+    null for models that read none."""
+    picture_size: Count | None = None
+    """Height and width of the pictures, in pixels, of models that make them in any size (FLUX, Stable Diffusion 3);
+    null: as the model's files say, or else its pipeline's 1024 pixels."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, a third more time, the same gradients."""
     compile: bool = False

@@ -1,23 +1,18 @@
-"""What a base model is made of, without its weights: enough to compute what a run with it will take."""
+"""Where configuration files of base models come from, without their weights: enough to compute what a run takes."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from hrf.config import Model
-from hrf.errors import ArtifactError
-from hrf.policies.components import scheduler_config
-from hrf.policies.policy_folder import DENOISER_FOLDERS, denoiser_folder
+from hrf.policies.architecture import Architecture
+from hrf.policies.policy_folder import DENOISER_FOLDERS
 from hrf.policies.sources import fetch_model
 from hrf.storage.hub import hub_folder
 from hrf.storage.objects import Storage
 
-_CONFIGURATION = "config.json"
 _CONFIGURATIONS = (
     "config.json",
     "scheduler_config.json",
@@ -25,16 +20,6 @@ _CONFIGURATIONS = (
     "scheduler/scheduler_config.json",
     "vae/config.json",
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Architecture:
-    """The configuration files of a base model, as diffusers writes them."""
-
-    denoiser: Mapping[str, Any]
-    scheduler: Mapping[str, Any]
-    decoder: Mapping[str, Any] | None = None
-    """Of the autoencoder; None for a model in pixels."""
 
 
 def fetch_architecture(model: Model, target: Path) -> Architecture:
@@ -63,12 +48,7 @@ def fetch_architecture(model: Model, target: Path) -> Architecture:
         folder = _fetch_configurations(Storage.open(source), target)
     else:
         folder = fetch_model(model, target)
-    decoder = folder / "vae" / _CONFIGURATION
-    return Architecture(
-        denoiser=_read(denoiser_folder(folder) / _CONFIGURATION),
-        scheduler=scheduler_config(folder),
-        decoder=_read(decoder) if decoder.is_file() else None,
-    )
+    return Architecture.of(folder)
 
 
 def _fetch_configurations(storage: Storage, target: Path) -> Path:
@@ -78,12 +58,3 @@ def _fetch_configurations(storage: Storage, target: Path) -> Path:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             (target / name).write_bytes(found[0])
     return target
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise ArtifactError(
-            path, problem=f"cannot be read: {error}", fix="give a folder in diffusers' pipeline layout"
-        ) from error

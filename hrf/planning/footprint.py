@@ -27,6 +27,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from hrf.config import Lora
 from hrf.errors import ConfigError
+from hrf.policies.architecture import Architecture
 from hrf.policies.kinds import kind_of_denoiser
 
 _META = torch.device("meta")
@@ -46,7 +47,7 @@ class Footprint:
     sample_shape: tuple[int, ...]
     """(C, H, W) of what goes in."""
     output_shape: tuple[int, ...]
-    """(C, H, W) of what comes out."""
+    """(C, H, W) of what comes out; of latents packed into tokens, (tokens, channels)."""
     convolution_flops: int
     """Of a forward pass, in convolutions."""
     other_flops: int
@@ -66,21 +67,26 @@ class Footprint:
         return self.convolution_flops + self.other_flops
 
 
-def denoiser_footprint(config: Mapping[str, Any], lora: Lora | None = None) -> Footprint:
+def denoiser_footprint(
+    config: Mapping[str, Any], lora: Lora | None = None, shape: tuple[int, int, int] | None = None
+) -> Footprint:
     """Count a denoiser.
 
     Args:
         config: `config.json` of a denoiser of any kind.
         lora: The adapter that is tuned; None: all of its weights are. Its own FLOPs and activations, about a percent,
             are left out.
+        shape: (C, H, W) of a sample; None: as the model's files say.
 
     Raises:
         ConfigError: If it is of a class that is not known here, or no model can be made of it.
     """
-    counted = _count_denoiser(json.dumps(dict(config), sort_keys=True))
+    kind = kind_of_denoiser(config)
+    shape = shape or kind.sample_shape(Architecture(denoiser=config, scheduler={}), None)
+    counted = _count_denoiser(json.dumps(dict(config), sort_keys=True), shape)
     if lora is None:
         return counted
-    sizes = _adapter_sizes(_build(config, kind_of_denoiser(config).denoiser), lora)
+    sizes = _adapter_sizes(_build(config, kind.denoiser), lora)
     return replace(counted, num_tuned=sum(sizes), num_tuned_tensors=len(sizes))
 
 
@@ -94,14 +100,14 @@ def decoder_footprint(config: Mapping[str, Any], latent_shape: tuple[int, ...]) 
 
 
 @lru_cache
-def _count_denoiser(config: str) -> Footprint:
+def _count_denoiser(config: str, shape: tuple[int, int, int]) -> Footprint:
     """Count what `config.json` describes; it takes seconds, and plans of several runs have few models."""
     values = json.loads(config)
     kind = kind_of_denoiser(values)
     model = _build(values, kind.denoiser)
     with _META:
-        inputs = kind.question(model.config)
-    return _count(model, tuple(next(iter(inputs.values())).shape[1:]), inputs)
+        inputs = kind.question(model.config, shape)
+    return _count(model, shape, inputs)
 
 
 @lru_cache

@@ -19,7 +19,7 @@ from hrf.policies.policy_folder import denoiser_folder
 _INDEX = "model_index.json"
 _LIBRARY = {"_class_name", "architectures", "model_type"}
 """Settings by which a configuration is one of a network of diffusers or transformers."""
-_FIX = "choose a DDPM, or a Stable Diffusion 1, 2, XL or 3 model; those with other parts are not tuned here"
+_FIX = "choose a DDPM, a Stable Diffusion 1, 2, XL or 3, or a FLUX.1 model; those with other parts are not tuned here"
 
 
 def denoiser_of(source: Path, known: Collection[str]) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +26,8 @@ class DiffusionPolicy:
     prediction: Prediction
     clip_range: float | None
     """Clamp of the estimated sample; None for none."""
+    sample_shape: tuple[int, int, int]
+    """(C, H, W) of a sample."""
     reference: nn.Module | None = None
     """The frozen weights that the run started from; needed by a split policy and by a KL penalty."""
     switch_step: int = 0
@@ -41,14 +42,6 @@ class DiffusionPolicy:
     def __post_init__(self) -> None:
         if self.switch_step > 0 and self.reference is None:
             raise ValueError(f"a split policy (switch_step={self.switch_step}) needs the reference's weights")
-
-    @property
-    def sample_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of a sample."""
-        config: Any = self.denoiser.config
-        size = config.sample_size
-        height, width = (size, size) if isinstance(size, int) else size
-        return int(config.in_channels), int(height), int(width)
 
     @property
     def device(self) -> torch.device:

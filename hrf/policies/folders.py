@@ -18,30 +18,42 @@ from torch import Tensor, nn
 from hrf.config import Config, Sampler
 from hrf.core.schedule import NoiseSchedule, build_flow_schedule, build_schedule
 from hrf.errors import ConfigError
-from hrf.policies.components import scheduler_config
+from hrf.policies.architecture import Architecture
 from hrf.policies.conditioning import PromptEmbeddings
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.kinds import kind_of
+from hrf.policies.kinds import kind_of, kind_of_denoiser
 from hrf.policies.policy_folder import denoiser_folder
-from hrf.policies.schedulers import flow_scheduler, is_flow, prediction_of, training_scheduler
+from hrf.policies.schedulers import Timing, flow_steps, is_flow, prediction_of, training_scheduler
 from hrf.policies.weights import FullWeights, LoraWeights, TunedWeights, average_folder
 from hrf.storage.names import POLICY_FILE
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-def noise_schedule(scheduler: Mapping[str, Any], config: Config) -> NoiseSchedule:
+def schedule_of(model: Architecture, config: Config) -> NoiseSchedule:
+    """The tables of a configuration's sampler for a base model and the size of its pictures.
+
+    Raises:
+        ConfigError: As `noise_schedule`, or if the model is of no kind, or makes no pictures of the configured size.
+    """
+    kind = kind_of_denoiser(model.denoiser)
+    timing = kind.timing(model.settings, kind.sample_shape(model, config.model.picture_size))
+    return noise_schedule(model.scheduler, config, timing)
+
+
+def noise_schedule(scheduler: Mapping[str, Any], config: Config, timing: Timing | None = None) -> NoiseSchedule:
     """The sampler's tables from the model's own betas, offset and final signal fraction, or from its sigmas.
 
     Args:
         scheduler: A scheduler configuration as diffusers writes it.
         config: Its `sampler` part decides on steps, spacing, kind, eta and min_std.
+        timing: What its kind says of a flow.
 
     Raises:
         ConfigError: If the model was trained under another noise process, or the sampler's settings don't fit it.
     """
     sampler = config.sampler
-    schedule = _flow(scheduler, sampler) if is_flow(scheduler) else _variance_preserving(scheduler, sampler)
+    schedule = _flow(scheduler, sampler, timing) if is_flow(scheduler) else _variance_preserving(scheduler, sampler)
     if schedule.num_trained_steps == 0:
         raise ConfigError(
             "sampler.min_std",
@@ -92,7 +104,7 @@ def _variance_preserving(scheduler: Mapping[str, Any], sampler: Sampler) -> Nois
     return schedule
 
 
-def _flow(scheduler: Mapping[str, Any], sampler: Sampler) -> NoiseSchedule:
+def _flow(scheduler: Mapping[str, Any], sampler: Sampler, timing: Timing | None) -> NoiseSchedule:
     if sampler.spacing != "leading":
         raise ConfigError(
             "sampler.spacing",
@@ -100,12 +112,9 @@ def _flow(scheduler: Mapping[str, Any], sampler: Sampler) -> NoiseSchedule:
             got=sampler.spacing,
             fix="leave it out; the shift is in the model's scheduler_config.json",
         )
-    own = flow_scheduler(scheduler)
-    own.set_timesteps(sampler.steps)
+    sigmas, timesteps = flow_steps(scheduler, sampler.steps, timing)
     try:
-        return build_flow_schedule(
-            own.sigmas, own.timesteps, sampler=sampler.kind, eta=sampler.eta, min_std=sampler.min_std
-        )
+        return build_flow_schedule(sigmas, timesteps, sampler=sampler.kind, eta=sampler.eta, min_std=sampler.min_std)
     except ValueError as error:
         raise ConfigError(
             "sampler",
@@ -142,8 +151,8 @@ def load_policy(
         ConfigError: If the model is of another kind than the configuration's, or the device is absent.
     """
     device = _device(config)
-    kind, scheduler = kind_of(base), scheduler_config(base)
-    kind.check(config)
+    kind, model = kind_of(base), Architecture.of(base)
+    kind.check(config, model)
     embeddings = PromptEmbeddings.load(prompts) if prompts else None
     switch_step = _switch_step(config, base, weights)
     denoiser, frozen = weights_of(config).load(
@@ -157,9 +166,10 @@ def load_policy(
             network.compile()
     return DiffusionPolicy(
         denoiser=denoiser,
-        schedule=noise_schedule(scheduler, config),
-        prediction=prediction_of(scheduler),
-        clip_range=kind.clip_range(scheduler),
+        schedule=schedule_of(model, config),
+        prediction=prediction_of(model.scheduler),
+        clip_range=kind.clip_range(model.scheduler),
+        sample_shape=kind.sample_shape(model, config.model.picture_size),
         reference=frozen,
         switch_step=switch_step,
         forward_dtype=_DTYPES[config.model.forward_dtype],

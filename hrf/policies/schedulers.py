@@ -7,11 +7,14 @@ known here: the variance-preserving one with a list of betas, which diffusers ha
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import diffusers
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
 
 from hrf.core.schedule import Prediction
 from hrf.errors import ConfigError
@@ -48,7 +51,6 @@ _OTHER_SETTINGS = {
 """Settings that make another function of the model, and the values at which they don't."""
 _FLOW = "FlowMatchEulerDiscreteScheduler"
 _OTHER_FLOW_SETTINGS = (
-    "use_dynamic_shifting",
     "invert_sigmas",
     "shift_terminal",
     "use_karras_sigmas",
@@ -57,6 +59,8 @@ _OTHER_FLOW_SETTINGS = (
     "stochastic_sampling",
 )
 """Settings of a flow's scheduler that make another function of the model; off in the models that are tuned here."""
+_SHIFT_LINE = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+"""The two points that a dynamic shift lies on a straight line through."""
 _TOLERANCE = 1e-6
 """Of alpha_bar: some classes write 2^-24 for zero."""
 
@@ -103,6 +107,45 @@ def is_flow(scheduler: Mapping[str, Any]) -> bool:
     return scheduler.get("_class_name") == _FLOW
 
 
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """What a flow's pipeline tells its scheduler, besides how many steps are wanted."""
+
+    num_tokens: int
+    """Of one picture, as the denoiser reads it: on it depends a dynamic shift."""
+    even: bool = False
+    """Whether sigma is 1, 1 - 1/K, ..., 1/K before the shift, in place of what the scheduler would begin with."""
+
+
+def flow_steps(scheduler: Mapping[str, Any], num_steps: int, timing: Timing | None) -> tuple[Tensor, Tensor]:
+    """Where a flow's steps lie: what its own scheduler makes of what its pipeline tells it.
+
+    A dynamic shift is by exp(mu), or mu, with mu a straight line in the number of tokens through the scheduler's
+    (base_image_seq_len, base_shift) and (max_image_seq_len, max_shift).
+
+    Args:
+        scheduler: Its configuration as diffusers writes it.
+        num_steps: K.
+        timing: What its kind of model says; None: nothing, which no dynamic shift can be computed from.
+
+    Returns:
+        (sigmas [K + 1], timesteps [K]), float32.
+
+    Raises:
+        ConfigError: As `flow_scheduler`.
+    """
+    own = flow_scheduler(scheduler)
+    options: dict[str, Any] = {}
+    if timing and own.config.use_dynamic_shifting:
+        few, many = own.config.base_image_seq_len, own.config.max_image_seq_len
+        slope = (own.config.max_shift - own.config.base_shift) / (many - few)
+        options["mu"] = timing.num_tokens * slope + (own.config.base_shift - slope * few)
+    if timing and timing.even:
+        options["sigmas"] = np.linspace(1.0, 1 / num_steps, num_steps)
+    own.set_timesteps(num_steps, **options)
+    return own.sigmas, own.timesteps
+
+
 def flow_scheduler(scheduler: Mapping[str, Any]) -> FlowMatchEulerDiscreteScheduler:
     """A flow's own scheduler, which says where its steps lie.
 
@@ -121,9 +164,15 @@ def flow_scheduler(scheduler: Mapping[str, Any]) -> FlowMatchEulerDiscreteSchedu
                 f"{setting}: {scheduler[setting]}",
             )
     try:
-        return FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler))
+        found = FlowMatchEulerDiscreteScheduler.from_config(dict(scheduler))
     except (TypeError, ValueError, RuntimeError) as error:
         raise _refused(f"the configuration of a {_FLOW}", str(error)) from error
+    line = [found.config[name] for name in _SHIFT_LINE]
+    if found.config.use_dynamic_shifting and (
+        not all(isinstance(value, int | float) for value in line) or line[0] == line[1]
+    ):
+        raise _refused(f"numbers for {', '.join(_SHIFT_LINE)}, the first two not the same", line)
+    return found
 
 
 def prediction_of(scheduler: Mapping[str, Any]) -> Prediction:

@@ -40,9 +40,10 @@ def embed_prompts(base: Path, texts: Sequence[str], *, negative: str) -> PromptE
     )
 
 
+@torch.no_grad()
 def read_by_clip(
     base: Path, end: str, kind: str, asked: Sequence[tuple[str, str]]
-) -> tuple[torch.Tensor, torch.Tensor | None]:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Prompts as models with several text encoders read them of one of their CLIPs.
 
     Args:
@@ -52,7 +53,8 @@ def read_by_clip(
         asked: P prompts, and the fields of the configuration that they are from.
 
     Returns:
-        (the last hidden states but one [P, L, D], projections [P, E]; None of a text encoder without them).
+        (the last hidden states but one [P, L, D], each prompt as a whole [P, E]: its projection, or of a text encoder
+        without them, its last state at the end).
 
     Raises:
         ConfigError: If a prompt is longer than the text encoder reads.
@@ -63,9 +65,16 @@ def read_by_clip(
     answers = [
         encoder(tokens_of(tokenizer, text, field, length=length), output_hidden_states=True) for text, field in asked
     ]
-    projections = [answer.text_embeds for answer in answers if "text_embeds" in answer]
-    states = torch.cat([answer.hidden_states[-2] for answer in answers])
-    return states, torch.cat(projections) if projections else None
+    whole = [answer.text_embeds if "text_embeds" in answer else answer.pooler_output for answer in answers]
+    return torch.cat([answer.hidden_states[-2] for answer in answers]), torch.cat(whole)
+
+
+@torch.no_grad()
+def read_by_t5(base: Path, end: str, asked: Sequence[tuple[str, str]], *, length: int) -> torch.Tensor:
+    """The same for a T5: its states [P, L, D] at so many tokens; other arguments and errors as of `read_by_clip`."""
+    tokenizer = load_tokenizer(base / f"tokenizer{end}", "T5Tokenizer")
+    encoder = load_text_encoder(base / f"text_encoder{end}", "T5EncoderModel")
+    return torch.cat([encoder(tokens_of(tokenizer, text, field, length=length))[0] for text, field in asked])
 
 
 def tokens_of(tokenizer: Any, text: str, field: str, *, length: int) -> torch.Tensor:

@@ -16,9 +16,9 @@ from hrf.config import Config
 from hrf.errors import ConfigError
 from hrf.networks.classifier import classifier_folder
 from hrf.networks.features import build_embedder
-from hrf.policies.components import scheduler_config
-from hrf.policies.folders import noise_schedule, save_fresh_policy
-from hrf.policies.kinds import kind_of
+from hrf.policies.architecture import Architecture
+from hrf.policies.folders import save_fresh_policy, schedule_of
+from hrf.policies.kinds import kind_of, picture_size
 from hrf.policies.policy_folder import copy_policy, split_at
 from hrf.policies.prompts import PromptTable, resolve_prompts
 from hrf.promotion.pointer import fetch_incumbent
@@ -34,6 +34,9 @@ from hrf.storage.names import CONFIG_FILE, POLICY_FILE, RUN_FILE
 from hrf.storage.objects import Storage
 from hrf.storage.secrets import SCORING_SECRETS
 from hrf.trainer.state import save_fresh_state
+
+_WHERE_SET = ("embedded_guidance", "picture_size")
+"""Fields of `model` that a policy tells of only where they are."""
 
 
 @step("prepare", secrets=SCORING_SECRETS)
@@ -79,11 +82,11 @@ def prepare(
     started = RunRecords(storage=Storage.open(storage), experiment=experiment, run_id=run_id).settled(config.digest())
     parent, pointer = started.started_from, started.incumbent
     base_folder, base_digest = read_folder(base), read_manifest(base).content_digest()
-    kind = kind_of(base_folder)
-    kind.check(config)
-    check_pixel_grid(config, kind.picture_size(base_folder))
+    model = Architecture.of(base_folder)
+    kind_of(base_folder).check(config, model)
+    check_pixel_grid(config, picture_size(model, config))
     prompts = run_prompts(config)
-    schedule = noise_schedule(scheduler_config(base_folder), config)
+    schedule = schedule_of(model, config)
     config.window_schedule(schedule.num_trained_steps)
     identity = policy_identity(config, base_digest)
     seed_of_all = run_seed(config.run.seed, parent, started.noise_tag)
@@ -150,6 +153,7 @@ def policy_identity(config: Config, base_digest: str) -> dict[str, Any]:
     if config.prompts:
         text_to_image = {
             "guidance_scale": config.model.guidance_scale,
+            **{name: value for name in _WHERE_SET if (value := getattr(config.model, name)) is not None},
             "lora": config.policy.lora.model_dump(mode="json") if config.policy.lora else None,
         }
     return {
@@ -171,29 +175,31 @@ def run_prompts(config: Config) -> PromptTable | None:
 
 def _pack_classifiers(config: Config, target: Path, base: Path, prompts: PromptTable | None) -> None:
     """Copy the classifiers that rewards and evaluation use; build all that scores: a typo should cost seconds."""
-    picture_size = kind_of(base).picture_size(base)
+    size = picture_size(Architecture.of(base), config)
     if config.evaluation.classifier:
-        _pack_classifier(config.evaluation.classifier, "evaluation", target / "evaluation", picture_size)
+        _pack_classifier(config.evaluation.classifier, "evaluation", target / "evaluation", size)
     if config.evaluation.features in {"clip", "dinov2"}:
         build_embedder(config.evaluation, None, device="cpu")
     purposes = {"reward": "reward", "shaping.reward": "shaping", "evaluation.held_out_reward": "held_out"}
     for field, settings in config.rewards.items():
-        _pack_reward(settings, field, target / purposes[field], base, prompts)
+        _pack_reward(settings, field, target / purposes[field], base, size, prompts)
 
 
-def _pack_classifier(classifier: str, field: str, target: Path, picture_size: tuple[int, int]) -> None:
+def _pack_classifier(classifier: str, field: str, target: Path, size: tuple[int, int]) -> None:
     shutil.copytree(classifier_folder(classifier, f"{field}.classifier"), target)
-    check_classifier(target, field, picture_size)
+    check_classifier(target, field, size)
 
 
-def _pack_reward(settings: RewardFamily, field: str, target: Path, base: Path, prompts: PromptTable | None) -> None:
+def _pack_reward(
+    settings: RewardFamily, field: str, target: Path, base: Path, size: tuple[int, int], prompts: PromptTable | None
+) -> None:
     """Copy a reward's classifiers and try the reward on the CPU.
 
     Weights of pretrained networks are not copied: they are large, and every step that needs them fetches and verifies
     them itself.
     """
     for folder, path in settings.pack_classifiers(field, target):
-        check_classifier(folder, path, kind_of(base).picture_size(base))
+        check_classifier(folder, path, size)
     reward = build_reward(settings, target if target.is_dir() else None, field=field, device="cpu")
     if reward.needs_prompts and prompts is None:
         raise missing_prompts(reward.name, field)
@@ -213,7 +219,7 @@ def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None,
     tuned = json.loads((folder / POLICY_FILE).read_text(encoding="utf-8"))
     if config.diversity_floor is not None and 0 < identity["switch_step"] < tuned["switch_step"]:
         identity = {**identity, **split_at(tuned["switch_step"])}
-    for field in ("kind", "switch_step", "sampler", "base", "guidance_scale", "lora"):
+    for field in ("kind", "switch_step", "sampler", "base", "guidance_scale", *_WHERE_SET, "lora"):
         mine, theirs = identity.get(field), tuned.get(field)
         if field == "base":
             mine, theirs = identity["base"]["digest"], tuned["base"]["digest"]

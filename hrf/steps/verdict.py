@@ -37,7 +37,7 @@ from hrf.storage.names import POLICY_FILE
 from hrf.storage.objects import Conflict, Storage
 from hrf.storage.records import Record, read_record
 
-_SAMPLED_ALIKE = ("sampler", "guidance_scale", "lora")
+_SAMPLED_ALIKE = ("sampler", "guidance_scale", "embedded_guidance", "picture_size", "lora")
 
 
 class BaseBlock(Record):

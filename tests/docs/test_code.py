@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import diffusers
@@ -25,10 +26,11 @@ from hrf.policies.kinds import kind_of, load_denoiser, normalise_base
 from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
 from hrf.rewards.client import RemoteScorer
+from hrf.steps.prepare import policy_identity
 from hrf.storage.objects import Storage
 from hrf.storage.shipped import shipped_folder
 from tests.docs.pages import PAGES, fenced
-from tests.hrf import tiny_stable_diffusion, tiny_stable_diffusion_3
+from tests.hrf import tiny_flux, tiny_stable_diffusion, tiny_stable_diffusion_3
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
 
 
@@ -219,23 +221,34 @@ class TestPlainDiffusersWithAnAdapter:
 
 
 class TestPlainDiffusersWithAFlow:
-    def test_the_lines_make_the_pictures_of_our_own_policy_without_noise(self, tmp_path: Path) -> None:
-        """Kills: an adapter that is on from the start, or from a step too late on."""
+    @pytest.mark.parametrize(
+        ("kind", "page", "settings"),
+        [
+            (tiny_stable_diffusion_3, "docs/stable-diffusion-3.md", {"guidance_scale": 3.0}),
+            (tiny_flux, "docs/flux.md", {"guidance_scale": 2.0, "embedded_guidance": 3.5, "picture_size": 16}),
+        ],
+        ids=["sd3", "flux"],
+    )
+    def test_the_lines_make_the_pictures_of_our_own_policy_without_noise(
+        self, kind: ModuleType, page: str, settings: dict[str, Any], tmp_path: Path
+    ) -> None:
+        """Kills: an adapter that is on from the start, or from a step too late on; a policy that doesn't tell of its
+        guidance or size."""
         base, fresh, tuned = (tmp_path / name for name in ("base", "fresh", "tuned"))
         for folder in (base, fresh, tuned):
             folder.mkdir()
-        normalise_base(tiny_stable_diffusion_3.save(tmp_path / "model"), base)
-        texts = tiny_stable_diffusion_3.PROMPTS[:2]
+        normalise_base(kind.save(tmp_path / "model"), base)
+        texts = kind.PROMPTS[:2]
         kind_of(base).embed_prompts(base, texts, negative="").save(base)
         config = Config.from_mapping(
             {
-                "model": {"source": "x", "guidance_scale": 3.0},
+                "model": {"source": "x", **settings},
                 "prompts": {"texts": [*texts, "a", "b", "c"]},
                 "sampler": {"steps": 6, "kind": "cps"},
                 "policy": {"lora": {"rank": 2, "alpha": 4}, "split": 0.5},
             }
         )
-        about = {"switch_step": config.switch_step, "sampler": config.recorded()["sampler"]}
+        about = policy_identity(config, base_digest="")
         save_fresh_policy(fresh, config, base, about, run_seed=0)
         policy = load_policy(config, base, fresh, prompts=base)
         generator = torch.Generator().manual_seed(1)
@@ -244,10 +257,10 @@ class TestPlainDiffusersWithAFlow:
                 if weight.requires_grad:
                     weight.add_(0.5 * torch.randn(weight.shape, generator=generator))
         save_policy(tuned, policy.denoiser, base, about, None, weights_of(config))
-        code = fenced("python", PAGES["docs/stable-diffusion-3.md"])[0]
-        settings = {"base_folder": str(base), "tuned_folder": str(tuned), "prompts": list(texts)}
+        code = fenced("python", PAGES[page])[0]
+        where = {"base_folder": str(base), "tuned_folder": str(tuned), "prompts": list(texts)}
         made: dict[str, Any] = {}
-        exec(with_values(code, **settings, guidance_scale=3.0), made)
+        exec(with_values(code, **where), made)
         theirs = np.stack([np.asarray(image, dtype=np.float32) / 255 for image in made["images"]]).transpose(0, 3, 1, 2)
 
         def ours(switch_step: int) -> NDArray[np.float32]:

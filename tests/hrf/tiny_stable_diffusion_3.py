@@ -59,8 +59,10 @@ def clip(width: int, projection: int) -> CLIPTextModelWithProjection:
     return encoder
 
 
-def pipeline(seed: int = 0, *, with_t5: bool = True, **transformer: Any) -> StableDiffusion3Pipeline:
-    """Latents [4, 8, 8] of pictures [3, 16, 16]; Stable Diffusion 3's shift."""
+def pipeline(
+    seed: int = 0, *, with_t5: bool = True, scheduler: dict[str, Any] | None = None, **transformer: Any
+) -> StableDiffusion3Pipeline:
+    """Latents [4, 8, 8] of pictures [3, 16, 16]; Stable Diffusion 3's shift, unless told otherwise."""
     letters = t5_tokenizer()
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
@@ -89,7 +91,7 @@ def pipeline(seed: int = 0, *, with_t5: bool = True, **transformer: Any) -> Stab
         tokenizer=tiny.tokenizer(),
         tokenizer_2=tiny.tokenizer(),
         tokenizer_3=letters if with_t5 else None,
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        scheduler=FlowMatchEulerDiscreteScheduler(**(scheduler or {"shift": 3.0})),
     )
 
 

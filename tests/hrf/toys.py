@@ -52,6 +52,7 @@ def small_policy(num_steps: int = 6, switch_step: int = 0, seed: int = 0, **opti
         schedule=build_schedule(LINEAR_ALPHA_BARS, num_steps=num_steps),
         prediction="epsilon",
         clip_range=1.0,
+        sample_shape=(3, 8, 8),
         switch_step=switch_step,
         **options,
     )
@@ -67,7 +68,6 @@ class LinearChain(nn.Module):
     def __init__(self, schedule: NoiseSchedule, theta: Tensor) -> None:
         super().__init__()
         self.theta = nn.Parameter(theta.clone())
-        self.config = SimpleNamespace(sample_size=1, in_channels=1)
         # Timesteps fall with the step; searchsorted wants them rising.
         self._rising = schedule.timesteps.flip(0)
 

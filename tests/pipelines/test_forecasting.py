@@ -15,7 +15,7 @@ from hrf_pipelines.forecasting import (
 )
 from hrf_pipelines.placement import Placement
 from hrf_pipelines.plan import count_tasks, plan_epochs
-from tests.hrf import tiny_stable_diffusion_3, tiny_stable_diffusion_xl
+from tests.hrf import tiny_flux, tiny_stable_diffusion_3, tiny_stable_diffusion_xl
 
 
 def settled(preset, overrides="", placement=None):
@@ -81,14 +81,19 @@ def test_an_epoch_lasts_as_long_as_its_operations_take():
 
 
 @pytest.mark.parametrize(
-    ("kind", "denoiser"), [(tiny_stable_diffusion_3, "transformer"), (tiny_stable_diffusion_xl, "unet")]
+    ("kind", "denoiser", "settings"),
+    [
+        (tiny_stable_diffusion_3, "transformer", ""),
+        (tiny_stable_diffusion_xl, "unet", ""),
+        (tiny_flux, "transformer", ", picture_size: 16, embedded_guidance: 3.5"),
+    ],
 )
-def test_other_text_to_image_models_are_planned_from_their_configurations_alone(kind, denoiser, tmp_path):
+def test_other_text_to_image_models_are_planned_from_their_configurations_alone(kind, denoiser, settings, tmp_path):
     """Kills: a denoiser that is looked for in `unet/` alone, the tables of another noise process."""
     model = kind.pipeline()
     for part in (denoiser, "vae", "scheduler"):
         getattr(model, part).save_config(tmp_path / part)
-    config = resolve("sd15-compressibility", f"model: {{source: {tmp_path}, revision: ''}}")
+    config = resolve("sd15-compressibility", f"model: {{source: {tmp_path}, revision: ''{settings}}}")
     planned = compute(config, "a100", 0.3)
     assert planned.num_parameters == getattr(model, denoiser).num_parameters()
     assert planned.memory_bytes["decoder"] == 4 * model.vae.num_parameters()

@@ -61,3 +61,13 @@ def test_configuration_files_give_models_as_large_as_the_published_ones():
     )
     assert xl["weights"] == 4 * 2_567_463_684
     assert (medium["weights"] + medium["buffers"]) / 2 == pytest.approx(4.94e9, abs=0.005e9)
+
+
+def test_flux_fits_eighty_gibibytes_with_room_and_is_as_large_as_published():
+    """11,901,408,320 parameters: the published weights are 23,802,816,640 bytes in bfloat16, by their index."""
+    config = resolve("flux-dev-pickscore")
+    found = compute(config, "a100", 0.3)
+    assert found.num_parameters == 11_901_408_320
+    assert found.memory_bytes["weights"] > 24 * 2**30
+    assert peak_gigabytes(config, found) * 1e9 < ROOM * 80 * 2**30
+    assert config.switch_step == 2

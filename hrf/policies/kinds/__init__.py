@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError
 from hrf.policies.acceptance import denoiser_of
+from hrf.policies.architecture import Architecture
 from hrf.policies.components import load_component, read_json
+from hrf.policies.kinds.flux import Flux
 from hrf.policies.kinds.kind import Kind
 from hrf.policies.kinds.pixel import PixelDiffusion
 from hrf.policies.kinds.stable_diffusion import StableDiffusion
 from hrf.policies.kinds.stable_diffusion_3 import StableDiffusion3
 from hrf.policies.kinds.stable_diffusion_xl import StableDiffusionXL
 
-__all__ = ["Kind", "kind_of", "kind_of_denoiser", "load_denoiser", "normalise_base"]
+__all__ = ["Kind", "kind_of", "kind_of_denoiser", "load_denoiser", "normalise_base", "picture_size"]
 
-_KINDS: tuple[Kind, ...] = (PixelDiffusion(), StableDiffusionXL(), StableDiffusion(), StableDiffusion3())
+_KINDS: tuple[Kind, ...] = (PixelDiffusion(), StableDiffusionXL(), StableDiffusion(), StableDiffusion3(), Flux())
 """Of those with a class of denoiser in common, the one with more settings first."""
 
 
@@ -56,8 +59,18 @@ def kind_of_denoiser(config: Mapping[str, Any]) -> Kind:
         "model.source",
         expected=f"a model whose denoiser is a {' or a '.join(_DENOISERS)}",
         got=f"a {name}",
-        fix="choose a DDPM, or a Stable Diffusion 1, 2, XL or 3 model, in diffusers' layout",
+        fix="choose a DDPM, a Stable Diffusion 1, 2, XL or 3, or a FLUX.1 model, in diffusers' layout",
     )
+
+
+def picture_size(model: Architecture, config: Config) -> tuple[int, int]:
+    """Height and width of a configuration's pictures.
+
+    Raises:
+        ConfigError: If the model is of no kind, or makes none of the configured size.
+    """
+    _, height, width = kind_of_denoiser(model.denoiser).sample_shape(model, config.model.picture_size)
+    return model.scale * height, model.scale * width
 
 
 def load_denoiser(folder: Path) -> Any:

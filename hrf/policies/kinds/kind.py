@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from hrf.config import Config
 from hrf.errors import ConfigError
-from hrf.policies.components import read_json
+from hrf.policies.architecture import Architecture
 from hrf.policies.conditioning import Conditioning, PromptEmbeddings, Text, TextConditioning
 from hrf.policies.decoding import Decoder, LatentDecoder
+from hrf.policies.schedulers import Timing
 from hrf.policies.text import load_text_encoder, load_tokenizer
 
 _TOKENIZER_FILES = ("*.json", "*.txt")
@@ -40,15 +41,34 @@ class Kind(Protocol):
         """Rewrite any accepted layout as a pipeline folder with float32 safetensors."""
         ...
 
-    def check(self, config: Config) -> None:
+    def check(self, config: Config, model: Architecture) -> None:
         """Refuse a configuration for another kind of model."""
         ...
 
-    def question(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def sample_shape(self, model: Architecture, picture_size: int | None) -> tuple[int, int, int]:
+        """(C, H, W) of its samples.
+
+        Args:
+            model: The base model.
+            picture_size: `model.picture_size`.
+        """
+        ...
+
+    def timing(self, config: Mapping[str, Any], shape: tuple[int, int, int]) -> Timing | None:
+        """Of a flow, what its scheduler is told; else None.
+
+        Args:
+            config: The denoiser's.
+            shape: Of a sample.
+        """
+        ...
+
+    def question(self, config: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
         """What its denoiser is called with for one sample, of zeros; the first is the sample.
 
         Args:
             config: The denoiser's.
+            shape: Of the sample.
         """
         ...
 
@@ -68,10 +88,6 @@ class Kind(Protocol):
         """Clamp of its estimated sample; None for none."""
         ...
 
-    def picture_size(self, base: Path) -> tuple[int, int]:
-        """Height and width of its pictures, in pixels."""
-        ...
-
 
 class TextToImage(ABC):
     """What kinds with prompts and an autoencoder share."""
@@ -83,11 +99,11 @@ class TextToImage(ABC):
     def ask(denoiser: nn.Module, states: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         """Call the denoiser: states, timesteps [B] and the prompt of each sample to its output."""
 
-    def check(self, config: Config) -> None:
-        """Demand prompts.
+    def check(self, config: Config, model: Architecture) -> None:
+        """Demand prompts, and of a model that reads guidance as a number, that number.
 
         Raises:
-            ConfigError: If there are none.
+            ConfigError: If there are none, or it reads none.
         """
         if config.prompts is None:
             raise ConfigError(
@@ -96,6 +112,31 @@ class TextToImage(ABC):
                 got=None,
                 fix="write `prompts: {}` for the animals of the DDPO paper, or name a file of your own",
             )
+        guidance = config.model.embedded_guidance
+        reads = model.settings.get("guidance_embeds", False)
+        if reads and guidance is None:
+            raise ConfigError(
+                "model.embedded_guidance",
+                expected="a number, which the model reads beside the prompt",
+                got=None,
+                fix="set it to 3.5, with which its pipeline draws",
+            )
+        if not reads and guidance is not None:
+            raise ConfigError(
+                "model.embedded_guidance",
+                expected="null, as the model reads no such number",
+                got=guidance,
+                fix="leave it out; model.guidance_scale is classifier-free guidance, for all models",
+            )
+
+    def sample_shape(self, model: Architecture, picture_size: int | None) -> tuple[int, int, int]:
+        """As the denoiser's configuration says."""
+        return own_sample_shape(model, picture_size)
+
+    def timing(self, config: Mapping[str, Any], shape: tuple[int, int, int]) -> Timing | None:
+        """None: its process is a variance-preserving one."""
+        del config, shape
+        return None
 
     def conditioning(self, config: Config, embeddings: PromptEmbeddings | None) -> Conditioning:
         """Of a state and a prompt, guided as configured.
@@ -111,11 +152,38 @@ class TextToImage(ABC):
         """By the model's autoencoder."""
         return LatentDecoder(folder=base / "vae", device=device)
 
-    def picture_size(self, base: Path) -> tuple[int, int]:
-        """That of the latents, times what the autoencoder's stages but the first scale them by, two each."""
-        height, width = sides(read_json(base / self.component / "config.json")["sample_size"])
-        scale = 2 ** (len(read_json(base / "vae" / "config.json")["block_out_channels"]) - 1)
-        return scale * height, scale * width
+
+def own_sample_shape(model: Architecture, picture_size: int | None) -> tuple[int, int, int]:
+    """(C, H, W) of samples as the denoiser's configuration has it.
+
+    Raises:
+        ConfigError: If another picture size is wanted.
+    """
+    if picture_size is not None:
+        raise ConfigError(
+            "model.picture_size",
+            expected="null, as the model's own files say how large its pictures are",
+            got=picture_size,
+            fix="leave it out",
+        )
+    return (int(model.settings["in_channels"]), *sides(model.settings["sample_size"]))
+
+
+def latent_side(model: Architecture, picture_size: int, patch: int) -> int:
+    """Side of the latents of pictures so large.
+
+    Raises:
+        ConfigError: If they are no number of patches of so many latents.
+    """
+    if picture_size % (model.scale * patch):
+        raise ConfigError(
+            "model.picture_size",
+            expected=f"a multiple of {model.scale * patch}: the autoencoder's {model.scale} pixels to a latent, and "
+            f"{patch} latents to a patch",
+            got=picture_size,
+            fix="choose one, such as half of what the model draws by itself",
+        )
+    return picture_size // model.scale
 
 
 def sides(size: int | list[int]) -> tuple[int, int]:

@@ -11,12 +11,13 @@ import torch
 from hrf.config import Config
 from hrf.errors import ConfigError
 from hrf.policies.acceptance import check_answers, check_parts, check_sample_size
-from hrf.policies.components import load_component, read_json, scheduler_config
+from hrf.policies.architecture import Architecture
+from hrf.policies.components import load_component, scheduler_config
 from hrf.policies.conditioning import UNCONDITIONAL, Conditioning, PromptEmbeddings
 from hrf.policies.decoding import PIXELS, Decoder
-from hrf.policies.kinds.kind import sides, write_index, write_scheduler
+from hrf.policies.kinds.kind import own_sample_shape, write_index, write_scheduler
 from hrf.policies.policy_folder import denoiser_folder
-from hrf.policies.schedulers import clip_range_of, training_scheduler
+from hrf.policies.schedulers import Timing, clip_range_of, training_scheduler
 
 
 class PixelDiffusion:
@@ -40,7 +41,8 @@ class PixelDiffusion:
         num_timesteps = len(training_scheduler(scheduler).alphas_cumprod)
         denoiser = load_component(denoiser_folder(source), self.denoiser)
         _check_unconditional(denoiser.config)
-        check_answers(denoiser, self.question(denoiser.config), torch.tensor([0, num_timesteps - 1]))
+        shape = own_sample_shape(Architecture(denoiser=denoiser.config, scheduler=scheduler), None)
+        check_answers(denoiser, self.question(denoiser.config, shape), torch.tensor([0, num_timesteps - 1]))
         denoiser.save_pretrained(target / self.component)
         write_scheduler(scheduler, target)
         write_index(
@@ -52,12 +54,13 @@ class PixelDiffusion:
             },
         )
 
-    def check(self, config: Config) -> None:
+    def check(self, config: Config, model: Architecture) -> None:
         """Refuse prompts.
 
         Raises:
             ConfigError: If there are any.
         """
+        del model
         if config.prompts is not None:
             raise ConfigError(
                 "prompts",
@@ -66,10 +69,19 @@ class PixelDiffusion:
                 fix="remove the prompts, or set model.source to a Stable Diffusion model",
             )
 
-    def question(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def sample_shape(self, model: Architecture, picture_size: int | None) -> tuple[int, int, int]:
+        """As the denoiser's configuration says."""
+        return own_sample_shape(model, picture_size)
+
+    def timing(self, config: Mapping[str, Any], shape: tuple[int, int, int]) -> Timing | None:
+        """None: its process is a variance-preserving one."""
+        del config, shape
+        return None
+
+    def question(self, config: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
         """A picture and a timestep."""
-        sample = torch.zeros(1, config["in_channels"], *sides(config["sample_size"]))
-        return {"sample": sample, "timestep": torch.zeros(1, dtype=torch.int64)}
+        del config
+        return {"sample": torch.zeros(1, *shape), "timestep": torch.zeros(1, dtype=torch.int64)}
 
     def embed_prompts(self, base: Path, texts: Sequence[str], *, negative: str) -> PromptEmbeddings:
         """There is nothing to read them.
@@ -93,10 +105,6 @@ class PixelDiffusion:
     def clip_range(self, scheduler: Mapping[str, Any]) -> float | None:
         """As the scheduler says; that of samplers without this setting is pictures' own range."""
         return clip_range_of(scheduler, by_default=True)
-
-    def picture_size(self, base: Path) -> tuple[int, int]:
-        """That of the samples."""
-        return sides(read_json(base / self.component / "config.json")["sample_size"])
 
 
 def _check_unconditional(denoiser: Any) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from hrf.errors import ConfigError
 from hrf.policies.acceptance import check_answers, check_parts, check_sample_size
+from hrf.policies.architecture import Architecture
 from hrf.policies.components import load_component, scheduler_config
 from hrf.policies.conditioning import PromptEmbeddings, Text
-from hrf.policies.kinds.kind import TextToImage, rewrite_text_encoders, sides, write_index, write_scheduler
+from hrf.policies.kinds.kind import TextToImage, own_sample_shape, rewrite_text_encoders, write_index, write_scheduler
 from hrf.policies.schedulers import clip_range_of, training_scheduler
 from hrf.policies.text import embed_prompts
 
@@ -50,7 +51,8 @@ class StableDiffusion(TextToImage):
         autoencoder = load_component(source / "vae", "AutoencoderKL")
         read = rewrite_text_encoders(source, target, _ENCODERS, _TOKENIZERS)
         _check_fits(denoiser.config, autoencoder.config, read["text_encoder"])
-        check_answers(denoiser, self.question(denoiser.config), torch.tensor([0, num_timesteps - 1]))
+        shape = own_sample_shape(Architecture(denoiser=denoiser.config, scheduler=scheduler), None)
+        check_answers(denoiser, self.question(denoiser.config, shape), torch.tensor([0, num_timesteps - 1]))
         denoiser.save_pretrained(target / self.component)
         autoencoder.save_pretrained(target / "vae")
         # Absent, it would mean True to some of diffusers' schedulers and False to others; latents are not clamped.
@@ -77,10 +79,10 @@ class StableDiffusion(TextToImage):
         output: Tensor = denoiser(states, timesteps, encoder_hidden_states=text.tokens).sample
         return output
 
-    def question(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def question(self, config: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
         """A latent, a timestep and a text."""
         return {
-            "sample": torch.zeros(1, config["in_channels"], *sides(config["sample_size"])),
+            "sample": torch.zeros(1, *shape),
             "timestep": torch.zeros(1, dtype=torch.int64),
             "encoder_hidden_states": torch.zeros(1, _PROMPT_TOKENS, config["cross_attention_dim"]),
         }

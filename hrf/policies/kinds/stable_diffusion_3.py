@@ -12,11 +12,19 @@ from torch.nn.functional import pad
 
 from hrf.errors import ConfigError
 from hrf.policies.acceptance import check_answers, check_parts, check_sample_size, parts_of
+from hrf.policies.architecture import Architecture
 from hrf.policies.components import load_component, read_json, scheduler_config
 from hrf.policies.conditioning import PromptEmbeddings, Text
-from hrf.policies.kinds.kind import TextToImage, rewrite_text_encoders, write_index, write_scheduler
-from hrf.policies.schedulers import flow_scheduler
-from hrf.policies.text import load_text_encoder, load_tokenizer, read_by_clip, tokens_of
+from hrf.policies.kinds.kind import (
+    TextToImage,
+    latent_side,
+    own_sample_shape,
+    rewrite_text_encoders,
+    write_index,
+    write_scheduler,
+)
+from hrf.policies.schedulers import Timing, flow_scheduler
+from hrf.policies.text import read_by_clip, read_by_t5
 
 _CLIPS = ("", "_2")
 """What the names of the two CLIP text encoders and of their tokenizers end in."""
@@ -58,8 +66,8 @@ class StableDiffusion3(TextToImage):
         config = denoiser.config
         _check_patches(config)
         # Of four patches: as large as its pictures are, an answer of some billion parameters takes minutes.
-        small = self.question({**config, "sample_size": 2 * config.patch_size})
-        check_answers(denoiser, small, timesteps[[0, -1]])
+        small = (config.in_channels, 2 * config.patch_size, 2 * config.patch_size)
+        check_answers(denoiser, self.question(config, small), timesteps[[0, -1]])
         denoiser.save_pretrained(target / self.component)
         del denoiser
         autoencoder = load_component(source / "vae", "AutoencoderKL")
@@ -92,10 +100,34 @@ class StableDiffusion3(TextToImage):
         ).sample
         return output
 
-    def question(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def sample_shape(self, model: Architecture, picture_size: int | None) -> tuple[int, int, int]:
+        """As configured, or as the transformer's configuration says.
+
+        Raises:
+            ConfigError: If a picture size is no number of patches, or more than the transformer has positions for.
+        """
+        config = model.settings
+        if picture_size is None:
+            return own_sample_shape(model, None)
+        side = latent_side(model, picture_size, config["patch_size"])
+        most = config["patch_size"] * config["pos_embed_max_size"]
+        if side > most:
+            raise ConfigError(
+                "model.picture_size",
+                expected=f"at most {model.scale * most}: the transformer knows no further positions",
+                got=picture_size,
+                fix="lower it",
+            )
+        return config["in_channels"], side, side
+
+    def timing(self, config: Mapping[str, Any], shape: tuple[int, int, int]) -> Timing:
+        """The number of patches."""
+        return Timing(num_tokens=shape[1] * shape[2] // config["patch_size"] ** 2)
+
+    def question(self, config: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
         """As `ask` calls it."""
         return {
-            "hidden_states": torch.zeros(1, config["in_channels"], config["sample_size"], config["sample_size"]),
+            "hidden_states": torch.zeros(1, *shape),
             "timestep": torch.zeros(1),
             "encoder_hidden_states": torch.zeros(1, _CLIP_TOKENS + _T5_TOKENS, config["joint_attention_dim"]),
             "pooled_projections": torch.zeros(1, config["pooled_projection_dim"]),
@@ -106,7 +138,7 @@ class StableDiffusion3(TextToImage):
         """Embed prompts on the CPU as StableDiffusion3Pipeline does, one text encoder after the other.
 
         The two CLIPs' last states but one side by side, filled up with zeros to the width that the transformer reads,
-        and T5's behind them; as a whole, both CLIPs' projections.
+        and T5's behind them, or zeros of a model without T5; as a whole, both CLIPs' projections.
 
         Args:
             base: A model that `normalise` wrote.
@@ -121,8 +153,11 @@ class StableDiffusion3(TextToImage):
         width = int(read_json(base / self.component / "config.json")["joint_attention_dim"])
         clips = [read_by_clip(base, end, _CLIP, asked) for end in _CLIPS]
         beside = torch.cat([tokens for tokens, _ in clips], dim=-1)
-        tokens = torch.cat([pad(beside, (0, width - beside.shape[-1])), _read_by_t5(base, asked, width)], dim=1)
-        pooled = torch.cat([pooled for _, pooled in clips if pooled is not None], dim=-1)
+        third = (base / "text_encoder_3").is_dir()
+        empty = torch.zeros(len(asked), _T5_TOKENS, width)
+        behind = read_by_t5(base, "_3", asked, length=_T5_TOKENS) if third else empty
+        tokens = torch.cat([pad(beside, (0, width - beside.shape[-1])), behind], dim=1)
+        pooled = torch.cat([pooled for _, pooled in clips], dim=-1)
         return PromptEmbeddings(
             prompts=tokens[:-1], negative=tokens[-1], pooled=pooled[:-1], negative_pooled=pooled[-1]
         )
@@ -131,15 +166,6 @@ class StableDiffusion3(TextToImage):
         """None: latents are not clamped."""
         del scheduler
         return None
-
-
-def _read_by_t5(base: Path, asked: Sequence[tuple[str, str]], width: int) -> Tensor:
-    """States [P, L, D] of prompts; zeros of a model without T5."""
-    if not (base / "text_encoder_3").is_dir():
-        return torch.zeros(len(asked), _T5_TOKENS, width)
-    tokenizer = load_tokenizer(base / "tokenizer_3", "T5Tokenizer")
-    encoder = load_text_encoder(base / "text_encoder_3", "T5EncoderModel")
-    return torch.cat([encoder(tokens_of(tokenizer, text, field, length=_T5_TOKENS))[0] for text, field in asked])
 
 
 def _check_patches(config: Any) -> None:

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from hrf.errors import ConfigError
 from hrf.policies.acceptance import check_answers, check_parts, check_sample_size
+from hrf.policies.architecture import Architecture
 from hrf.policies.components import load_component, read_json, scheduler_config
 from hrf.policies.conditioning import PromptEmbeddings, Text
-from hrf.policies.kinds.kind import TextToImage, rewrite_text_encoders, sides, write_index, write_scheduler
+from hrf.policies.kinds.kind import TextToImage, own_sample_shape, rewrite_text_encoders, write_index, write_scheduler
 from hrf.policies.schedulers import clip_range_of, training_scheduler
 from hrf.policies.text import read_by_clip
 
@@ -55,7 +56,8 @@ class StableDiffusionXL(TextToImage):
         denoiser = load_component(source / self.component, self.denoiser)
         config = denoiser.config
         _check_unet(config)
-        check_answers(denoiser, self.question(config), torch.tensor([0, num_timesteps - 1]))
+        shape = own_sample_shape(Architecture(denoiser=config, scheduler=scheduler), None)
+        check_answers(denoiser, self.question(config, shape), torch.tensor([0, num_timesteps - 1]))
         denoiser.save_pretrained(target / self.component)
         del denoiser
         autoencoder = load_component(source / "vae", "AutoencoderKL")
@@ -88,11 +90,11 @@ class StableDiffusionXL(TextToImage):
         output: Tensor = denoiser(states, timesteps, encoder_hidden_states=text.tokens, added_cond_kwargs=added).sample
         return output
 
-    def question(self, config: Mapping[str, Any]) -> dict[str, Any]:
+    def question(self, config: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
         """As `ask` calls it."""
         pooled = config["projection_class_embeddings_input_dim"] - _SIZES * config["addition_time_embed_dim"]
         return {
-            "sample": torch.zeros(1, config["in_channels"], *sides(config["sample_size"])),
+            "sample": torch.zeros(1, *shape),
             "timestep": torch.zeros(1, dtype=torch.int64),
             "encoder_hidden_states": torch.zeros(1, _PROMPT_TOKENS, config["cross_attention_dim"]),
             "added_cond_kwargs": {"text_embeds": torch.zeros(1, pooled), "time_ids": torch.zeros(1, _SIZES)},
@@ -117,10 +119,10 @@ class StableDiffusionXL(TextToImage):
         asked = [*((text, "prompts") for text in texts), (negative, "prompts.negative")]
         clips = [read_by_clip(base, end, kind, asked) for end, kind in zip(("", "_2"), _ENCODERS.values(), strict=True)]
         tokens, projections = torch.cat([states for states, _ in clips], dim=-1), clips[1][1]
-        assert projections is not None
         if not negative and read_json(base / _INDEX)[_ZEROS]:
             tokens[-1], projections[-1] = 0, 0
-        height, width = self.picture_size(base)
+        model = Architecture.of(base)
+        height, width = (model.scale * side for side in self.sample_shape(model, None)[1:])
         sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32).expand(len(asked), -1)
         pooled = torch.cat([projections, sizes], dim=-1)
         return PromptEmbeddings(

@@ -58,6 +58,7 @@ def test_the_presets_are_these():
         "celebahq-compressibility",
         "celebahq-incompressibility",
         "celebahq-over50",
+        "flux-dev-pickscore",
         "sd15-aesthetic",
         "sd15-compressibility",
         "sd15-pickscore",

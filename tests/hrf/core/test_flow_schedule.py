@@ -218,6 +218,14 @@ def test_steps_with_too_little_noise_are_not_trained():
     assert build_flow_schedule(sigmas, timesteps, sampler="flow_sde", eta=0.7).num_trained_steps == 9
 
 
+def test_the_last_step_is_not_trained_however_much_noise_it_adds():
+    """As of FLUX, whose last sigma is far from 0. Kills: a window that reaches the finished sample."""
+    sigmas = torch.linspace(1, 0, 6, dtype=torch.float64)
+    schedule = build_flow_schedule(sigmas, 1000 * sigmas[:-1], sampler="flow_sde", eta=0.7)
+    assert float(schedule.stds[-1]) > 0.1
+    assert schedule.num_trained_steps == 4
+
+
 @pytest.mark.parametrize(
     ("sigmas", "options"),
     [

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import gc
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, SD3Transformer2DModel, UNet2DConditionModel, UNet2DModel
+from diffusers import (
+    AutoencoderKL,
+    FluxTransformer2DModel,
+    SD3Transformer2DModel,
+    UNet2DConditionModel,
+    UNet2DModel,
+)
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -16,6 +23,7 @@ from hrf.config import Lora
 from hrf.errors import ConfigError
 from hrf.planning import footprint as footprint_module
 from hrf.planning.footprint import Footprint, decoder_footprint, denoiser_footprint
+from tests.hrf import tiny_flux
 from tests.hrf.tiny_stable_diffusion_3 import TRANSFORMER
 from tests.hrf.tiny_stable_diffusion_xl import UNET
 
@@ -31,6 +39,7 @@ TEXT = {
 }  # fmt: skip
 XL = {"_class_name": "UNet2DConditionModel", **UNET}
 FLOW = {"_class_name": "SD3Transformer2DModel", **TRANSFORMER}
+FLUX = {"_class_name": "FluxTransformer2DModel", **tiny_flux.TRANSFORMER}
 STABLE_DIFFUSION = {
     "_class_name": "UNet2DConditionModel", "sample_size": 64, "attention_head_dim": 8, "cross_attention_dim": 768,
 }  # fmt: skip
@@ -75,7 +84,7 @@ def counted_by_hand(model: nn.Module) -> Iterator[dict[str, int]]:
             hooks.append(layer.register_forward_hook(convolution))
         elif isinstance(layer, nn.Linear):
             hooks.append(layer.register_forward_hook(linear))
-        elif type(layer).__name__ == "Attention":
+        elif type(layer).__name__ in {"Attention", "FluxAttention"}:
             hooks.append(layer.register_forward_hook(attention, with_kwargs=True))
     yield found
     for hook in hooks:
@@ -83,6 +92,12 @@ def counted_by_hand(model: nn.Module) -> Iterator[dict[str, int]]:
 
 
 def inputs(config) -> tuple[torch.Tensor, ...]:
+    if config["_class_name"] == "FluxTransformer2DModel":
+        # 512 tokens of T5 and 16 patches, as its pipeline has them; positions and guidance come last.
+        text, pooled = torch.zeros(1, 512, config["joint_attention_dim"]), config["pooled_projection_dim"]
+        positions = torch.zeros(16, 3), torch.zeros(512, 3)
+        latents = torch.zeros(1, 16, config["in_channels"])
+        return latents, text, torch.zeros(1, pooled), torch.zeros(1), *positions, torch.zeros(1)
     size = config["sample_size"]
     if "addition_embed_type" in config:
         added = {"text_embeds": torch.zeros(1, 12), "time_ids": torch.zeros(1, 6)}
@@ -99,20 +114,27 @@ def inputs(config) -> tuple[torch.Tensor, ...]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "config"),
-    [(UNet2DModel, PIXELS), (UNet2DConditionModel, TEXT), (UNet2DConditionModel, XL), (SD3Transformer2DModel, FLOW)],
+    ("kind", "config", "shape"),
+    [
+        (UNet2DModel, PIXELS, None),
+        (UNet2DConditionModel, TEXT, None),
+        (UNet2DConditionModel, XL, None),
+        (SD3Transformer2DModel, FLOW, None),
+        (FluxTransformer2DModel, FLUX, (4, 8, 8)),
+    ],
 )
-def test_flops_are_those_of_the_layers_counted_by_hand(kind, config):
+def test_flops_are_those_of_the_layers_counted_by_hand(kind, config, shape):
     model = kind.from_config(config).eval()
     with counted_by_hand(model) as found, torch.no_grad():
         model(*inputs(config))
-    counted = denoiser_footprint(config)
+    counted = denoiser_footprint(config, shape=shape)
     assert found["attention"] > 0
     assert counted.convolution_flops == 2 * found["convolution"]
     assert counted.other_flops == 2 * (found["linear"] + found["attention"])
     assert counted.num_parameters == counted.num_tuned == model.num_parameters()
     assert counted.num_tuned_tensors == len(list(model.parameters()))
-    assert counted.output_shape == counted.sample_shape
+    assert math.prod(counted.output_shape) == math.prod(counted.sample_shape)
+    assert shape is not None or counted.output_shape == counted.sample_shape
 
 
 @pytest.fixture(scope="module")

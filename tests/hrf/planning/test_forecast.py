@@ -68,6 +68,7 @@ def policy_for(config: Config) -> DiffusionPolicy:
         schedule=build_schedule(LINEAR_ALPHA_BARS, num_steps=config.sampler.steps, min_std=config.sampler.min_std),
         prediction="epsilon",
         clip_range=1.0,
+        sample_shape=(3, 16, 16),
         switch_step=config.switch_step,
     )
 

@@ -27,8 +27,9 @@ from safetensors.torch import load_file, save_file
 from hrf.config import Config, Model
 from hrf.core.schedule import NoiseSchedule
 from hrf.errors import ArtifactError, ConfigError, HrfError
+from hrf.policies.architecture import Architecture
 from hrf.policies.folders import load_policy, noise_schedule
-from hrf.policies.kinds import kind_of, normalise_base
+from hrf.policies.kinds import kind_of, normalise_base, picture_size
 from hrf.policies.schedulers import SCHEDULERS, training_scheduler
 from hrf.policies.sources import HUB_FILES, fetch_base
 from tests.hrf import tiny_stable_diffusion as tiny
@@ -194,13 +195,16 @@ class TestUnet:
     def test_pictures_need_not_be_square(self, tmp_path: Path) -> None:
         DDPMPipeline(unet(sample_size=(8, 16)), DDPMScheduler()).save_pretrained(tmp_path / "wide")
         base = normalised(tmp_path / "wide")
-        assert kind_of(base).picture_size(base) == (8, 16)
+        assert picture_size(Architecture.of(base), PIXELS) == (8, 16)
         assert load_policy(PIXELS, base, base).sample_shape == (3, 8, 16)
 
     def test_latents_decode_to_pictures_of_the_size_that_is_told(self, stable_diffusion: Path) -> None:
         decoder = kind_of(stable_diffusion).decoder(stable_diffusion, torch.device("cpu"))
         pictures = decoder(torch.zeros(1, 4, 8, 8))
-        assert tuple(pictures.shape[2:]) == kind_of(stable_diffusion).picture_size(stable_diffusion) == (16, 16)
+        model = Architecture.of(stable_diffusion)
+        assert tuple(pictures.shape[2:]) == picture_size(model, PIXELS) == (16, 16)
+        with pytest.raises(ConfigError, match=r"model\.picture_size.*the model's own files"):
+            picture_size(model, PIXELS.with_changes({"prompts": {}, "model": {"picture_size": 32}}))
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_weights_that_are_no_numbers_are_refused(self, model: Path, value: float) -> None:

@@ -39,7 +39,9 @@ PLAIN = {
 def chain_policy() -> DiffusionPolicy:
     schedule = build_schedule(LINEAR_ALPHA_BARS, num_steps=NUM_STEPS)
     chain = LinearChain(schedule, THETA)
-    return DiffusionPolicy(denoiser=chain, schedule=schedule, prediction="epsilon", clip_range=None)
+    return DiffusionPolicy(
+        denoiser=chain, schedule=schedule, prediction="epsilon", clip_range=None, sample_shape=(1, 1, 1)
+    )
 
 
 def chain_rollout(policy, starts, seed, **options):

@@ -11,10 +11,11 @@ from hrf.config import Config
 from hrf.core.schedule import gaussian_log_prob
 from hrf.errors import ArtifactError, ConfigError
 from hrf.images import to_images
+from hrf.policies.architecture import Architecture
 from hrf.policies.conditioning import PromptEmbeddings
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy, noise_schedule, save_fresh_policy, save_policy, weights_of
-from hrf.policies.kinds import kind_of, normalise_base
+from hrf.policies.kinds import kind_of, normalise_base, picture_size
 from hrf.policies.strength import fold_strength
 from hrf.seeds import Purpose, stream
 from hrf.storage.names import LORA_FILE
@@ -195,6 +196,46 @@ def test_load_lora_weights_of_plain_diffusers_gives_the_same_pictures(base, fres
     assert (plain - ours).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("kind", ["exponential", "linear"])
+def test_a_dynamic_shift_and_a_picture_size_are_the_pipelines(tmp_path, kind):
+    """Of 9 patches, between the 4 and the 64 that the scheduler's line goes through: latents within 1e-5 of their size.
+
+    Kills: latents counted in place of patches, the size that the transformer's configuration has, an exponential shift
+    where a linear one is told.
+    """
+    dynamic = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 64, "time_shift_type": kind}
+    model = tiny_3.save(tmp_path / "model", scheduler=dynamic)
+    (base := tmp_path / "base").mkdir()
+    normalise_base(model, base)
+    kind_of(base).embed_prompts(base, tiny_3.PROMPTS, negative="").save(base)
+    policy = policy_for(base, model={"picture_size": 12})
+    sampler = policy.with_schedule(policy.schedule.with_eta(0.0))
+    streams = [stream(0, Purpose.EVALUATION, index) for index in range(2)]
+    ours = denoise(sampler, Batch.from_noise(policy, streams, torch.tensor([1, 3])), batch_size=4)
+
+    pipeline = StableDiffusion3Pipeline.from_pretrained(base)
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        [tiny_3.PROMPTS[1], tiny_3.PROMPTS[3]],
+        height=12,
+        width=12,
+        num_inference_steps=STEPS,
+        guidance_scale=GUIDANCE,
+        generator=[stream(0, Purpose.EVALUATION, index) for index in range(2)],
+        output_type="latent",
+    ).images
+
+    assert theirs.shape == (2, 4, 6, 6)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+    assert torch.equal(policy.schedule.levels, pipeline.scheduler.sigmas.double())
+
+
+@pytest.mark.parametrize(("size", "rule"), [(14, "multiple of 4"), (36, "at most 32")])
+def test_a_picture_size_that_is_no_number_of_patches_or_too_large_is_refused(base, size, rule):
+    with pytest.raises(ConfigError, match=rf"model.picture_size.*{rule}"):
+        policy_for(base, model={"picture_size": size})
+
+
 def test_a_fresh_adapter_changes_nothing_and_the_reference_is_the_network_without_it(base, fresh):
     tuned, plain = policy_for(base, fresh, **LORA), policy_for(base)
     states, steps, prompts = torch.randn(2, 4, 8, 8), torch.tensor([0, 3]), torch.tensor([0, 1])
@@ -253,7 +294,7 @@ def test_weights_in_shards_are_the_model_too_and_its_pictures_are_as_large_as_is
     for part in ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
         pairs = zip(getattr(ours, part).parameters(), getattr(theirs, part).parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
-    assert kind_of(base).picture_size(base) == (16, 16)
+    assert picture_size(Architecture.of(base), config_for()) == (16, 16)
     assert policy_for(base).sample_shape == (4, 8, 8)
 
 
@@ -329,7 +370,7 @@ class TestSchedule:
     @pytest.mark.parametrize(
         "setting",
         [
-            "use_dynamic_shifting",
+            "shift_terminal",
             "invert_sigmas",
             "use_karras_sigmas",
             "use_exponential_sigmas",
