@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PRESET ?= avatars-compressibility
 # A second thread that spins while it waits makes a busy machine three times slower.
 export OMP_WAIT_POLICY := PASSIVE
+# Without compiled modules at hand, every command that a test starts, and every worker's tests, are compiled anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The images' names are REGISTRY/hrf-{control,worker,reward}:TAG; TAG is the version unless you name one. BASE_IMAGE:
 # empty makes one on Debian, and takes the Dockerfiles' elsewhere. VARIANT: cpu or cuda insists on a kind of torch.
@@ -24,7 +26,8 @@ run: $(VENV)/.runtime  ## fine-tune, evaluate and promote with the default prese
 	$(BIN)/hrf run avatars-compressibility
 
 # With three workers on two cores, since its runs also wait: for their servers, for each other, for the moment to be killed.
-# A file's tests share what takes long to make, so they stay on one worker; tests/conftest.py has the longest files first.
+# A file's tests share what takes long to make, so they stay on one worker, as do a few files; tests/conftest.py says which,
+# and has the longest first.
 test: lint test-unit $(VENV)/.dev  ## everything but containers: lint, the fast part, then the marks slow, e2e and deployment
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder \
 		-m "(slow or e2e or deployment) and not container"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import inspect
 import json
 import sys
@@ -10,6 +11,7 @@ import traceback
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import botocore.loaders
 import botocore.session
@@ -20,6 +22,10 @@ from hrf.networks import torchvision_ops
 from hrf.storage.objects import Storage
 from hrf_pipelines.local import embedded_s3 as embedded_s3_module
 from hrf_pipelines.local.embedded_s3 import EmbeddedS3
+
+# Of the hundreds of thousands of objects that modules and collected tests are, none ever goes: looking for some that do
+# is a seventh of what importing takes. On again in `pytest_collection_finish`.
+gc.disable()
 
 # Some tests import diffusers or open_clip before anything of ours does.
 torchvision_ops.declare_missing()
@@ -47,11 +53,34 @@ LONGEST_FIRST = (
     "e2e/",
     "pipelines/",
 )
+#: Files that look at one and the same run, the fixture `undisturbed`: on one worker it is made once.
+OF_ONE_RUN = ("e2e/test_kills.py", "e2e/test_run.py", "e2e/test_bad_inputs.py", "e2e/test_from_python.py")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, files that share what takes long to make stay on one worker, like tests of one file."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class LoadWhatShares(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return OF_ONE_RUN[0] if file.endswith(OF_ONE_RUN) else file
+
+    return LoadWhatShares(config, log)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """From here on garbage is looked for again, among what tests make."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests of deployment their mark, and sort files by how long they take."""
+    """Give tests of deployment and those with an MLflow server their marks, and sort files by how long they take."""
 
     def place(item: pytest.Item) -> int:
         file = item.path.relative_to(HERE).as_posix()
@@ -60,6 +89,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.relative_to(HERE).as_posix().startswith(DEPLOYMENT):
             item.add_marker(pytest.mark.deployment)
+        if "started_mlflow" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
     items.sort(key=place)
 
 

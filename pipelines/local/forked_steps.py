@@ -7,6 +7,8 @@ once, and a step still is a process of its own, which begins with no state but t
 from __future__ import annotations
 
 import contextlib
+import functools
+import gc
 import importlib
 import logging
 import multiprocessing
@@ -49,12 +51,21 @@ class ForkedStep(SubprocessTaskHandler):  # type: ignore[misc]
         return status.Status.SUCCESS if process.exitcode == 0 else status.Status.FAILURE
 
 
+@functools.cache
 def import_for_all() -> None:
     """Import what nearly every step with a model needs: torch, and the denoisers with all that diffusers imports."""
-    # Where one is missing or broken (of which diffusers makes a RuntimeError), the step that needs it says so.
-    with contextlib.suppress(ImportError, RuntimeError):
-        for name in ("hrf.steps.update", "diffusers.models.unets"):
-            importlib.import_module(name)
+    # Half a million objects come to stay. To look among them for garbage again and again is a seventh of the imports;
+    # in a step, whose memory is this process's until it is written to, it would also copy them.
+    gc.disable()
+    try:
+        # Where one is missing or broken (of which diffusers makes a RuntimeError), the step that needs it says so.
+        with contextlib.suppress(ImportError, RuntimeError):
+            for name in ("hrf.steps.update", "diffusers.models.unets"):
+                importlib.import_module(name)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def _execute(source: str, arguments: Sequence[str], environment: Mapping[str, str]) -> None:

@@ -11,18 +11,18 @@ from tests.tracking_server import mlflow_server
 
 
 @pytest.fixture(scope="session")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def started_mlflow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with mlflow_server(tmp_path_factory.mktemp("mlflow")) as url:
         yield url
 
 
 @pytest.fixture
-def server(_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def server(started_mlflow: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """The server, also in this process's variables."""
     for name in ("MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME", "KFP_MLFLOW_CONFIG", "MLFLOW_RUN_ID"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", _server)
-    return _server
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", started_mlflow)
+    return started_mlflow
 
 
 @pytest.fixture
