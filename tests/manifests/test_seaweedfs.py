@@ -16,6 +16,7 @@ import pytest
 
 from hrf.errors import StorageError
 from hrf.storage.objects import Storage
+from tests.e2e.commands import PATIENCE_SECONDS
 from tests.manifests.kustomize import ROOT, build, find
 
 PORTS = ("master", "volume", "filer", "s3")
@@ -100,7 +101,7 @@ def ready(store):
     hook = _container()["lifecycle"]["postStart"]["exec"]["command"]
     hook = [each.replace("127.0.0.1:9333", f"127.0.0.1:{store['ports']['master']}") for each in hook]
     for _ in range(2):
-        done = subprocess.run(hook, env=store["environment"], capture_output=True, text=True, timeout=120)
+        done = subprocess.run(hook, env=store["environment"], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert done.returncode == 0, done.stderr + store["log"].read_text()[-2000:]
     # The hook needs the master alone; S3 may still be coming up.
     _wait_for(store, _container()["startupProbe"])

@@ -31,6 +31,7 @@ from hrf.rewards.protocol import encode_request
 from hrf.rewards.serve import build_server, main
 from hrf.rewards.server import RewardServer
 from hrf.storage.secrets import REWARD_TOKEN
+from tests.e2e.commands import PATIENCE_SECONDS
 from tests.hrf.rewards.servers import NAME, brightness, running, serving
 
 TOKEN = "tok-3f9a"
@@ -364,7 +365,7 @@ def test_it_brings_no_torch_unless_its_reward_does():
         "                           max_request_bytes=1, tls=None)\n"
         "made.close(); assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE_SECONDS)
 
 
 def test_a_sum_with_classifiers_is_served():

@@ -23,6 +23,7 @@ import pytest
 
 from hrf.rewards.protocol import encode_request
 from hrf.storage.secrets import REWARD_TOKEN
+from tests.e2e.commands import PATIENCE_SECONDS
 
 TOKEN = "tok-3f9a-77c1"
 JPEG = "{name: jpeg_compressibility}"
@@ -137,7 +138,7 @@ class TestToken:
     def test_it_is_not_taken_in_the_clear_from_other_machines(self, host):
         command = [sys.executable, "-m", "hrf.rewards.serve", JPEG, "--port", "0", "--host", host]
         environment = {**os.environ, REWARD_TOKEN: TOKEN}
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert ended.returncode == 3
         assert "--host" in ended.stderr
         assert "--certificate" in ended.stderr
@@ -146,7 +147,7 @@ class TestToken:
     def test_a_short_one_is_refused(self):
         environment = {**os.environ, REWARD_TOKEN: "tok"}
         command = [sys.executable, "-m", "hrf.rewards.serve", JPEG, "--port", "0"]
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_SECONDS)
         assert ended.returncode == 3
         assert REWARD_TOKEN in ended.stderr
 

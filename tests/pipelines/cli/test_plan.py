@@ -15,6 +15,7 @@ from hrf.config import list_presets, resolve
 from hrf.storage.objects import Storage
 from hrf_pipelines.cli.main import app
 from hrf_pipelines.cli.plan import amount, duration
+from tests.e2e.commands import PATIENCE_SECONDS
 from tests.hrf.planning.test_footprint import PIXELS
 
 UNKNOWN = ["--set", "model.source=hf:somebody/some-model", "--set", f"model.revision={'0' * 40}"]
@@ -119,7 +120,7 @@ def test_what_cannot_be_planned_is_told(arguments, code):
 
 def test_nothing_is_loaded_before_it_is_asked_for():
     program = "import sys; import hrf_pipelines.cli.main; assert not {'torch', 'diffusers'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=PATIENCE_SECONDS)
 
 
 @pytest.mark.parametrize(

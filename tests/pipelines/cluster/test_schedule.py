@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from tests.e2e.commands import PATIENCE_SECONDS
 from tests.kfp_api.server import Trouble
 from tests.pipelines.conftest import SMOKE, words
 
@@ -101,7 +102,7 @@ def test_at_a_terminal_it_asks(kfp, typed, code, made):
         stdin=terminal,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
     )
     os.close(controller)
     os.close(terminal)
