@@ -15,6 +15,7 @@ from hrf.config import list_presets, resolve
 from hrf.storage.objects import Storage
 from hrf_pipelines.cli.main import app
 from hrf_pipelines.cli.plan import amount, duration
+from tests.docs.pages import PAGES
 from tests.e2e.commands import PATIENCE_SECONDS
 from tests.hrf.planning.test_footprint import PIXELS
 
@@ -48,9 +49,37 @@ def test_every_preset_has_a_plan(preset):
     assert found["total"]["flops"] >= found["total"]["evaluations"] * found["forward_flops"]
     assert found["total"]["seconds"] > 0
     # All presets are made for one GPU.
-    update = "update_checkpointed" if resolve(preset).model.gradient_checkpointing else "update"
-    assert max(found["memory_bytes"]["sample"], found["memory_bytes"][update]) < found["gpu_memory_bytes"]
+    assert max(found["memory_bytes"]["sample"], update_bytes(preset, found)) < found["gpu_memory_bytes"]
     assert found["assumptions"]
+
+
+@pytest.mark.parametrize("preset", _by_speed())
+def test_the_page_says_what_the_command_says(preset):
+    """Kills: a row of an earlier default, of an earlier way to count, or of no preset."""
+    a100, h100 = planned(preset), planned(preset, "--gpu", "h100")
+    told = [
+        f"`{preset}`",
+        *(amount(number) for number in (a100["num_parameters"], a100["forward_flops"], a100["total"]["flops"])),
+        *(duration(found["total"]["seconds"]) for found in (a100, h100)),
+        f"{amount(update_bytes(preset, a100))}B",
+    ]
+    assert told in _rows()
+
+
+def test_the_page_has_a_row_for_every_preset_and_no_other():
+    assert [row[0] for row in _rows()] == [f"`{preset.name}`" for preset in list_presets()]
+
+
+def update_bytes(preset: str, found: dict[str, Any]) -> int:
+    """The update's memory by the preset's own settings."""
+    checkpointed = resolve(preset).model.gradient_checkpointing
+    return found["memory_bytes"]["update_checkpointed" if checkpointed else "update"]
+
+
+def _rows() -> list[list[str]]:
+    """Of the page's table of plans."""
+    table = PAGES["docs/plan.md"].split("<!-- plans -->")[1].split("<!-- /plans -->")[0]
+    return [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| `")]
 
 
 def test_it_says_what_a_cluster_takes_beside_the_work():
