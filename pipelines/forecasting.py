@@ -45,7 +45,7 @@ def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
     from hrf.planning.architectures import fetch_architecture
     from hrf.planning.footprint import decoder_footprint, denoiser_footprint
     from hrf.planning.forecast import forecast
-    from hrf.policies.folders import schedule_of
+    from hrf.policies.folders import evaluated_from, schedule_of
     from hrf.policies.kinds import kind_of_denoiser
 
     with tempfile.TemporaryDirectory() as scratch:
@@ -54,7 +54,16 @@ def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
     denoiser = denoiser_footprint(model.denoiser, config.policy.lora, shape)
     decoder = decoder_footprint(model.decoder, shape) if model.decoder else None
     schedule = schedule_of(model, config)
-    return forecast(config, schedule, denoiser, decoder, gpu=gpu, utilisation=utilisation)
+    config = config.in_steps(schedule.sigmas, schedule.num_trained_steps)
+    return forecast(
+        config,
+        schedule,
+        denoiser,
+        decoder,
+        evaluated_from=evaluated_from(model, config),
+        gpu=gpu,
+        utilisation=utilisation,
+    )
 
 
 def evaluations_by_epoch(config: Config, model_folder: Path) -> list[float]:
@@ -69,6 +78,7 @@ def evaluations_by_epoch(config: Config, model_folder: Path) -> list[float]:
     from hrf.policies.folders import schedule_of
 
     schedule = schedule_of(Architecture.of(model_folder), config)
+    config = config.in_steps(schedule.sigmas, schedule.num_trained_steps)
     replicas, epochs = config.run.replicas, range(config.run.epochs)
     spent = (replicas * expected_epoch_evaluations(config, schedule, epoch) for epoch in epochs)
     return list(accumulate(spent, initial=pool_evaluations(config)))[1:]

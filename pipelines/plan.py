@@ -152,8 +152,12 @@ def _window(config: Config, epoch: int) -> str:
     """
     # The very last step is deterministic, and never trained, with any model.
     num_trained_steps = config.sampler.steps - 1
-    schedule = config.window_schedule(num_trained_steps)
-    if schedule is None:
+    if config.starts.kind == "noise":
         return "starts from noise"
+    if not config.is_in_steps:
+        # Which steps have such noise depends on the model, too.
+        return "window by sigma"
+    schedule = config.window_schedule(num_trained_steps)
+    assert schedule is not None
     window = schedule.window(epoch)
     return f"window {window.start}-{'last' if window.stop == num_trained_steps else window.stop - 1}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from hrf.config.tree import Tree
-from hrf.core.window import Window, WindowError, WindowSchedule, build_schedule
+from hrf.core.window import Window, WindowError, WindowSchedule, build_schedule, first_step_within
 from hrf.errors import ConfigError
 from hrf.storage.schema import inert
 
@@ -74,6 +75,41 @@ def window_schedule(config: Tree, num_trained_steps: int, switch_step: int) -> W
     return schedule.from_step(switch_step, end=num_trained_steps, at_least=fewest)
 
 
+def in_steps(config: Tree, sigmas: Sequence[float], num_trained_steps: int) -> dict[str, Any]:
+    """Changes that say a configuration's windows and split in steps where it gives them by sigma.
+
+    Args:
+        config: The configuration.
+        sigmas: [K] noise levels of its steps, falling.
+        num_trained_steps: Only the first so many are trained, and in windows.
+
+    Raises:
+        ConfigError: If no step is where one is asked for.
+    """
+    fix, steps_are = "change it, or sampler.steps", ", ".join(f"{sigma:.3g}" for sigma in sigmas)
+    windows, policy, changes = [], config.policy, dict[str, Any]()
+    for entry, window in enumerate(config.starts.windows):
+        said = window.model_dump(mode="json")
+        if window.sigmas is not None:
+            start, stop = (first_step_within(sigma, sigmas) for sigma in window.sigmas)
+            stop = min(stop, num_trained_steps)
+            if not start < stop:
+                expected = f"[a, b] with a trained step at a >= sigma > b; its steps are at {steps_are}"
+                raise ConfigError(f"starts.windows[{entry}].sigmas", expected=expected, got=window.sigmas, fix=fix)
+            said |= {"sigmas": None, "steps": [start, stop]}
+        windows.append(said)
+    changes["starts"] = {"windows": windows}
+    if policy.split_sigma is not None:
+        step = first_step_within(policy.split_sigma, sigmas)
+        if not 0 < step < num_trained_steps:
+            expected = (
+                f"a sigma below the first step's and not below the last trained one's; its steps are at {steps_are}"
+            )
+            raise ConfigError("policy.split_sigma", expected=expected, got=policy.split_sigma, fix=fix)
+        changes["policy"] = {"split_sigma": None, "split": step / len(sigmas)}
+    return changes
+
+
 def _model(config: Tree) -> Iterator[ConfigError]:
     source, revision = config.model.source, config.model.revision
     if source.startswith("hf:"):
@@ -104,7 +140,9 @@ def _model(config: Tree) -> Iterator[ConfigError]:
 
 def _policy(config: Tree) -> Iterator[ConfigError]:
     policy, steps = config.policy, config.sampler.steps
-    if not policy.split:
+    if policy.split_sigma is not None:
+        yield from inert(policy, "policy", ("split",), "beside policy.split_sigma")
+    elif not policy.split:
         yield from inert(config.policy, "policy", ("prefix_pool",), "without a split (policy.split)")
     elif config.switch_step > steps - 2:
         yield ConfigError(
@@ -115,7 +153,7 @@ def _policy(config: Tree) -> Iterator[ConfigError]:
         )
     rollout = config.rollout
     drawn = rollout.roots * rollout.branches if config.starts.kind == "noise" else rollout.roots
-    if policy.split and 0 < policy.prefix_pool < drawn:
+    if config.has_split and 0 < policy.prefix_pool < drawn:
         yield ConfigError(
             "policy.prefix_pool",
             expected=f"at least the {drawn} samples that an epoch draws from it, or 0 for no pool",
@@ -179,7 +217,8 @@ def _starts(config: Tree) -> Iterator[ConfigError]:
         yield from inert(
             starts, "starts", ("schedule", "windows", "width", "selection"), "on noise starts (starts.kind)"
         )
-        yield from _loss_from(config)
+        if config.is_in_steps:
+            yield from _loss_from(config)
         return
     yield from inert(starts, "starts", ("loss_from",), f"on {starts.kind!r} starts (starts.kind)")
     if starts.schedule not in {"fixed", "custom"}:
@@ -188,7 +227,8 @@ def _starts(config: Tree) -> Iterator[ConfigError]:
         yield from inert(starts, "starts", ("width",), f"in the schedule {starts.schedule!r} (starts.schedule)")
     if starts.kind != "selected":
         yield from inert(starts, "starts", ("selection",), f"on {starts.kind!r} starts (starts.kind)")
-    if config.switch_step <= config.sampler.steps - 2:
+    yield from _sigmas(config)
+    if config.is_in_steps and config.switch_step <= config.sampler.steps - 2:
         try:
             # The last step is never trained; which others are not depends on the model, and `prepare` checks it.
             window_schedule(config, config.sampler.steps - 1, config.switch_step)
@@ -198,11 +238,29 @@ def _starts(config: Tree) -> Iterator[ConfigError]:
         yield from _selection(config)
 
 
+def _sigmas(config: Tree) -> Iterator[ConfigError]:
+    """What can be said of windows by noise level before the model's levels are known."""
+    for entry, window in enumerate(config.starts.windows):
+        if window.sigmas is None:
+            continue
+        field = f"starts.windows[{entry}]"
+        if window.fractions is not None or window.steps is not None:
+            got = {"fractions": window.fractions, "steps": window.steps, "sigmas": window.sigmas}
+            yield ConfigError(field, expected="one of fractions, steps and sigmas", got=got, fix="remove the others")
+        elif not window.sigmas[0] > window.sigmas[1]:
+            yield ConfigError(
+                f"{field}.sigmas",
+                expected="[a, b] with a > b, from the noisier side on",
+                got=list(window.sigmas),
+                fix="turn them around" if window.sigmas[0] < window.sigmas[1] else "set two that differ",
+            )
+
+
 def _shared_start(config: Tree) -> Iterator[ConfigError]:
-    starts, switch = config.starts, config.switch_step
+    starts = config.starts
     if not config.rollout.share_start:
         return
-    if not config.policy.split:
+    if not config.has_split:
         yield ConfigError(
             "rollout.share_start",
             expected="false without a split (policy.split): the state that branches share is the one where it switches",
@@ -210,7 +268,9 @@ def _shared_start(config: Tree) -> Iterator[ConfigError]:
             fix="set it to false, or policy.split to where they are to part",
         )
         return
-    windows: set[Window] = set()
+    if not config.is_in_steps:
+        return
+    windows, switch = set[Window](), config.switch_step
     if starts.kind == "window":
         # A schedule that cannot be built has been told.
         with suppress(ConfigError):
@@ -343,7 +403,8 @@ def _objective(config: Tree) -> Iterator[ConfigError]:
             got=update.objective,
             fix="set starts.kind to window or selected, whose branches are siblings, or the objective to surrogate",
         )
-    most = config.sampler.steps - 1 - config.switch_step
+    # By sigma, the model says which step it is; before that, as many as there can be.
+    most = config.sampler.steps - 1 - (config.switch_step if config.is_in_steps else 0)
     if update.levels_per_branch > most:
         yield ConfigError(
             "update.levels_per_branch",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from pydantic import model_validator
@@ -19,12 +19,13 @@ from hrf.storage.yaml_text import dump_yaml, parse_yaml
 _CAME_LATER = {
     "": ("shaping",),
     "model": ("embedded_guidance", "picture_size"),
+    "policy": ("split_sigma",),
     "sampler": ("kind",),
     "rollout": ("share_start",),
     "run": ("replicas",),
     "update": ("objective", *checks.DIFFERENCE_ONLY, "trust_region", "divergence_limit", "sibling_distance_weight"),
     "gate": ("error", "num_samples"),
-    "evaluation": ("num_strengths",),
+    "evaluation": ("num_strengths", "steps"),
 }
 """Section -> fields that configurations with digests on record do not have; "" is the configuration itself."""
 
@@ -75,12 +76,27 @@ class Config(Tree):
             for name in names:
                 if said[name] == type(part).model_fields[name].default:
                     del said[name]
+        for window in values["starts"]["windows"]:
+            if window["sigmas"] is None:
+                del window["sigmas"]
         return values
 
     def digest(self) -> str:
         """Sha256 of the recorded values as JSON with sorted keys; equal configurations have equal digests."""
         text = json.dumps(self.recorded(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def in_steps(self, sigmas: Sequence[float], num_trained_steps: int) -> Self:
+        """This configuration with windows and a split that are given by noise level in steps, and checked as such.
+
+        Args:
+            sigmas: [K] noise levels of the model's steps, falling.
+            num_trained_steps: As of `window_schedule`.
+
+        Raises:
+            ConfigError: If there is no step where one is asked for, or the result can't be run.
+        """
+        return self if self.is_in_steps else self.with_changes(checks.in_steps(self, sigmas, num_trained_steps))
 
     def window_schedule(self, num_trained_steps: int, *, switch_step: int | None = None) -> WindowSchedule | None:
         """Epoch -> window for this run; None for noise starts, which have no window.
@@ -92,7 +108,10 @@ class Config(Tree):
 
         Raises:
             ConfigError: If a window is not within the trained steps, or has too few of them.
+            ValueError: Windows or the split are given by sigma: see `in_steps`.
         """
+        if not self.is_in_steps:
+            raise ValueError("windows or the split are given by sigma: the model's own levels say which steps they are")
         if self.starts.kind == "noise":
             return None
         moved = self.switch_step if switch_step is None else switch_step

@@ -110,6 +110,9 @@ class Policy(Section):
 
     split: BelowOne = 0.0
     """Fraction of K before which the reference's weights denoise, the tuned ones from there on; 0 = no split."""
+    split_sigma: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """The same by noise level, in place of `split`: the tuned weights denoise from the first step with at most this
+    sigma = noise / (signal + noise), a flow's own; null = not given so."""
     prefix_pool: CountOrZero = 0
     """How many states at the switch step are drawn once and reused by all epochs; 0 = none. Needs a split."""
     lora: Lora | None = None
@@ -117,12 +120,14 @@ class Policy(Section):
 
 
 class WindowEntry(Section):
-    """One window of start steps, half-open, in fractions of K or in steps."""
+    """One window of start steps, half-open: in fractions of K, in steps or by noise level."""
 
     fractions: tuple[Fraction, Fraction] | None = None
     """[a, b]: the trained steps k with a <= k/K < b."""
     steps: tuple[CountOrZero, CountOrZero] | None = None
     """[i, j]: the steps i..j-1, which must all be trained."""
+    sigmas: tuple[Fraction, Fraction] | None = None
+    """[a, b], a > b: the trained steps with a >= sigma > b, from the noisiest on; sigma as of `policy.split_sigma`."""
     epochs: CountOrZero = 0
     """How many epochs the window lasts, in a `custom` schedule; otherwise left at 0."""
 
@@ -277,8 +282,11 @@ class Evaluation(Section):
     """Seed of the evaluation's noise; independent of `run.seed`, so that runs compare."""
     every: Count = 1
     """Evaluate every so many epochs; the last epoch always."""
+    steps: Annotated[int, Field(ge=2, le=1000)] | None = None
+    """Denoising steps of an evaluation; null: as in training. A split policy then switches at the first of them with no
+    more noise than its switch step has in training."""
     eta: Fraction = 1.0
-    """Sampler noise during evaluation."""
+    """Sampler noise during evaluation; of a flow, 0 is the ODE by which diffusers draws."""
     features: Literal["classifier", "pixels", "clip", "dinov2"] = "classifier"
     """What diversity is measured on: the classifier's features, colours on a grid, or a pretrained encoder's."""
     encoder: Encoder = Encoder()

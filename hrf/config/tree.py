@@ -60,9 +60,30 @@ class Tree(Section):
         return self.trained_rewards | ({"evaluation.held_out_reward": held_out} if held_out else {})
 
     @property
+    def is_in_steps(self) -> bool:
+        """Whether a configuration says its windows and its split in steps, or fractions of them, and not by sigma."""
+        return self.policy.split_sigma is None and all(window.sigmas is None for window in self.starts.windows)
+
+    @property
+    def has_split(self) -> bool:
+        """Whether the early steps are the reference's."""
+        return self.policy.split > 0 or self.policy.split_sigma is not None
+
+    @property
     def switch_step(self) -> int:
-        """The first step that the tuned weights denoise: the first k with k/K >= policy.split; 0 without a split."""
+        """The first step that the tuned weights denoise: the first k with k/K >= policy.split; 0 without a split.
+
+        Raises:
+            ValueError: It is given by sigma, so that the model says which step it is: see `Config.in_steps`.
+        """
+        if self.policy.split_sigma is not None:
+            raise ValueError("the split is given by sigma: the model's own noise levels say which step that is")
         return first_step_from(self.policy.split, self.sampler.steps)
+
+    @property
+    def evaluation_steps(self) -> int:
+        """The number of denoising steps of an evaluation."""
+        return self.evaluation.steps or self.sampler.steps
 
     @property
     def narrowest_window(self) -> int:

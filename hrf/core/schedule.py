@@ -19,6 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from hrf.core.window import first_step_within
+
 Process = Literal["variance_preserving", "flow"]
 Sampler = Literal["ancestral", "cps", "flow_sde", "dance_sde"]
 Spacing = Literal["leading", "trailing"]
@@ -49,6 +51,41 @@ class NoiseSchedule:
     def num_steps(self) -> int:
         """K."""
         return len(self.timesteps)
+
+    @property
+    def sigmas(self) -> list[float]:
+        """[K]: noise / (signal + noise) at each step, in [0, 1], falling.
+
+        One scale for both processes and for any number of steps: it says how much signal there is to the noise, and
+        no more. Of a flow it is sigma itself; of the other process, that of the flow's state with as much signal to
+        the noise, which is a multiple of this one's.
+        """
+        levels = self.levels[:-1]
+        if self.process == "flow":
+            return [float(level) for level in levels]
+        signal, noise_variance = scales(self.process, levels)
+        noise = noise_variance.sqrt()
+        return [float(sigma) for sigma in noise / (signal + noise)]
+
+    def step_of(self, step: int, other: NoiseSchedule) -> int:
+        """Where a policy that switches at a step of another schedule switches in this one.
+
+        At the first step with no more noise than that one has: the weights from there on never see more than they were
+        trained at. Step 0, which is no switch, stays step 0; with the same levels every step is itself.
+
+        Args:
+            step: In [0, K) of the other schedule.
+            other: Of the same model.
+
+        Raises:
+            ValueError: If every step of this one has more noise.
+        """
+        if step == 0:
+            return 0
+        found = first_step_within(other.sigmas[step], self.sigmas)
+        if found == self.num_steps:
+            raise ValueError(f"no step has sigma {other.sigmas[step]:.4g} or less, the last one {self.sigmas[-1]:.4g}")
+        return found
 
     @property
     def stochastic_steps(self) -> list[int]:

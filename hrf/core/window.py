@@ -154,6 +154,16 @@ def first_step_from(fraction: float, num_steps: int) -> int:
     return next((step for step in range(num_steps) if step / num_steps >= fraction), num_steps)
 
 
+def first_step_within(sigma: float, sigmas: Sequence[float]) -> int:
+    """The first step whose sigma is at most this; as many as there are steps if there is none.
+
+    Args:
+        sigma: A noise level.
+        sigmas: [K] that of each step, falling.
+    """
+    return next((step for step, level in enumerate(sigmas) if level <= sigma), len(sigmas))
+
+
 def build_schedule(
     spec: ScheduleSpec,
     *,
@@ -225,7 +235,7 @@ def _resolve(spec: WindowSpec, entry: int, num_steps: int, num_trained_steps: in
     if spec.fractions is not None and spec.steps is None:
         return _from_fractions(*spec.fractions, entry, num_steps, num_trained_steps)
     if spec.steps is None or spec.fractions is not None:
-        raise WindowError("either fractions or steps", got=[spec.fractions, spec.steps], entry=entry)
+        raise WindowError("one of fractions, steps and sigmas", got=[spec.fractions, spec.steps], entry=entry)
     start, stop = spec.steps
     if not 0 <= start < stop <= num_trained_steps:
         expected = f"steps [i, j] with 0 <= i < j <= {num_trained_steps}, as later steps are not trained"

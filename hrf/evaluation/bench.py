@@ -37,7 +37,7 @@ class Bench:
     @property
     def num_evaluations(self) -> int:
         """Denoiser evaluations of one measurement."""
-        return len(self.starts.states) * (self.config.sampler.steps - self.starts.step) * self.config.forwards
+        return len(self.starts.states) * (self.config.evaluation_steps - self.starts.step) * self.config.forwards
 
     def measure(
         self, policy: Path, *, strength: float, epoch: int, num_evaluations: int, on_advance: OnAdvance | None

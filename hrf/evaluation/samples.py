@@ -37,6 +37,7 @@ class EvaluationStarts:
     states: Tensor
     """[n, C, H, W]."""
     step: int
+    """Of an evaluation's steps, which may be others than training's."""
     prompts: Tensor | None = None
     """[n] int64: the evaluation prompts in turn; None for an unconditional model."""
     block: int | None = None
@@ -79,18 +80,17 @@ def evaluation_starts(
 
     Base, incumbent and candidate share them, so that differences are paired per seed.
     """
-    evaluation = config.evaluation
-    streams = _streams(config, evaluation.num_samples if block is None else config.verdict_samples, block)
+    streams = _streams(config, config.evaluation.num_samples if block is None else config.verdict_samples, block)
     prompt_numbers = torch.tensor(prompts.of_evaluation(len(streams))) if prompts else None
-    sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
+    sampler = policy.as_evaluated()
     states = denoise(
         sampler,
         Batch.from_noise(policy, streams, prompt_numbers),
         batch_size=config.model.batch_size,
-        stop_step=policy.switch_step,
+        stop_step=sampler.switch_step,
         on_advance=on_advance,
     )
-    return EvaluationStarts(states=states.cpu(), step=policy.switch_step, prompts=prompt_numbers, block=block)
+    return EvaluationStarts(states=states.cpu(), step=sampler.switch_step, prompts=prompt_numbers, block=block)
 
 
 def evaluation_samples(
@@ -100,9 +100,7 @@ def evaluation_samples(
 
     A base measured for a split policy and one measured for another have the same noise, and so the same pictures.
     """
-    evaluation = config.evaluation
-    count = len(starts.states)
-    sampler = policy.with_schedule(policy.schedule.with_eta(evaluation.eta))
+    count, sampler = len(starts.states), policy.as_evaluated()
     streams = _streams(config, count, starts.block)
     # The first state and the steps before the start have used up the beginning of each stream.
     for _ in range(1 + sum(step < starts.step for step in sampler.schedule.stochastic_steps)):

@@ -33,16 +33,17 @@ def pool_evaluations(config: Config) -> int:
     return config.policy.prefix_pool * config.switch_step * config.forwards
 
 
-def verdict_evaluations(config: Config, *, base: bool = True, incumbent: bool = True) -> int:
+def verdict_evaluations(config: Config, evaluated_from: int, *, base: bool = True, incumbent: bool = True) -> int:
     """Cost of a verdict: the candidate on its fresh seeds, from the states at which a split policy takes over.
 
     Args:
         config: Of the run.
+        evaluated_from: The first of an evaluation's steps that the tuned weights take.
         base: Whether the base is measured, too, which gives those states: the bucket does not have it yet.
         incumbent: Whether there is one.
     """
-    steps, switch = config.sampler.steps, config.switch_step
-    each = (steps if base else 0) + (1 + incumbent) * (steps - switch)
+    steps = config.evaluation_steps
+    each = (steps if base else 0) + (1 + incumbent) * (steps - evaluated_from)
     return config.verdict_samples * each * config.forwards
 
 

@@ -109,6 +109,13 @@ class Forecast:
     num_parameters: int
     forward_flops: int
     """Of the denoiser, for one sample."""
+    sigmas: tuple[float, ...]
+    """Noise level of each step, noise / (signal + noise)."""
+    switch_step: int
+    """The first step of the tuned weights."""
+    evaluation_steps: int
+    evaluated_from: int
+    """The first of those that the tuned weights take."""
     epochs: tuple[EpochForecast, ...]
     once: dict[str, Work]
     """What is done once in a run, or several times in all of it: `baseline`, `prefix_pool`, `evaluations`, and
@@ -131,6 +138,7 @@ def forecast(
     denoiser: Footprint,
     decoder: Footprint | None = None,
     *,
+    evaluated_from: int | None = None,
     gpu: str = "a100",
     utilisation: float = DEFAULT_UTILISATION,
 ) -> Forecast:
@@ -141,19 +149,26 @@ def forecast(
         schedule: Its sampler's tables.
         denoiser: What one sample takes.
         decoder: What decoding one sample takes; None for a model in pixels.
+        evaluated_from: The first of an evaluation's steps that the tuned weights take; None: that of training, where
+            it has as many.
         gpu: One of `GPUS`.
         utilisation: Share of the GPU's FLOPs that is reached, in (0, 1].
 
     Raises:
         ConfigError: If there is no such GPU, or the utilisation is no share.
+        ValueError: If an evaluation has other steps than training, and it is not said from which on.
     """
+    if evaluated_from is None:
+        if config.evaluation_steps != config.sampler.steps:
+            raise ValueError("an evaluation with other steps than training: say from which on the weights are tuned")
+        evaluated_from = config.switch_step
     if gpu not in GPUS:
         raise ConfigError("--gpu", expected=f"one of {', '.join(GPUS)}", got=gpu, fix="choose one of them")
     if not 0 < utilisation <= 1:
         raise ConfigError("--utilisation", expected="a number in (0, 1]", got=utilisation, fix="0.3 is usual")
     clock = _Clock(GPUS[gpu], utilisation, config.model.forward_dtype, denoiser, decoder)
     epochs = _epochs(config, schedule, denoiser, decoder, clock)
-    once = _once(config, schedule, clock)
+    once = _once(config, evaluated_from, clock)
     total = NOTHING
     for epoch in epochs:
         total += (epoch.sample + epoch.update).times(epoch.num_epochs)
@@ -163,6 +178,10 @@ def forecast(
         gpu=GPUS[gpu].name,
         num_parameters=denoiser.num_parameters,
         forward_flops=denoiser.forward_flops,
+        sigmas=tuple(schedule.sigmas),
+        switch_step=config.switch_step,
+        evaluation_steps=config.evaluation_steps,
+        evaluated_from=evaluated_from,
         epochs=epochs,
         once=once,
         total=total,
@@ -300,10 +319,10 @@ def _middle(config: Config, window: tuple[int, int]) -> float:
     return sum(steps) / len(steps)
 
 
-def _once(config: Config, schedule: NoiseSchedule, clock: _Clock) -> dict[str, Work]:
+def _once(config: Config, evaluated_from: int, clock: _Clock) -> dict[str, Work]:
     """The baseline (of a run from the base), the prefix pool, all evaluations, and a verdict after each of them."""
     count, guided = config.evaluation.num_samples, config.forwards
-    steps, switch, every = schedule.num_steps, config.switch_step, config.evaluation.every
+    steps, every = config.evaluation_steps, config.evaluation.every
 
     def sampled(samples: int, num_steps: int) -> Work:
         size = call_size(samples, config.model.batch_size)
@@ -311,16 +330,16 @@ def _once(config: Config, schedule: NoiseSchedule, clock: _Clock) -> dict[str, W
         return clock.passes(samples * num_steps * guided, calls=calls, batch_size=size * guided, passes=1)
 
     def measured(samples: int) -> Work:
-        return sampled(samples, steps - switch) + clock.decoding(samples)
+        return sampled(samples, steps - evaluated_from) + clock.decoding(samples)
 
     fresh = config.verdict_samples
     evaluations = sum((epoch + 1) % every == 0 or epoch + 1 == config.run.epochs for epoch in range(config.run.epochs))
     return {
-        "baseline": sampled(count, switch) + measured(count),
-        "prefix_pool": sampled(config.policy.prefix_pool, switch),
+        "baseline": sampled(count, evaluated_from) + measured(count),
+        "prefix_pool": sampled(config.policy.prefix_pool, config.switch_step),
         "evaluations": measured(count).times(evaluations * (1 + config.evaluation.num_strengths)),
         # Base, incumbent and candidate.
-        "verdicts": (sampled(fresh, switch) + measured(fresh).times(3)).times(evaluations),
+        "verdicts": (sampled(fresh, evaluated_from) + measured(fresh).times(3)).times(evaluations),
     }
 
 

@@ -32,6 +32,8 @@ class DiffusionPolicy:
     """The frozen weights that the run started from; needed by a split policy and by a KL penalty."""
     switch_step: int = 0
     """Steps before this one use the reference's weights (split policy); 0 for no split."""
+    evaluation_schedule: NoiseSchedule | None = None
+    """Of evaluations, which may have other steps and another amount of noise; None for a policy that has none."""
     forward_dtype: torch.dtype = torch.float32
     """Precision of the denoiser's forward pass. States and the sampler's arithmetic are always float32."""
     conditioning: Conditioning = UNCONDITIONAL
@@ -56,6 +58,17 @@ class DiffusionPolicy:
     def with_schedule(self, schedule: NoiseSchedule) -> DiffusionPolicy:
         """The same weights under another sampler of as many steps."""
         return DiffusionPolicy(**{**self.__dict__, "schedule": schedule})
+
+    def as_evaluated(self) -> DiffusionPolicy:
+        """The same weights under the sampler of evaluations, split at the same noise level, or below it.
+
+        Raises:
+            ValueError: If this policy has none, or its tuned weights have no step there.
+        """
+        if self.evaluation_schedule is None:
+            raise ValueError("this policy was made without a schedule for evaluations")
+        step = self.evaluation_schedule.step_of(self.switch_step, self.schedule)
+        return DiffusionPolicy(**{**self.__dict__, "schedule": self.evaluation_schedule, "switch_step": step})
 
     def unguided(self) -> DiffusionPolicy:
         """The same weights, asked without guidance; the policy itself where there is none."""

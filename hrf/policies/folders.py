@@ -36,9 +36,7 @@ def schedule_of(model: Architecture, config: Config) -> NoiseSchedule:
     Raises:
         ConfigError: As `noise_schedule`, or if the model is of no kind, or makes no pictures of the configured size.
     """
-    kind = kind_of_denoiser(model.denoiser)
-    timing = kind.timing(model.settings, kind.sample_shape(model, config.model.picture_size))
-    return noise_schedule(model.scheduler, config, timing)
+    return noise_schedule(model.scheduler, config, _timing(model, config))
 
 
 def noise_schedule(scheduler: Mapping[str, Any], config: Config, timing: Timing | None = None) -> NoiseSchedule:
@@ -53,7 +51,7 @@ def noise_schedule(scheduler: Mapping[str, Any], config: Config, timing: Timing 
         ConfigError: If the model was trained under another noise process, or the sampler's settings don't fit it.
     """
     sampler = config.sampler
-    schedule = _flow(scheduler, sampler, timing) if is_flow(scheduler) else _variance_preserving(scheduler, sampler)
+    schedule = _tables(scheduler, sampler, timing)
     if schedule.num_trained_steps == 0:
         raise ConfigError(
             "sampler.min_std",
@@ -62,6 +60,63 @@ def noise_schedule(scheduler: Mapping[str, Any], config: Config, timing: Timing 
             fix="lower it: no step would be trained",
         )
     return schedule
+
+
+def evaluation_schedule(model: Architecture, config: Config) -> NoiseSchedule:
+    """The same sampler's tables with the steps and the noise of evaluations.
+
+    Args:
+        model: The base model.
+        config: Its `sampler` part, and of `evaluation` steps and eta.
+
+    Raises:
+        ConfigError: As `schedule_of`, or if the model has no such steps.
+    """
+    # Nothing is trained there, so it doesn't matter which steps could be.
+    quiet = config.sampler.model_copy(update={"steps": config.evaluation_steps, "eta": 0.0, "min_std": 0.0})
+    try:
+        return _tables(model.scheduler, quiet, _timing(model, config)).with_eta(config.evaluation.eta)
+    except ConfigError as error:
+        if config.evaluation.steps is None or error.field != "sampler":
+            raise
+        raise ConfigError(
+            "evaluation.steps",
+            expected=error.expected,
+            got=config.evaluation.steps,
+            fix="change it, or leave it out for as many as in training",
+        ) from error
+
+
+def evaluated_from(model: Architecture, config: Config, switch_step: int | None = None) -> int:
+    """The first step of an evaluation that a policy's tuned weights take.
+
+    Args:
+        model: The base model.
+        config: As of `evaluation_schedule`.
+        switch_step: Of the policy, which a diversity floor may have moved; None: as configured.
+
+    Raises:
+        ConfigError: If they take none.
+    """
+    step = config.switch_step if switch_step is None else switch_step
+    try:
+        return evaluation_schedule(model, config).step_of(step, schedule_of(model, config))
+    except ValueError as error:
+        raise ConfigError(
+            "evaluation.steps",
+            expected=f"enough steps that the tuned weights take one, from step {step} of {config.sampler.steps} on",
+            got=f"{config.evaluation.steps}: {error}",
+            fix="raise it",
+        ) from error
+
+
+def _timing(model: Architecture, config: Config) -> Timing | None:
+    kind = kind_of_denoiser(model.denoiser)
+    return kind.timing(model.settings, kind.sample_shape(model, config.model.picture_size))
+
+
+def _tables(scheduler: Mapping[str, Any], sampler: Sampler, timing: Timing | None) -> NoiseSchedule:
+    return _flow(scheduler, sampler, timing) if is_flow(scheduler) else _variance_preserving(scheduler, sampler)
 
 
 def _variance_preserving(scheduler: Mapping[str, Any], sampler: Sampler) -> NoiseSchedule:
@@ -167,6 +222,7 @@ def load_policy(
     return DiffusionPolicy(
         denoiser=denoiser,
         schedule=schedule_of(model, config),
+        evaluation_schedule=evaluation_schedule(model, config),
         prediction=prediction_of(model.scheduler),
         clip_range=kind.clip_range(model.scheduler),
         sample_shape=kind.sample_shape(model, config.model.picture_size),

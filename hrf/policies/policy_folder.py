@@ -12,6 +12,8 @@ from hrf.storage.names import AVERAGE_FOLDER, LORA_FILE, POLICY_FILE
 
 MERGE = "merge"
 """What `policy.json` calls what weights are the mean of: `hrf.trainer.record.MergeRecord`."""
+EVALUATED = "evaluation"
+"""What `policy.json` calls how a candidate was sampled to be measured, where with other steps than in training."""
 ADAPTER_NAMES = {"unet": (".lora.down.", ".lora.up."), "transformer": (".lora_A.", ".lora_B.")}
 """A denoiser's folder -> what an adapter's matrices A and B are called in the file that diffusers reads."""
 DENOISER_FOLDERS = tuple(ADAPTER_NAMES)

@@ -12,6 +12,7 @@ from hrf.evaluation.measure import evaluation_record
 from hrf.evaluation.measured import Measured
 from hrf.evaluation.record import EvaluationRecord, StartRecord
 from hrf.evaluation.samples import evaluation_starts, measure_policy
+from hrf.planning.cost import pool_evaluations
 from hrf.policies.folders import load_policy
 from hrf.steps.context import RunContext, step
 from hrf.storage.folders import read_folder, writing_folder
@@ -38,8 +39,8 @@ def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, An
     context = RunContext.read(run)
     config, about = context.config, context.about
     base_folder, policy_folder = read_folder(base), read_folder(policy)
-    report = advance_reporter("baseline", None, _num_evaluations(context))
     untrained = load_policy(config, base_folder, base_folder, prompts=context.prompts_folder)
+    report = advance_reporter("baseline", None, _num_evaluations(context, untrained.as_evaluated().switch_step))
     starts = evaluation_starts(untrained, config, report, context.prompts)
     measure = partial(
         measure_policy,
@@ -81,13 +82,12 @@ def _evaluation(config: Config, measured: Measured, base: Measured) -> Evaluatio
     )
 
 
-def _num_evaluations(context: RunContext) -> int:
+def _num_evaluations(context: RunContext, evaluated_from: int) -> int:
     """Denoiser evaluations of this step, for the progress display."""
     config = context.config
-    steps, switch = config.sampler.steps, int(context.about["policy"]["switch_step"])
     policies = 2 if context.about["started_from"] else 1
-    evaluated = config.evaluation.num_samples * (switch + policies * (steps - switch))
-    return (evaluated + config.policy.prefix_pool * switch) * config.forwards
+    each = evaluated_from + policies * (config.evaluation_steps - evaluated_from)
+    return config.evaluation.num_samples * each * config.forwards + pool_evaluations(config)
 
 
 def read_baseline(path: str) -> tuple[Path, EvaluationRecord]:

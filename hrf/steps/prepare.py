@@ -13,11 +13,12 @@ from typing import Any
 
 from hrf import __version__
 from hrf.config import Config
+from hrf.core.schedule import NoiseSchedule
 from hrf.errors import ConfigError
 from hrf.networks.classifier import classifier_folder
 from hrf.networks.features import build_embedder
 from hrf.policies.architecture import Architecture
-from hrf.policies.folders import save_fresh_policy, schedule_of
+from hrf.policies.folders import evaluated_from, save_fresh_policy, schedule_of
 from hrf.policies.kinds import kind_of, picture_size
 from hrf.policies.policy_folder import copy_policy, split_at
 from hrf.policies.prompts import PromptTable, resolve_prompts
@@ -37,6 +38,8 @@ from hrf.trainer.state import save_fresh_state
 
 _WHERE_SET = ("embedded_guidance", "picture_size")
 """Fields of `model` that a policy tells of only where they are."""
+_NOT_MEASURED = ("every", "confidence", "num_strengths")
+"""Fields of `evaluation` that change nothing of what is measured on a seed."""
 
 
 @step("prepare", secrets=SCORING_SECRETS)
@@ -87,7 +90,10 @@ def prepare(
     check_pixel_grid(config, picture_size(model, config))
     prompts = run_prompts(config)
     schedule = schedule_of(model, config)
+    # From here on the model's steps are known: what is given by noise level is one of them.
+    config = config.in_steps(schedule.sigmas, schedule.num_trained_steps)
     config.window_schedule(schedule.num_trained_steps)
+    _check_evaluation(config, model, schedule)
     identity = policy_identity(config, base_digest)
     seed_of_all = run_seed(config.run.seed, parent, started.noise_tag)
     about: dict[str, Any] = {
@@ -233,12 +239,19 @@ def _check_incumbent(folder: Path, identity: dict[str, Any], parent: str | None,
     return int(tuned["switch_step"])
 
 
+def _check_evaluation(config: Config, model: Architecture, schedule: NoiseSchedule) -> None:
+    """Refuse evaluations with so few steps that the tuned weights take none, or none where a floor moves the switch."""
+    evaluated_from(model, config)
+    if config.switch_step and config.diversity_floor is not None:
+        evaluated_from(model, config, schedule.num_trained_steps - config.narrowest_window)
+
+
 def _evaluation_digest(config: Config, identity: dict[str, Any], prompts: PromptTable | None) -> str:
     """Two evaluations with equal digests measured the same thing on the same noise: rewards pair seed by seed."""
     held_out = config.evaluation.held_out_reward
     measured = {
         "evaluation": {
-            **config.evaluation.model_dump(mode="json", exclude={"every", "confidence", "num_strengths"}),
+            **{name: value for name, value in config.recorded()["evaluation"].items() if name not in _NOT_MEASURED},
             "held_out_reward": held_out.measured() if held_out else None,
         },
         "reward": config.reward.measured(),

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+from hrf.config import Config
 from hrf.distributed.progress import emit
 from hrf.evaluation.record import EvaluationRecord, StartRecord
+from hrf.policies.architecture import Architecture
+from hrf.policies.folders import evaluated_from
+from hrf.policies.policy_folder import EVALUATED
 from hrf.policies.strength import fold_strength
 from hrf.promotion.protocol import Candidate, FreshSeeds
 from hrf.promotion.protocol import promote as promote_candidate
@@ -17,7 +22,7 @@ from hrf.steps.history import add_updates, extend_history
 from hrf.steps.tracking import track
 from hrf.steps.verdict import VerdictBench
 from hrf.storage.folders import read_folder, writing_folder
-from hrf.storage.names import BASELINE_FILE, CONFIG_FILE, EVALUATION_FILE, GRID_FILE, START_FILE
+from hrf.storage.names import BASELINE_FILE, CONFIG_FILE, EVALUATION_FILE, GRID_FILE, POLICY_FILE, START_FILE
 from hrf.storage.objects import Storage
 from hrf.storage.secrets import SCORING_SECRETS
 
@@ -103,5 +108,19 @@ def promote(
 def _write_candidate(policy: Path, base: Path, context: RunContext, evaluation: EvaluationRecord, target: Path) -> None:
     """A policy as it would be shipped: diffusers' layout with the weights that were evaluated, and their origin."""
     fold_strength(policy, base, target, evaluation.strength)
+    _say_how_evaluated(context.config, base, target / POLICY_FILE)
     shutil.copyfile(context.folder / CONFIG_FILE, target / CONFIG_FILE)
     evaluation.write(target / EVALUATION_FILE)
+
+
+def _say_how_evaluated(config: Config, base: Path, policy_file: Path) -> None:
+    """Tell the steps of evaluations, and from which of them on the weights are used, where training's are others."""
+    if config.evaluation.steps is None:
+        return
+    about = json.loads(policy_file.read_text(encoding="utf-8"))
+    about[EVALUATED] = {
+        "steps": config.evaluation_steps,
+        "eta": config.evaluation.eta,
+        "switch_step": evaluated_from(Architecture.of(base), config, about["switch_step"]),
+    }
+    policy_file.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

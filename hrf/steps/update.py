@@ -9,7 +9,7 @@ from typing import Any
 
 from hrf.distributed.ranks import this_rank
 from hrf.policies.folders import load_policy, save_policy, weights_of
-from hrf.policies.policy_folder import MERGE
+from hrf.policies.policy_folder import EVALUATED, MERGE
 from hrf.steps.context import TRAINED, RunContext, step
 from hrf.steps.history import copy_updates, write_update
 from hrf.steps.numbers import update_metrics
@@ -109,8 +109,8 @@ def write_trained(
     if not trainer.ranks.is_first:
         return
     about = json.loads((policy / POLICY_FILE).read_text(encoding="utf-8"))
-    # A start may be a candidate's, with its strength folded in, or a mean; what is tuned from there is neither.
-    for origin in ("strength", MERGE):
+    # A start may be a candidate's, measured and with its strength folded in, or a mean; what comes of it is neither.
+    for origin in ("strength", EVALUATED, MERGE):
         about.pop(origin, None)
     producer = context.producer(step_name, records[-1].epoch)
     with writing_folder(new_policy, producer=producer) as folder:

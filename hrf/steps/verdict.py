@@ -26,8 +26,9 @@ from hrf.evaluation.measured import Measured
 from hrf.evaluation.record import EvaluationRecord
 from hrf.evaluation.samples import EvaluationStarts, evaluation_starts, measure_policy
 from hrf.planning.cost import verdict_evaluations
+from hrf.policies.architecture import Architecture
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.folders import load_policy
+from hrf.policies.folders import evaluated_from, load_policy
 from hrf.promotion.pointer import fetch_incumbent, read_candidate_json
 from hrf.promotion.protocol import FreshMeasurement
 from hrf.promotion.records import Promotion, VerdictNumber
@@ -89,7 +90,8 @@ class VerdictBench:
 
         with tempfile.TemporaryDirectory() as scratch:
             block = self._kept(number.number, Path(scratch) / "kept")
-            total = verdict_evaluations(config, base=block is None, incumbent=incumbent is not None)
+            first = evaluated_from(Architecture.of(self.base), config)
+            total = verdict_evaluations(config, first, base=block is None, incumbent=incumbent is not None)
             report = advance_reporter("promote", epoch, total)
             if block is None:
                 untrained = load_policy(config, self.base, self.base, prompts=self.context.prompts_folder)
@@ -100,7 +102,7 @@ class VerdictBench:
             if incumbent is not None:
                 policy = self._stored(fetch_incumbent(self.storage, incumbent, Path(scratch) / "incumbent"))
                 own = starts
-                if policy.switch_step < starts.step:
+                if policy.as_evaluated().switch_step < starts.step:
                     own = evaluation_starts(policy, config, report, self.context.prompts, block=number.number)
                 rewards = measured(policy, own).rewards
             # As it is stored: its strength is in its weights.

@@ -263,7 +263,15 @@ class Study(Section):
         of = self.arms[arm].weights_of if self.arms[arm].strengths else arm
         changes = deep_merge(deep_merge(self.overrides, self.arms[of].changes), always)
         try:
-            return resolve(self.preset, dump_yaml(changes))
+            config = resolve(self.preset, dump_yaml(changes))
+            if not config.is_in_steps:
+                raise ConfigError(
+                    "policy.split_sigma" if config.policy.split_sigma is not None else "starts.windows",
+                    expected="windows and a split in steps or fractions of them: a study's tables name the steps",
+                    got="noise levels",
+                    fix="give steps; `hrf plan` says which they are",
+                )
+            return config
         except ConfigError as error:
             raise ConfigError(
                 f"arm {arm}, reward {reward}: {error.field}", expected=error.expected, got=error.got, fix=error.fix

@@ -42,6 +42,7 @@ def plan(
         f"{chosen.title}: {amount(found.num_parameters)} parameters, "
         f"{amount(found.forward_flops)}FLOPs for one sample's forward pass"
     )
+    screen.say(_noise_levels(found))
     screen.print(_work_table(found))
     screen.print(_memory_table(found))
     screen.print(_bytes_table(found))
@@ -52,6 +53,18 @@ def plan(
     )
     for assumption in found.assumptions:
         screen.say(f"* {assumption}")
+
+
+def _noise_levels(found: Forecast) -> str:
+    """Where the steps lie, and from which on the weights are tuned."""
+    levels = ", ".join(f"{sigma:.3g}" for sigma in found.sigmas)
+    said = f"Its {len(found.sigmas)} steps are at sigma {levels}"
+    if found.switch_step:
+        said += f"; the tuned weights take step {found.switch_step} and later ones"
+    if found.evaluation_steps == len(found.sigmas):
+        return f"{said}."
+    where = f", the tuned weights from step {found.evaluated_from} on" if found.switch_step else ""
+    return f"{said}. Evaluations take {found.evaluation_steps} steps{where}."
 
 
 def amount(number: float) -> str:

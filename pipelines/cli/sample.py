@@ -33,6 +33,9 @@ def sample(
     strength: Annotated[
         float, typer.Option(help="How much of what was learnt the promoted model keeps, above 0 and at most 1.")
     ] = 1.0,
+    steps: Annotated[
+        int | None, typer.Option(min=2, max=1000, help="Denoising steps; by default as many as in evaluations.")
+    ] = None,
     bucket: Bucket = "",
     work_dir: WorkDir = DEFAULT_WORK_DIR,
     _traceback: Traceback = False,
@@ -55,6 +58,7 @@ def sample(
             strength=strength,
             output=str(output),
             prompts=prompt or (),
+            num_steps=steps,
         )
     at = "" if strength == 1 else f" at strength {strength:g}"
     console().say(f"{output}: {num} samples of the {source.value} model{at}")

@@ -14,7 +14,8 @@ from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError
 from hrf.evaluation.record import EvaluationRecord
 from hrf.images import grid, to_images
-from hrf.policies.folders import load_policy
+from hrf.policies.architecture import Architecture
+from hrf.policies.folders import evaluated_from, load_policy
 from hrf.policies.kinds import kind_of
 from hrf.policies.sources import fetch_base
 from hrf.policies.strength import fold_strength
@@ -36,8 +37,9 @@ def draw_samples(
     strength: float,
     output: str,
     prompts: Sequence[str] = (),
+    num_steps: int | None = None,
 ) -> None:
-    """Draw samples with a promoted policy's own sampler into one picture.
+    """Draw samples as a promoted policy was measured, by the sampler of its evaluations, into one picture.
 
     The same seed gives the same noise to the promoted policy and to its base, so that two pictures compare.
 
@@ -50,6 +52,7 @@ def draw_samples(
         strength: How much of what was learnt the promoted policy keeps, in (0, 1].
         output: The PNG file to write.
         prompts: What a text-to-image model is asked for, in turn; by default what the policy was evaluated on.
+        num_steps: Denoising steps; by default as many as it was evaluated with.
 
     Raises:
         ConfigError: If nothing is promoted yet, the experiment's name can't be one, or an unconditional model is given
@@ -69,19 +72,23 @@ def draw_samples(
     with tempfile.TemporaryDirectory() as scratch:
         promoted = fetch_incumbent(store, pointer, Path(scratch) / "promoted")
         config = Config.from_yaml((promoted / CONFIG_FILE).read_text(encoding="utf-8"))
+        if num_steps is not None:
+            config = config.with_changes({"evaluation": {"steps": num_steps}})
         base = Path(scratch) / "base"
         check_base(promoted, fetch_base(config.model, base, {"step": "sample", "source": config.model.source}))
         folder, numbers = _embed(promoted, base, config, prompts, num_samples)
         (weights := Path(scratch) / "weights").mkdir()
         fold_strength(promoted, base, weights, strength)
         policy = load_policy(config, base, weights, prompts=folder, reference=source == "base")
+        evaluated_from(Architecture.of(base), config, policy.switch_step)
         if numbers is not None:
             # The autoencoder is read when the first picture is decoded, and the folder is gone by then.
             policy.decode(torch.zeros(1, *policy.sample_shape))
     if source == "base":
         policy = policy.as_reference()
     streams = [stream(seed, Purpose.EVALUATION, index) for index in range(num_samples)]
-    samples = denoise(policy, Batch.from_noise(policy, streams, numbers), batch_size=config.model.batch_size)
+    sampler = policy.as_evaluated()
+    samples = denoise(sampler, Batch.from_noise(policy, streams, numbers), batch_size=config.model.batch_size)
     columns = max(1, round(num_samples**0.5))
     with writing_file(output) as file:
         grid(to_images(policy.decode(samples).cpu().numpy()), columns=columns).save(file)

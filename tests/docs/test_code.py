@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from hrf.config import Config, resolve
 from hrf.images import to_images
+from hrf.policies.architecture import Architecture
 from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, weights_of
+from hrf.policies.folders import evaluated_from, load_policy, save_fresh_policy, save_policy, weights_of
 from hrf.policies.kinds import kind_of, load_denoiser, normalise_base
 from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
@@ -220,7 +221,32 @@ class TestPlainDiffusersWithAnAdapter:
         assert np.abs(ours(elsewhere) - theirs).max() > 2 / 255
 
 
+class TestPlainDiffusersWithOtherSteps:
+    LINEAR: ClassVar = {"_class_name": "DDIMScheduler"}
+    FLOW: ClassVar = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
+
+    @pytest.mark.parametrize(
+        ("about", "spacing"), [(LINEAR, "leading"), (LINEAR, "trailing"), (FLOW, "leading")], ids=str
+    )
+    def test_the_lines_find_the_step_at_which_our_own_policy_switches(
+        self, about: dict[str, Any], spacing: str
+    ) -> None:
+        made: dict[str, Any] = {}
+        exec(fenced("python", PAGES["docs/diffusers.md"])[2], made)
+        options = {} if about is self.FLOW else {"timestep_spacing": spacing}
+        scheduler = getattr(diffusers, about["_class_name"]).from_config({**about, **options})
+        kind = "SD3Transformer2DModel" if about is self.FLOW else "UNet2DModel"
+        model = Architecture(denoiser={"_class_name": kind, "sample_size": 8}, scheduler=about)
+        for trained, steps in ((10, 40), (10, 10), (20, 7), (12, 30)):
+            sampler = {"steps": trained, "spacing": spacing, "min_std": 0.0}
+            for step in (0, 1, 4, 7):
+                asked = {"sampler": sampler, "policy": {"split": step / trained}, "evaluation": {"steps": steps}}
+                found = made["switch_step_with"](scheduler, {"switch_step": step, "sampler": sampler}, steps)
+                assert found == evaluated_from(model, Config.from_mapping(asked))
+
+
 class TestPlainDiffusersWithAFlow:
+    @pytest.mark.parametrize("evaluation", [{}, {"steps": 9}], ids=["as trained", "more steps"])
     @pytest.mark.parametrize(
         ("kind", "page", "settings"),
         [
@@ -230,10 +256,10 @@ class TestPlainDiffusersWithAFlow:
         ids=["sd3", "flux"],
     )
     def test_the_lines_make_the_pictures_of_our_own_policy_without_noise(
-        self, kind: ModuleType, page: str, settings: dict[str, Any], tmp_path: Path
+        self, kind: ModuleType, page: str, settings: dict[str, Any], evaluation: dict[str, Any], tmp_path: Path
     ) -> None:
         """Kills: an adapter that is on from the start, or from a step too late on; a policy that doesn't tell of its
-        guidance or size."""
+        guidance or size; the trained switch step among more steps."""
         base, fresh, tuned = (tmp_path / name for name in ("base", "fresh", "tuned"))
         for folder in (base, fresh, tuned):
             folder.mkdir()
@@ -246,9 +272,13 @@ class TestPlainDiffusersWithAFlow:
                 "prompts": {"texts": [*texts, "a", "b", "c"]},
                 "sampler": {"steps": 6, "kind": "cps"},
                 "policy": {"lora": {"rank": 2, "alpha": 4}, "split": 0.5},
+                "evaluation": {**evaluation, "eta": 0.0},
             }
         )
+        first = evaluated_from(Architecture.of(base), config)
         about = policy_identity(config, base_digest="")
+        if evaluation:
+            about["evaluation"] = {**evaluation, "switch_step": first}
         save_fresh_policy(fresh, config, base, about, run_seed=0)
         policy = load_policy(config, base, fresh, prompts=base)
         generator = torch.Generator().manual_seed(1)
@@ -264,9 +294,9 @@ class TestPlainDiffusersWithAFlow:
         theirs = np.stack([np.asarray(image, dtype=np.float32) / 255 for image in made["images"]]).transpose(0, 3, 1, 2)
 
         def ours(switch_step: int) -> NDArray[np.float32]:
-            schedule = policy.schedule.with_eta(0.0)
-            other = DiffusionPolicy(**{**policy.__dict__, "schedule": schedule, "switch_step": switch_step})
+            other = DiffusionPolicy(**{**policy.as_evaluated().__dict__, "switch_step": switch_step})
             return to_images(policy.decode(drawn(other, 2, torch.arange(2))).numpy())
 
-        assert np.abs(ours(3) - theirs).max() < 1 / 255
-        assert np.abs(ours(4) - theirs).max() > 2 / 255
+        assert first == (5 if evaluation else 3)
+        assert np.abs(ours(first) - theirs).max() < 1 / 255
+        assert np.abs(ours(first + 1) - theirs).max() > 2 / 255

@@ -46,10 +46,12 @@ def small_unet(
 
 
 def small_policy(num_steps: int = 6, switch_step: int = 0, seed: int = 0, **options: object) -> DiffusionPolicy:
+    schedule = build_schedule(LINEAR_ALPHA_BARS, num_steps=num_steps)
     return DiffusionPolicy(
         denoiser=small_unet(seed),
         reference=small_unet(seed).requires_grad_(False),
-        schedule=build_schedule(LINEAR_ALPHA_BARS, num_steps=num_steps),
+        schedule=schedule,
+        evaluation_schedule=schedule.with_eta(1.0),
         prediction="epsilon",
         clip_range=1.0,
         sample_shape=(3, 8, 8),

@@ -248,6 +248,10 @@ HF = "hf:google/ddpm-celebahq-256"
         (SPLIT, "policy: {prefix_pool: 3}", "policy.prefix_pool"),
         (SPLIT, "policy: {split: 0.95}", "policy.split"),
         (SPLIT, "policy: {split: 0.75}", "starts.windows[0]"),
+        (SPLIT, "policy: {split_sigma: 0.5}", "policy.split"),
+        (SPLIT, "starts: {windows: [{fractions: [0.5, 1.0], sigmas: [0.5, 0.0]}]}", "starts.windows[0]"),
+        (SPLIT, "starts: {windows: [{sigmas: [0.0, 0.5]}]}", "starts.windows[0].sigmas"),
+        (SPLIT, "starts: {windows: [{}]}", "starts.windows[0]"),
         ("avatars-hrf", "starts: {windows: [{fractions: [0.95, 1.0]}]}", "starts.windows[0]"),
         ("avatars-hrf", "starts: {windows: [{steps: [10, 20]}]}", "starts.windows[0]"),
         ("avatars-hrf", "starts: {windows: [{steps: [5, 5]}]}", "starts.windows[0]"),
@@ -487,6 +491,62 @@ def test_a_choice_needs_two_candidates_among_the_models_trained_steps():
     with pytest.raises(ConfigError, match="switches at step 16") as caught:
         whole.window_schedule(18, switch_step=16)
     assert caught.value.field == "run.start_from"
+
+
+SIGMAS = (1.0, 0.960, 0.913, 0.858, 0.790, 0.707, 0.602, 0.465, 0.278, 0.009)
+"""Of a flow of 10 steps with a shift of 3."""
+BY_SIGMA = """
+sampler: {steps: 10}
+policy: {split: 0.0, split_sigma: 0.8, prefix_pool: 8}
+starts: {schedule: fixed, windows: [{sigmas: [0.8, 0.3]}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("window", "steps"),
+    [
+        ("[0.8, 0.3]", (4, 8)),  # 0.790 to 0.465
+        ("[0.707, 0.465]", (5, 7)),  # from the first itself on, without the second
+        ("[0.7, 0.0]", (6, 8)),  # as far as there are trained steps
+    ],
+)
+def test_windows_and_a_split_by_noise_level_are_the_steps_that_have_it(window, steps):
+    """Kills: the first level left out or the last one taken in; an untrained step in a window."""
+    config = resolve(SPLIT, BY_SIGMA.replace("[0.8, 0.3]", window))
+    found = config.in_steps(SIGMAS, 8)
+    assert (found.switch_step, found.starts.windows[0].steps) == (4, steps)
+    assert found.window_schedule(8).window(0) == Window(*steps)
+    assert found.policy.split_sigma is found.starts.windows[0].sigmas is None
+    assert found.in_steps(SIGMAS, 8) is found
+    # Nothing asks which steps they are before the model has told.
+    with pytest.raises(ValueError, match="given by sigma"):
+        _ = config.switch_step
+    with pytest.raises(ValueError, match="given by sigma"):
+        config.window_schedule(8)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ("[0.8, 0.3]", "[0.75, 0.71]", "starts.windows[0].sigmas"),  # between two steps
+        ("[0.8, 0.3]", "[0.3, 0.0]", "starts.windows[0].sigmas"),  # not trained
+        ("[0.8, 0.3]", "[0.9, 0.3]", "starts.windows[0]"),  # before the switch
+        ("split_sigma: 0.8", "split_sigma: 0.3", "policy.split_sigma"),  # not trained
+        ("split_sigma: 0.8", "split_sigma: 0.001", "policy.split_sigma"),  # no step at all
+    ],
+)
+def test_noise_levels_that_no_trained_step_has_are_refused_once_the_model_is_known(old, new, field):
+    config = resolve(SPLIT, BY_SIGMA.replace(old, new))
+    with pytest.raises(ConfigError) as caught:
+        config.in_steps(SIGMAS, 8)
+    assert field in caught.value.field
+
+
+def test_a_split_at_more_noise_than_the_first_step_has_is_none_and_refused():
+    """Kills: a configuration with a split that quietly becomes one without."""
+    with pytest.raises(ConfigError, match="below the first step's") as caught:
+        resolve(SPLIT, BY_SIGMA).in_steps((0.75, *SIGMAS[5:]), 5)
+    assert caught.value.field == "policy.split_sigma"
 
 
 @pytest.mark.parametrize(("split", "steps", "switch"), [(0.0, 20, 0), (0.5, 20, 10), (0.5, 7, 4), (0.07, 100, 7)])
@@ -741,7 +801,11 @@ def test_the_digest_knows_no_fields_that_came_later_at_their_default():
     assert objectives[0].digest() == resolve(SPLIT).digest()
     replicas = resolve(SPLIT, "run: {replicas: 2}")
     shaped = resolve(SPLIT, "shaping: {reward: {quality: 80}}")
-    assert len({config.digest() for config in (*objectives, changed, replicas, shaped)}) == 5
+    more_steps = resolve(SPLIT, "evaluation: {steps: 40}")
+    by_sigma = resolve(SPLIT, "starts: {windows: [{sigmas: [0.5, 0.0]}]}")
+    split = resolve(SPLIT, "policy: {split: 0.0, split_sigma: 0.5}")
+    others = (changed, replicas, shaped, more_steps, by_sigma, split)
+    assert len({config.digest() for config in (*objectives, *others)}) == 2 + len(others)
 
 
 def test_the_digest_is_the_same_in_another_process():

@@ -177,7 +177,7 @@ def test_a_fixed_window_has_no_duration():
 
 @pytest.mark.parametrize("entry", [Entry(), Entry(fractions=(0.0, 1.0), steps=(0, 3))])
 def test_a_window_is_given_in_one_way(entry):
-    with pytest.raises(WindowError, match="either fractions or steps"):
+    with pytest.raises(WindowError, match="one of fractions, steps and sigmas"):
         build(Spec("fixed", (entry,)))
 
 

@@ -62,10 +62,12 @@ def policy_for(config: Config) -> DiffusionPolicy:
     from diffusers import UNet2DModel
 
     denoisers = [UNet2DModel.from_config(PIXELS).eval() for _ in range(2)]
+    evaluated = build_schedule(LINEAR_ALPHA_BARS, num_steps=config.evaluation_steps)
     return DiffusionPolicy(
         denoiser=denoisers[0],
         reference=denoisers[1].requires_grad_(False),
         schedule=build_schedule(LINEAR_ALPHA_BARS, num_steps=config.sampler.steps, min_std=config.sampler.min_std),
+        evaluation_schedule=evaluated.with_eta(config.evaluation.eta),
         prediction="epsilon",
         clip_range=1.0,
         sample_shape=(3, 16, 16),
@@ -95,6 +97,11 @@ RUNS = {
         "starts": window(0.5, 0.6), "policy": {"split": 0.5}, "rollout": {**SMALL["rollout"], "share_start": True},
         "update": {**SMALL["update"], "trust_region": "divergence"},
     },
+    "other steps where it is measured, behind a pool": {
+        "policy": {"split": 0.5, "prefix_pool": 8},
+        "starts": window(0.5, 0.6),
+        "evaluation": {"num_samples": 8, "steps": 9, "eta": 0.0},
+    },
     "a KL penalty, twice": {
         "starts": window(0.5, 0.6),
         "update": {"minibatch": 16, "microbatch": 16, "kl_weight": 0.1, "inner_epochs": 2},
@@ -116,7 +123,7 @@ class TestFlops:
         backward pass is shorter, as nobody wants the gradient of what goes in."""
         config = configured(**RUNS[name], run={"epochs": 1})
         policy = policy_for(config)
-        expected = forecast(config, policy.schedule, counted)
+        expected = forecast(config, policy.schedule, counted, evaluated_from=policy.as_evaluated().switch_step)
         found = {}
         pool = None
         if config.policy.prefix_pool:
@@ -177,7 +184,7 @@ class TestFlops:
                 epoch.num_epochs * (epoch.sample.evaluations + epoch.update.evaluations) for epoch in found.epochs
             ) == pytest.approx(sum(expected_epoch_evaluations(config, schedule, epoch) for epoch in epochs))
             assert found.once["prefix_pool"].evaluations == pool_evaluations(config)
-            verdicts = sum(leg.evaluated for leg in legs_of(config)) * verdict_evaluations(config)
+            verdicts = sum(leg.evaluated for leg in legs_of(config)) * verdict_evaluations(config, config.switch_step)
             assert found.once["verdicts"].evaluations == verdicts
             assert sum(epoch.num_epochs for epoch in found.epochs) == config.run.epochs
 
@@ -346,7 +353,8 @@ class TestArtifacts:
         trainer.learn(episodes.trajectories, episodes.sampling, random_scores(), epoch=0)
         save_training_state(trainer, tmp_path)
         policy.denoiser.save_pretrained(tmp_path / "unet")
-        expected = forecast(config, policy.schedule, counted).epochs[0].artifact_bytes
+        evaluated_from = policy.as_evaluated().switch_step
+        expected = forecast(config, policy.schedule, counted, evaluated_from=evaluated_from).epochs[0].artifact_bytes
         for artifact, file in {
             "trajectories": "trajectories.safetensors",
             "policy": "unet/diffusion_pytorch_model.safetensors",

@@ -8,7 +8,8 @@ from diffusers import DDIMScheduler, DDPMPipeline, DDPMScheduler, UNet2DModel
 
 from hrf.config import Config
 from hrf.errors import ArtifactError, ConfigError, StorageError
-from hrf.policies.folders import load_policy, noise_schedule, save_policy
+from hrf.policies.architecture import Architecture
+from hrf.policies.folders import evaluated_from, evaluation_schedule, load_policy, noise_schedule, save_policy
 from hrf.policies.kinds import normalise_base
 from hrf.policies.sources import fetch_model
 from hrf.seeds import Purpose, stream
@@ -115,6 +116,23 @@ def test_an_unknown_prediction_type_is_refused(base):
 
     with pytest.raises(ConfigError, match="epsilon, v_prediction or sample"):
         load_policy(config_for("x"), base, base)
+
+
+def test_evaluations_with_steps_that_the_model_has_not_are_refused_by_their_own_name():
+    """Kills: an error that names the training's steps, which are right; a switch after the last step."""
+
+    def of(**scheduler: int) -> Architecture:
+        denoiser = {"_class_name": "UNet2DModel", "sample_size": 8}
+        return Architecture(denoiser=denoiser, scheduler={"_class_name": "DDIMScheduler", **scheduler})
+
+    with pytest.raises(ConfigError, match="50 training timesteps") as caught:
+        evaluation_schedule(of(num_train_timesteps=50), config_for("x", evaluation={"steps": 60}))
+    assert (caught.value.field, caught.value.got) == ("evaluation.steps", 60)
+    # The last of two is at timestep 499, the switch at 166.
+    asked = {"sampler": {"steps": 6, "spacing": "trailing"}, "policy": {"split": 0.6}, "evaluation": {"steps": 2}}
+    with pytest.raises(ConfigError, match="take one, from step 4 of 6 on") as caught:
+        evaluated_from(of(), config_for("x", **asked))
+    assert caught.value.field == "evaluation.steps"
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,22 @@
 """Runs of flow models through folders: every start distribution and sampler, with LoRA, guidance and prompts."""
 
 import json
+import shutil
 from functools import cache
 
+import numpy as np
 import pytest
+from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file
 
 from hrf.config import Config
-from hrf.storage.folders import read_manifest
+from hrf.evaluation.record import EvaluationRecord
+from hrf.seeds import Purpose, stream
+from hrf.steps.context import RunContext
+from hrf.storage.folders import read_manifest, writing_folder
+from hrf.storage.objects import Storage
 from tests.hrf import tiny_flux, tiny_stable_diffusion_3
+from tests.hrf.colours import warmth
 from tests.hrf.steps.conftest import StepByStep
 from tests.hrf.steps.test_text_to_image import DDPO, DIFFERENCE, HRF, SD, SPLIT
 
@@ -128,3 +136,77 @@ def test_shards_and_a_resume_change_no_bit_of_a_flows_run(steps, kind):
         whole, joined = (read_manifest(run.at(f"{name}-0{suffix}")).files for suffix in ("", "-sharded"))
         for file in whole.keys() - {"about.json"}:
             assert whole[file]["sha256"] == joined[file]["sha256"], file
+
+
+BY_SIGMA = {
+    "policy": {"lora": {"rank": 2, "alpha": 4}, "split_sigma": 0.85, "prefix_pool": 7},
+    "starts": {"kind": "window", "schedule": "fixed", "windows": [{"sigmas": [0.85, 0.0]}]},
+    "evaluation": {"steps": 12, "eta": 0.0},
+    "run": {"epochs": 1},
+}
+
+
+def test_a_run_is_configured_by_noise_level_and_measured_by_the_ode_with_other_steps(steps):
+    """Five steps are at sigma 1, .900, .751, .503, .009: the switch is step 2; of twelve, .716 is after .784, step 6.
+
+    The measured rewards are those of diffusers' own Euler steps, the adapter switched on at that step. Kills: the
+    trained switch step, or its share, among twelve steps; noise in a measurement; a base that is sampled otherwise.
+    """
+    run = steps("sd3", {**BY_SIGMA, "update": {"learning_rate": 0.3}})
+    run.prepare()
+    told = RunContext.read(run.at("run"))
+    assert (told.config.switch_step, told.config.starts.windows[0].steps) == (2, (2, 3))
+    assert told.about["policy"]["switch_step"] == 2
+    run.epoch(0)
+    run.judge(0)
+
+    record = EvaluationRecord.read(run.folder / "evaluation-0" / "evaluation.json")
+    candidate = run.folder / "policy-1"
+    for weights, rewards in (
+        (candidate, record.rewards),
+        (None, EvaluationRecord.read(run.folder / "baseline" / "baseline.json").rewards),
+    ):
+        pipeline = StableDiffusion3Pipeline.from_pretrained(run.folder / "base")
+        pipeline.set_progress_bar_config(disable=True)
+        if weights:
+            pipeline.load_lora_weights(weights)
+            pipeline.disable_lora()
+
+        def after_step(pipeline, step, timestep, values, *, tuned=weights):
+            if tuned and step + 1 == 6:
+                pipeline.enable_lora()
+            return values
+
+        table = told.prompts
+        count = told.config.evaluation.num_samples
+        pictures = pipeline(
+            table.texts_of(table.of_evaluation(count)),
+            num_inference_steps=12,
+            guidance_scale=2.0,
+            generator=[stream(told.config.evaluation.seed, Purpose.EVALUATION, index) for index in range(count)],
+            callback_on_step_end=after_step,
+            output_type="pt",
+        ).images
+        np.testing.assert_allclose(rewards, warmth(pictures.numpy()), rtol=0, atol=1e-4)
+    assert abs(np.subtract(record.rewards, rewards)).max() > 3e-3, "or the adapter did nothing"
+
+
+def test_what_is_promoted_says_how_it_was_measured_and_what_is_tuned_from_there_does_not(steps):
+    run = steps("sd3", {**BY_SIGMA, "run": {"epochs": 2}, "update": {"learning_rate": 1e-9}})
+    run.prepare()
+    run.epoch(0)
+    run.judge(0)
+    storage = Storage.open(run.storage)
+    (written, _) = storage.read_bytes("tiny/candidates/run/epoch-0000/policy.json")
+    stored = json.loads(written)
+    assert stored["evaluation"] == {"steps": 12, "eta": 0.0, "switch_step": 6}
+    assert stored["switch_step"] == 2
+    # As the start of a run that goes on from it.
+    (run.folder / "policy-1").rename(run.folder / "trained")
+    with writing_folder(run.at("policy-1"), producer={}) as folder:
+        shutil.copytree(
+            run.folder / "trained", folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json")
+        )
+        (folder / "policy.json").write_bytes(written)
+    run.epoch(1)
+    assert "evaluation" not in json.loads((run.folder / "policy-2" / "policy.json").read_text())

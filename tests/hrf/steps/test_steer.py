@@ -63,6 +63,15 @@ def learning_rate(run, epoch: int) -> float:
     return run.update_record(epoch).updates[0].learning_rate
 
 
+def test_evaluations_with_no_step_for_the_last_switch_that_a_floor_may_reach_are_refused_before_training(steps):
+    """Of two steps the last is at timestep 499: at step 1 of 6 the switch could stay, at step 4 none would be tuned."""
+    short = {"sampler": {"spacing": "trailing"}, "evaluation": {"steps": 2}}
+    steps("held", {**FLOOR, **short, "diversity_floor": None}).prepare("held", "held")
+    with pytest.raises(ConfigError, match="enough steps") as caught:
+        steps("steered", {**FLOOR, **short}).prepare("steered", "steered")
+    assert caught.value.field == "evaluation.steps"
+
+
 def test_a_run_that_nobody_touches_crosses_its_floor_and_backs_up_to_the_base(steps):
     """Real numbers throughout: a rate at which the tiny model falls apart at once."""
     run = steps("run", {**FLOOR, "update": {"learning_rate": 1e-2}, "evaluation": {"num_samples": 16}})
