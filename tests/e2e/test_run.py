@@ -56,7 +56,7 @@ def test_a_run_ends_with_its_table_its_report_and_what_to_do_next(undisturbed):
     summary = json.loads((undisturbed.folder / "summary" / "summary.json").read_text())
     table = [line.split() for line in output.splitlines() if line.strip().startswith(("base", "0 ", "1 "))]
     assert [line[0] for line in table] == ["base", "0", "1"]
-    assert [line[2] for line in table[1:]] == [
+    assert [line[1] for line in table[1:]] == [
         f"{entry['evaluation']['reward']['value']:.3f}" for entry in summary["epochs"]
     ]
     assert [line[-1] for line in table[1:]] == [entry["decision"]["outcome"] for entry in summary["epochs"]]
