@@ -6,13 +6,15 @@
 `benchmarks/studies/window.csv` is the table and `window.yaml` the definition; `benchmarks/results.yaml` says which arms
 are shown and holds the five sentences, Jinja templates in which every number is a question to `Answers`. Levels of
 matched reward and diversity are the first of each in the definition. A second paragraph tells what came of it on fresh
-seeds, in the tables of `confirm` and `presets`, and the presets have a table of their own. The README is given it in
-brief, the studies' own page every arm that has runs.
+seeds, in the tables of `confirm` and `presets`, and the presets have a table of their own. The studies' own page has
+every arm that has runs. What a user asks first, how much reward there is at a diversity, is answered by the tables of
+`front`: a figure, a table and sentences for the README, and as many for the page.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 import textwrap
@@ -32,16 +34,19 @@ from hrf.report.page import TEMPLATES
 from hrf.storage.yaml_text import parse_yaml
 from hrf.study.definition import Study
 from hrf.study.figures import mean_text, plane_chart
-from hrf.study.matching import ArmPoint, Comparison, Mean
+from hrf.study.matching import ArmPoint, Comparison, Curve, Mean, compare
 from hrf.study.report import RewardResults, read_results
 from hrf.study.table import read_table_file
 
 PROJECT = Path(__file__).resolve().parents[1]
 STUDY, TABLE = "benchmarks/studies/window.yaml", "benchmarks/studies/window.csv"
-FRESH = ("confirm", "presets")
+FRESH = ("confirm", "presets", "front")
 """Studies of the same folder, on seeds that had no part in the first."""
+EARLY = 3000
+"""Denoiser evaluations: what a user may wait for."""
 WORDS, PAGE, FIGURE = "benchmarks/results.yaml", "docs/results.md", "docs/figures/study.svg"
 BRIEF_PAGE, BRIEF_BEGIN, BRIEF_END = "README.md", "<!-- brief -->", "<!-- /brief -->"
+FRONT_FIGURE, FRONT_BEGIN, FRONT_END = "docs/figures/front.svg", "<!-- front -->", "<!-- /front -->"
 BEGIN, END = "<!-- study -->", "<!-- /study -->"
 FRESH_BEGIN, FRESH_END = "<!-- fresh -->", "<!-- /fresh -->"
 PRESETS_BEGIN, PRESETS_END = "<!-- presets -->", "<!-- /presets -->"
@@ -55,6 +60,17 @@ _FIGURE_LINE = (
 )
 
 
+class Shown(BaseModel):
+    """A row of the README's table."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    reward: str
+    arm: str
+    words: str
+    """What the arm is, to somebody who has read no more than the README."""
+
+
 class Words(BaseModel):
     """`benchmarks/results.yaml`."""
 
@@ -64,8 +80,10 @@ class Words(BaseModel):
     """Lines of the figure and rows of the table."""
     sentences: tuple[str, ...] = Field(min_length=NUM_SENTENCES, max_length=NUM_SENTENCES)
     """Templates of the first paragraph, which ask `study`."""
+    front: tuple[Shown, ...] = Field(min_length=1)
+    """Rows of the README's table, and lines of its figure."""
     brief: tuple[str, ...] = Field(min_length=1)
-    """Templates of the README's, which ask `study`, too."""
+    """Templates of the README's, which ask `front`."""
     fresh: tuple[str, ...] = Field(min_length=1)
     """Templates of the second, which also ask `confirm` and `presets`."""
 
@@ -105,7 +123,7 @@ class Answers:
     """What sentences may ask: of arms and rewards by the names that they have in the definition."""
 
     def __init__(self, study: Study, results: Mapping[str, RewardResults]) -> None:
-        self._results = results
+        self.results = results
         self.study = study
         self.reference = study.reference
         self.rewards = list(results)
@@ -113,17 +131,17 @@ class Answers:
     @property
     def arms(self) -> list[str]:
         """Arms of the comparison that have runs of every reward."""
-        return [arm for arm in self.study.arms if all(arm in one.compared for one in self._results.values())]
+        return [arm for arm in self.study.arms if all(arm in one.compared for one in self.results.values())]
 
     def arms_of(self, reward: str) -> list[str]:
         """Arms of the comparison that have all seeds of a reward."""
-        found = self._results[reward].compared
+        found = self.results[reward].compared
         return [arm for arm in self.study.arms if len(found.get(arm, ())) == len(self.study.seeds)]
 
     @cached_property
     def num_runs(self) -> int:
         """Runs in the table, controls included."""
-        return sum(len(runs) for one in self._results.values() for runs in one.curves.values())
+        return sum(len(runs) for one in self.results.values() for runs in one.curves.values())
 
     @property
     def num_wanted(self) -> int:
@@ -138,21 +156,21 @@ class Answers:
     @property
     def time(self) -> str:
         """Spent on sampling, scoring and updates, added up over runs."""
-        last = [one.rows.groupby(["arm", "seed"]).wall_seconds.max().reset_index() for one in self._results.values()]
+        last = [one.rows.groupby(["arm", "seed"]).wall_seconds.max().reset_index() for one in self.results.values()]
         trained = [rows[[not self.study.arms[arm].weights_of for arm in rows.arm]] for rows in last]
         return duration(float(sum(rows.wall_seconds.sum() for rows in trained)))
 
     def unit(self, reward: str) -> str:
         """Of a reward; empty for a bare number."""
-        return self._results[reward].unit
+        return self.results[reward].unit
 
     def base(self, reward: str) -> str:
         """Reward of the base."""
-        return number(self._results[reward].base_reward, 3)
+        return number(self.results[reward].base_reward, 3)
 
     def last(self, arm: str, reward: str) -> ArmPoint:
         """Where an arm ends."""
-        return next(point for point in self._results[reward].last_points if point.arm == arm)
+        return next(point for point in self.results[reward].last_points if point.arm == arm)
 
     def gain(self, arm: str, reward: str) -> Told:
         """At the end of the budget."""
@@ -168,7 +186,7 @@ class Answers:
 
     def level(self, reward: str) -> float | None:
         """The gain at which diversities are compared; None if the reference gains nothing and no level is given."""
-        return next(iter(self._results[reward].gains), None)
+        return next(iter(self.results[reward].gains), None)
 
     @property
     def ratio_level(self) -> float:
@@ -185,24 +203,53 @@ class Answers:
 
     def gain_within(self, arm: str, reward: str) -> Told:
         """Largest gain at which the diversity ratio is at least `ratio_level`."""
-        return self._told(self._results[reward].within_ratio(self.ratio_level)[arm], "mean")
+        return self._told(self.results[reward].within_ratio(self.ratio_level)[arm], "mean")
 
     def gain_less_reference(self, arm: str, reward: str) -> Told:
         """That less the reference's, paired by seed."""
-        return self._told(self._results[reward].within_ratio(self.ratio_level)[arm], "difference")
+        return self._told(self.results[reward].within_ratio(self.ratio_level)[arm], "difference")
+
+    def reach(self, arm: str, reward: str, *, by: float = math.inf, sign: bool = False) -> Told:
+        """Largest gain with a diversity ratio of at least `ratio_level`, on a run's path by so many evaluations.
+
+        Without a limit, its end at several strengths counts as well.
+        """
+        return self._told(self._reach(arm, reward, by), "mean", sign=sign)
+
+    def reach_less_reference(self, arm: str, reward: str) -> Told:
+        """That, without a limit, less the reference's, paired by seed."""
+        return self._told(self._reach(arm, reward, math.inf), "difference")
+
+    def _reach(self, arm: str, reward: str, by: float) -> Comparison:
+        curves = self.results[reward].curves
+        fronts = {one.weights_of: name for name, one in self.study.arms.items() if one.strengths}
+        parts = {
+            name: {
+                seed: [curve.until(by)]
+                # Strength 1 is the end of the path.
+                + ([curves[fronts[name]][seed].then(curve)] if by == math.inf and name in fronts else [])
+                for seed, curve in curves[name].items()
+            }
+            for name in (arm, self.reference)
+        }
+        return compare(parts, self._best_within, reference=self.reference)[arm]
+
+    def _best_within(self, curves: Sequence[Curve]) -> float | None:
+        gains = [curve.gain_within(self.ratio_level) for curve in curves]
+        return max((gain for gain in gains if gain is not None), default=None)
 
     def promoted(self, arm: str, reward: str) -> Told:
         """Gain of what the gate promoted last; 0 for a run that promoted nothing."""
-        return self._told(self._results[reward].promoted()[arm], "mean", sign=True)
+        return self._told(self.results[reward].promoted()[arm], "mean", sign=True)
 
     def best_promoted(self, reward: str, *but: str) -> str:
         """The arm whose promoted models gain most, leaving some out."""
-        means = {arm: one.mean.value for arm, one in self._results[reward].promoted().items() if one.mean is not None}
+        means = {arm: one.mean.value for arm, one in self.results[reward].promoted().items() if one.mean is not None}
         return max((arm for arm in means if arm not in but), key=lambda arm: means[arm])
 
     def num_measured(self, arm: str) -> int:
         """Measurements of an arm while it trained, over all rewards and seeds."""
-        return sum(len(one.rows[(one.rows.arm == arm) & (one.rows.point > 0)]) for one in self._results.values())
+        return sum(len(one.rows[(one.rows.arm == arm) & (one.rows.point > 0)]) for one in self.results.values())
 
     def num_promoted(self, *arms: str) -> int:
         """Models of some arms that the gate promoted, over all rewards, seeds and points."""
@@ -213,12 +260,12 @@ class Answers:
         return number(self._promoted_rows(arms).vendi_order2_ratio_low.min(), 3)
 
     def _promoted_rows(self, arms: Sequence[str]) -> pd.DataFrame:
-        rows = pd.concat([one.rows for one in self._results.values()])
+        rows = pd.concat([one.rows for one in self.results.values()])
         return rows[rows.arm.isin(arms) & (rows.promoted == 1)]
 
     def _at_level(self, arm: str, reward: str) -> Comparison | None:
         level = self.level(reward)
-        return None if level is None else self._results[reward].at_gain(level)[arm]
+        return None if level is None else self.results[reward].at_gain(level)[arm]
 
     @staticmethod
     def _told(comparison: Comparison | None, which: str, *, sign: bool = False) -> Told:
@@ -255,9 +302,18 @@ def outputs(root: Path) -> dict[str, str]:
     page = _replaced(page, PRESETS_BEGIN, PRESETS_END, table_of(fresh["presets"], fresh["presets"].arms))
     studies = (root / ARMS_PAGE).read_text(encoding="utf-8")
     studies = _replaced(studies, ARMS_BEGIN, ARMS_END, all_arms_of(answers), path=ARMS_PAGE)
+    front = fresh["front"]
+    studies = _replaced(studies, FRONT_BEGIN, FRONT_END, all_arms_of(front), path=ARMS_PAGE)
+    in_brief = f"{front_table_of(front, words.front)}\n\n{paragraph(words.brief, front=front)}"
     brief = (root / BRIEF_PAGE).read_text(encoding="utf-8")
-    brief = _replaced(brief, BRIEF_BEGIN, BRIEF_END, paragraph(words.brief, study=answers), path=BRIEF_PAGE)
-    return {FIGURE: figure_of(results, words), PAGE: page, BRIEF_PAGE: brief, ARMS_PAGE: studies}
+    brief = _replaced(brief, BRIEF_BEGIN, BRIEF_END, in_brief, path=BRIEF_PAGE)
+    return {
+        FIGURE: figure_of(results, words.arms),
+        FRONT_FIGURE: figure_of(front.results, tuple(dict.fromkeys(shown.arm for shown in words.front))),
+        PAGE: page,
+        BRIEF_PAGE: brief,
+        ARMS_PAGE: studies,
+    }
 
 
 def _read(root: Path, definition: str, table: str) -> tuple[Study, dict[str, RewardResults]]:
@@ -274,9 +330,9 @@ def _replaced(page: str, begin: str, end: str, text: str, *, path: str = PAGE) -
     return re.sub(f"{begin}.*?{end}", lambda _: between, page, flags=re.DOTALL)
 
 
-def figure_of(results: Mapping[str, RewardResults], words: Words) -> str:
-    """Diversity against gain of the arms that are shown, a panel per reward."""
-    colours = {arm: colour for colour, arm in enumerate(words.arms)}
+def figure_of(results: Mapping[str, RewardResults], arms: Sequence[str]) -> str:
+    """Diversity against gain of some arms, a panel per reward."""
+    colours = {arm: colour for colour, arm in enumerate(arms)}
     panels = []
     for name, one in results.items():
         shown = [point for point in one.points if point.arm in colours]
@@ -316,6 +372,25 @@ def table_of(answers: Answers, arms: Sequence[str]) -> str:
             named = f"{reward}{matched}" if arm == arms[0] else ""
             rows.append((named, f"`{arm}`", *map(str, cells)))
     return _markdown(header, rows)
+
+
+def front_table_of(front: Answers, rows: Sequence[Shown]) -> str:
+    """How much reward at the diversity that is asked for, as a Markdown table."""
+    whole, early = f"after {front.budget}", f"after {EARLY:,} evaluations"
+    header = ("reward", "trained by", early, whole, f"less {front.reference}")
+    cells = []
+    for row in rows:
+        unit = front.unit(row.reward)
+        cells.append(
+            (
+                f"{row.reward}{f', {unit}' if unit else ''}",
+                row.words,
+                str(front.reach(row.arm, row.reward, by=EARLY)),
+                str(front.reach(row.arm, row.reward)),
+                str(front.reach_less_reference(row.arm, row.reward)),
+            )
+        )
+    return _markdown(header, cells)
 
 
 def all_arms_of(answers: Answers) -> str:

@@ -30,7 +30,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -78,6 +79,30 @@ class Curve:
         share = (level - self.gain[after - 1]) / (self.gain[after] - self.gain[after - 1])
         return float(values[after - 1] + share * (values[after] - values[after - 1]))
 
+    def until(self, evaluations: float) -> Curve:
+        """Its part that was measured after at most so many evaluations."""
+        count = int(np.searchsorted(self.evaluations, evaluations, side="right"))
+        return replace(
+            self,
+            points=self.points[:count],
+            evaluations=self.evaluations[:count],
+            gain=self.gain[:count],
+            quantities={name: values[:count] for name, values in self.quantities.items()},
+            promoted=self.promoted if self.promoted < count else 0,
+        )
+
+    def then(self, other: Curve) -> Curve:
+        """Its points, and the last one of another curve of the same run."""
+        return replace(
+            self,
+            points=[*self.points, other.points[-1]],
+            evaluations=np.append(self.evaluations, other.evaluations[-1]),
+            gain=np.append(self.gain, other.gain[-1]),
+            quantities={
+                name: np.append(values, other.quantities[name][-1]) for name, values in self.quantities.items()
+            },
+        )
+
     def gain_within(self, level: float, quantity: str = RATIO) -> float | None:
         """The largest gain on the curve at which a quantity is at least a level; None if it is nowhere."""
         excess, gain = self.quantities[quantity] - level, self.gain
@@ -88,6 +113,7 @@ class Curve:
         return max(kept, default=None)
 
 
+_Run = TypeVar("_Run")
 Runs = Mapping[int, Curve]
 """The runs of one arm, by seed."""
 
@@ -174,16 +200,16 @@ def mean_over_seeds(values: Iterable[float]) -> Mean:
 
 
 def compare(
-    arms: Mapping[str, Runs], value: Callable[[Curve], float | None], *, reference: str
+    arms: Mapping[str, Mapping[int, _Run]], value: Callable[[_Run], float | None], *, reference: str
 ) -> dict[str, Comparison]:
     """Compare arms in one number per run.
 
     Args:
-        arms: Runs by arm.
+        arms: Runs by arm and seed: their curves, or whatever `value` makes its number of.
         value: The number of a run, such as its diversity at a gain; None where it has none.
         reference: The arm that the others are compared with. Without runs of it there are no differences.
     """
-    numbers = {arm: {seed: value(curve) for seed, curve in runs.items()} for arm, runs in arms.items()}
+    numbers = {arm: {seed: value(run) for seed, run in runs.items()} for arm, runs in arms.items()}
     theirs = _if_all(numbers.get(reference, {}))
     return {arm: _comparison(arm, own, theirs if arm != reference else {}) for arm, own in numbers.items()}
 

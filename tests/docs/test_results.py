@@ -15,7 +15,7 @@ from hrf.errors import ArtifactError, ConfigError
 from hrf.study.definition import Study
 from hrf.study.report import read_results
 from hrf.study.table import frame_of, read_table_file
-from tests.hrf.study_folders import rows
+from tests.hrf.study_folders import definition, row, rows
 
 ROOT = results.PROJECT
 MARKERS = [
@@ -103,7 +103,9 @@ class TestCheck:
             *((results.PAGE, begin) for begin, _ in MARKERS),
             (results.BRIEF_PAGE, results.BRIEF_BEGIN),
             (results.ARMS_PAGE, results.ARMS_BEGIN),
+            (results.ARMS_PAGE, results.FRONT_BEGIN),
             (results.FIGURE, "<text"),
+            (results.FRONT_FIGURE, "<text"),
         ],
     )
     def test_a_changed_digit_fails(self, root, monkeypatch, name, after):
@@ -118,7 +120,8 @@ class TestCheck:
             check(root, monkeypatch)
 
     @pytest.mark.parametrize(
-        ("name", "arm"), [("window", "floor-90"), ("confirm", "split-50-pool"), ("presets", "avatars-hrf")]
+        ("name", "arm"),
+        [("window", "floor-90"), ("confirm", "split-50-pool"), ("presets", "avatars-hrf"), ("front", "ddpo-front")],
     )
     def test_a_changed_table_fails(self, root, monkeypatch, name, arm):
         write(root)
@@ -141,6 +144,44 @@ class TestCheck:
             check(root, monkeypatch)
         assert (root / results.PAGE).read_text(encoding="utf-8") == before
         assert not (root / results.FIGURE).exists()
+
+
+class TestReach:
+    """How much a run gains at a diversity: by a number of evaluations, and with the strengths of its end."""
+
+    @pytest.fixture
+    def answers(self) -> results.Answers:
+        arms = {
+            "ddpo": {"description": "the reference"},
+            "hot": {"description": "another"},
+            "hot-front": {"description": "its end", "weights_of": "hot", "strengths": [0.5]},
+        }
+        study = Study.from_mapping(definition(("ddpo",), seeds=(1, 2)) | {"arms": arms})
+        measured = {
+            "ddpo": [(0, 0.0, 1.0), (1000, 0.01, 0.9), (5000, 0.03, 0.5)],
+            "hot": [(0, 0.0, 1.0), (1000, 0.02, 0.95), (5000, 0.2, 0.5)],
+            # A strength of the end counts as measured after the run.
+            "hot-front": [(0, 0.0, 1.0), (5000, 0.1, 0.92)],
+        }
+        made = [
+            row(arm, "compressibility", seed, point, evaluations=spent, gain=gain + 0.002 * seed * point, ratio=ratio)
+            for arm, points in measured.items()
+            for seed in study.seeds
+            for point, (spent, gain, ratio) in enumerate(points)
+        ]
+        return results.Answers(study, {one.name: one for one in read_results(study, frame_of(made))})
+
+    def test_by_a_number_of_evaluations_only_what_was_measured_until_then_counts(self, answers):
+        """Kills: the way between the last measurement before and the first one after; the front of the end."""
+        assert answers.reach("hot", "compressibility", by=3000).value == "0.023"
+
+    def test_without_a_limit_the_better_of_path_and_front_counts(self, answers):
+        """Kills: the path alone (0.045), the front without the run's end, strength 1, that it leads to (0.103)."""
+        # From 0.103 at 0.92 to the end, 0.206 at 0.5.
+        assert answers.reach("hot", "compressibility").value == "0.108"
+
+    def test_the_difference_is_to_the_reference_by_seed(self, answers):
+        assert answers.reach_less_reference("hot", "compressibility").value == "+0.095"
 
 
 class TestSection:
