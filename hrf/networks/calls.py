@@ -6,8 +6,9 @@ import importlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import ModuleType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor
 from hrf.errors import ConfigError
 from hrf.images import to_uint8
 from hrf.networks import torchvision_ops
+from hrf.networks.visits import visiting
 
 # Before open_clip and transformers.
 torchvision_ops.declare_missing()
@@ -91,6 +93,22 @@ def in_calls(
         with torch.inference_mode():
             results.append(network(torch.stack(filled))[: len(prepared)].cpu())
     return torch.cat(results)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """A frozen network, which is on its device only while it is called."""
+
+    model: Any
+    device: torch.device
+    call_size: int
+
+    def in_calls(
+        self, items: Sequence[Item], prepare: Callable[[Item], Tensor], network: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Run a function of the model as `in_calls` does, on its device."""
+        with visiting(self.model, self.device):
+            return in_calls(items, prepare, lambda batch: network(batch.to(self.device)), call_size=self.call_size)
 
 
 @contextmanager

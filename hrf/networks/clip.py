@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from hrf.errors import ArtifactError
-from hrf.networks.calls import in_calls, pictures, scorer_library, usable_device, without_warnings
+from hrf.networks.calls import Caller, pictures, scorer_library, usable_device, without_warnings
 from hrf.networks.settings import Network
 from hrf.networks.tensor_files import load_exactly
 from hrf.storage.weights import PinnedWeights, weights_folder
@@ -37,39 +37,28 @@ _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OpenClip:
+class OpenClip(Caller):
     """A CLIP model in evaluation mode, float32."""
 
-    model: Any
     transform: Callable[[Any], Tensor]
     """open_clip's preparation of a picture: resize, crop, normalise."""
     tokenizer: Callable[[list[str]], Tensor]
     """Texts to [n, context length]; longer texts are cut off, as everywhere with CLIP."""
-    device: torch.device
-    call_size: int
 
     @property
     def embedding_size(self) -> int:
         """D, the length of an embedding."""
-        return int(self.model.encode_text(self.tokenizer([""]).to(self.device)).shape[1])
+        return int(self.model.encode_text(self.tokenizer([""])).shape[1])
 
     def embed_images(self, images: NDArray[np.float32]) -> Tensor:
         """Images [n, 3, H, W] in [0, 1] to embeddings of length 1, [n, D] float32."""
-        return self._unit(in_calls(pictures(images), self.transform, self._images, call_size=self.call_size))
+        return self._unit(self.in_calls(pictures(images), self.transform, self.model.encode_image))
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
         """Texts to embeddings of length 1, [n, D] float32. Equal texts are embedded once."""
         unique = list(dict.fromkeys(texts))
-        embedded = in_calls(unique, lambda text: self.tokenizer([text])[0], self._texts, call_size=self.call_size)
+        embedded = self.in_calls(unique, lambda text: self.tokenizer([text])[0], self.model.encode_text)
         return self._unit(embedded)[[unique.index(text) for text in texts]]
-
-    def _images(self, prepared: Tensor) -> Tensor:
-        embedded: Tensor = self.model.encode_image(prepared.to(self.device))
-        return embedded
-
-    def _texts(self, tokens: Tensor) -> Tensor:
-        embedded: Tensor = self.model.encode_text(tokens.to(self.device))
-        return embedded
 
     @staticmethod
     def _unit(embedded: Tensor) -> Tensor:
@@ -119,7 +108,7 @@ def load_open_clip(folder: Path, *, device: torch.device, call_size: int, field:
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, SafetensorError) as error:
         raise _broken(folder, f"not a model of open_clip: {error}") from error
     return OpenClip(
-        model=model.requires_grad_(False).to(device),
+        model=model.requires_grad_(False),
         transform=open_clip.transform.image_transform_v2(prepared, is_train=False),
         tokenizer=tokenizer,
         device=device,

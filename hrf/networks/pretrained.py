@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hrf.errors import ArtifactError
-from hrf.networks.calls import in_calls, pictures, scorer_library, without_warnings
+from hrf.networks.calls import Caller, pictures, scorer_library, without_warnings
 from hrf.networks.tensor_files import Misfit, weight_files
 
 HUB_FILES = ("*.json", "model*.safetensors", "*.txt")
@@ -23,14 +23,11 @@ _ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeErro
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained:
+class Pretrained(Caller):
     """A model of transformers with its image processor; float32, in evaluation mode."""
 
-    model: Any
     processor: Callable[..., Any]
     """transformers' own preparation of pictures, on Pillow: the same bytes on every device."""
-    device: torch.device
-    call_size: int
 
     def prepare(self, picture: Any) -> Tensor:
         """What the network is shown of a picture: [3, h, w]."""
@@ -39,9 +36,7 @@ class Pretrained:
 
     def on_images(self, images: NDArray[np.float32], network: Callable[[Tensor], Tensor]) -> Tensor:
         """Run a function of prepared pictures on images [n, 3, H, W] in [0, 1]: [n, ...] on the CPU."""
-        return in_calls(
-            pictures(images), self.prepare, lambda prepared: network(prepared.to(self.device)), call_size=self.call_size
-        )
+        return self.in_calls(pictures(images), self.prepare, network)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,11 +65,11 @@ class ClipPair(Pretrained):
             return torch.tensor([encoded["input_ids"], encoded["attention_mask"]])
 
         def network(batch: Tensor) -> Tensor:
-            ids, mask = batch.to(self.device).unbind(1)
+            ids, mask = batch.unbind(1)
             features: Tensor = self.model.get_text_features(ids, attention_mask=mask).pooler_output
             return features
 
-        embedded = in_calls(unique, tokens, network, call_size=self.call_size)
+        embedded = self.in_calls(unique, tokens, network)
         return nn.functional.normalize(embedded, dim=1)[[unique.index(text) for text in texts]]
 
     @property
@@ -98,7 +93,6 @@ def load_clip_pair(
     except _ERRORS as error:
         raise _broken(processor_folder, f"no tokenizer here: {error}") from error
     processor = _image_processor(transformers, processor_folder)
-    model = model.to(device)
     return ClipPair(model=model, processor=processor, tokenizer=tokenizer, device=device, call_size=call_size)
 
 
@@ -110,7 +104,7 @@ def load_pretrained(folder: Path, kind: str, *, device: torch.device, call_size:
         ConfigError: If transformers is not installed.
     """
     transformers = scorer_library("transformers", field)
-    model = load_model(kind, folder).to(device)
+    model = load_model(kind, folder)
     processor = _image_processor(transformers, folder)
     return Pretrained(model=model, processor=processor, device=device, call_size=call_size)
 

@@ -15,7 +15,8 @@ class Network(Section):
     """Images in every call of the network, the last ones filled up: a score's bits depend on this number, by the
     network's rounding, and never on which other images are scored."""
     device: Literal["cpu", "cuda"] = "cpu"
-    """Where the network runs, apart from the model's device: a cluster may score where there is no GPU. No fallback."""
+    """Where the network runs, apart from the model's device: a cluster may score where there is no GPU. No fallback.
+    On a GPU it is while it is asked, and else in memory: the room is the denoiser's."""
 
 
 class Encoder(Network):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from hrf.networks.visits import visiting
 from hrf.policies.components import load_component
 
 
@@ -35,7 +36,10 @@ PIXELS = Pixels()
 
 @dataclass(frozen=True, kw_only=True)
 class LatentDecoder:
-    """Of latent diffusion: an AutoencoderKL, loaded when the first picture is wanted, as an update wants none."""
+    """Of latent diffusion: an AutoencoderKL, loaded when the first picture is wanted, as an update wants none.
+
+    It is on the device while it decodes: the denoiser's next call wants the room.
+    """
 
     folder: Path
     """Of the autoencoder."""
@@ -43,7 +47,7 @@ class LatentDecoder:
 
     @cached_property
     def _autoencoder(self) -> Any:
-        return load_component(self.folder, "AutoencoderKL").to(self.device).requires_grad_(False)
+        return load_component(self.folder, "AutoencoderKL").requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, samples: Tensor) -> Tensor:
@@ -53,5 +57,6 @@ class LatentDecoder:
         """
         scale, shift = self._autoencoder.config.scaling_factor, self._autoencoder.config.shift_factor or 0.0
         latents = samples.to(self.device, torch.float32) / scale + shift
-        pictures: Tensor = torch.cat([self._autoencoder.decode(latent[None]).sample for latent in latents])
+        with visiting(self._autoencoder, self.device):
+            pictures = torch.cat([self._autoencoder.decode(latent[None]).sample for latent in latents])
         return pictures.clamp(-1, 1)

@@ -25,6 +25,7 @@ from pydantic import model_validator
 
 from hrf import __version__
 from hrf.errors import ConfigError, HrfError
+from hrf.networks.visits import staying
 from hrf.rewards import DEFAULT_REWARD, RewardSettings, build_reward
 from hrf.rewards.server import RewardServer
 from hrf.storage.schema import Section
@@ -114,7 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # While it serves, uvicorn takes the signal, and repeats it when all is done.
         signal.signal(number, lambda *_: sys.exit(0))
     _log.info("%s (%s) at %s", server.health.name, server.health.version, server.url)
-    server.serve()
+    with staying():
+        server.serve()
     return 0
 
 

@@ -13,6 +13,7 @@ from hrf.core.selection import best_pair, coarse_candidates, refined_candidates
 from hrf.core.window import Window
 from hrf.images import to_images
 from hrf.networks.features import pixel_features
+from hrf.networks.visits import staying
 from hrf.planning.cost import call_size
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.rewards import Reward
@@ -153,9 +154,14 @@ class SelectedSteps:
         pictures = policy.decode(finished)
         # Root by root: a scorer's rounding may depend on how many images it is given, and not on other roots.
         of_roots = pictures.split([self.num_branches * len(steps) for steps in candidates])
-        rewards = torch.cat(
-            [self.score(part, self._texts(roots, root, len(part))) for root, part in enumerate(of_roots) if len(part)]
-        )
+        with staying():
+            rewards = torch.cat(
+                [
+                    self.score(part, self._texts(roots, root, len(part)))
+                    for root, part in enumerate(of_roots)
+                    if len(part)
+                ]
+            )
         root_features = self.embed(policy.decode(roots.samples))[root_index]
         similarity = torch.cosine_similarity(self.embed(pictures), root_features, dim=1)
         results: list[dict[int, tuple[float, float]]] = []

@@ -5,9 +5,11 @@ import torch
 from diffusers import DDIMScheduler
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from hrf.core.schedule import renoise
 from hrf.core.window import Window
+from hrf.networks.visits import visiting
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.seeds import Purpose, stream
 from hrf.trainer.rollout import Batch, denoise, draw_noise
@@ -257,6 +259,24 @@ def test_no_stream_of_noise_is_opened_twice_in_an_epoch(rule, monkeypatch):
     hrf_starts(Window(0, 4), choose_steps=rule).draw(small_policy(), run_seed=0, epoch=0)
 
     assert len(opened) == len(set(opened)) > 3 + 3 * 4
+
+
+def test_a_scorers_network_comes_to_its_device_once_for_the_previews_of_all_roots():
+    """Kills: weights that are copied for each root."""
+    network, found = nn.Linear(1, 1).requires_grad_(False), []
+    at_rest = network.weight
+
+    def score(samples, prompts):
+        with visiting(network, torch.device("meta")):
+            found.append(network.weight)
+        return samples.flatten(1).mean(1).double()
+
+    starts = hrf_starts(Window(0, 4), choose_steps=selected(score=score))
+    starts.draw(small_policy(), run_seed=0, epoch=0)
+
+    assert len(found) == 3
+    assert all(weight is found[0] for weight in found)
+    assert network.weight is at_rest
 
 
 def test_a_window_with_one_candidate_leaves_nothing_to_select():
