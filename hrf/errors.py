@@ -54,22 +54,26 @@ class ConfigError(HrfError):
         super().__init__(f"{cut_short(field)}: expected {expected}, got {cut_short(repr(got))}. Fix: {fix}")
 
 
-class ArtifactError(HrfError):
-    """A file or folder that a step was given is not what its producer wrote.
+class PlacedError(HrfError):
+    """Base of errors that tell where something is wrong, what, and what to do about it.
 
     Args:
-        path: The file or folder.
-        problem: What is wrong with it.
-        producer: Which step, run and version wrote it, as far as it says so itself; "" where nothing does.
+        where: What is concerned: a file or folder, an address, a process.
+        problem: What was seen there, or that there was no answer.
         fix: What to do about it.
+        producer: Which step, run and version wrote it, as far as it says so itself; "" where nothing does.
     """
 
-    exit_code = 4
-
-    def __init__(self, path: object, *, problem: str, producer: str = "", fix: str) -> None:
-        self.path, self.problem, self.producer, self.fix = str(path), problem, producer, fix
+    def __init__(self, where: object, *, problem: str, fix: str, producer: str = "") -> None:
+        self.where, self.problem, self.fix, self.producer = str(where), problem, fix, producer
         written = f" (written by {producer})" if producer else ""
-        super().__init__(f"{path}: {problem}{written}. Fix: {fix}")
+        super().__init__(f"{where}: {problem}{written}. Fix: {fix}")
+
+
+class ArtifactError(PlacedError):
+    """A file or folder that a step was given is not what its producer wrote."""
+
+    exit_code = 4
 
 
 class NumericalError(HrfError):
@@ -88,27 +92,17 @@ class NumericalError(HrfError):
         super().__init__(f"{problem} ({where}). Fix: {fix}")
 
 
-class StorageError(HrfError):
-    """Object storage that cannot be reached, refuses, or has lost something.
-
-    Args:
-        uri: What was asked for.
-        problem: What the server, or the lack of one, said.
-        fix: What to do about it.
-    """
+class StorageError(PlacedError):
+    """Object storage that cannot be reached, refuses, or has lost something."""
 
     exit_code = 6
 
-    def __init__(self, uri: str, *, problem: str, fix: str) -> None:
-        self.uri, self.problem, self.fix = uri, problem, fix
-        super().__init__(f"{uri}: {problem}. Fix: {fix}")
 
-
-class ClusterError(HrfError):
+class ClusterError(PlacedError):
     """A cluster that cannot be reached, refuses, or does not have what was asked for.
 
     Args:
-        host: The address of its API.
+        where: The address of its API.
         problem: What the server, or the lack of one, said.
         fix: What to do about it.
         status: The HTTP status, or None where there was no answer.
@@ -116,38 +110,18 @@ class ClusterError(HrfError):
 
     exit_code = 7
 
-    def __init__(self, host: str, *, problem: str, fix: str, status: int | None = None) -> None:
-        self.host, self.problem, self.fix, self.status = host, problem, fix, status
-        super().__init__(f"{host}: {problem}. Fix: {fix}")
+    def __init__(self, where: object, *, problem: str, fix: str, status: int | None = None) -> None:
+        self.status = status
+        super().__init__(where, problem=problem, fix=fix)
 
 
-class RemoteError(HrfError):
-    """A remote reward that can't be reached, refuses, or gives an answer that is none.
-
-    Args:
-        url: The server.
-        problem: What it said, or that it said nothing.
-        fix: What to do about it.
-    """
+class RemoteError(PlacedError):
+    """A remote reward that can't be reached, refuses, or gives an answer that is none."""
 
     exit_code = 8
 
-    def __init__(self, url: str, *, problem: str, fix: str) -> None:
-        self.url, self.problem, self.fix = url, problem, fix
-        super().__init__(f"{url}: {problem}. Fix: {fix}")
 
-
-class ProcessError(HrfError):
-    """One of the processes that share a step's work was ended, or failed in a way that no other error stands for.
-
-    Args:
-        where: Which process, or what it raised.
-        problem: What became of it.
-        fix: What to do about it.
-    """
+class ProcessError(PlacedError):
+    """One of the processes that share a step's work was ended, or failed in a way that no other error stands for."""
 
     exit_code = 9
-
-    def __init__(self, where: str, *, problem: str, fix: str) -> None:
-        self.where, self.problem, self.fix = where, problem, fix
-        super().__init__(f"{where}: {problem}. Fix: {fix}")

@@ -345,7 +345,7 @@ class _Case:
             self._storage.create_json(key, pointer.as_json())
         except Conflict as conflict:
             raise ArtifactError(
-                conflict.uri,
+                conflict.where,
                 problem="it tells of another promotion than promoted.json does",
                 producer=f"run {pointer.run_id}",
                 fix="restore promoted.json to the record of the last promotion in history/",
@@ -358,7 +358,7 @@ class _Case:
             self._storage.create_json(key, decision.as_json())
         except Conflict as conflict:
             raise ArtifactError(
-                conflict.uri,
+                conflict.where,
                 problem="another final decision on this candidate is there already",
                 producer=f"run {decision.run_id}",
                 fix="run ids must not be used twice: start again under a new one (hrf run --fresh)",

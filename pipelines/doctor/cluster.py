@@ -177,7 +177,7 @@ def _not_looked(error: ClusterError, namespace: str) -> Finding:
     return Finding(
         name=NOT_LOOKED,
         level="warn",
-        detail=f"the namespace {namespace} can't be looked at: {error.host}: {error.problem}",
+        detail=f"the namespace {namespace} can't be looked at: {error.where}: {error.problem}",
         fix=f"{error.fix}; or look yourself: {command}",
     )
 

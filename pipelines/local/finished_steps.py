@@ -32,7 +32,7 @@ def forget_damaged(cache: Path) -> Iterator[Path]:
                 _check(Path(output["uri"]), output["metadata"].get("sha256"))
         except (ArtifactError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             note.unlink()
-            yield Path(error.path if isinstance(error, ArtifactError) else note)
+            yield Path(error.where if isinstance(error, ArtifactError) else note)
 
 
 def _outputs(noted: Any) -> Iterator[dict[str, Any]]:
