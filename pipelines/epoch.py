@@ -37,7 +37,7 @@ def build_epoch(steps: Sequence[EpochStep], site: Site) -> Callable[..., Any] | 
         A pipeline of `epoch`, `replica` and the run's artifacts that returns `Trained`; None if the plan has no single
         epochs.
     """
-    if all(step.in_one_task for step in steps):
+    if all(step.in_one_step for step in steps):
         return None
 
     @dsl.pipeline(name="epoch")
@@ -76,7 +76,7 @@ def add_training(
     Returns:
         The task, and the artifacts that are current after it, by name.
     """
-    if step.in_one_task:
+    if step.in_one_step:
         numbers = {"epoch": step.first_epoch, "num_epochs": step.num_epochs, "replica": replica}
         task = site.place(train(**numbers, **inputs), "train")
         task.set_display_name(f"{step.label_of(replica).replace(': ', ', ')}: train")

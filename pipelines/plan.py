@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hrf.errors import ConfigError
+from hrf.steps.sequence import Leg, legs_between, legs_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,19 +24,9 @@ TASKS_AROUND_EPOCHS = 7
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpochStep:
-    """One entry of a plan: one epoch, or several that are trained in one task; and what follows them."""
+class EpochStep(Leg):
+    """One entry of a plan: a leg of the run, and what a pipeline makes of it."""
 
-    first_epoch: int
-    """Its first epoch, counted from 0."""
-    num_epochs: int
-    """How many epochs it trains."""
-    in_one_task: bool
-    """Whether one task samples, scores and updates; always so for several epochs."""
-    evaluated: bool
-    """Whether the policy is evaluated, and offered for promotion, at its end."""
-    steered: bool
-    """Whether the run is then held above its diversity floor."""
     label: str
     """What the UI shows."""
     num_shards: int = 1
@@ -44,16 +35,11 @@ class EpochStep:
     """How many chains of epochs are trained side by side."""
 
     @property
-    def last_epoch(self) -> int:
-        """The epoch that its evaluation belongs to."""
-        return self.first_epoch + self.num_epochs - 1
-
-    @property
     def num_tasks(self) -> int:
         """Tasks on a cluster: of each replica the sub-pipeline of an epoch with its tasks, or `train`; what follows."""
         # Sampling in shards is the loop, an iteration with its task for each, and the task that joins them.
         sampling = 1 if self.num_shards == 1 else 2 + 2 * self.num_shards
-        training = self.num_replicas * (1 if self.in_one_task else 1 + sampling + 2)
+        training = self.num_replicas * (1 if self.in_one_step else 1 + sampling + 2)
         merged = self.evaluated and self.num_replicas > 1
         return training + merged + self.evaluated + self.steered
 
@@ -63,56 +49,18 @@ class EpochStep:
 
 
 def plan_epochs(config: Config, *, num_shards: int = 1) -> tuple[EpochStep, ...]:
-    """Split a run's epochs into the entries of a plan.
-
-    Args:
-        config: A configuration; `run.epochs_per_step: auto` counts as 1 until `settle_epochs_per_step`.
-        num_shards: How many tasks share an epoch's sampling.
-
-    Returns:
-        The entries, evaluated after every `evaluation.every` epochs and at the end.
-    """
-    num_epochs, every = config.run.epochs, config.evaluation.every
-    per_step = 1 if config.run.epochs_per_step == "auto" else config.run.epochs_per_step
-    steps = []
-    for first in range(0, num_epochs, per_step):
-        last = first + per_step - 1
-        due = (last + 1) % every == 0 or last == num_epochs - 1
-        steps.append(
-            EpochStep(
-                first_epoch=first,
-                num_epochs=per_step,
-                in_one_task=per_step > 1,
-                evaluated=due,
-                steered=due and config.diversity_floor is not None,
-                label=_label(config, first, last),
-                num_shards=num_shards,
-                num_replicas=config.run.replicas,
-            )
-        )
-    return tuple(steps)
+    """The legs of a run as entries of a plan, with so many tasks to share an epoch's sampling."""
+    return _planned(config, legs_of(config), num_shards)
 
 
 def plan_points(config: Config, measured_after: Sequence[int]) -> tuple[EpochStep, ...]:
-    """Split a run's epochs at the points at which a study measures it: one task trains from each to the next.
+    """The legs between the points, numbers of trained epochs, at which a study measures a run."""
+    return _planned(config, legs_between(measured_after, steered=config.diversity_floor is not None), 1)
 
-    Args:
-        config: A configuration.
-        measured_after: Numbers of trained epochs, rising; the last one is the run's length.
-    """
-    parts = zip((0, *measured_after), measured_after, strict=False)
-    return tuple(
-        EpochStep(
-            first_epoch=first,
-            num_epochs=stop - first,
-            in_one_task=True,
-            evaluated=True,
-            steered=config.diversity_floor is not None,
-            label=_label(config, first, stop - 1),
-            num_replicas=config.run.replicas,
-        )
-        for first, stop in parts
-    )
+
+def _planned(config: Config, legs: Sequence[Leg], num_shards: int) -> tuple[EpochStep, ...]:
+    shared = {"num_shards": num_shards, "num_replicas": config.run.replicas}
+    return tuple(EpochStep(**vars(leg), label=_label(config, leg), **shared) for leg in legs)
 
 
 def count_tasks(steps: Sequence[EpochStep]) -> int:
@@ -139,7 +87,8 @@ def check_task_budget(num_tasks: int) -> None:
         )
 
 
-def _label(config: Config, first: int, last: int) -> str:
+def _label(config: Config, leg: Leg) -> str:
+    first, last = leg.first_epoch, leg.last_epoch
     epochs = f"epoch {first}" if first == last else f"epochs {first}-{last}"
     windows = dict.fromkeys((_window(config, first), _window(config, last)))
     return f"{epochs}: {' to '.join(windows)}"

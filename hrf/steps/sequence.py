@@ -78,7 +78,10 @@ class Leg:
 
 
 def legs_of(config: Config) -> list[Leg]:
-    """The legs of a run: evaluated after every `evaluation.every` epochs, and always at the end."""
+    """The legs of a run: evaluated after every `evaluation.every` epochs, and always at the end.
+
+    `run.epochs_per_step: auto` counts as 1 until it is settled.
+    """
     num_epochs, every = config.run.epochs, config.evaluation.every
     length = 1 if config.run.epochs_per_step == "auto" else config.run.epochs_per_step
     legs = []
