@@ -21,7 +21,7 @@ from hrf_components.steer import steer
 from hrf_components.summarize import summarize
 from hrf_pipelines.epoch import TRAINED, Trained, add_training, build_epoch
 from hrf_pipelines.forecasting import settle_epochs_per_step
-from hrf_pipelines.placement import Images, Placement, Site, check_shards
+from hrf_pipelines.placement import Placement, Site, check_shards
 from hrf_pipelines.plan import EpochStep, check_task_budget, count_tasks, plan_epochs
 
 #: Runs the last task whatever became of the others; the UI shows it as one group.
@@ -29,12 +29,7 @@ GROUP = "run"
 
 
 def build(
-    config: Config,
-    *,
-    preset: str = "",
-    overrides: str = "",
-    images: Images | None = None,
-    placement: Placement | None = None,
+    config: Config, *, preset: str = "", overrides: str = "", placement: Placement | None = None
 ) -> BaseComponent:
     """Make the fine-tuning pipeline of a configuration.
 
@@ -45,7 +40,6 @@ def build(
         config: The resolved configuration that the pipeline is shaped by.
         preset: Default of the parameter of the same name.
         overrides: Default of the parameter of the same name. With neither, the whole configuration is the default.
-        images: The image of each role.
         placement: Resources and shards; by default none, and one, as on this machine.
 
     Returns:
@@ -57,7 +51,7 @@ def build(
     # In one line: Kubeflow's compiler writes defaults into a comment, which a second line would end.
     default_overrides = lay_over(overrides, {} if preset or overrides else config.to_mapping())
     config = settle_epochs_per_step(config, placement)
-    site = Site.of(config, images, placement)
+    site = Site.of(config, placement)
     check_shards(site.placement, config)
     steps = plan_epochs(config, num_shards=site.placement.shards)
     check_task_budget(count_tasks(steps))

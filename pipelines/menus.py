@@ -49,5 +49,5 @@ def _fits(preset: str, overrides: str, config: Config, placement: Placement) -> 
         check_shards(placement, other)
     except ConfigError:
         return False
-    own, others = Site.of(config, placement=placement), Site.of(other, placement=placement)
+    own, others = Site.of(config, placement), Site.of(other, placement)
     return (own.roles, own.num_processes) == (others.roles, others.num_processes) and others.hub_steps <= own.hub_steps

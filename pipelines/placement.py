@@ -293,10 +293,10 @@ class Site:
     """Whether tasks that don't depend on each other can run at the same time."""
 
     @classmethod
-    def of(cls, config: Config, images: Images | None = None, placement: Placement | None = None) -> Site:
-        """The site of a configuration; by default with the environment's images and without any demands."""
+    def of(cls, config: Config, placement: Placement | None = None) -> Site:
+        """The site of a configuration, with the environment's images; by default without any demands."""
         return cls(
-            images=images or Images.from_environment(),
+            images=Images.from_environment(),
             placement=placement or Placement(),
             roles=roles_of(config),
             hub_steps=hub_steps(config),

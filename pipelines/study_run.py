@@ -11,7 +11,7 @@ from hrf.errors import ConfigError
 from hrf.steps.check import PRESETS_SEED
 from hrf.study.plan import StudyRun
 from hrf_pipelines.finetune import GROUP, Control, add_run, add_status
-from hrf_pipelines.placement import Images, Placement, Site
+from hrf_pipelines.placement import Placement, Site
 from hrf_pipelines.plan import check_task_budget, count_tasks, plan_points
 
 PARAMETERS = {
@@ -25,7 +25,7 @@ PARAMETERS = {
 _TASKS_OF_CONTROL = 4
 
 
-def build(run: StudyRun, *, images: Images | None = None, placement: Placement | None = None) -> BaseComponent:
+def build(run: StudyRun, *, placement: Placement | None = None) -> BaseComponent:
     """Make the pipeline of a study's run.
 
     Its points and controls are fixed here. Seeds, rewards and all else stand in the parameter `overrides`, so that runs
@@ -33,7 +33,6 @@ def build(run: StudyRun, *, images: Images | None = None, placement: Placement |
 
     Args:
         run: The run.
-        images: The image of each role.
         placement: Resources; by default none.
 
     Returns:
@@ -51,7 +50,7 @@ def build(run: StudyRun, *, images: Images | None = None, placement: Placement |
         )
     steps = plan_points(run.config, run.measured_after)
     check_task_budget(count_tasks(steps) + len(run.controls) * (_TASKS_OF_CONTROL + len(steps)))
-    site = Site.of(run.config, images, placement)
+    site = Site.of(run.config, placement)
     told = {_parameter(run, control.arm): f"That of its control {control.arm}." for control in run.controls}
     explained = {**PARAMETERS, **told}
 
@@ -64,7 +63,7 @@ def build(run: StudyRun, *, images: Images | None = None, placement: Placement |
             for name, experiment in zip(("overrides", *told), experiments, strict=True)
         ]
         controls = [
-            Control(name=each.arm, config=each.config, parameters=own, site=Site.of(each.config, images, placement))
+            Control(name=each.arm, config=each.config, parameters=own, site=Site.of(each.config, placement))
             for each, own in zip(run.controls, parameters[1:], strict=True)
         ]
         status = add_status(

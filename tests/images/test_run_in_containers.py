@@ -12,13 +12,12 @@ from hrf.storage.objects import Storage
 pytestmark = [pytest.mark.container, pytest.mark.slow]
 
 RUN = """
-import json, sys, warnings
+import json, os, sys, warnings
 from kfp import local
 from kfp.local import docker_task_handler, subprocess_task_handler
 from hrf.config import resolve
 from hrf_pipelines.finetune import build
 from hrf_pipelines.local.handing_on import hand_on
-from hrf_pipelines.placement import Images
 
 warnings.simplefilter("ignore")
 order = json.load(open(sys.argv[1]))
@@ -26,8 +25,9 @@ runner = local.DockerRunner(**order["docker"]) if order["docker"] else local.Sub
 for module, name in ((docker_task_handler, "DockerTaskHandler"), (subprocess_task_handler, "SubprocessTaskHandler")):
     setattr(module, name, hand_on(getattr(module, name)))
 local.init(runner, pipeline_root=order["root"])
-preset, overrides, images = "avatars-smoke", "{run: {replicas: 2}}", Images(**order["images"])
-pipeline = build(resolve(preset, overrides), preset=preset, overrides=overrides, images=images)
+os.environ |= {f"HRF_IMAGE_{role.upper()}": image for role, image in order["images"].items()}
+preset, overrides = "avatars-smoke", "{run: {replicas: 2}}"
+pipeline = build(resolve(preset, overrides), preset=preset, overrides=overrides)
 pipeline(storage=order["storage"], experiment="equal", run_tag="equal-run")
 """
 #: Threads change the order of sums, so both runs get one.

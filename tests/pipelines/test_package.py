@@ -9,16 +9,18 @@ from hrf.config import resolve
 from hrf.errors import ConfigError
 from hrf_pipelines import finetune
 from hrf_pipelines.package import compile_package, with_caching
-from hrf_pipelines.placement import Images, Placement
+from hrf_pipelines.placement import Placement
 
 BEFORE_AND_AFTER = {"check", "fetch", "prepare", "baseline", "summarize"}
-IMAGES = Images(control="registry/control:1", worker="registry/worker:1", reward="registry/reward:1")
 
 
 @pytest.fixture(scope="module")
 def package():
     config = resolve("avatars-split", "{run: {epochs: 2}, evaluation: {every: 2}}")
-    return compile_package(finetune.build(config, preset="avatars-compressibility", overrides="x: 1", images=IMAGES))
+    with pytest.MonkeyPatch.context() as patch:
+        for role in ("control", "worker", "reward"):
+            patch.setenv(f"HRF_IMAGE_{role.upper()}", f"registry/{role}:1")
+        return compile_package(finetune.build(config, preset="avatars-compressibility", overrides="x: 1"))
 
 
 @pytest.fixture(scope="module")

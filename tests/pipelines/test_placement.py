@@ -10,7 +10,7 @@ from hrf.config import resolve
 from hrf.errors import ConfigError
 from hrf_pipelines import finetune
 from hrf_pipelines.package import compile_package, read_package
-from hrf_pipelines.placement import USER, Images, Placement, list_placements, load_placement
+from hrf_pipelines.placement import USER, Placement, list_placements, load_placement
 from images.build import FOLDER, ROLES
 
 CPU = "{run: {epochs: 1}}"
@@ -230,9 +230,10 @@ def test_shards_are_a_loop_of_samples_and_a_task_that_joins_them():
     assert dag["update"]["dependentTasks"] == ["score"]
 
 
-def test_starts_that_are_selected_by_reward_need_the_image_with_the_scorers():
+def test_starts_that_are_selected_by_reward_need_the_image_with_the_scorers(monkeypatch):
+    monkeypatch.setenv("HRF_IMAGE_REWARD", "registry/reward:1")
     config = resolve("avatars-hrf-d", CPU)
-    spec = read_package(compile_package(finetune.build(config, images=Images(reward="registry/reward:1"))))[0]
+    spec = read_package(compile_package(finetune.build(config)))[0]
     image = spec["deploymentSpec"]["executors"]["exec-sample"]["container"]["image"]
     assert image == "registry/reward:1"
 
