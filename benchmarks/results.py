@@ -19,10 +19,11 @@ import re
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field
@@ -225,9 +226,9 @@ class Answers:
         fronts = {one.weights_of: name for name, one in self.study.arms.items() if one.strengths}
         parts = {
             name: {
-                seed: [curve.until(by)]
+                seed: [_until(curve, by)]
                 # Strength 1 is the end of the path.
-                + ([curves[fronts[name]][seed].then(curve)] if by == math.inf and name in fronts else [])
+                + ([_then(curves[fronts[name]][seed], curve)] if by == math.inf and name in fronts else [])
                 for seed, curve in curves[name].items()
             }
             for name in (arm, self.reference)
@@ -274,6 +275,31 @@ class Answers:
         missed = f"reached by {comparison.num_reached} of {comparison.num_runs} runs"
         absent = missed if comparison.mean is None and which == "mean" else "–"
         return Told(getattr(comparison, which), sign=sign or which == "difference", absent=absent)
+
+
+def _until(curve: Curve, evaluations: float) -> Curve:
+    """The part of a curve that was measured after at most so many evaluations."""
+    count = int(np.searchsorted(curve.evaluations, evaluations, side="right"))
+    return replace(
+        curve,
+        points=curve.points[:count],
+        evaluations=curve.evaluations[:count],
+        gain=curve.gain[:count],
+        quantities={name: values[:count] for name, values in curve.quantities.items()},
+        promoted=curve.promoted if curve.promoted < count else 0,
+    )
+
+
+def _then(curve: Curve, other: Curve) -> Curve:
+    """The points of a curve, and the last one of another curve of the same run."""
+    quantities = {name: np.append(values, other.quantities[name][-1]) for name, values in curve.quantities.items()}
+    return replace(
+        curve,
+        points=[*curve.points, other.points[-1]],
+        evaluations=np.append(curve.evaluations, other.evaluations[-1]),
+        gain=np.append(curve.gain, other.gain[-1]),
+        quantities=quantities,
+    )
 
 
 def outputs(root: Path) -> dict[str, str]:

@@ -8,13 +8,11 @@ nonsense cannot be counted as one that covers a mode.
 from __future__ import annotations
 
 import json
-import math
 import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -66,11 +64,6 @@ class ImageClassifier(nn.Module):
         self.trunk = nn.Sequential(*layers)
         self.head = nn.Linear(channels[-1], len(labels))
 
-    @property
-    def num_labels(self) -> int:
-        """Number of classes, the outlier class included."""
-        return len(self.labels)
-
     def features(self, images: Tensor) -> Tensor:
         """Map pictures to the features that the last linear layer reads.
 
@@ -94,7 +87,7 @@ class ImageClassifier(nn.Module):
             images: [B, 3, H, W] floating point, red-green-blue, in [0, 1], H = W = ``image_size``.
 
         Returns:
-            [B, num_labels] logits, in the order of ``labels``.
+            [B, number of labels] logits, in the order of ``labels``.
 
         Raises:
             ValueError: Wrong rank, channels, size or type, or values outside [0, 1] (NaN included).
@@ -182,24 +175,6 @@ def _broken(path: Path, problem: str) -> ArtifactError:
         producer="ImageClassifier.save_pretrained",
         fix="give the folder that save_pretrained wrote, with config.json and model.safetensors",
     )
-
-
-@torch.no_grad()
-def reinitialise(model: nn.Module, generator: torch.Generator) -> None:
-    """Draw the weights of all convolutions and linear maps anew, with torch's own default distribution.
-
-    Modules draw their first weights from the process-wide generator; this makes them a function of a seed.
-
-    Args:
-        model: Changed in place. Normalisation layers keep their ones and zeros.
-        generator: CPU generator; the only source of the numbers.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            module.weight.uniform_(-bound, bound, generator=generator)
-            if module.bias is not None:
-                module.bias.uniform_(-bound, bound, generator=generator)
 
 
 def classifier_folder(classifier: str, field: str) -> Path:

@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -78,30 +78,6 @@ class Curve:
             return float(values[0])
         share = (level - self.gain[after - 1]) / (self.gain[after] - self.gain[after - 1])
         return float(values[after - 1] + share * (values[after] - values[after - 1]))
-
-    def until(self, evaluations: float) -> Curve:
-        """Its part that was measured after at most so many evaluations."""
-        count = int(np.searchsorted(self.evaluations, evaluations, side="right"))
-        return replace(
-            self,
-            points=self.points[:count],
-            evaluations=self.evaluations[:count],
-            gain=self.gain[:count],
-            quantities={name: values[:count] for name, values in self.quantities.items()},
-            promoted=self.promoted if self.promoted < count else 0,
-        )
-
-    def then(self, other: Curve) -> Curve:
-        """Its points, and the last one of another curve of the same run."""
-        return replace(
-            self,
-            points=[*self.points, other.points[-1]],
-            evaluations=np.append(self.evaluations, other.evaluations[-1]),
-            gain=np.append(self.gain, other.gain[-1]),
-            quantities={
-                name: np.append(values, other.quantities[name][-1]) for name, values in self.quantities.items()
-            },
-        )
 
     def gain_within(self, level: float, quantity: str = RATIO) -> float | None:
         """The largest gain on the curve at which a quantity is at least a level; None if it is nowhere."""

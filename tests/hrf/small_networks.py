@@ -16,7 +16,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import save_file
 
 from hrf.networks.aesthetic_head import AestheticHead
-from hrf.networks.classifier import reinitialise
+from tools.base_model.initial_weights import reinitialise
 
 CONTEXT = 16
 """Tokens of a text."""

@@ -101,7 +101,7 @@ def judge(images: NDArray[np.uint8], classifier: ImageClassifier, *, seed: int) 
         The histogram and the mean confidence.
     """
     predicted = probabilities(classifier, images)
-    counts = torch.bincount(predicted.argmax(-1), minlength=classifier.num_labels).tolist()
+    counts = torch.bincount(predicted.argmax(-1), minlength=len(classifier.labels)).tolist()
     return SampleEvaluation(
         num_samples=len(images),
         seed=seed,

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hrf.errors import NumericalError
-from hrf.networks.classifier import ImageClassifier, reinitialise
+from hrf.networks.classifier import ImageClassifier
 from hrf.networks.labels import UNRECOGNISED
 from hrf.seeds import derive_seed
 from tools.base_model import outliers
 from tools.base_model.dataset import STYLES, LabelledImages
+from tools.base_model.initial_weights import reinitialise
 
 logger = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def probabilities(model: ImageClassifier, images: NDArray[np.uint8], *, batch_si
         batch_size: Pictures at a time.
 
     Returns:
-        [N, num_labels], rows summing to 1.
+        [N, number of labels], rows summing to 1.
     """
     return torch.cat([model(batch).softmax(-1) for batch in to_tensor(images).split(batch_size)])
 

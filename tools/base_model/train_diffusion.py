@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hrf.errors import ArtifactError, NumericalError
-from hrf.networks.classifier import reinitialise
 from tools.base_model.dataset import IMAGE_SIZE, STYLES, LabelledImages
+from tools.base_model.initial_weights import reinitialise
 
 logger = logging.getLogger(__name__)
 

@@ -19,10 +19,11 @@ from hrf.errors import ArtifactError, NumericalError
 from hrf.evaluation.measure import Measured, evaluation_record, measure
 from hrf.evaluation.measured import mode_entropy, mode_histogram
 from hrf.evaluation.record import Estimate, EvaluationRecord, Fidelity, Interval, MonitorReading
-from hrf.networks.classifier import ImageClassifier, reinitialise
+from hrf.networks.classifier import ImageClassifier
 from hrf.networks.features import build_embedder
 from hrf.rewards import CheckedReward
 from hrf.steps.numbers import evaluation_metrics
+from tools.base_model.initial_weights import reinitialise
 
 COUNT = 40
 LABELS = ("cat", "dog", "unrecognised")

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 
 import hrf
 from hrf.errors import ArtifactError
-from hrf.networks.classifier import UNRECOGNISED, ImageClassifier, classifier_folder, reinitialise
+from hrf.networks.classifier import UNRECOGNISED, ImageClassifier, classifier_folder
 from hrf.storage.shipped import SHIPPED_CLASSIFIERS
+from tools.base_model.initial_weights import reinitialise
 
 LABELS = ("cats", "dogs", UNRECOGNISED)
 SHIPPED = Path(hrf.__file__).parent / "assets" / "avatars-32" / "classifier"
@@ -32,7 +33,7 @@ def test_logits_are_the_head_applied_to_the_features():
     features = model.features(images)
     assert features.shape == (5, 10)
     assert features.min() >= 0
-    assert model(images).shape == (5, model.num_labels) == (5, 3)
+    assert model(images).shape == (5, len(model.labels)) == (5, 3)
     torch.testing.assert_close(model(images), model.head(features))
 
 
@@ -177,7 +178,7 @@ class TestShipped:
         }
         with torch.no_grad():
             shares = {
-                name: (classifier(images).argmax(-1) == classifier.num_labels - 1).float().mean().item()
+                name: (classifier(images).argmax(-1) == len(classifier.labels) - 1).float().mean().item()
                 for name, images in pictures.items()
             }
         assert min(shares.values()) >= 0.99, shares

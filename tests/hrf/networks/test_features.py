@@ -14,11 +14,12 @@ from torch import Tensor
 
 from hrf.config import Evaluation
 from hrf.errors import ArtifactError
-from hrf.networks.classifier import ImageClassifier, reinitialise
+from hrf.networks.classifier import ImageClassifier
 from hrf.networks.features import CLASSIFIER_BATCH, build_embedder, classifier_features, pixel_features
 from hrf.networks.settings import Encoder
 from hrf.storage.weights import PinnedWeights, digest_of
 from tests.hrf import small_networks
+from tools.base_model.initial_weights import reinitialise
 
 
 @pytest.fixture

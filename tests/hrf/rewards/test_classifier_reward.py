@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from hrf.errors import ArtifactError, ConfigError
-from hrf.networks.classifier import ImageClassifier, reinitialise
+from hrf.networks.classifier import ImageClassifier
 from hrf.rewards import build_reward
 from hrf.rewards.classifier import ClassifierReward
+from tools.base_model.initial_weights import reinitialise
 
 LABELS = ("squares", "circles", "unrecognised")
 
