@@ -59,8 +59,10 @@ def plan_points(config: Config, measured_after: Sequence[int]) -> tuple[EpochSte
 
 
 def _planned(config: Config, legs: Sequence[Leg], num_shards: int) -> tuple[EpochStep, ...]:
-    shared = {"num_shards": num_shards, "num_replicas": config.run.replicas}
-    return tuple(EpochStep(**vars(leg), label=_label(config, leg), **shared) for leg in legs)
+    replicas = config.run.replicas
+    return tuple(
+        EpochStep(**vars(leg), label=_label(config, leg), num_shards=num_shards, num_replicas=replicas) for leg in legs
+    )
 
 
 def count_tasks(steps: Sequence[EpochStep]) -> int:

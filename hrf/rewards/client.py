@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import httpx2
@@ -37,6 +37,9 @@ from hrf.rewards.protocol import (
     is_loopback,
 )
 from hrf.storage.secrets import REWARD_TOKEN, without_secrets
+
+if TYPE_CHECKING:
+    from hrf.rewards.remote import RemoteReward
 
 HEALTH_SECONDS = 60.0
 """How long a server may take to come up, when a step looks for it."""
@@ -60,32 +63,17 @@ class _PassingError(Exception):
 class RemoteScorer:
     """The client: images in batches to a server, several requests at a time."""
 
-    url: str
-    """`http(s)://HOST[:PORT][/PATH]`; below it are /health and /score."""
-    scorer: str
-    """Name of the reward that the server must say it has."""
-    version: str = ""
-    """Its version, as the server says it; empty takes any."""
-    batch_size: int = 16
-    """Images per request."""
-    concurrency: int = 4
-    """Requests under way at a time."""
-    timeout_seconds: float = 120.0
-    """For one request, from connecting to the end of the answer."""
-    deadline_seconds: float = 600.0
-    """For one call, all images and repetitions together."""
-    retries: int = 8
-    """How often a request is repeated at most."""
+    settings: RemoteReward
     field: str = "reward"
     """Which reward of the configuration this is, for messages."""
 
     def __post_init__(self) -> None:
-        address = urlsplit(self.url)
+        address = urlsplit(self.settings.url)
         if os.environ.get(REWARD_TOKEN) and address.scheme != "https" and not is_loopback(address.hostname):
             raise ConfigError(
                 f"{self.field}.url",
                 expected=f"https://, as {REWARD_TOKEN} is set and would be sent for all to read",
-                got=self.url,
+                got=self.settings.url,
                 fix=f"put TLS in front of the server, or unset {REWARD_TOKEN}",
             )
 
@@ -107,7 +95,7 @@ class RemoteScorer:
         return _run(self._ask_health())
 
     async def _ask_health(self) -> Health:
-        deadline = time.monotonic() + min(HEALTH_SECONDS, self.deadline_seconds)
+        deadline = time.monotonic() + min(HEALTH_SECONDS, self.settings.deadline_seconds)
         async with self._client() as client:
             attempt = partial(self._exchange, client, "GET", "health", Health.decode)
             health = await self._persist(attempt, deadline)
@@ -117,13 +105,13 @@ class RemoteScorer:
         return health
 
     async def _score_all(self, images: NDArray[np.float32], prompts: Prompts) -> NDArray[np.float64]:
-        deadline = time.monotonic() + self.deadline_seconds
+        deadline = time.monotonic() + self.settings.deadline_seconds
         rewards = np.full(len(images), np.nan)
-        firsts = iter(range(0, len(images), self.batch_size))
+        firsts = iter(range(0, len(images), self.settings.batch_size))
 
         async def work(client: httpx2.AsyncClient) -> None:
             for first in firsts:
-                part = slice(first, first + self.batch_size)
+                part = slice(first, first + self.settings.batch_size)
                 body = encode_request(images[part], None if prompts is None else prompts[part])
                 attempt = partial(self._exchange, client, "POST", "score", Scores.decode, body, first)
                 rewards[part] = self._checked(await self._persist(attempt, deadline), len(images[part]), first)
@@ -131,7 +119,7 @@ class RemoteScorer:
         async with self._client() as client:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(self.concurrency):
+                    for _ in range(self.settings.concurrency):
                         group.create_task(work(client))
             except BaseExceptionGroup as failures:
                 # The others were cancelled because of the first.
@@ -140,13 +128,13 @@ class RemoteScorer:
 
     async def _persist(self, attempt: Callable[[], Coroutine[Any, Any, Answer]], deadline: float) -> Answer:
         """Make attempts until one has an answer, waiting longer and longer between them."""
-        for repetition in range(self.retries + 1):
+        for repetition in range(self.settings.retries + 1):
             left = deadline - time.monotonic()
             try:
-                async with asyncio.timeout(min(self.timeout_seconds, left)):
+                async with asyncio.timeout(min(self.settings.timeout_seconds, left)):
                     return await attempt()
             except TimeoutError:
-                failure = _PassingError(f"no answer within {min(self.timeout_seconds, left):.3g} s")
+                failure = _PassingError(f"no answer within {min(self.settings.timeout_seconds, left):.3g} s")
             except _PassingError as error:
                 failure = error
             # Jitter keeps the requests that failed together from coming back together.
@@ -157,10 +145,11 @@ class RemoteScorer:
                     f"{failure.problem}; the deadline has come after {repetition + 1} attempts",
                     f"look at the server; raise {self.field}.deadline_seconds, or lower {self.field}.batch_size",
                 )
-            if repetition < self.retries:
+            if repetition < self.settings.retries:
                 await asyncio.sleep(wait)
         raise self._error(
-            f"{failure.problem}; {self.retries + 1} attempts", f"look at the server; is {self.field}.url right?"
+            f"{failure.problem}; {self.settings.retries + 1} attempts",
+            f"look at the server; is {self.field}.url right?",
         )
 
     async def _exchange(
@@ -174,7 +163,7 @@ class RemoteScorer:
     ) -> Answer:
         """One request and its answer."""
         try:
-            async with client.stream(method, f"{self.url.rstrip('/')}/{path}", content=body) as response:
+            async with client.stream(method, f"{self.settings.url.rstrip('/')}/{path}", content=body) as response:
                 answer = bytearray()
                 async for chunk in response.aiter_raw():
                     answer += chunk
@@ -204,8 +193,8 @@ class RemoteScorer:
         said, image = _read_error(answer)
         if status in _PASSING_STATUSES:
             raise _PassingError(f"HTTP {status}: {said}", _retry_after(response.headers.get("Retry-After", "")))
-        if image is not None and image < self.batch_size:
-            raise ImageError(f"{self.url}: {said}", image=first_image + image, fix="look at that image")
+        if image is not None and image < self.settings.batch_size:
+            raise ImageError(f"{self.settings.url}: {said}", image=first_image + image, fix="look at that image")
         fix = "look at the server's log"
         if status in (401, 403):
             fix = f"set {REWARD_TOKEN} where the steps run, to the server's token"
@@ -223,14 +212,17 @@ class RemoteScorer:
         for index, reward in enumerate(scores.rewards):
             if not math.isfinite(reward):
                 raise ImageError(
-                    f"{self.url}: the reward of an image is {reward}",
+                    f"{self.settings.url}: the reward of an image is {reward}",
                     image=first_image + index,
                     fix="look at that image; mend the scorer",
                 )
         return scores.rewards
 
     def _check_scorer(self, name: str, version: str) -> None:
-        for what, expected, got in (("scorer", self.scorer, name), ("version", self.version, version)):
+        for what, expected, got in (
+            ("scorer", self.settings.scorer, name),
+            ("version", self.settings.version, version),
+        ):
             if expected and expected != got:
                 raise self._error(
                     f"its {what} is {got!r:.100}, not {expected!r}",
@@ -246,16 +238,18 @@ class RemoteScorer:
             headers=headers,
             # `asyncio.timeout` is around each request: these would start anew with every byte.
             timeout=None,
-            limits=httpx2.Limits(max_connections=self.concurrency, max_keepalive_connections=self.concurrency),
+            limits=httpx2.Limits(
+                max_connections=self.settings.concurrency, max_keepalive_connections=self.settings.concurrency
+            ),
             follow_redirects=False,
             # The authorities that SSL_CERT_FILE names, if it is set.
             verify=httpx2.create_ssl_context(),
             # No proxy can reach a server on this machine's own loopback.
-            trust_env=not is_loopback(urlsplit(self.url).hostname),
+            trust_env=not is_loopback(urlsplit(self.settings.url).hostname),
         )
 
     def _error(self, problem: str, fix: str) -> RemoteError:
-        return RemoteError(self.url, problem=problem, fix=fix)
+        return RemoteError(self.settings.url, problem=problem, fix=fix)
 
 
 def _read_error(answer: bytes) -> tuple[str, int | None]:

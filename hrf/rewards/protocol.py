@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Annotated, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from hrf.storage.validation import dotted
 
 PROTOCOL = 1
 """Version of the protocol; client and server must have the same."""
@@ -32,8 +33,33 @@ class ProtocolError(ValueError):
     """A message that is not what the protocol says; the text says what is wrong with it."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Health:
+class _Message(BaseModel):
+    """A message in JSON: fields of these types alone, and others that this version does not know, which it leaves."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    def encode(self) -> bytes:
+        """As JSON; a number has all the digits of its float64."""
+        return json.dumps(self.model_dump(), allow_nan=False).encode()
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Read a server's answer.
+
+        Raises:
+            ProtocolError: If it is none.
+        """
+        try:
+            return cls.model_validate_json(body)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            if not first["loc"]:
+                raise ProtocolError(f"it is no JSON object: {body[:60]!r}") from error
+            told = first.get("ctx", {}).get("error") or f"it has no valid `{dotted(first['loc'])}`: {first['msg']}"
+            raise ProtocolError(str(told)) from error
+
+
+class Health(_Message):
     """What a server says of its reward."""
 
     protocol: int
@@ -47,43 +73,18 @@ class Health:
     """Whether it rewards an image for its prompt, and so cannot do without."""
     needs_token: bool = False
     """Whether `POST /score` asks for the bearer token."""
-    max_request_bytes: int | None = None
+    max_request_bytes: Annotated[int | float, Field(gt=0)] | None = None
     """Largest body that `POST /score` takes; null: not said."""
 
-    def encode(self) -> bytes:
-        """As JSON."""
-        return json.dumps(asdict(self), allow_nan=False).encode()
-
+    @field_validator("protocol")
     @classmethod
-    def decode(cls, body: bytes) -> Health:
-        """Read a server's answer; fields that this version does not know are left alone.
-
-        Raises:
-            ProtocolError: If it is none.
-        """
-        values = _json_object(body)
-        protocol = _field(values, "protocol", int)
+    def _check_protocol(cls, protocol: int) -> int:
         if protocol != PROTOCOL:
-            raise ProtocolError(f"it speaks protocol {protocol}, and this version of hrf speaks {PROTOCOL}")
-        bounds = _field(values, "range", list)
-        if len(bounds) != 2 or not all(bound is None or _is_number(bound) for bound in bounds):
-            raise ProtocolError(f"`range` is [lowest, highest], each a number or null, got {bounds}")
-        largest = values.get("max_request_bytes")
-        if largest is not None and not (_is_number(largest) and largest > 0):
-            raise ProtocolError(f"`max_request_bytes` is a number above 0 or null, got {largest!r}")
-        return cls(
-            protocol=protocol,
-            name=_field(values, "name", str),
-            version=_field(values, "version", str),
-            range=(bounds[0], bounds[1]),
-            needs_prompts=_field(values, "needs_prompts", bool),
-            needs_token=_field({"needs_token": False, **values}, "needs_token", bool),
-            max_request_bytes=None if largest is None else int(largest),
-        )
+            raise ValueError(f"it speaks protocol {protocol}, and this version of hrf speaks {PROTOCOL}")
+        return protocol
 
 
-@dataclass(frozen=True, kw_only=True)
-class Scores:
+class Scores(_Message):
     """The answer to one request."""
 
     name: str
@@ -92,28 +93,6 @@ class Scores:
     """Of that reward."""
     rewards: list[float]
     """One per image, in order. May hold what is not finite: that is for the reader to refuse, image by image."""
-
-    def encode(self) -> bytes:
-        """As JSON; a number in JSON has all the digits of its float64."""
-        return json.dumps(asdict(self), allow_nan=False).encode()
-
-    @classmethod
-    def decode(cls, body: bytes) -> Scores:
-        """Read a server's answer.
-
-        Raises:
-            ProtocolError: If it is none. Text and booleans are no numbers.
-        """
-        values = _json_object(body)
-        rewards = _field(values, "rewards", list)
-        for index, reward in enumerate(rewards):
-            if not _is_number(reward):
-                raise ProtocolError(f"`rewards[{index}]` is a number, got {reward!r:.100}")
-        return cls(
-            name=_field(values, "name", str),
-            version=_field(values, "version", str),
-            rewards=[_as_float(reward) for reward in rewards],
-        )
 
 
 def encode_request(images: NDArray[np.float32], prompts: Sequence[str] | None) -> bytes:
@@ -184,33 +163,3 @@ def _prompts(metadata: Mapping[str, str], count: int) -> list[str] | None:
     if len(prompts) != count:
         raise ProtocolError(f"{count} images need {count} prompts, got {len(prompts)}")
     return prompts
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        values = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"it is no JSON: {body[:60]!r}") from error
-    if not isinstance(values, dict):
-        raise ProtocolError(f"it is no JSON object: {body[:60]!r}")
-    return values
-
-
-def _field(values: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = values.get(name)
-    # A boolean is an int to Python.
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ProtocolError(f"it has no `{name}` of type {kind.__name__}: {str(values)[:100]}")
-    return value
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _as_float(number: float) -> float:
-    try:
-        return float(number)
-    except OverflowError:
-        # An integer in JSON has no bound.
-        return math.inf if number > 0 else -math.inf

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -60,11 +59,11 @@ class RemoteReward(RewardFamily):
         from hrf.rewards.client import RemoteScorer
 
         del folder, device
-        scorer = RemoteScorer(**self.model_dump(exclude={"name"}), field=field)
-        health = scorer.health()
+        health = RemoteScorer(settings=self, field=field).health()
+        found = self.model_copy(update={"version": health.version})
         return CheckedReward(
             name=f"remote:{health.name}",
-            score=replace(scorer, version=health.version),
+            score=RemoteScorer(settings=found, field=field),
             needs_prompts=health.needs_prompts,
             field=field,
         )

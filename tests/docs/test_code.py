@@ -27,6 +27,7 @@ from hrf.policies.kinds import kind_of, load_denoiser, normalise_base
 from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
 from hrf.rewards.client import RemoteScorer
+from hrf.rewards.remote import RemoteReward
 from hrf.steps.prepare import policy_identity
 from hrf.storage.objects import Storage
 from hrf.storage.shipped import shipped_folder
@@ -77,7 +78,7 @@ class TestOwnRewardServer:
         assert build_reward(config.reward, None)(images, prompts).tolist() == [float(number) for number in warmth]
 
     def test_it_says_what_it_is(self, url: str) -> None:
-        assert RemoteScorer(url=url, scorer="warmth").health().range == (-1, 1)
+        assert RemoteScorer(settings=RemoteReward(url=url, scorer="warmth")).health().range == (-1, 1)
 
 
 class TestGettingAPromotedModel:

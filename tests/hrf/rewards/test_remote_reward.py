@@ -63,7 +63,8 @@ def pictures(count: int = 7, size: int = 8) -> np.ndarray:
 
 
 def client(url: str, **options) -> RemoteScorer:
-    return RemoteScorer(url=url, scorer=NAME, **{"batch_size": 3, "retries": 2, "timeout_seconds": 5, **options})
+    given = {"batch_size": 3, "retries": 2, "timeout_seconds": 5, **options}
+    return RemoteScorer(settings=RemoteReward(url=url, scorer=NAME, **given))
 
 
 class TestMessages:
@@ -322,9 +323,9 @@ class TestWhatIsFinal:
             (b"\x00\xff" * 50, "no JSON"),
             (b"[" * 100_000, "no JSON"),
             (b"[0.5, 0.5]", "no JSON object"),
-            ({"rewards": [0.5] * 7}, "no `name`"),
-            ({"name": NAME, "version": VERSION}, "no `rewards`"),
-            ({"name": NAME, "version": VERSION, "rewards": {"0": 1}}, "no `rewards`"),
+            ({"rewards": [0.5] * 7}, "no valid `name`"),
+            ({"name": NAME, "version": VERSION}, "no valid `rewards`"),
+            ({"name": NAME, "version": VERSION, "rewards": {"0": 1}}, "no valid `rewards`"),
             (b" " * 2**21, "more than"),
         ],
         ids=["empty", "html", "bytes", "deep", "list", "no name", "no rewards", "mapping", "endless"],

@@ -28,6 +28,7 @@ from hrf.rewards.classifier import ClassifierReward
 from hrf.rewards.client import RemoteScorer
 from hrf.rewards.jpeg import JpegReward
 from hrf.rewards.protocol import encode_request
+from hrf.rewards.remote import RemoteReward
 from hrf.rewards.serve import build_server, main
 from hrf.rewards.server import RewardServer
 from hrf.storage.secrets import REWARD_TOKEN
@@ -48,7 +49,7 @@ def pictures(count: int = 4, size: int = 8) -> np.ndarray:
 
 
 def client(server, **options) -> RemoteScorer:
-    return RemoteScorer(url=server.url, scorer=NAME, **{"timeout_seconds": 20, **options})
+    return RemoteScorer(settings=RemoteReward(url=server.url, scorer=NAME, **{"timeout_seconds": 20, **options}))
 
 
 def ask(server, method: str, path: str, body: bytes | None = None, **headers: str):
@@ -305,7 +306,7 @@ class TestStop:
             url = line.split()[-1]
             os.environ[REWARD_TOKEN] = TOKEN
             try:
-                scorer = RemoteScorer(url=url, scorer="jpeg_incompressibility")
+                scorer = RemoteScorer(settings=RemoteReward(url=url, scorer="jpeg_incompressibility"))
                 rewards = scorer(pictures(size=16))
                 health = scorer.health()
             finally:
@@ -333,9 +334,10 @@ class TestStop:
             host="127.0.0.1", port=0, most_waiting=1, max_request_bytes=2**24, tls=None,
         )  # fmt: skip
         with running(server):
-            rewards = RemoteScorer(url=server.url, scorer="classifier:planets")(pictures(4, 32))
+            scorer = RemoteScorer(settings=RemoteReward(url=server.url, scorer="classifier:planets"))
+            rewards = scorer(pictures(4, 32))
             with pytest.raises(RemoteError, match=r"422.*classifier of 16 x 16"):
-                RemoteScorer(url=server.url, scorer="classifier:planets")(pictures(4, 16))
+                scorer(pictures(4, 16))
         local = build_reward(ClassifierReward(label="planets"), classifier_folder("shipped", "reward"))
         assert rewards.tolist() == local(pictures(4, 32)).tolist()
 
