@@ -26,13 +26,6 @@ from hrf.trainer.state import save_prefix_pool
 def baseline(*, run: str, base: str, policy: str, baseline: str) -> dict[str, Any]:
     """Measure the base and, where the run goes on from another policy, that one, on the fixed seeds.
 
-    Args:
-        run: Folder of the run.
-        base: Folder of the base model.
-        policy: Folder of the policy that the run starts from.
-        baseline: Output folder: the base's measurements and sample grid, the states that evaluations start from, the
-            evaluation record of the policy that the run starts from with its switch step, and the prefix pool.
-
     Returns:
         The base's reward and diversity.
     """

@@ -28,13 +28,7 @@ def evaluate(*, run: str, base: str, policy: str, baseline: str, epoch: int, eva
     Where `evaluation.num_strengths` says so and the candidate doesn't keep the diversity floor as it is, weaker ones
     are measured, too, and the record is that of the strongest that does.
 
-    Args:
-        run: Folder of the run.
-        base: Folder of the base model.
-        policy: Folder of the candidate; its averaged weights are measured where it has them.
-        baseline: Folder of the baseline.
-        epoch: From 0.
-        evaluation: Output folder: `evaluation.json` and the sample grid.
+    Of a policy with averaged weights, these are measured.
 
     Returns:
         The record in flat numbers.

@@ -16,11 +16,7 @@ from hrf.storage.secrets import HUB_TOKEN
 def fetch(*, source: str, revision: str, version: str, base: str) -> dict[str, Any]:
     """Fetch a base model and write it in diffusers' layout.
 
-    Args:
-        source: `model.source` of the configuration.
-        revision: `model.revision` of the configuration.
-        version: Changes whenever the files at the source may have: `hrf.steps.check.model_version`.
-        base: Output folder: the base model, in float32 safetensors.
+    `version` changes whenever the files at the source may have: `hrf.steps.check.model_version`.
 
     Returns:
         The digest of its contents.

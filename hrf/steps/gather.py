@@ -26,14 +26,7 @@ def gather(
 ) -> dict[str, Any]:
     """Put what several `sample` steps made of an epoch together, bit for bit as one alone would have made it.
 
-    Args:
-        run: Folder of the run.
-        epoch: From 0.
-        replica: The chain of epochs that it belongs to, from 0.
-        trajectory_shards: Folders of the shards' trajectories, in any order.
-        sample_shards: Folders of the shards' samples, in any order.
-        trajectories: Output folder: the trajectories of the whole epoch.
-        samples: Output folder: its finished samples.
+    Shards may come in any order.
 
     Returns:
         Window, mean start step and denoiser evaluations, of all together.

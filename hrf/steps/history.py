@@ -57,13 +57,7 @@ def read_update(policy: Path, epoch: int) -> EpochRecord:
 
 
 def extend_history(history: str | None, folder: Path, epoch: int, records: Mapping[str, Record]) -> Path:
-    """Copy a history folder and add records to one of its epochs.
-
-    Args:
-        history: The history so far; None before the first evaluation.
-        folder: Where the longer one is written.
-        epoch: Whose records they are.
-        records: Field of `HistoryEntry` -> record.
+    """Copy a history folder, if there is one yet, and add an epoch's records, by their fields in `HistoryEntry`.
 
     Returns:
         The epoch's folder.

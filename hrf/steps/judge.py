@@ -28,17 +28,6 @@ def judge(
     Both are steps of their own, which report and fail under their own names. They share a pod, since what it takes to
     start one is longer than most promotions.
 
-    Args:
-        run: Folder of the run.
-        base: Folder of the base model.
-        policy: Folder of the candidate.
-        baseline: Folder of the baseline.
-        history: Folder of the records up to the last evaluation; None for a run's first.
-        epoch: From 0.
-        new_history: Output folder: `history` with all records since.
-        page: Output file: the sample grid and the main numbers.
-        fresh_seeds: As of `promote`.
-
     Returns:
         The evaluation and the decision in flat values.
     """

@@ -24,11 +24,7 @@ from hrf.trainer.record import EpochRecord, MergeRecord, Parent
 def merge(*, run: str, policies: Sequence[str], epoch: int, new_policy: str) -> dict[str, Any]:
     """Average the weights that the replicas have come to, and join the records of their training.
 
-    Args:
-        run: Folder of the run.
-        policies: Folders of the replicas' policies, in any order.
-        epoch: Their last one, from 0.
-        new_policy: Output folder: the mean, laid out as any policy; its `policy.json` names what it is the mean of.
+    Policies may come in any order. The new one's `policy.json` names what it is the mean of.
 
     Returns:
         The last update's metrics, averaged; of adapters, the share of their mean that one adapter can't hold.

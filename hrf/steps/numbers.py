@@ -57,12 +57,7 @@ def evaluation_metrics(record: EvaluationRecord) -> dict[str, float]:
 
 
 def curves(base: EvaluationRecord | None, epochs: Iterable[HistoryEntry]) -> list[Point]:
-    """The points of a run's curves.
-
-    Args:
-        base: The base's evaluation record, where the curves of evaluations begin; None leaves it out.
-        epochs: What each has left.
-    """
+    """The points of a run's curves; those of evaluations begin with the base, if it is given."""
     return [
         *([Point(group="evaluation", epoch=BASE, numbers=_evaluation(base))] if base else []),
         *(

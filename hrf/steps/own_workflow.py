@@ -32,10 +32,7 @@ def is_in_pod() -> bool:
 
 
 def read_own_workflow(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Read a Workflow of this pod's namespace, and its pods.
-
-    Args:
-        name: The Workflow's, which is Kubeflow's name of the run.
+    """Read the Workflow of this name, which is Kubeflow's of the run, and its pods, in this pod's namespace.
 
     Returns:
         The Workflow, and its pods; none where they may not be listed, as they only add details.

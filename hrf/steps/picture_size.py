@@ -11,11 +11,7 @@ from hrf.networks.features import PIXEL_GRID
 
 
 def check_pixel_grid(config: Config, size: tuple[int, int]) -> None:
-    """Refuse averages over a grid of boxes for pictures that don't divide into it.
-
-    Args:
-        config: The run's.
-        size: Height and width of the model's pictures.
+    """Refuse averages over a grid of boxes for pictures, of this height and width, that don't divide into it.
 
     Raises:
         ConfigError: If diversity or start steps are measured by them.
@@ -35,12 +31,7 @@ def check_pixel_grid(config: Config, size: tuple[int, int]) -> None:
 
 
 def check_classifier(folder: Path, field: str, size: tuple[int, int]) -> None:
-    """Refuse a classifier of pictures of another size.
-
-    Args:
-        folder: Of the classifier.
-        field: Section that names it.
-        size: Height and width of the model's pictures.
+    """Refuse a classifier, which the section `field` names, of pictures of another height and width.
 
     Raises:
         ArtifactError: If the folder holds no classifier.

@@ -62,19 +62,6 @@ def prepare(
     Where the run starts is what its record in the storage says, which `check` has written: it stays the same however
     often the run is resumed.
 
-    Args:
-        preset: As of `check`.
-        overrides: As of `check`.
-        learning_rate: As of `check`.
-        seed: As of `check`.
-        experiment: As of `check`.
-        run_id: As of `check`.
-        storage: As of `check`.
-        base: Folder of the base model.
-        run: Output folder: the resolved configuration, the run's identity, and the classifiers it uses.
-        policy: Output folder: the policy that training starts from.
-        training_state: Output folder: optimizer state and counters, fresh.
-
     Returns:
         What the run is, as flat values.
 

@@ -42,17 +42,8 @@ def promote(
 ) -> dict[str, Any]:
     """Decide on a candidate and record the decision.
 
-    Args:
-        run: Folder of the run.
-        base: Folder of the base model.
-        policy: Folder of the candidate, with the records of its training.
-        baseline: Folder of the baseline.
-        evaluation: Folder of the candidate's evaluation.
-        epoch: From 0.
-        new_history: Output folder: `history` with the records of training since, and this evaluation and decision.
-        history: Folder of the records up to the last evaluation; None for a run's first.
-        fresh_seeds: Whether a candidate that looks good on the fixed seeds is measured on those of a verdict; a study
-            decides on the fixed ones.
+    With `fresh_seeds`, a candidate that looks good on the fixed seeds is measured on those of a verdict; a study
+    decides on the fixed ones.
 
     Returns:
         The decision in flat values.

@@ -36,17 +36,7 @@ def sample(
 ) -> dict[str, Any]:
     """Roll out the current policy for one epoch, or for a shard of it.
 
-    Args:
-        run: Folder of the run.
-        base: Folder of the base model.
-        policy: Folder of the current policy.
-        baseline: Folder of the baseline, which holds the prefix pool.
-        epoch: From 0.
-        replica: The chain of epochs that it belongs to, from 0; each has noise of its own.
-        shard: Which part of the epoch's roots, from 0. What `gather` joins does not depend on their number.
-        num_shards: How many parts there are.
-        trajectories: Output folder: states and log-probabilities of the trained tails.
-        samples: Output folder: the finished samples.
+    What `gather` joins does not depend on the number of shards.
 
     Returns:
         Window, mean start step and denoiser evaluations.

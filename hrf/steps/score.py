@@ -21,13 +21,6 @@ from hrf.trainer.trainer import score_episodes
 def score(*, run: str, samples: str, epoch: int, replica: int, scores: str) -> dict[str, Any]:
     """Reward an epoch's samples.
 
-    Args:
-        run: Folder of the run.
-        samples: Folder of the finished samples, with their prompts where the model has any.
-        epoch: From 0.
-        replica: The chain of epochs that it belongs to, from 0.
-        scores: Output folder: the rewards, and what else advantages are made of.
-
     Returns:
         Mean, spread and extremes of the rewards; the mean of what shapes them.
 

@@ -40,17 +40,7 @@ def steer(
 ) -> dict[str, Any]:
     """Decide how a run under a diversity floor goes on after an evaluation, and do it.
 
-    Args:
-        run: Folder of the run.
-        base: Folder of the base model.
-        policy: Folder of the policy that was evaluated.
-        training_state: Folder of the optimizer's state and the counters.
-        baseline: Folder of the baseline.
-        history: Folder of the records so far, this epoch's evaluation and decision included.
-        epoch: The one that was evaluated, from 0.
-        new_policy: Output folder: the policy that training goes on from. Its manifest says so if the run has stopped.
-        new_training_state: Output folder: the learning rate's factor, and fresh moments with other weights.
-        new_history: Output folder: `history` with this epoch's `steering.json`.
+    The manifest of the new policy says so if the run has stopped. With other weights the new state has fresh moments.
 
     Returns:
         The decision in flat values.

@@ -37,13 +37,6 @@ CLOSING = (
 def summarize(*, run: str, baseline: str, history: str, report: str, summary: str) -> dict[str, Any]:
     """Gather a run's records, render its report, and store both beside the run.
 
-    Args:
-        run: Folder of the run.
-        baseline: Folder of the baseline.
-        history: Folder of the records of all epochs.
-        report: Output file: the report, one self-contained page.
-        summary: Output folder: `summary.json` and the sample grids.
-
     Returns:
         The run's closing numbers: stable names, one column in Kubeflow's comparison.
     """

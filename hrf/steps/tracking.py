@@ -25,12 +25,7 @@ _LINEAGE = ("run_id", "experiment", "storage", "preset", "started_from", "noise_
 def track(context: RunContext, *, policy: str = "", history: str = "", baseline: str = "", report: str = "") -> None:
     """Tell the MLflow server, if there is one, what it does not know of a run yet.
 
-    Args:
-        context: The run.
-        policy: Folder of the policy, with the records of its training.
-        history: Folder of the records up to an evaluation, which has those of training, too.
-        baseline: Folder of the baseline, where the step has it.
-        report: The report's page, which ends the run.
+    The more folders of it a step has, the more is told; the report ends the run.
     """
     if not is_wanted():
         return
@@ -61,14 +56,7 @@ def track(context: RunContext, *, policy: str = "", history: str = "", baseline:
 
 
 def track_failure(*, storage: str, experiments: str, run_id: str, why: str) -> None:
-    """Tell the MLflow server that runs have ended before their end; of those that it does not know, it learns nothing.
-
-    Args:
-        storage: Where their records are.
-        experiments: Whose runs of this id they are, separated by commas.
-        run_id: Their id.
-        why: In a sentence.
-    """
+    """Tell the MLflow server that runs ended too early, and why; of runs that it does not know, it learns nothing."""
     for experiment in experiments.split(","):
         about = {"storage": storage, "experiment": experiment, "run_id": run_id}
         if not follow(_tracked(about, tags={"hrf.failure": why}, ended="FAILED")):
@@ -77,11 +65,7 @@ def track_failure(*, storage: str, experiments: str, run_id: str, why: str) -> N
 
 
 def write_tensorboard(summary: Path, folder: Path) -> Path | None:
-    """Write the event file of a finished run, where the extra `tensorboard` is installed.
-
-    Args:
-        summary: Output of `summarize`.
-        folder: Where to; made if absent.
+    """Write the event file of a finished run, from its summary, where the extra `tensorboard` is installed.
 
     Returns:
         The file; None without the extra.

@@ -32,18 +32,6 @@ def train(
 ) -> dict[str, Any]:
     """Train `num_epochs` epochs from `epoch` on; bit for bit what the separate steps make of them.
 
-    Args:
-        run: Folder of the run.
-        base: Folder of the base model.
-        policy: Folder of the current policy.
-        training_state: Folder of the optimizer's state and the counters.
-        baseline: Folder of the baseline, which holds the prefix pool.
-        epoch: The first one, from 0.
-        num_epochs: How many.
-        replica: The chain of epochs that they belong to, from 0; each has noise of its own.
-        new_policy: Output folder: the updated policy, with the records of these epochs.
-        new_training_state: Output folder.
-
     Returns:
         The last epoch's metrics.
     """

@@ -39,18 +39,6 @@ def update(
 ) -> dict[str, Any]:
     """Make one epoch's updates.
 
-    Args:
-        run: Folder of the run.
-        base: Folder of the base model.
-        policy: Folder of the policy that sampled.
-        training_state: Folder of the optimizer's state and the counters.
-        trajectories: Folder of the epoch's trajectories.
-        scores: Folder of their rewards.
-        epoch: From 0.
-        replica: The chain of epochs that it belongs to, from 0; each has noise of its own.
-        new_policy: Output folder: the updated policy, with the record of this epoch.
-        new_training_state: Output folder.
-
     Returns:
         The last update's metrics.
     """
