@@ -112,10 +112,6 @@ def build(order: Order) -> None:
 def check_cost(variant: str, free_bytes: int) -> None:
     """Say what the images will take, before the first minute of it.
 
-    Args:
-        variant: `cpu` or `cuda`.
-        free_bytes: Of the disk that wheels go to, and of a daemon of our own its data.
-
     Raises:
         ImagesError: The disk has less.
     """

@@ -103,10 +103,7 @@ def installed_variant() -> str:
 
 
 def check_variant(wanted: str) -> str:
-    """Tell which torch the wheelhouse holds.
-
-    Args:
-        wanted: `cpu`, `cuda`, or "" for whichever it is.
+    """Tell which torch the wheelhouse holds, `cpu` or `cuda`; "" takes whichever it is.
 
     Returns:
         `cpu` or `cuda`.

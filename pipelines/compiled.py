@@ -14,13 +14,7 @@ if TYPE_CHECKING:
 
 
 def compile_finetune(config: Config, placement: Placement, *, preset: str, overrides: str = "") -> str:
-    """Compile the package of a configuration.
-
-    Args:
-        config: What a run of it is by default.
-        placement: Where its tasks run.
-        preset: Default of the parameter of the same name.
-        overrides: Likewise.
+    """Compile the package of a configuration, with these defaults of the parameters `preset` and `overrides`.
 
     Raises:
         ConfigError: As `hrf_pipelines.finetune.build`.

@@ -29,10 +29,6 @@ TRAINED = ("new_policy", "new_training_state")
 def build_epoch(steps: Sequence[EpochStep], site: Site) -> Callable[..., Any] | None:
     """Make the sub-pipeline of one epoch. Kubeflow wants it made before the pipeline that holds it.
 
-    Args:
-        steps: The plan.
-        site: Where the tasks run.
-
     Returns:
         A pipeline of `epoch`, `replica` and the run's artifacts that returns `Trained`; None if the plan has no single
         epochs.
@@ -65,13 +61,6 @@ def add_training(
     step: EpochStep, epoch_pipeline: Callable[..., Any] | None, site: Site, *, replica: int, **inputs: Any
 ) -> tuple[Any, dict[str, Any]]:
     """Add a replica's training of one entry of the plan to the pipeline that is being built.
-
-    Args:
-        step: The entry.
-        epoch_pipeline: As `build_epoch` made it.
-        site: Where the tasks run.
-        replica: Its number.
-        inputs: The run's artifacts and the current ones.
 
     Returns:
         The task, and the artifacts that are current after it, by name.

@@ -92,14 +92,7 @@ def build(
 
 
 def add_status(site: Site, *, experiments: Any, storage: Any, run_tag: Any) -> Any:
-    """Add the exit task: it stores how the run ended, with the failures that its steps have written down.
-
-    Args:
-        site: Where it runs.
-        experiments: Whose steps may fail, separated by commas.
-        storage: As of the pipeline.
-        run_tag: As of the pipeline.
-    """
+    """Add the exit task: it stores how the run ended, with the failures that its steps have written down."""
     job_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     task = report_status(experiments=experiments, run_tag=run_tag, job_id=job_id, storage=storage)
     return site.place(task, "report_status")
@@ -189,16 +182,7 @@ def _add_start(
     prefix: str,
     base: Any = None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Add what comes before the first epoch; returns the artifacts that stay, and those to train from.
-
-    Args:
-        parameters: As of `add_run`.
-        identity: As of `add_run`.
-        config: As of `add_run`.
-        site: As of `add_run`.
-        prefix: Set before the display names.
-        base: The base model, where it has been fetched.
-    """
+    """Add what comes before the first epoch; returns the artifacts that stay, and those to train from."""
     task = check(job_id=dsl.PIPELINE_JOB_ID_PLACEHOLDER, **shape_of(config), **parameters, **identity)
     asked = site.place(task, "check", prefix=prefix).outputs
     if base is None:

@@ -69,9 +69,7 @@ def compute(config: Config, gpu: str, utilisation: float) -> Forecast:
 def evaluations_by_epoch(config: Config, model_folder: Path) -> list[float]:
     """Expected denoiser evaluations of a run after each of its epochs, its prefix pool included.
 
-    Args:
-        config: The run's configuration.
-        model_folder: Its base model, whose noise schedule says which steps are trained.
+    The noise schedule of its base model says which steps are trained.
     """
     from hrf.planning.cost import expected_epoch_evaluations, pool_evaluations
     from hrf.policies.architecture import Architecture
@@ -114,9 +112,7 @@ def settle_epochs_per_step(config: Config, placement: Placement | None) -> Confi
     evaluations and last no more than ten minutes. On this machine, without a GPU, a task costs nothing, and each epoch
     has its own.
 
-    Args:
-        config: A resolved configuration.
-        placement: Of a package for a cluster; None for this machine.
+    A placement is of a package for a cluster; None is this machine.
 
     Returns:
         The same configuration with a number, which divides `run.epochs` and `evaluation.every`.

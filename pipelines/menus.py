@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 def finetune_menus(config: Config, placement: Placement, *, preset: str, overrides: str = "") -> dict[str, list[str]]:
     """The menus of the fine-tuning pipeline.
 
-    Args:
-        config: What the pipeline is compiled for, with a number in `run.epochs_per_step`.
-        placement: Where its tasks run.
-        preset: Default of the parameter of the same name.
-        overrides: Likewise. Without a preset they are a whole configuration, which leaves no choice of another one.
+    Without a preset the overrides are a whole configuration, which leaves no choice of another one.
 
     Returns:
         The values of each parameter that has a list, the default first.

@@ -16,10 +16,6 @@ if TYPE_CHECKING:
 def compile_package(pipeline: BaseComponent, menus: Mapping[str, Sequence[str]] | None = None) -> str:
     """Compile a pipeline to a package.
 
-    Args:
-        pipeline: What `hrf_pipelines.finetune.build` returns.
-        menus: For a package that goes to a cluster: see `finish`.
-
     Returns:
         The package's YAML text, in ASCII: Kubeflow's database can't hold all of Unicode.
     """
@@ -63,11 +59,7 @@ def finish(spec: dict[str, Any], menus: Mapping[str, Sequence[str]]) -> None:
 
 
 def without_comments(source: str) -> str:
-    """The same Python without its docstrings and comments.
-
-    Args:
-        source: Of a component, as Kubeflow's SDK put it into the command that runs it.
-    """
+    """The same Python without its docstrings and comments."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
@@ -87,9 +79,6 @@ def with_caching(package: str) -> str:
     Kubeflow's local runner has no resume of its own. With a cache that belongs to one run, running the package again
     takes every finished task's outputs from where they lie and goes on with the first unfinished one.
 
-    Args:
-        package: A compiled package.
-
     Returns:
         The package to hand to the local runner.
     """
@@ -108,9 +97,6 @@ def _leave_out_implied_waits(tasks: Mapping[str, dict[str, Any]]) -> None:
 
     The SDK has each task wait for all whose outputs it is given, which the UI draws as an edge each, beside those of
     the outputs. What runs before what stays the same.
-
-    Args:
-        tasks: Of one pipeline, which are changed.
     """
 
     def has_waited_for(name: str) -> set[str]:

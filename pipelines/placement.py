@@ -312,11 +312,6 @@ class Site:
         other run ever does. Only `fetch`, which has no run's id, is shared by all. `check`, which reads what was
         promoted, and the status are computed by each attempt.
 
-        Args:
-            task: A task, while its pipeline is being built.
-            step: Its step.
-            prefix: Set before the name that the UI shows.
-
         Returns:
             The same task.
         """

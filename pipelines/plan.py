@@ -73,9 +73,6 @@ def count_tasks(steps: Sequence[EpochStep]) -> int:
 def check_task_budget(num_tasks: int) -> None:
     """Refuse a run that a cluster could not hold, before it is compiled.
 
-    Args:
-        num_tasks: As counted by `count_tasks`.
-
     Raises:
         ConfigError: More than 150 tasks.
     """

@@ -31,10 +31,6 @@ def build(run: StudyRun, *, placement: Placement | None = None) -> BaseComponent
     Its points and controls are fixed here. Seeds, rewards and all else stand in the parameter `overrides`, so that runs
     of one shape are runs of one package.
 
-    Args:
-        run: The run.
-        placement: Resources; by default none.
-
     Returns:
         A pipeline that can be compiled.
 
@@ -92,12 +88,7 @@ def build(run: StudyRun, *, placement: Placement | None = None) -> BaseComponent
 
 
 def arguments_of(run: StudyRun, *, storage: str) -> dict[str, str]:
-    """The parameters of a run.
-
-    Args:
-        run: The run.
-        storage: `s3://bucket/prefix`.
-    """
+    """The parameters of a run."""
     overrides = {_parameter(run, arm): lay_over("", config.to_mapping()) for arm, config in run.configs.items()}
     tag = tag_of(run)
     return {**overrides, "experiment": tag, "storage": storage, "run_tag": tag, "noise_tag": ""}
@@ -111,10 +102,7 @@ def tag_of(run: StudyRun) -> str:
 def experiment_of(run: StudyRun, arm: str, experiment: Any) -> Any:
     """Whose promoted model an arm that a run measures is judged against: each has its own.
 
-    Args:
-        run: The run.
-        arm: Its own, or a control's.
-        experiment: The run's own, or what stands for it while a pipeline is built.
+    While a pipeline is built, something stands for the run's own.
     """
     return experiment if arm == run.arm else f"{experiment}--{arm}"
 

@@ -26,13 +26,7 @@ class VersionName:
 
 
 def about_package(title: str, num_epochs: int, placement: str) -> str:
-    """What a package is about, fit for a name of Kubernetes: such as `avatars-hrf-6-epochs-gpu`.
-
-    Args:
-        title: Name of its preset, or of its configuration's file.
-        num_epochs: Of a run.
-        placement: Name of its placement, or of the placement's file.
-    """
+    """What a package is about, fit for a name of Kubernetes: such as `avatars-hrf-6-epochs-gpu`."""
     epochs = f"{num_epochs}-epoch{'s' if num_epochs > 1 else ''}"
     return "-".join(filter(None, [_as_name(title), epochs, _as_name(placement)]))
 

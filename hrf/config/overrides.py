@@ -39,11 +39,7 @@ def _family(reward: Mapping[str, Any]) -> object:
 
 
 def lay_over(overrides: str, values: Mapping[str, Any]) -> str:
-    """Lay values over overrides.
-
-    Args:
-        overrides: YAML text of a mapping, or "".
-        values: Section -> field -> value.
+    """Lay values, section -> field -> value, over overrides: YAML text of a mapping, or "".
 
     Returns:
         One line of JSON, which is YAML too and ASCII whatever it holds; "" for nothing at all.

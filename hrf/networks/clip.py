@@ -68,14 +68,7 @@ class OpenClip(Caller):
 def fetch_open_clip(
     weights: PinnedWeights, settings: Network, weights_field: str, *, device: str | None, field: str
 ) -> OpenClip:
-    """Bring a CLIP model to this machine and load it.
-
-    Args:
-        weights: Where it is.
-        settings: How it is run.
-        weights_field: Path of the section `weights`, for messages.
-        device: Where it runs, in place of the configured device.
-        field: Path of the section `settings`, for messages.
+    """Bring a CLIP model to this machine and load it, to run on `device` if that is given in place of the settings'.
 
     Raises:
         HrfError: Weights that cannot be fetched or are not what they should be.

@@ -68,12 +68,7 @@ def weight_files(folder: Path, stem: str) -> list[Path]:
 
 
 def read_tensors(folder: Path, stem: str, network: str) -> dict[str, Tensor]:
-    """All tensors of a network's files, on the CPU.
-
-    Args:
-        folder: Of the network.
-        stem: As of `weight_files`.
-        network: What it should be, for messages.
+    """All tensors of a network's files, on the CPU; `network` is what messages say it should be.
 
     Raises:
         ArtifactError: If a file is missing or damaged, or the shards hold other tensors than their index says.

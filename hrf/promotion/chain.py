@@ -43,10 +43,6 @@ Result = TypeVar("Result")
 def read_chain(storage: Storage, experiment: str) -> dict[str, Any]:
     """Read what an experiment's runs promoted.
 
-    Args:
-        storage: Where the experiment lives.
-        experiment: Its name.
-
     Returns:
         JSON values only:
         `runs` in order of their start, each with `run_id`, `state` (finished, failed, terminated or unfinished: at

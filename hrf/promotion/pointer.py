@@ -15,11 +15,7 @@ from hrf.storage.records import read_record
 
 
 def check_name(name: str, field: str) -> None:
-    """Refuse a name that can't be one folder in object storage.
-
-    Args:
-        name: Of an experiment or a run.
-        field: What it is the value of, for the message.
+    """Refuse a name, of an experiment or a run, that can't be one folder in object storage.
 
     Raises:
         ConfigError: If it is none.
@@ -65,11 +61,6 @@ def fetch_candidate(storage: Storage, experiment: str, candidate_id: str, target
 
 def fetch_incumbent(storage: Storage, record: Promotion | DecisionRecord, target: str | Path) -> Path:
     """Download the promoted candidate's folder: the policy with its `evaluation.json`.
-
-    Args:
-        storage: Where the experiment lives.
-        record: What `read_pointer` returned, or a decision.
-        target: Where the folder will stand.
 
     Raises:
         ArtifactError: If it is gone or damaged, or is not the policy that was decided on.

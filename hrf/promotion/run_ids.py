@@ -13,20 +13,10 @@ _MACRO = re.compile(r"\[\[.*?\]\]")
 
 
 def fill_macros(text: str, job_id: str) -> str:
-    """A parameter without placeholders.
-
-    Args:
-        text: The parameter, as the run was given it.
-        job_id: Kubeflow's id of the run.
-    """
+    """A parameter with Kubeflow's id of the run in the place of each placeholder."""
     return _MACRO.sub(job_id, text)
 
 
 def settle_run_id(run_tag: str, job_id: str) -> str:
-    """A run's id.
-
-    Args:
-        run_tag: The parameter of that name; may be empty.
-        job_id: Kubeflow's id of the run.
-    """
+    """A run's id: its tag, or Kubeflow's id where that is empty."""
     return fill_macros(run_tag, job_id) or job_id

@@ -84,10 +84,7 @@ class RunRecords:
         return self._read(STARTED, RunStart)
 
     def settled(self, config_digest: str) -> RunStart:
-        """What the run began with, for a step that goes on from there.
-
-        Args:
-            config_digest: Of the configuration that the step has.
+        """What the run began with, for a step that goes on from there with a configuration of this digest.
 
         Raises:
             ArtifactError: It is not on record, or of another configuration.

@@ -60,12 +60,6 @@ def search(
 ) -> list[FrontPoint]:
     """Measure strength 1 and, where it doesn't keep the floor, at most `most` others.
 
-    Args:
-        measure: A strength -> what it is worth.
-        floor: As of `next_strength`.
-        most: How many beside strength 1.
-        smallest: As of `next_strength`.
-
     Returns:
         What was measured, in its order.
     """

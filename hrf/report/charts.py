@@ -234,12 +234,7 @@ def line_chart(
 ) -> Markup | None:
     """Draw lines with intervals over a common pair of axes.
 
-    Args:
-        series: Lines; points that are not finite are left out.
-        description: What the chart shows, for readers who do not see it.
-        x: Horizontal axis.
-        y: Vertical axis.
-        rules: Horizontal lines, always in sight.
+    Points that are not finite are left out; rules are always in sight.
 
     Returns:
         An `<svg>` element, or None if there is nothing to draw.
@@ -277,11 +272,6 @@ class Bars:
 def bar_chart(categories: Sequence[str], groups: Sequence[Bars], *, description: str) -> Markup | None:
     """Draw horizontal bars, grouped by category, each with its value at its end.
 
-    Args:
-        categories: Names, top to bottom.
-        groups: Bars of one colour each; values are at least 0.
-        description: What the chart shows, for readers who do not see it.
-
     Returns:
         An `<svg>` element, or None if there is nothing to draw.
     """
@@ -316,10 +306,7 @@ def bar_chart(categories: Sequence[str], groups: Sequence[Bars], *, description:
 def stacked_bars(rows: Sequence[str], groups: Sequence[Bars], *, description: str) -> Markup | None:
     """Draw one bar per row, cut into the shares that each group has of it.
 
-    Args:
-        rows: Names, top to bottom.
-        groups: Pieces of one colour each, left to right; a row whose values are None has no bar.
-        description: What the chart shows, for readers who do not see it.
+    A row whose values are None has no bar.
 
     Returns:
         An `<svg>` element, or None if there is nothing to draw.
@@ -358,12 +345,7 @@ def legend(entries: Sequence[tuple[str, int]]) -> Markup:
 
 
 def sheet(panels: Sequence[tuple[str, Markup]], entries: Sequence[tuple[str, int]], *, style: str) -> str:
-    """Charts under one key, two in a row, as an SVG file that needs no page.
-
-    Args:
-        panels: (title, chart of `line_chart`) of each.
-        entries: (name, colour) of the key.
-        style: Style sheet of the charts.
+    """Charts with their titles under one key of (name, colour), two in a row, as an SVG file that needs no page.
 
     Returns:
         The file's text. It paints its own ground, so it can be read on a page of any colour.

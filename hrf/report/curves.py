@@ -87,11 +87,7 @@ def plane(summary: ReportedRun, floor: float | None, *, unit: str) -> Figure:
 
 
 def modes(measured: Sequence[tuple[str, int, EvaluationRecord]]) -> Figure:
-    """Mode histograms side by side.
-
-    Args:
-        measured: (name, colour, evaluation) of each; those without modes are left out.
-    """
+    """Mode histograms side by side, of (name, colour, evaluation) each; those without modes are left out."""
     title = "Samples per mode"
     known = [(name, colour, evaluation.modes) for name, colour, evaluation in measured if evaluation.modes]
     names = list(dict.fromkeys(mode for _, _, histogram in known for mode in histogram if mode != UNRECOGNISED))

@@ -11,13 +11,7 @@ MINUS = "−"
 
 
 def number(value: float | None, decimals: int = 3, *, sign: bool = False) -> str:
-    """A number with a fixed count of decimals; a dash where there is none.
-
-    Args:
-        value: Any number, or None.
-        decimals: Digits after the point.
-        sign: Whether positive numbers carry a plus.
-    """
+    """A number with a fixed count of decimals, with `sign` also a plus; a dash where there is none."""
     if value is None:
         return ABSENT
     if not math.isfinite(value):

@@ -23,13 +23,7 @@ def gain_axis(unit: str) -> Axis:
 
 
 def fronts(measured: Sequence[tuple[str, Sequence[FrontPoint]]], floor: float | None, *, unit: str) -> Figure:
-    """Reward gain to the right, diversity ratio upwards: a line from the base over the strengths of each policy.
-
-    Args:
-        measured: (name, what was measured) of each.
-        floor: Of the diversity ratio.
-        unit: The reward's.
-    """
+    """Reward gain to the right, diversity ratio upwards: a line from the base over the strengths of each policy."""
     lines = [
         Series(name=name, points=_points(name, points, in_full=colour + 1 == len(measured)), colour=colour, bars=True)
         for colour, (name, points) in enumerate(measured)

@@ -53,13 +53,7 @@ def _shrunk(image: Image.Image, at_most_bytes: int) -> tuple[bytes, str]:
 
 
 def embed(path: Path | None, *, alt: str, caption: str, at_most_bytes: int) -> Picture | None:
-    """Make a picture of an image file.
-
-    Args:
-        path: PNG file, or None if there is none to show.
-        alt: What it shows.
-        caption: Shown beneath it.
-        at_most_bytes: Larger files are made smaller, with losses and a note that says so.
+    """Make a picture of a PNG file; one that is too large is made smaller, with losses and a note that says so.
 
     Returns:
         The picture, or None without a file.

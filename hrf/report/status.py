@@ -11,12 +11,7 @@ _TONES = {"succeeded": "good", "failed": "bad"}
 
 
 def render_status(status: RunStatus, *, problem: str = "") -> str:
-    """A page with a run's end, why it ended so, and what each failed step said and where in the code.
-
-    Args:
-        status: What is known of the end.
-        problem: Why it could not be stored; "" if it was.
-    """
+    """A page with a run's end, why that could not be stored, if so, and what each failed step said and where."""
     failures = [
         {
             "where": place_words(failure.step, failure.epoch, failure.replica),

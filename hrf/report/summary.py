@@ -25,10 +25,7 @@ class ReportedRun(RunSummary):
 
     @classmethod
     def load(cls, folder: Path) -> ReportedRun:
-        """Read a summary folder.
-
-        Args:
-            folder: Output of the `summarize` step.
+        """Read a summary folder, the output of `summarize`.
 
         Raises:
             ArtifactError: `summary.json` is absent, or is none.

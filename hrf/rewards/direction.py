@@ -81,11 +81,7 @@ class TextDirection:
         return cls(vector=load_file(folder / _VECTOR_FILE)["direction"], record=record)
 
     def refuse_others(self, field: str, **own: str | dict[str, str]) -> None:
-        """Refuse a run for which the direction was not fitted.
-
-        Args:
-            field: Path of the reference to the direction.
-            own: What the run has, under names of the record's fields.
+        """Refuse a run for which the direction was not fitted: that has something else in a field of the record.
 
         Raises:
             ConfigError: If any of it differs. It says what.

@@ -54,13 +54,7 @@ def build_server(
 ) -> RewardServer:
     """Make the server of a configured reward; the token comes from the environment.
 
-    Args:
-        reward: The section `reward` of a configuration as YAML, or the file that holds it.
-        host: Address to listen on.
-        port: 0 takes any that is free.
-        most_waiting: See `RewardServer`.
-        max_request_bytes: See `RewardServer`.
-        tls: Certificate and key; None for plain HTTP.
+    `reward` is the section of a configuration as YAML, or the file that holds it; port 0 takes any that is free.
 
     Raises:
         ConfigError: If there is no such reward, or the token is short, or would cross the network for all to read.

@@ -81,11 +81,6 @@ def unseal(text: bytes, origin: object, *, fix: str) -> dict[str, Any]:
 
     One without a seal is refused, too: it can't be told from one whose seal is what was damaged.
 
-    Args:
-        text: Its bytes.
-        origin: What messages call it.
-        fix: What to do where it is damaged.
-
     Raises:
         ArtifactError: If it is not, value for value, what was sealed.
     """

@@ -171,10 +171,6 @@ class Storage:
     def read_json(self, key: str, *, if_damaged: str = RESTORE) -> tuple[dict[str, Any], str] | None:
         """A sealed JSON object and its ETag, or None where there is none.
 
-        Args:
-            key: Its place.
-            if_damaged: What to do then, for the message.
-
         Raises:
             ArtifactError: If it is not what was written.
             StorageError: If the server cannot be asked.
@@ -319,12 +315,7 @@ class Storage:
         return target
 
     def read_file(self, key: str, name: str, *, content_digest: str) -> bytes:
-        """One file of a folder, verified without the others.
-
-        Args:
-            key: The folder's place.
-            name: The file's, within the folder.
-            content_digest: Of the folder's contents.
+        """One file of a folder with contents of this digest, verified without the others.
 
         Raises:
             ArtifactError: If no complete folder is there, it is another one, or the file is not as it was written.

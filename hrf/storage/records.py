@@ -76,12 +76,6 @@ def read_record(
 
     Each is sealed there (`hrf.storage.folders.seal`), so a changed byte is noticed.
 
-    Args:
-        storage: Where the experiment lives.
-        key: The record's place.
-        kind: What it must be.
-        if_damaged: What to do then; by default what the kind says.
-
     Raises:
         ArtifactError: It was damaged, or is of another kind or version.
         StorageError: If the storage fails.

@@ -186,13 +186,7 @@ def error_code(error: Any) -> str:
 
 
 def explain_refusal(error: Any, bucket: str, *, conditional: bool) -> tuple[str, str]:
-    """What a refusal means, and the fix. S3's own message is left out: it can repeat parts of the request.
-
-    Args:
-        error: boto's ClientError.
-        bucket: The bucket's name.
-        conditional: Whether the request was a conditional write.
-    """
+    """What a refusal means, and the fix. S3's own message is left out: it can repeat parts of the request."""
     code = error_code(error)
     about = error.response.get("ResponseMetadata", {})
     status, attempts = about.get("HTTPStatusCode"), 1 + about.get("RetryAttempts", 0)

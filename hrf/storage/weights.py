@@ -88,10 +88,6 @@ def pinned_in(section: Section) -> dict[str, PinnedWeights]:
 def weights_file(weights: PinnedWeights, field: str) -> Path:
     """Bring a single file of weights to this machine and verify it.
 
-    Args:
-        weights: Where it is and what it is.
-        field: Path of the section, for messages.
-
     Raises:
         ArtifactError: If it is not the file that `sha256` names, or no file.
         ConfigError: If there is nothing at the source.
@@ -113,10 +109,7 @@ def weights_file(weights: PinnedWeights, field: str) -> Path:
 def weights_folder(weights: PinnedWeights, field: str, hub_files: Sequence[str]) -> Path:
     """Bring a folder with a model and its configuration to this machine and verify it.
 
-    Args:
-        weights: Where it is and what it is.
-        field: Path of the section, for messages.
-        hub_files: Patterns of the files that are needed of a repository on the hub; the others stay there.
+    Of a repository on the hub only the files that match `hub_files` are brought.
 
     Raises:
         ArtifactError: If it is not the folder that `sha256` names, or no folder.

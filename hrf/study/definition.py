@@ -248,12 +248,6 @@ class Study(Section):
     def config(self, arm: str, reward: str, seed: int, *, epochs: int = 2) -> Config:
         """The configuration of one run.
 
-        Args:
-            arm: Its arm.
-            reward: Its reward.
-            seed: Of its training noise.
-            epochs: How long it is.
-
         Raises:
             ConfigError: It is not valid.
         """

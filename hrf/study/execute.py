@@ -49,10 +49,6 @@ class Places:
 def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
     """Train and measure one run; of one that was cut off, go on from its last finished step.
 
-    Args:
-        run: What to run.
-        places: Where.
-
     Returns:
         Its rows of the table, and those of its controls.
 

@@ -37,13 +37,7 @@ def mean_text(mean: Mean, decimals: int, *, sign: bool = False) -> str:
 
 
 def choose_colours(arms: Sequence[str], reference: str, points: Sequence[Sequence[ArmPoint]]) -> dict[str, int]:
-    """Which arms have a colour: all where there are few, else the reference and the most frequent on Pareto fronts.
-
-    Args:
-        arms: All arms, in the study's order.
-        reference: Gets a colour in any case.
-        points: Of each reward, the arms' points.
-    """
+    """Which arms have a colour: all where there are few, else the reference and the most frequent on Pareto fronts."""
     if len(arms) <= NUM_COLOURS:
         return {arm: colour for colour, arm in enumerate(arms)}
     on_front = [point.arm for of_reward in points for point in front(of_reward) if point.point]
@@ -131,14 +125,7 @@ def plane_axis(unit: str) -> Axis:
 
 
 def plane_chart(points: Sequence[ArmPoint], colours: Colours, unit: str, ratios: Sequence[float]) -> Markup | None:
-    """Diversity ratio against gain: each arm's path from the base, and the Pareto front of all.
-
-    Args:
-        points: Of the arms.
-        colours: Of those that are not grey.
-        unit: Of the reward.
-        ratios: Levels of diversity at which rewards are compared.
-    """
+    """Diversity ratio against gain: each arm's path from the base, the Pareto front of all, and levels of diversity."""
     series = [
         _line(arm, [_plane_point(point, ranges=point is own[-1]) for point in own], colours, bars=True)
         for arm, own in _by_arm(points).items()

@@ -27,11 +27,7 @@ REPORT_FILE = "report.html"
 
 
 class StudyBusyError(HrfError):
-    """Another process is working on the study.
-
-    Args:
-        folder: The study's folder.
-    """
+    """Another process is working on the study."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(f"{folder} is being worked on by another process. Fix: wait for it, or give another --output")
@@ -78,12 +74,7 @@ class StudyFolder:
             yield
 
     def begin(self, study: Study, runs: Sequence[StudyRun], *, fresh: bool) -> None:
-        """Write the definition down.
-
-        Args:
-            study: The study.
-            runs: All of its runs.
-            fresh: Drop rows of other runs than these.
+        """Write the definition down; with `fresh`, drop rows of other runs than these.
 
         Raises:
             ConfigError: The table holds such rows, and they are not to be dropped.

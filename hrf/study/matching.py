@@ -142,12 +142,7 @@ class ArmPoint:
 
 
 def read_curves(table: pd.DataFrame, reward: str) -> dict[str, dict[int, Curve]]:
-    """The curves of one reward: arm -> seed -> curve, in the table's order.
-
-    Args:
-        table: A study's table.
-        reward: The name of the reward in the study.
-    """
+    """The curves of one reward: arm -> seed -> curve, in the table's order."""
     curves: dict[str, dict[int, Curve]] = {}
     in_order = table[table.reward_name == reward].sort_values("point", kind="stable")
     for (arm, seed), rows in in_order.groupby(["arm", "seed"], sort=False):
@@ -213,11 +208,7 @@ def _if_all(numbers: Mapping[int, float | None]) -> dict[int, float]:
 
 
 def default_gains(reference: Runs) -> tuple[float, ...]:
-    """The levels of gain where a definition has none, rounded down to two digits; none if a run gains nothing.
-
-    Args:
-        reference: Runs of the reference arm.
-    """
+    """The levels of gain where a definition has none, rounded down to two digits; none if a run gains nothing."""
     least = min((float(curve.gain.max()) for curve in reference.values()), default=0.0)
     if least <= 0:
         return ()

@@ -81,10 +81,6 @@ def run_name(arm: str, reward: str, seed: int) -> str:
 def plan_runs(study: Study, cost: TotalCost) -> list[StudyRun]:
     """All runs: seed by seed and reward by reward all arms, so that a part of a study compares all of them.
 
-    Args:
-        study: The study.
-        cost: See `TotalCost`.
-
     Raises:
         ConfigError: The budget does not buy an arm one epoch.
     """

@@ -31,10 +31,6 @@ def rows_of(run: StudyRun, measured: Mapping[str, ArmHistory]) -> list[dict[str,
     """A run's rows of the table, and those of its controls.
 
     A run that its diversity floor has stopped has fewer points than were planned.
-
-    Args:
-        run: The run.
-        measured: By arm, the run's own and its controls'.
     """
     rows = [
         row(
@@ -95,13 +91,7 @@ def _front_rows(run: StudyRun, measured: ArmHistory) -> list[dict[str, Any]]:
 
 
 def keep_decisions(run: StudyRun, measured: ArmHistory, folder: Path) -> None:
-    """Write down what held a run above its diversity floor, where it has one: an entry for each time it was steered.
-
-    Args:
-        run: The run.
-        measured: Its own records.
-        folder: Receives a file of the run's name.
-    """
+    """Write down what held a run above its diversity floor, where it has one: an entry for each time it was steered."""
     if run.config.diversity_floor is None:
         return
     records = [_decision(entry.epoch, entry.steering) for entry in measured.epochs if entry.steering]

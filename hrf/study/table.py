@@ -72,19 +72,7 @@ def row(
     promoted: bool = False,
     update: EpochRecord | None = None,
 ) -> dict[str, Any]:
-    """One row of the table.
-
-    Args:
-        evaluation: What was measured, of the base at point 0.
-        arm: The arm.
-        reward: The reward's name in the study.
-        config: The run's configuration.
-        point: Number of the measurement.
-        wall_seconds: Spent on sampling, scoring and updates so far.
-        switch_step: First step of the tuned weights, as measured.
-        promoted: Whether the gate let it pass.
-        update: The epoch's update record; None for the base.
-    """
+    """One row of the table: what was measured at a point of a run, which at point 0 is the base, without an update."""
     diversity, gain, ratio = evaluation.diversity, evaluation.reward_vs_base, evaluation.diversity.vendi_order2_ratio
     window = (update and update.window) or (-1, -1)
     readings = {name: monitor.value for name, monitor in evaluation.monitors.items()}

@@ -1,4 +1,8 @@
-"""The tables of a study's page."""
+"""The tables of a study's page.
+
+`table` has the rows of one reward, `base` is the base's reward, `unit` that of rewards, `reference` the arm that others
+are compared with, and `compared` ends in arm -> comparison.
+"""
 
 from __future__ import annotations
 
@@ -104,15 +108,7 @@ def _left_out(compared: Mapping[str, Comparison]) -> str:
 def matched_reward_table(
     compared: Mapping[str, Mapping[str, Comparison]], *, level: float, base: float, unit: str, reference: str
 ) -> Table:
-    """Diversity of all arms where the gain first reaches a level.
-
-    Args:
-        compared: Quantity -> arm -> comparison.
-        level: Of the gain.
-        base: Reward of the base.
-        unit: Of the reward.
-        reference: The arm that the others are compared with.
-    """
+    """Diversity of all arms where the gain first reaches a level."""
     header = ["Arm"]
     for name in compared:
         header += [QUANTITY_NAMES[name], f"less {reference}"]
@@ -131,13 +127,7 @@ def matched_reward_table(
 def matched_diversity_table(
     compared: Mapping[float, Mapping[str, Comparison]], *, unit: str, reference: str
 ) -> Table | None:
-    """Largest gain of all arms at which the diversity ratio is at least a level.
-
-    Args:
-        compared: Level -> arm -> comparison.
-        unit: Of the reward.
-        reference: The arm that the others are compared with.
-    """
+    """Largest gain of all arms at which the diversity ratio is at least a level."""
     if not compared:
         return None
     suffix = f", {unit}" if unit else ""
@@ -160,14 +150,7 @@ def last_promoted(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def promotion_table(table: pd.DataFrame, gains: Mapping[str, Comparison], *, unit: str, reference: str) -> Table:
-    """What a user of each arm ends up with: the models that the gate promoted last.
-
-    Args:
-        table: The rows of one reward.
-        gains: The arms' gains at what was promoted last, 0 where nothing was.
-        unit: Of the reward.
-        reference: The arm that the others are compared with.
-    """
+    """What a user of each arm ends up with: the models that the gate promoted last."""
     suffix = f", {unit}" if unit else ""
     header = (
         "Arm",
@@ -195,15 +178,7 @@ def promotion_table(table: pd.DataFrame, gains: Mapping[str, Comparison], *, uni
 
 
 def last_point_table(table: pd.DataFrame, last: Sequence[Any], num_seeds: int, *, base: float, unit: str) -> Table:
-    """Where each arm ends.
-
-    Args:
-        table: The rows of one reward.
-        last: The last point of each arm.
-        num_seeds: Seeds of the study.
-        base: Reward of the base.
-        unit: Of the reward.
-    """
+    """Where each arm ends."""
     suffix = f", {unit}" if unit else ""
     header = (
         "Arm",
@@ -233,11 +208,7 @@ def last_point_table(table: pd.DataFrame, last: Sequence[Any], num_seeds: int, *
 
 
 def monitor_table(table: pd.DataFrame) -> Table | None:
-    """In how many measurements of an arm each drift monitor tripped, where one did; None if none ever did.
-
-    Args:
-        table: The rows of one reward.
-    """
+    """In how many measurements of an arm each drift monitor tripped, where one did; None if none ever did."""
     measured = table[table.point > 0]
     tripped = measured.monitors_tripped.str.split("+")
     names = sorted({name for row in tripped for name in row if name})
@@ -254,12 +225,7 @@ def monitor_table(table: pd.DataFrame) -> Table | None:
 
 
 def decision_table(run: str, records: Sequence[Mapping[str, Any]]) -> Table:
-    """What a run's diversity floor decided.
-
-    Args:
-        run: Its name.
-        records: A record per evaluation; nested values are named by their path.
-    """
+    """What a run's diversity floor decided: a record per evaluation, whose nested values are named by their path."""
     flat = [dict(flatten(dict(record))) for record in records]
     header = list(dict.fromkeys(name for record in flat for name in record))
     rows = [[str(record.get(name, ABSENT)) for name in header] for record in flat]

@@ -28,11 +28,7 @@ POLL_SECONDS = 0.5
 
 
 class WorkerLostError(HrfError):
-    """A worker process ended without a word.
-
-    Args:
-        run: What it was at work on.
-    """
+    """A worker process ended without a word."""
 
     def __init__(self, run: str) -> None:
         super().__init__(
@@ -68,12 +64,7 @@ class Machine:
 
 
 def machine_for(device: str, workers: int = 0) -> Machine:
-    """One worker per GPU, or per core where the model runs on the CPU.
-
-    Args:
-        device: `model.device` of the runs.
-        workers: Instead of as many as there are.
-    """
+    """One worker per GPU, or per core where the model runs on the CPU; or so many."""
     cores = len(os.sched_getaffinity(0))
     if device == "cpu":
         count = workers or cores
@@ -109,13 +100,7 @@ def run_all(
 
     A run that fails leaves the others alone; what it has done so far is kept, for the next call.
 
-    Args:
-        runs: All runs.
-        folder: The study's.
-        places: Where runs work.
-        machine: What they are shared out over.
-        environment: Variables for the workers. They may hold keys: they are handed over in memory.
-        show: Called now and then.
+    `environment` has variables for the workers. They may hold keys: they are handed over in memory.
 
     Returns:
         How far the study is at the end.

@@ -123,13 +123,6 @@ def connect(host: str, namespace: str) -> Cluster:
 def reach(host: str, namespace: str, placement: Placement, service_account: str, storage: str) -> tuple[Cluster, str]:
     """Reach the cluster that a run is for; refuse one that is bound to fail, as far as the user's kubeconfig shows.
 
-    Args:
-        host: As of `connect`.
-        namespace: As of `connect`.
-        placement: What the run's pods ask for.
-        service_account: What they run as; "" for what the placement says.
-        storage: Where the run is to keep what it makes.
-
     Returns:
         The cluster, and what the pods run as.
 

@@ -32,13 +32,7 @@ STATE_COLOURS = {
 
 
 def plain_run(run: Any, *, experiments: Mapping[str, str], schedules: Mapping[str, str]) -> dict[str, Any]:
-    """A run as plain data.
-
-    Args:
-        run: A run, as the API describes it.
-        experiments: Names of experiments by their ids.
-        schedules: Names of schedules by their ids.
-    """
+    """A run, as the API describes it, as plain data, with the names of experiments and schedules by their ids."""
     created, finished = moment(run.created_at), moment(run.finished_at)
     return {
         "id": run.run_id,

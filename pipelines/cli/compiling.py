@@ -67,10 +67,6 @@ class Compiled:
 def compile_chosen(chosen: Chosen, placement: str = "") -> Compiled:
     """Compile the fine-tuning pipeline of a configuration.
 
-    Args:
-        chosen: What a user named.
-        placement: See `hrf_pipelines.placement.load_placement`.
-
     Raises:
         ConfigError: The placement is not valid or does not fit, or the run has too many tasks for a cluster.
     """

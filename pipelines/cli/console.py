@@ -75,10 +75,6 @@ def print_json(value: Any) -> None:
 def check_output(output: Path, ending: str) -> None:
     """Refuse a picture that couldn't be written, before it is drawn.
 
-    Args:
-        output: What `--output` was given.
-        ending: Of such pictures, with its dot.
-
     Raises:
         ConfigError: If it has another one, or can't be a file there.
     """

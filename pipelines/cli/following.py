@@ -42,12 +42,7 @@ def check_resumes(resumes: int, wait: bool) -> None:
 def tell_start(run: Any, lines: Sequence[str], facts: Mapping[str, Any], *, wait: bool, as_json: bool) -> None:
     """Say that a run was started, and how to follow it unless that is done here.
 
-    Args:
-        run: The run, as the API describes it.
-        lines: What is said.
-        facts: The same with `as_json`. They are one document, printed at the run's end where that is waited for.
-        wait: Whether it is.
-        as_json: Whether the lines are progress only.
+    With `as_json` the lines are progress only, and the facts one document, printed at the end that is awaited.
     """
     screen = error_console() if as_json else console()
     for line in (*lines, *([] if wait else [f"Follow:   hrf runs show {run.run_id[:8]} --cluster"])):
@@ -68,14 +63,7 @@ def tell_end(
 ) -> None:
     """Follow a run to its end, tell it, and exit with 1 if it did not succeed.
 
-    Args:
-        cluster: Where it runs.
-        run: The run, as the API describes it.
-        spec: Its pipeline.
-        poll: Seconds between two looks.
-        resumes: How often to go on with it where it fails from what may have passed.
-        facts: With `as_json`, what is printed with its end.
-        as_json: Whether the end is told as one document.
+    With `as_json` the end is one document, with the facts.
     """
     ended, records = follow_to_end(cluster, run, spec, poll=poll, resumes=resumes)
     if as_json:

@@ -43,9 +43,6 @@ class Compared:
 def compare(summaries: Mapping[str, RunSummary]) -> list[Compared]:
     """Put runs beside the first one.
 
-    Args:
-        summaries: Of each run, by its name.
-
     Raises:
         ConfigError: Too few or too many runs.
     """

@@ -35,11 +35,7 @@ if TYPE_CHECKING:
 
 
 class RunsFailedError(HrfError):
-    """Runs of a study failed; the others are in its table.
-
-    Args:
-        failed: Their messages, by name.
-    """
+    """Runs of a study failed, by name with their messages; the others are in its table."""
 
     def __init__(self, failed: Mapping[str, str]) -> None:
         self.failed = dict(failed)
@@ -236,16 +232,6 @@ def reach_site(
     **how: Any,
 ) -> Site:
     """Reach the cluster and the bucket of a study, and check there what can be checked before its runs begin.
-
-    Args:
-        name: The study's.
-        runs: Its runs.
-        storage: As `hrf submit` takes it.
-        placement: Likewise.
-        service_account: Likewise.
-        host: Likewise.
-        namespace: Likewise.
-        how: What else `Site` has.
 
     Raises:
         HrfError: Something that its runs need is not there, or the bucket can't be reached from here.

@@ -25,13 +25,7 @@ STATUS_COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow",
 
 
 def simple_table(*headings: str, whole: Collection[str], title: str | None = None) -> Table:
-    """A table without frames.
-
-    Args:
-        headings: Of its columns.
-        whole: The columns whose cells are not broken.
-        title: Stands above it.
-    """
+    """A table without frames; of the columns in `whole`, no cell is broken."""
     table = Table(box=box.SIMPLE, collapse_padding=True, pad_edge=False, title=title)
     for heading in headings:
         table.add_column(heading, no_wrap=heading in whole)

@@ -43,14 +43,7 @@ class Cause:
 
 
 def find_causes(cluster: Cluster, run: Any, tasks: Sequence[Task], records: Records) -> list[Cause]:
-    """Why a run did not succeed, the first thing first; never empty.
-
-    Args:
-        cluster: Where it ran.
-        run: The run, as the API describes it at its end.
-        tasks: Its tasks.
-        records: What it left in its bucket.
-    """
+    """Why a run did not succeed, the first thing first; never empty."""
     status = end_of(run, records)
     if status and status.reasons:
         return [_cause(reason) for reason in status.reasons]

@@ -60,11 +60,7 @@ class Cluster:
 
     @classmethod
     def connect(cls, host: str = "", namespace: str = "") -> Self:
-        """Find the API and prove that it answers.
-
-        Args:
-            host: Its address; empty takes HRF_KFP_HOST.
-            namespace: The user's namespace; empty takes HRF_KFP_NAMESPACE.
+        """Find the API and prove that it answers; what is empty comes from HRF_KFP_HOST and HRF_KFP_NAMESPACE.
 
         Raises:
             ClusterError: There is no address, no answer, no permission, or no Kubeflow Pipelines API.
@@ -88,11 +84,7 @@ class Cluster:
         return cluster
 
     def ask(self, call: Callable[..., Any], **arguments: Any) -> Any:
-        """Ask for something; a server that is busy or away for a moment is asked again.
-
-        Args:
-            call: A call of `api`.
-            arguments: Its arguments.
+        """Ask for something by a call of `api`; a server that is busy or away for a moment is asked again.
 
         Raises:
             ClusterError: It is refused, or there is no answer.
@@ -122,13 +114,7 @@ class Cluster:
             ) from None
 
     def list_all(self, call: Callable[..., Any], field: str, **arguments: Any) -> Iterator[Any]:
-        """Everything that a listing call has, page by page.
-
-        Args:
-            call: A call of `api`.
-            field: What the entries of its answer are called.
-            arguments: Its arguments.
-        """
+        """Everything that a listing call of `api` has under a field of its answers, page by page."""
         token = ""
         while True:
             page = self.ask(call, page_token=token, page_size=PAGE_SIZE, **arguments)

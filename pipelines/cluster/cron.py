@@ -57,10 +57,6 @@ class Cron:
     def next_times(self, after: datetime.datetime, count: int) -> list[datetime.datetime]:
         """The next times at which it fires.
 
-        Args:
-            after: Only times later than this one, with its zone.
-            count: How many.
-
         Returns:
             Fewer, where there are no more within five years.
         """

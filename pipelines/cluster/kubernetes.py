@@ -62,11 +62,7 @@ class Kubernetes:
         return cls(client.ApiClient(settings), context)
 
     def get(self, path: str, **query: str) -> dict[str, Any]:
-        """An object, or a list of some.
-
-        Args:
-            path: Such as `/api/v1/namespaces/hrf`.
-            query: Such as `labelSelector`.
+        """An object, or a list of some, such as `/api/v1/namespaces/hrf`; a query is such as `labelSelector`.
 
         Raises:
             ClusterError: It is not there (`status` 404), may not be seen (401, 403), or there is no answer.

@@ -37,11 +37,7 @@ class Records:
 
 
 def fetch_records(run: Any, spec: Mapping[str, Any] | None = None) -> Records:
-    """Read a run's records.
-
-    Args:
-        run: A run, as the API describes it.
-        spec: Its pipeline, whose defaults hold for parameters that the run does not name.
+    """Read a run's records; its pipeline's defaults hold for parameters that the run does not name.
 
     Returns:
         What there is. A bucket that can't be read is no error: it often can't be from outside the cluster.

@@ -24,10 +24,6 @@ if TYPE_CHECKING:
 def resume_run(cluster: Cluster, run: Any) -> Any:
     """Start a run that goes on with another one from its last finished step, whoever started that.
 
-    Args:
-        cluster: Where both are.
-        run: A run that failed, was terminated, or whose end Kubeflow has missed; with its details.
-
     Returns:
         The new run, as the API describes it.
 

@@ -173,9 +173,7 @@ def tasks_of(run: Any, spec: Mapping[str, Any] | None) -> list[Task]:
 
     Kubeflow does not say which sub-pipeline a task is in. But those of epochs follow each other, so the times tell.
 
-    Args:
-        run: A run with its details.
-        spec: Its pipeline. Without it, every task counts but what Kubeflow adds.
+    Without the run's pipeline, every task counts but what Kubeflow adds.
     """
     entries = [entry for entry in _entries(run) if entry.display_name]
     names, groups = task_names(spec), _groups(spec)

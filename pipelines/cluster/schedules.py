@@ -71,17 +71,6 @@ def put_schedule(
 ) -> Any:
     """Make a schedule, in the place of the one of that name if there is one and it may be replaced.
 
-    Args:
-        cluster: Where.
-        name: What it is called; a run's tag begins with it.
-        cron: When; see `hrf_pipelines.cluster.cron`.
-        version: What it runs, now and always.
-        experiment_id: In which experiment.
-        parameters: The pipeline's parameters, the run's tag among them.
-        service_account: What its pods run as; "" for the cluster's own.
-        description: What the UI says of it.
-        replace: Whether one of this name may be replaced.
-
     Returns:
         The schedule, as the API describes it.
 

@@ -73,13 +73,7 @@ class Site:
 class RunsOnCluster:
     """The runs of a study that are missing in its table, done on a cluster.
 
-    Args:
-        runs: All runs.
-        folder: The study's.
-        site: Where they run.
-        package: Compiles the package of a run.
-        show: Called now and then.
-        tell: Is told, in a line, what `show` does not show.
+    `tell` is told, in a line, what `show` does not show.
     """
 
     def __init__(

@@ -34,10 +34,7 @@ class Version:
 def put_version(cluster: Cluster, package: str, about: str = "") -> Version:
     """Have a package on the cluster: found if it is there, uploaded if not.
 
-    Args:
-        cluster: Where to.
-        package: A compiled package.
-        about: What it is about: see `hrf_pipelines.versions.about_package`.
+    For `about`, see `hrf_pipelines.versions.about_package`.
 
     Raises:
         ClusterError: The cluster refuses, or has another package of this name.
@@ -86,15 +83,7 @@ def start_run(
     parameters: Mapping[str, str],
     service_account: str,
 ) -> Any:
-    """Start a run.
-
-    Args:
-        cluster: Where.
-        version: Of what.
-        experiment_id: In which experiment.
-        name: What the UI calls it.
-        parameters: The pipeline's parameters.
-        service_account: What its pods run as; "" for the cluster's own.
+    """Start a run; its pods run as the service account, or the cluster's own for "".
 
     Returns:
         The run, as the API describes it.

@@ -51,12 +51,6 @@ class Ended:
 def follow(cluster: Cluster, run_id: str, view: RunView, *, poll_seconds: float) -> Ended:
     """Watch a run until it ends.
 
-    Args:
-        cluster: Where it runs.
-        run_id: Which run.
-        view: Is shown the run each time.
-        poll_seconds: How long to wait between two looks.
-
     Raises:
         ClusterError: The cluster refuses, or has not answered for ten minutes.
     """

@@ -43,12 +43,7 @@ class Finding:
 
 
 def examine(work_dir: Path, bucket: str = "") -> list[Finding]:
-    """Run all checks.
-
-    Args:
-        work_dir: Where runs would live.
-        bucket: The bucket that runs would be given.
-    """
+    """Run all checks."""
     return [
         check_python(),
         check_packages(),

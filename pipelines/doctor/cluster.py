@@ -27,12 +27,6 @@ _APPLY = "apply the manifests for this namespace (manifests/README.md)"
 def check_cluster(cluster: Cluster, placement: Placement, *, service_account: str, storage: str = "") -> list[Finding]:
     """Look at what a run's pods need: namespace, account, ConfigMaps, Secrets, claims; and whether retries work.
 
-    Args:
-        cluster: Where runs would be started.
-        placement: What they would ask for.
-        service_account: What their pods would run as; "" for the cluster's own.
-        storage: Where they would keep models, as `s3://bucket/prefix`; "" if that isn't known.
-
     Returns:
         What was seen. Where there is no kubeconfig, or it is of another cluster, one finding that says so.
     """

@@ -38,15 +38,6 @@ def run_doctor_pod(
 ) -> list[Finding]:
     """Start the pod, wait for it, read what it found, and delete it.
 
-    Args:
-        cluster: Where to.
-        placement: What it is given.
-        images: Whose image it runs.
-        service_account: What it runs as.
-        storage: The store that it tries, as `s3://bucket/prefix`.
-        tell: Is told what it waits for.
-        role: Of which of the placement's parts it is.
-
     Raises:
         ClusterError: It can't be started, does not end, or says nothing.
     """

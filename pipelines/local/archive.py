@@ -12,11 +12,6 @@ if TYPE_CHECKING:
 def archive_run(folder: RunFolder, storage: Storage, experiment: str) -> None:
     """Upload a run's artifacts and log; what is there already is left alone, and what an earlier attempt left replaced.
 
-    Args:
-        folder: The run.
-        storage: Where to.
-        experiment: The experiment that the run belongs to.
-
     Raises:
         StorageError: If the server refuses or does not answer.
     """

@@ -22,11 +22,7 @@ FULL_BYTES = 2**16
 def explain(folder: Path, *, log: str, status: int, at_work: Mapping[str, Any] | None) -> dict[str, Any]:
     """A report, as a failing step would have made it.
 
-    Args:
-        folder: Where the run lies.
-        log: What the attempt said.
-        status: Exit status of its process.
-        at_work: The event with which the step began that never ended, if there is one.
+    `at_work` is the event with which the step began that never ended, if there is one.
     """
     where = {name: (at_work or {"step": ""}).get(name) for name in ("step", "epoch", "replica")}
     if shutil.disk_usage(folder).free < FULL_BYTES:

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 def forget_damaged(cache: Path) -> Iterator[Path]:
     """Take the notes away of steps whose outputs are not what they wrote, so that they are done again.
 
-    Args:
-        cache: The runner's folder of notes; it may not exist yet.
-
     Yields:
         For each of them, the file that is not what it was.
     """

@@ -49,9 +49,6 @@ def keep_files_only(folder: Path) -> None:
     """Make a folder what it would be once it had been through an object store.
 
     A link to a file arrives as a copy of it, as the launcher opens what it uploads; a link to a folder not at all.
-
-    Args:
-        folder: An output folder that is complete.
     """
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_symlink():

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 def trace(summary: RunSummary, work_dir: Path, bucket: str) -> list[dict[str, Any]]:
     """The candidates that a run's model descends from, newest first, ending with the base.
 
-    Args:
-        summary: The run's.
-        work_dir: Whose embedded storage is asked, if no other is configured.
-        bucket: See `hrf_pipelines.local.object_storage`.
-
     Returns:
         One record per candidate: its run, epoch, configuration and what that run started from; the last is the base.
     """

@@ -38,11 +38,7 @@ LOCK_SECONDS = 5.0
 
 
 class RunBusyError(HrfError):
-    """Another process is working on the run.
-
-    Args:
-        run_id: The run.
-    """
+    """Another process is working on the run."""
 
     def __init__(self, run_id: str) -> None:
         self.run_id = run_id
@@ -99,13 +95,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, runs: Path, *, package: str, **asked: Any) -> Self:
-        """Make the folder of a new run.
-
-        Args:
-            runs: The folder of all runs.
-            package: The compiled pipeline.
-            asked: Fields of `RunState`, without `run_id`, `created` and `hrf_version`.
-        """
+        """Make the folder of a new run."""
         from hrf import __version__
 
         now = time.time()
@@ -242,12 +232,7 @@ class RunFolder:
 
 
 def all_runs(runs: Path, tell: Callable[[ArtifactError], None]) -> list[tuple[RunFolder, RunState]]:
-    """All runs below a folder, oldest first.
-
-    Args:
-        runs: The folder of all runs.
-        tell: Is told of every run whose state can't be read; the others don't depend on it.
-    """
+    """All runs below a folder, oldest first; `tell` is told of every run whose state can't be read."""
     found = []
     for folder in _run_folders(runs):
         try:
@@ -258,13 +243,7 @@ def all_runs(runs: Path, tell: Callable[[ArtifactError], None]) -> list[tuple[Ru
 
 
 def find_unfinished(runs: Path, asked: str, tell: Callable[[ArtifactError], None]) -> RunFolder | None:
-    """The newest unfinished run that was asked for in the same way.
-
-    Args:
-        runs: The folder of all runs.
-        asked: A fingerprint.
-        tell: As of `all_runs`.
-    """
+    """The newest unfinished run that was asked for in the same way; `tell` as of `all_runs`."""
     for folder, state in reversed(all_runs(runs, tell)):
         if state.fingerprint == asked and state.status != "finished":
             return folder

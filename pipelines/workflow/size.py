@@ -81,23 +81,13 @@ class WorkflowSize:
 
 
 def estimate(package: str, retried: Retried = "every") -> WorkflowSize:
-    """Estimate the Workflow of a run of a package.
-
-    Args:
-        package: A compiled package.
-        retried: What the cluster's Argo tries again: see `hrf_pipelines.workflow.model.Retried`.
-    """
+    """Estimate the Workflow of a run of a package."""
     documents = read_package(package)
     return measure(WorkflowModel.of(documents, retried=retried), documents)
 
 
 def measure(model: WorkflowModel, documents: Sequence[Mapping[str, Any]]) -> WorkflowSize:
-    """Measure a Workflow.
-
-    Args:
-        model: Its nodes.
-        documents: The package that they are of, parsed.
-    """
+    """Measure a Workflow."""
     # As the object holds them: by their ids, which are in no order.
     nodes = json.dumps(dict(sorted((node["id"], node) for node in model.nodes)), separators=(",", ":")).encode()
     packed = base64.b64encode(gzip.compress(nodes, 6))

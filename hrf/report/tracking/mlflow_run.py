@@ -43,10 +43,6 @@ def main() -> None:
 def tell(client: MlflowClient, run: TrackedRun) -> str:
     """Bring an MLflow run up to what is known of a run.
 
-    Args:
-        client: Of the server.
-        run: The run.
-
     Returns:
         The page that shows it; "" for a store that has no pages, and where nothing was to be told.
 
