@@ -17,7 +17,7 @@ from typing import Any
 import diffusers
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import conv2d, linear, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -29,6 +29,7 @@ from hrf.config import Lora
 from hrf.errors import ConfigError
 from hrf.policies.architecture import Architecture
 from hrf.policies.kinds import kind_of_denoiser
+from hrf.policies.weights import add_adapter
 
 _META = torch.device("meta")
 
@@ -60,6 +61,12 @@ class Footprint:
     """The same for a forward and a backward pass, beside weights and gradients."""
     checkpointed_bytes: int
     """The same with gradient checkpointing."""
+    forward_casts: int
+    """How many weights have a copy at a time where a forward pass is in another precision than they."""
+    backward_casts: int
+    """The same for a forward and a backward pass."""
+    checkpointed_casts: int
+    """The same with gradient checkpointing."""
 
     @property
     def forward_flops(self) -> int:
@@ -74,20 +81,15 @@ def denoiser_footprint(
 
     Args:
         config: `config.json` of a denoiser of any kind.
-        lora: The adapter that is tuned; None: all of its weights are. Its own FLOPs and activations, about a percent,
-            are left out.
+        lora: The adapter that is tuned; None: all of its weights are. Its own FLOPs, about a percent, are left out.
         shape: (C, H, W) of a sample; None: as the model's files say.
 
     Raises:
-        ConfigError: If it is of a class that is not known here, or no model can be made of it.
+        ConfigError: If it is of a class that is not known here, or no model can be made of it, or no such adapter.
     """
     kind = kind_of_denoiser(config)
     shape = shape or kind.sample_shape(Architecture(denoiser=config, scheduler={}), None)
-    counted = _count_denoiser(json.dumps(dict(config), sort_keys=True), shape)
-    if lora is None:
-        return counted
-    sizes = _adapter_sizes(_build(config, kind.denoiser), lora)
-    return replace(counted, num_tuned=sum(sizes), num_tuned_tensors=len(sizes))
+    return _count_denoiser(json.dumps(dict(config), sort_keys=True), shape, lora)
 
 
 def decoder_footprint(config: Mapping[str, Any], latent_shape: tuple[int, ...]) -> Footprint:
@@ -100,14 +102,14 @@ def decoder_footprint(config: Mapping[str, Any], latent_shape: tuple[int, ...]) 
 
 
 @lru_cache
-def _count_denoiser(config: str, shape: tuple[int, int, int]) -> Footprint:
+def _count_denoiser(config: str, shape: tuple[int, int, int], lora: Lora | None) -> Footprint:
     """Count what `config.json` describes; it takes seconds, and plans of several runs have few models."""
     values = json.loads(config)
     kind = kind_of_denoiser(values)
     model = _build(values, kind.denoiser)
     with _META:
         inputs = kind.question(model.config, shape)
-    return _count(model, shape, inputs)
+    return _count(model, shape, inputs, lora)
 
 
 @lru_cache
@@ -131,17 +133,6 @@ class _Decoder(nn.Module):
         return diffusers.models.autoencoders.vae.DecoderOutput(sample=self.decoder(latents))
 
 
-def _adapter_sizes(model: nn.Module, lora: Lora) -> list[int]:
-    """Parameters of an adapter, tensor by tensor: two matrices of a rank r beside each layer that it is put on."""
-    sizes = []
-    for name, layer in model.named_modules():
-        if any(name == target or name.endswith(f".{target}") for target in lora.targets):
-            weight: Any = layer.weight
-            # A convolution's first matrix has its kernel, the second is 1 x 1.
-            sizes += [lora.rank * weight[0].numel(), lora.rank * len(weight)]
-    return sizes
-
-
 def _build(config: Mapping[str, Any], name: str) -> Any:
     if config.get("_class_name") != name:
         raise ConfigError(
@@ -160,18 +151,15 @@ def _build(config: Mapping[str, Any], name: str) -> Any:
         ) from error
 
 
-def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any]) -> Footprint:
-    parameters = list(model.parameters())
-    with _META:
-        for parameter in parameters:
-            # As in an update: gradients are there before the first backward pass, and are added to.
-            parameter.grad = torch.zeros_like(parameter)
+def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any], lora: Lora | None = None) -> Footprint:
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
 
     def run(*, backward: bool) -> tuple[_Memory, tuple[int, ...]]:
-        known = [*parameters, *(parameter.grad for parameter in parameters), *model.buffers(), *tree_leaves(inputs)]
-        memory = _Memory(known)
+        parameters = list(model.parameters())
+        gradients = (parameter.grad for parameter in parameters)
+        memory = _Memory(parameters, [*gradients, *model.buffers(), *tree_leaves(inputs)])
         with memory, torch.set_grad_enabled(backward), _META:
-            with _FusedAttention():
+            with _AsOnGpu():
                 output = model(**inputs).sample
             if backward:
                 output.backward(torch.empty_like(output))
@@ -181,20 +169,30 @@ def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any]) -> Footpr
     # checkpointing recomputes, until Python next looks for reference cycles.
     with FlopCounterMode(display=False) as flops:
         forward, output_shape = run(backward=False)
+    if lora:
+        with _META:
+            add_adapter(model, lora)
+    tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    num_tuned = sum(parameter.numel() for parameter in tuned)
+    largest = max((parameter.numel() for parameter in model.parameters() if not parameter.requires_grad), default=0)
+    with _META:
+        for parameter in tuned:
+            # As in an update: gradients are there before the first backward pass, and are added to.
+            parameter.grad = torch.zeros_like(parameter)
     backward, _ = run(backward=True)
     checkpointed = backward
     if hasattr(model, "enable_gradient_checkpointing"):
         model.enable_gradient_checkpointing(
-            partial(checkpoint, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _FusedAttention()))
+            partial(checkpoint, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _AsOnGpu()))
         )
         checkpointed, _ = run(backward=True)
     counts = flops.get_flop_counts()["Global"]
     convolutions = sum(count for operation, count in counts.items() if "convolution" in str(operation))
     return Footprint(
-        num_parameters=sum(parameter.numel() for parameter in parameters),
+        num_parameters=num_parameters,
         buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
-        num_tuned=sum(parameter.numel() for parameter in parameters),
-        num_tuned_tensors=len(parameters),
+        num_tuned=num_tuned,
+        num_tuned_tensors=len(tuned),
         sample_shape=shape,
         output_shape=output_shape,
         convolution_flops=convolutions,
@@ -203,16 +201,25 @@ def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any]) -> Footpr
         forward_bytes=forward.peak_bytes,
         backward_bytes=backward.peak_bytes,
         checkpointed_bytes=min(checkpointed.peak_bytes, backward.peak_bytes),
+        # Autocast keeps the copies of what is tuned until the pass is over, and makes others anew at each use.
+        forward_casts=num_tuned + largest,
+        backward_casts=num_tuned + backward.peak_copied,
+        checkpointed_casts=num_tuned + checkpointed.peak_copied,
     )
 
 
 class _Memory(TorchDispatchMode):
-    """Adds up the memory of tensors from when an operation makes them until nobody holds them any more."""
+    """Adds up the memory of tensors from when an operation makes them until nobody holds them any more.
 
-    def __init__(self, known: Iterable[Any]) -> None:
+    Copies of weights are counted apart, in numbers: how many there are does not depend on the batch.
+    """
+
+    def __init__(self, weights: Iterable[Tensor], known: Iterable[Any] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak_bytes = self.num_operations = self._bytes = 0
-        self._seen = WeakIdKeyDictionary()
+        self.peak_bytes = self.peak_copied = self.num_operations = self._bytes = self._copied = 0
+        self._weights, self._seen = WeakIdKeyDictionary(), WeakIdKeyDictionary()
+        for weight in weights:
+            self._weights[weight.untyped_storage()] = self._seen[weight.untyped_storage()] = True
         for tensor in known:
             if isinstance(tensor, Tensor):
                 self._seen[tensor.untyped_storage()] = True
@@ -221,10 +228,19 @@ class _Memory(TorchDispatchMode):
         del types
         output = func(*args, **(kwargs or {}))
         self.num_operations += not func.is_view
+        if func is torch.ops.aten.clone.default and args[0].untyped_storage() in self._weights:
+            self._copy(output)
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
                 self._add(tensor.untyped_storage())
         return output
+
+    def _copy(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        self._seen[storage] = True
+        self._copied += tensor.numel()
+        self.peak_copied = max(self.peak_copied, self._copied)
+        weakref.finalize(storage, self._forget, tensor.numel())
 
     def _add(self, storage: Any) -> None:
         # Views share the storage of what they are views of.
@@ -238,12 +254,21 @@ class _Memory(TorchDispatchMode):
     def _free(self, num_bytes: int) -> None:
         self._bytes -= num_bytes
 
+    def _forget(self, copied: int) -> None:
+        self._copied -= copied
 
-class _FusedAttention(TorchFunctionMode):
-    """Attention by the fused kernel that GPUs have: the meta device would write out the whole attention matrix."""
+
+class _AsOnGpu(TorchFunctionMode):
+    """What the meta device would do otherwise than a GPU under autocast.
+
+    Attention is by the fused kernel that GPUs have, which does not write out the whole matrix. Frozen weights are
+    copied at each use: autocast keeps copies only of those that want a gradient.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
+        if func in (linear, conv2d) and not args[1].requires_grad:
+            return func(args[0], args[1].clone(), *args[2:], **(kwargs or {}))
         if func is not scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))
         query, key, value = args[:3] if args else (kwargs["query"], kwargs["key"], kwargs["value"])

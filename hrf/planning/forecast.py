@@ -356,7 +356,8 @@ def _assumptions(config: Config, gpu: Gpu, utilisation: float) -> tuple[str, ...
         f"no operation is faster than {OPERATION_SECONDS * 1e6:g} microseconds; nothing waits for storage or start-up",
         f"a backward pass takes {BACKWARD} forward passes; 2 FLOPs per multiply-add, elementwise operations left out",
         "start steps are spread evenly over their window; a batch is filled up where samples end",
-        "attention by a fused kernel; memory without the allocator's reserve and the kernels' workspaces",
+        "attention by a fused kernel; memory without the allocator's reserve and the kernels' workspaces, and without "
+        "the networks of rewards and features, which are on the GPU only while they score",
         "the time of the reward, and of measuring diversity, is not in it",
         "every candidate passes its selection and has a verdict against a promoted model, and the bucket has none of "
         "the base's measurements for it: an upper bound",

@@ -7,7 +7,7 @@ import math
 from hrf.config import Config
 from hrf.planning.footprint import Footprint
 
-FLOAT_BYTES, INDEX_BYTES = 4, 8
+FLOAT_BYTES, BFLOAT16_BYTES, INDEX_BYTES = 4, 2, 8
 _ADAM_MOMENTS = 2
 _BFLOAT16_ACTIVATIONS = 0.5
 _SCORE_BYTES = 22
@@ -17,39 +17,50 @@ _STEP_NORM_COPIES = 1
 
 
 def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None) -> dict[str, int]:
-    """Bytes on the GPU: weights and what goes with each, and the peaks of sampling and of the update."""
+    """Bytes on the GPU: weights and what goes with each, and the peaks of sampling and of the update.
+
+    What is there at the same time: the decoder while it decodes, copies of weights in bfloat16 while they are used, and
+    what an update works with also while the next epoch is sampled in the same step.
+    """
     weights, tuned = FLOAT_BYTES * denoiser.num_parameters, FLOAT_BYTES * denoiser.num_tuned
     low = config.model.forward_dtype == "bfloat16"
-    activations = _BFLOAT16_ACTIVATIONS if low else 1.0
+    activations, copy = (_BFLOAT16_ACTIVATIONS, BFLOAT16_BYTES) if low else (1.0, 0)
     second = config.switch_step > 0 or config.update.uses_reference
     parts = {
         "weights": weights,
         "buffers": denoiser.buffer_bytes,
         # An adapter's reference is the same network, with the adapter switched off.
         "reference": tuned if config.policy.lora else weights if second else 0,
-        "bfloat16_weights": weights // 2 if low else 0,
         "gradients": tuned,
         "gradient_copies": _STEP_NORM_COPIES * tuned,
         "moments": _ADAM_MOMENTS * tuned,
         "average": tuned if config.update.ema_decay > 0 else 0,
         "decoder": FLOAT_BYTES * decoder.num_parameters if decoder else 0,
     }
-    forward = round(config.model.batch_size * config.forwards * denoiser.forward_bytes * activations)
-    # One latent after the other, in float32.
-    decoding = decoder.forward_bytes if decoder else 0
     pairs = config.update.microbatch * config.episode_forwards
-    trained = round(pairs * denoiser.backward_bytes * activations)
-    checkpointed = round(pairs * denoiser.checkpointed_bytes * activations)
-    held = parts["weights"] + parts["buffers"] + parts["reference"] + parts["bfloat16_weights"]
-    learning = held + parts["gradients"] + parts["gradient_copies"] + parts["moments"] + parts["average"]
+    working = {
+        "sample_activations": round(config.model.batch_size * config.forwards * denoiser.forward_bytes * activations),
+        "sample_bfloat16_weights": copy * denoiser.forward_casts,
+        # One latent after the other, in float32.
+        "decoder_activations": decoder.forward_bytes if decoder else 0,
+        "update_activations": round(pairs * denoiser.backward_bytes * activations),
+        "update_bfloat16_weights": copy * denoiser.backward_casts,
+        "update_activations_checkpointed": round(pairs * denoiser.checkpointed_bytes * activations),
+        "update_bfloat16_weights_checkpointed": copy * denoiser.checkpointed_casts,
+    }
+    held = parts["weights"] + parts["buffers"] + parts["reference"]
+    learning = held + parts["gradients"] + parts["moments"] + parts["average"]
+    denoising = working["sample_activations"] + working["sample_bfloat16_weights"]
+    decoding = parts["decoder"] + working["decoder_activations"]
+    update = learning + parts["gradient_copies"]
     return {
         **parts,
-        "sample_activations": max(forward, decoding),
-        "update_activations": trained,
-        "update_activations_checkpointed": checkpointed,
-        "sample": held + parts["decoder"] + max(forward, decoding),
-        "update": learning + trained,
-        "update_checkpointed": learning + checkpointed,
+        **working,
+        "sample": (held if config.run.epochs_per_step == 1 else learning) + max(denoising, decoding),
+        "update": update + working["update_activations"] + working["update_bfloat16_weights"],
+        "update_checkpointed": update
+        + working["update_activations_checkpointed"]
+        + working["update_bfloat16_weights_checkpointed"],
     }
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import gc
 import math
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import diffusers
 import pytest
 import torch
 from diffusers import (
@@ -18,11 +20,14 @@ from diffusers import (
 )
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hrf.config import Lora
 from hrf.errors import ConfigError
 from hrf.planning import footprint as footprint_module
 from hrf.planning.footprint import Footprint, decoder_footprint, denoiser_footprint
+from hrf.policies.kinds import kind_of_denoiser
+from hrf.policies.weights import add_adapter
 from tests.hrf import tiny_flux
 from tests.hrf.tiny_stable_diffusion_3 import TRANSFORMER
 from tests.hrf.tiny_stable_diffusion_xl import UNET
@@ -258,10 +263,10 @@ class TestMemory:
                 for parameter in model.parameters():
                     parameter.grad = torch.zeros_like(parameter)
                 sample, timestep = torch.zeros(batch, 3, 16, 16), torch.zeros(batch, dtype=torch.int64)
-                known = [*model.parameters(), *(parameter.grad for parameter in model.parameters()), sample, timestep]
-                memory = footprint_module._Memory(known)
+                gradients = [parameter.grad for parameter in model.parameters()]
+                memory = footprint_module._Memory(model.parameters(), [*gradients, sample, timestep])
                 with memory:
-                    with footprint_module._FusedAttention(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+                    with footprint_module._AsOnGpu(), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
                         output = model(sample, timestep).sample
                     output.backward(torch.ones_like(output))
                 return memory.peak_bytes
@@ -269,6 +274,81 @@ class TestMemory:
         # The bfloat16 copies of the weights are there once, whatever the batch.
         low, high = (peak(3, enabled) - peak(1, enabled) for enabled in (True, False))
         assert low / high == pytest.approx(0.5, abs=0.1)
+
+
+class _Copies(TorchDispatchMode):
+    """How many of a real pass's weights have a copy in bfloat16 at a time."""
+
+    def __init__(self, weights) -> None:
+        super().__init__()
+        self.most = self._now = 0
+        self._weights = {weight.data_ptr() for weight in weights}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self._weights:
+            self._now += output.numel()
+            self.most = max(self.most, self._now)
+            weakref.finalize(output.untyped_storage(), self._gone, output.numel())
+        return output
+
+    def _gone(self, count: int) -> None:
+        self._now -= count
+
+
+CAST = {
+    "UNet": (TEXT, (4, 16, 16), Lora(rank=2)),
+    "Stable Diffusion 3": ({**FLOW, "num_layers": 5}, (4, 8, 8), Lora(rank=2, targets=("attn.to_q", "attn.to_k"))),
+    "FLUX": (
+        {**FLUX, "num_layers": 2, "num_single_layers": 5},
+        (4, 8, 8),
+        Lora(rank=2, targets=("attn.to_q", "attn.to_out.0", "ff.net.2")),
+    ),
+}
+
+
+class TestCasts:
+    @pytest.mark.parametrize("adapted", [True, False])
+    @pytest.mark.parametrize("name", CAST)
+    def test_copies_of_weights_in_bfloat16_are_those_of_a_real_pass(self, name, adapted):
+        """Of autocast on the CPU, which caches copies as on a GPU: of what wants a gradient, until the pass is over.
+
+        Biases are copied for a moment, and of what is tuned a checkpointed pass has fewer: together less than a tenth.
+        Kills: copies of all frozen weights at a time, kept from layer to layer; none for the backward pass; a copy of
+        what nobody wants a gradient through.
+        """
+        config, shape, lora = CAST[name]
+        counted = denoiser_footprint(config, lora if adapted else None, shape)
+        kind = kind_of_denoiser(config)
+        for expected, backward, checkpointing in (
+            (counted.forward_casts, False, False),
+            (counted.backward_casts, True, False),
+            (counted.checkpointed_casts, True, True),
+        ):
+            model = getattr(diffusers, kind.denoiser).from_config(config).eval()
+            if adapted:
+                add_adapter(model, lora)
+            if checkpointing:
+                model.enable_gradient_checkpointing()
+            copies = _Copies(model.parameters())
+            with copies, torch.set_grad_enabled(backward):
+                with torch.autocast("cpu", torch.bfloat16):
+                    output = model(**kind.question(model.config, shape)).sample
+                if backward:
+                    output.float().sum().backward()
+            tuned = counted.num_tuned if adapted else 0
+            assert expected - tuned - 0.02 * counted.num_parameters < copies.most
+            assert copies.most < expected + 0.02 * counted.num_parameters
+        if adapted:
+            assert counted.forward_casts < counted.checkpointed_casts < 0.35 * counted.backward_casts
+            assert counted.backward_casts < counted.num_parameters
+
+    def test_what_goes_into_a_frozen_layer_is_not_remembered(self):
+        """Kills: an adapter's activations counted as those of all weights."""
+        whole = denoiser_footprint(FLUX, shape=(4, 8, 8))
+        adapted = denoiser_footprint(FLUX, CAST["FLUX"][2], (4, 8, 8))
+        assert adapted.backward_bytes < 0.75 * whole.backward_bytes
+        assert adapted.forward_flops == whole.forward_flops
 
 
 class TestAdapter:

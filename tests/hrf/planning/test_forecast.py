@@ -298,10 +298,14 @@ class TestTime:
 
 class TestMemory:
     def test_it_adds_up(self, counted):
-        config = configured(model={"batch_size": 5})
+        config = configured(model={"batch_size": 5}, run={"epochs_per_step": 1})
         found = device_memory(config, counted, None)
         weights = 4 * counted.num_parameters
         assert found["sample"] == weights + 5 * counted.forward_bytes
+        # Of several epochs in a step, gradients and moments are there while the next one is sampled.
+        assert (
+            device_memory(configured(model={"batch_size": 5}), counted, None)["sample"] == found["sample"] + 3 * weights
+        )
         # Weights, gradient, a copy of it for each step's norm, two moments.
         assert found["update"] == 5 * weights + 16 * counted.backward_bytes
         assert found["update"] - found["update_checkpointed"] == 16 * (
@@ -336,8 +340,21 @@ class TestMemory:
     def test_bfloat16_halves_activations_and_copies_the_weights(self, counted):
         low = device_memory(configured(model={"forward_dtype": "bfloat16"}), counted, None)
         high = device_memory(configured(), counted, None)
-        assert low["update_activations"] == high["update_activations"] / 2
-        assert low["bfloat16_weights"] == 2 * counted.num_parameters
+        for part in ("update", "update_checkpointed"):
+            activations = part.replace("update", "update_activations")
+            assert low[activations] == high[activations] / 2
+            assert low[part] == high[part] - low[activations] + 2 * counted.num_parameters
+
+    def test_a_decoder_is_there_while_it_decodes_and_the_denoisers_activations_while_it_denoises(self, counted):
+        """Kills: both at a time, one of them never."""
+        config = configured(model={"batch_size": 5}, run={"epochs_per_step": 1})
+        weights = 4 * counted.num_parameters
+        for scale in (1, 100):
+            decoder = dataclasses.replace(counted, num_parameters=scale * counted.num_parameters)
+            decoding = scale * weights + counted.forward_bytes
+            found = device_memory(config, counted, decoder)
+            assert found["sample"] == weights + max(5 * counted.forward_bytes, decoding)
+            assert found["update"] == device_memory(config, counted, None)["update"]
 
 
 class TestArtifacts:
