@@ -7,6 +7,8 @@ are tags that make of a value what it does not look like, such as `!!binary`: no
 
 from __future__ import annotations
 
+import copy
+import functools
 import re
 from collections.abc import Iterator
 from typing import Any, NoReturn
@@ -134,7 +136,7 @@ def parse_yaml(text: str, *, origin: str) -> dict[str, Any]:
         ConfigError: For a syntax error (with line and column), a repeated key, or another top level than a mapping.
     """
     try:
-        value = yaml.load(text, Loader=_Loader)
+        value = copy.deepcopy(_read(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -153,6 +155,12 @@ def parse_yaml(text: str, *, origin: str) -> dict[str, Any]:
             fix="write `section: {field: value}`, with a blank after each colon",
         )
     return value
+
+
+@functools.lru_cache(maxsize=32)
+def _read(text: str) -> Any:
+    """What the YAML says: read once, as every step of a process reads the same configuration. Not to be changed."""
+    return yaml.load(text, Loader=_Loader)
 
 
 def dump_yaml(value: dict[str, Any]) -> str:
