@@ -24,7 +24,6 @@ from hrf.policies.architecture import Architecture
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import evaluated_from, load_policy, save_fresh_policy, save_policy, weights_of
 from hrf.policies.kinds import kind_of, load_denoiser, normalise_base
-from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
 from hrf.rewards.client import RemoteScorer
 from hrf.rewards.remote import RemoteReward
@@ -32,7 +31,7 @@ from hrf.steps.prepare import policy_identity
 from hrf.storage.objects import Storage
 from hrf.storage.shipped import shipped_folder
 from tests.docs.pages import PAGES, fenced
-from tests.hrf import tiny_flux, tiny_stable_diffusion, tiny_stable_diffusion_3
+from tests.hrf import tiny_flux, tiny_stable_diffusion, tiny_stable_diffusion_3, tiny_stable_diffusion_xl
 from tests.hrf.candidates import EXPERIMENT, candidate_of, put_forward
 
 
@@ -169,21 +168,23 @@ class TestPlainDiffusersWithAnAdapter:
     }
 
     @pytest.mark.parametrize(
-        ("scheduler", "split", "spacing"),
+        ("kind", "scheduler", "split", "spacing"),
         [
-            ("DDIMScheduler", 0.0, "trailing"),
-            ("DDIMScheduler", 0.5, "leading"),
-            ("PNDMScheduler", 0.5, "leading"),
-            ("EulerDiscreteScheduler", 0.5, "leading"),
-            ("DPMSolverMultistepScheduler", 0.5, "leading"),
+            (tiny_stable_diffusion, "DDIMScheduler", 0.0, "trailing"),
+            (tiny_stable_diffusion, "DDIMScheduler", 0.5, "leading"),
+            (tiny_stable_diffusion, "PNDMScheduler", 0.5, "leading"),
+            (tiny_stable_diffusion, "EulerDiscreteScheduler", 0.5, "leading"),
+            (tiny_stable_diffusion, "DPMSolverMultistepScheduler", 0.5, "leading"),
+            (tiny_stable_diffusion_xl, "EulerDiscreteScheduler", 0.0, "trailing"),
+            (tiny_stable_diffusion_xl, "EulerDiscreteScheduler", 0.5, "leading"),
         ],
     )
     def test_the_lines_make_the_pictures_of_our_own_policy(
-        self, scheduler: str, split: float, spacing: str, tmp_path: Path
+        self, kind: ModuleType, scheduler: str, split: float, spacing: str, tmp_path: Path
     ) -> None:
         """Kills: an adapter that is on from the start, or from a step too late on; latents clipped where the base's
         scheduler has no clip_sample; the offset that StableDiffusionPipeline puts into its scheduler."""
-        model = tiny_stable_diffusion.save(tmp_path / "model")
+        model = kind.save(tmp_path / "model")
         if scheduler != "DDIMScheduler":
             settings = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
             getattr(diffusers, scheduler)(**settings).save_pretrained(model / "scheduler")
@@ -193,7 +194,7 @@ class TestPlainDiffusersWithAnAdapter:
         for folder in (base, fresh, tuned):
             folder.mkdir()
         normalise_base(model, base)
-        embed_prompts(base, self.PROMPTS, negative="").save(base)
+        kind_of(base).embed_prompts(base, self.PROMPTS, negative="").save(base)
         config = Config.from_mapping({**self.SETTINGS, "policy": {"lora": {"rank": 2, "alpha": 4}, "split": split}})
         config = config.with_changes({"sampler": {"spacing": spacing}})
         about = {"switch_step": config.switch_step, "sampler": config.sampler.model_dump(mode="json")}
@@ -207,6 +208,10 @@ class TestPlainDiffusersWithAnAdapter:
         save_policy(tuned, policy.denoiser, base, about, None, weights_of(config))
 
         code = fenced("python", PAGES["docs/diffusers.md"])[1]
+        if kind is tiny_stable_diffusion_xl:
+            # As docs/stable-diffusion-xl.md says.
+            code = code.replace("StableDiffusionPipeline", "StableDiffusionXLPipeline")
+            code = code.replace(", safety_checker=None", "")
         settings = {"base_folder": str(model), "tuned_folder": str(tuned), "prompts": list(self.PROMPTS)}
         made: dict[str, Any] = {}
         exec(with_values(code, **settings, guidance_scale=3.0), made)

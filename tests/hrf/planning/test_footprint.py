@@ -20,7 +20,9 @@ from diffusers import (
 )
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from hrf.config import Lora
 from hrf.errors import ConfigError
@@ -128,11 +130,14 @@ def inputs(config) -> tuple[torch.Tensor, ...]:
         (FluxTransformer2DModel, FLUX, (4, 8, 8)),
     ],
 )
-def test_flops_are_those_of_the_layers_counted_by_hand(kind, config, shape):
+def test_flops_are_those_of_the_layers_counted_by_hand_and_those_that_torch_counts(kind, config, shape):
     model = kind.from_config(config).eval()
-    with counted_by_hand(model) as found, torch.no_grad():
+    # torch's counter knows attention that is written out, and not the CPU's fused kernel.
+    written_out = sdpa_kernel(SDPBackend.MATH)
+    with counted_by_hand(model) as found, torch.no_grad(), written_out, FlopCounterMode(display=False) as flops:
         model(*inputs(config))
     counted = denoiser_footprint(config, shape=shape)
+    assert counted.forward_flops == flops.get_total_flops()
     assert found["attention"] > 0
     assert counted.convolution_flops == 2 * found["convolution"]
     assert counted.other_flops == 2 * (found["linear"] + found["attention"])

@@ -59,8 +59,8 @@ def contents(folder: str) -> dict:
     """Digest of each file, or its contents without times where it tells those."""
     files = {name: entry["sha256"] for name, entry in read_manifest(folder).files.items()}
     for name in files:
-        if name.endswith(".json"):
-            told = json.loads((Path(folder) / name).read_text())
+        told = json.loads((Path(folder) / name).read_text()) if name.endswith(".json") else None
+        if isinstance(told, dict):
             files[name] = {key: value for key, value in told.items() if key != "seconds"}
     return files
 

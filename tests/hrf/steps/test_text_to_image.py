@@ -20,7 +20,6 @@ from hrf.steps.sequence import Leg, Trained, training, whole_run
 from hrf.storage.folders import read_manifest, writing_folder
 from hrf.storage.names import LORA_FILE
 from tests.hrf import tiny_stable_diffusion as tiny
-from tests.hrf import tiny_stable_diffusion_xl
 from tests.hrf.steps.conftest import StepByStep
 
 TEXTS = [*tiny.PROMPTS, "a wise owl", "a big elk", "a sad yak", "a mad ram"]
@@ -317,19 +316,3 @@ def test_what_cannot_work_with_this_model_is_refused_by_prepare(steps, changes, 
     with pytest.raises(ConfigError, match=message):
         run.prepare()
     assert not (run.folder / "baseline").exists()
-
-
-def test_a_stable_diffusion_xl_trains_from_its_pool_and_ends_in_a_candidate(tmp_path, storage_uri):
-    """The log-probabilities of an update's first pass are those of the rollout: ratios are 1."""
-    model = tiny_stable_diffusion_xl.save(tmp_path / "sdxl")
-    values = {**SD, "model": {**SD["model"], "source": str(model)}}
-    config = Config.from_mapping(values).with_changes({**SPLIT, "run": {"epochs": 1}, "update": {"minibatch": 6}})
-    run = StepByStep(tmp_path / "run", storage_uri, config)
-    run.prepare()
-    run.epoch(0)
-    decision = run.judge(0)
-
-    assert run.update_record(0).updates[0].approx_kl == pytest.approx(0, abs=1e-6)
-    assert decision["outcome"] in {"promoted", "rejected"}
-    before, after = (load_file(run.folder / f"policy-{n}" / "pytorch_lora_weights.safetensors") for n in (0, 1))
-    assert any(not value.equal(after[name]) for name, value in before.items())

@@ -89,7 +89,12 @@ def test_prompts_embed_as_the_pipeline_embeds_them_alone_and_among_others(base):
 
 @pytest.mark.parametrize(
     ("layout", "split", "strength", "scale", "size"),
-    [("dev", 0.0, 1.0, 1.0, 16), ("dev", 0.5, 0.5, 3.0, 24), ("schnell", 0.0, 1.0, 1.0, 16)],
+    [
+        ("dev", 0.0, 1.0, 1.0, 16),
+        ("dev", 0.5, 0.5, 3.0, 24),
+        ("schnell", 0.0, 1.0, 1.0, 16),
+        ("schnell", 0.5, 0.5, 1.0, 24),
+    ],
 )
 def test_load_lora_weights_of_plain_diffusers_gives_the_same_pictures(
     base, schnell, tmp_path, layout, split, strength, scale, size
