@@ -26,7 +26,7 @@ def in_processes(function: Callable[Arguments, Result]) -> Callable[Arguments, R
         num_processes = config.model.num_processes
         if num_processes == 1:
             return function(*args, **kwargs)
-        num_gpus = _count_gpus(config)
+        num_gpus = _count_gpus() if _on_gpu(config) else 0
         check_processes(num_processes, num_gpus=num_gpus, has_nccl=_has_nccl())
         result: Result = run_in_processes(function, kwargs, num_processes=num_processes, on_gpu=num_gpus > 0)
         return result
@@ -34,16 +34,22 @@ def in_processes(function: Callable[Arguments, Result]) -> Callable[Arguments, R
     return run
 
 
-def _count_gpus(config: Config) -> int:
-    """GPUs of this machine that ranks take: none where the configuration asks for none.
+def _on_gpu(config: Config) -> bool:
+    """Whether any network that ranks run is on a GPU: the denoiser, a scorer, or the encoder that compares siblings.
 
     A step without a GPU, such as `score` on a cluster, works in memory; who then asks for one raises that.
     """
-    import torch
-
     scorers = [leaf for path, reward in config.trained_rewards.items() for leaf, _ in reward.leaves(path)]
     devices = {config.model.device} | {getattr(scorer, "device", "cpu") for scorer in scorers}
-    return torch.cuda.device_count() if "cuda" in devices else 0
+    if config.update.sibling_distance_weight:
+        devices.add(config.evaluation.encoder.device)
+    return "cuda" in devices
+
+
+def _count_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 def _has_nccl() -> bool:

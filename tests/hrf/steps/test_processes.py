@@ -16,6 +16,7 @@ from hrf.errors import ConfigError, NumericalError, ProcessError
 from hrf.rewards import build_reward
 from hrf.rewards.python import PythonReward
 from hrf.steps.history import read_update
+from hrf.steps.processes import _on_gpu
 from hrf.steps.sample import sample
 from hrf.steps.score import score
 from hrf.steps.update import update
@@ -245,6 +246,27 @@ def score_noise(function: str) -> None:
     samples = 2 * torch.rand(9, 3, 8, 8, generator=torch.Generator().manual_seed(0)) - 1
     finished = Finished(samples=samples, groups=torch.zeros(9, dtype=torch.int64), prompts=None)
     score_episodes(finished, reward, epoch=0, ranks=this_rank())
+
+
+PINNED = {"source": "/clip", "sha256": "0" * 64}
+ENCODER = {"features": "clip", "encoder": {"model": PINNED, "device": "cuda"}, "classifier": ""}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, False),
+        ({"model": {"device": "cuda"}}, True),
+        ({"reward": {"name": "aesthetic", "clip": PINNED, "head": PINNED, "device": "cuda"}}, True),
+        # Measuring is no work that ranks share; comparing siblings is.
+        ({"evaluation": ENCODER}, False),
+        ({"evaluation": ENCODER, "update": {"objective": "difference", "sibling_distance_weight": 0.5}}, True),
+    ],
+    ids=["cpu", "model", "scorer", "measured", "siblings"],
+)
+def test_ranks_take_a_gpu_each_where_they_run_any_network_on_one(changes, expected):
+    gate = {"monitors": {"unrecognised_fraction": None}}
+    assert _on_gpu(Config.from_mapping({"gate": gate, **changes})) == expected
 
 
 def test_more_processes_than_roots_are_refused():
