@@ -281,7 +281,7 @@ def _bucket_targets(storage: Storage, folder: Path) -> Iterator[Target]:
                     kind=kind,
                     content=found[0],
                     write=lambda body, place=place: storage._client.put_object(**place, Body=body),  # type: ignore[misc]
-                    read=lambda read=read, key=key: _without_etag(read(key)),  # type: ignore[misc]
+                    read=lambda read=read, key=key: read(key),  # type: ignore[misc]
                 )
 
 
@@ -305,10 +305,6 @@ def _fetched(storage: Storage, target: Path) -> dict[str, str]:
     assert pointer is not None
     folder = fetch_incumbent(storage, pointer, target)
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
-
-
-def _without_etag(found: Any) -> Any:
-    return found[0] if isinstance(found, tuple) else found
 
 
 def break_requests(server: EmbeddedS3, folder: Path, *, number: int, seed: int, seconds: float) -> Requests:

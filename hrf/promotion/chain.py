@@ -196,7 +196,7 @@ def _order(run: Mapping[str, Any]) -> tuple[datetime, str]:
 def _read_all(storage: Storage, keys: list[str], kind: type[Kind]) -> dict[str, Kind]:
     """Records by key, without those that have gone meanwhile."""
     read = zip(keys, _at_once(lambda key: read_record(storage, key, kind), keys), strict=True)
-    return {key: found[0] for key, found in read if found is not None}
+    return {key: found for key, found in read if found is not None}
 
 
 def _at_once(function: Callable[[Value], Result], values: Iterable[Value]) -> list[Result]:

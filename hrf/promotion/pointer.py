@@ -11,7 +11,7 @@ from hrf.errors import ArtifactError, ConfigError
 from hrf.promotion.records import DecisionRecord, Promotion
 from hrf.storage.folders import read_manifest
 from hrf.storage.objects import Storage
-from hrf.storage.records import read_record
+from hrf.storage.records import read_record, read_records, read_versioned
 
 
 def check_name(name: str, field: str) -> None:
@@ -43,7 +43,7 @@ def versioned_pointer(storage: Storage, experiment: str) -> tuple[Promotion, str
         StorageError: If the storage fails.
     """
     fix = f"copy the last record below {storage.url(f'{experiment}/history/')} to promoted.json"
-    return read_record(storage, f"{experiment}/promoted.json", Promotion, if_damaged=fix)
+    return read_versioned(storage, f"{experiment}/promoted.json", Promotion, if_damaged=fix)
 
 
 def fetch_candidate(storage: Storage, experiment: str, candidate_id: str, target: str | Path) -> Path:
@@ -56,7 +56,7 @@ def fetch_candidate(storage: Storage, experiment: str, candidate_id: str, target
             producer=f"the step promote of {candidate_id}",
             fix="restore the object",
         )
-    return fetch_incumbent(storage, found[0], target)
+    return fetch_incumbent(storage, found, target)
 
 
 def fetch_incumbent(storage: Storage, record: Promotion | DecisionRecord, target: str | Path) -> Path:
@@ -98,8 +98,7 @@ def history(storage: Storage, experiment: str) -> list[Promotion]:
     """
     # The pointer first: a promotion that happens meanwhile then only adds to the end.
     pointer = read_pointer(storage, experiment)
-    keys = storage.list(f"{experiment}/history/")
-    records = [found[0] for key in keys if (found := read_record(storage, key, Promotion)) is not None]
+    records = read_records(storage, f"{experiment}/history", Promotion)
     # Its promoter may have died before writing the history record.
     if pointer is not None and all(record.sequence != pointer.sequence for record in records):
         records.append(pointer)

@@ -43,7 +43,7 @@ from hrf.promotion.records import Attempt, DecisionRecord, Promotion, Verdict, V
 from hrf.storage.folders import read_manifest
 from hrf.storage.names import EVALUATION_FILE
 from hrf.storage.objects import Conflict, Storage
-from hrf.storage.records import read_record
+from hrf.storage.records import read_record, settle_record
 
 __all__ = ["Candidate", "decide", "fetch_incumbent", "history", "promote", "read_pointer"]
 
@@ -215,7 +215,7 @@ class _Case:
             self._complete(pointer)
         final_key = _decision_key(self._experiment, self._candidate.candidate_id)
         if (final := read_record(self._storage, final_key, DecisionRecord)) is not None:
-            return final[0]
+            return final
         if pointer is None:
             self._check_never_promoted()
         bound = self._bind(number, lambda: self._verdict(number, judge(pointer), pointer, etag, candidate_digest))
@@ -236,7 +236,7 @@ class _Case:
         sequence = pointer.sequence if pointer else 0
         own = f"{self._experiment}/numbers/{self._candidate.candidate_id}/{sequence:06d}.json"
         if (found := read_record(self._storage, own, VerdictNumber)) is not None:
-            return found[0]
+            return found
         folder = f"{self._experiment}/verdicts/"
         taken = self._storage.list(folder)
         last = int(taken[-1].removeprefix(folder).removesuffix(".json")) if taken else 0
@@ -256,27 +256,12 @@ class _Case:
                 break
             except Conflict:
                 continue
-        try:
-            self._storage.create_json(own, record.as_json())
-        except Conflict:
-            if (found := read_record(self._storage, own, VerdictNumber)) is None:
-                raise
-            return found[0]
-        return record
+        return settle_record(self._storage, own, record)
 
     def _bind(self, number: int, judge: Callable[[], Attempt]) -> Attempt:
         """The attempt that is on record, or else a new one: the first to create it binds everyone."""
         key = f"{self._experiment}/attempts/{self._candidate.candidate_id}/{number:03d}.json"
-        if (found := read_record(self._storage, key, Attempt)) is not None:
-            return found[0]
-        own = judge()
-        try:
-            self._storage.create_json(key, own.as_json())
-        except Conflict:
-            if (found := read_record(self._storage, key, Attempt)) is None:
-                raise
-            return found[0]
-        return own
+        return read_record(self._storage, key, Attempt) or settle_record(self._storage, key, judge())
 
     def _swap_pointer(self, record: Promotion, etag: str | None) -> bool:
         """Move the pointer from version `etag` (None: no pointer) to a record; False if it is another by now."""

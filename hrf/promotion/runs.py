@@ -17,8 +17,8 @@ from pathlib import Path
 
 from hrf.errors import ArtifactError
 from hrf.promotion.records import Failure, RunStart, RunStatus, RunSummary
-from hrf.storage.objects import Conflict, Storage
-from hrf.storage.records import Kind, read_record
+from hrf.storage.objects import Storage
+from hrf.storage.records import Kind, read_record, read_records, settle_record
 from hrf.storage.secrets import without_secrets
 
 STARTED, STATUS, FAILURES, SUMMARY = "run.json", "status.json", "failures", "summary.json"
@@ -60,24 +60,18 @@ class RunRecords:
             StorageError: If the storage fails.
         """
         key = f"{self.prefix}/{STARTED}"
-        try:
-            self.storage.create_json(key, start.as_json())
-        except Conflict:
-            first = self.started()
-            if first is None:
-                raise
-            for field, words in _SAME.items():
-                before, now = getattr(first, field), getattr(start, field)
-                if before != now:
-                    raise ArtifactError(
-                        self.storage.url(key),
-                        problem=f"a run with another {words} ({before!r}, not {now!r}) has the id {self.run_id}",
-                        producer=f"run {self.run_id}, started {first.created}",
-                        fix="to resume it, use what it was started with; else give each run an id (run_tag) of its "
-                        "own, as a schedule does by adding its time to it",
-                    ) from None
-            return first
-        return start
+        first = settle_record(self.storage, key, start)
+        for field, words in _SAME.items():
+            before, now = getattr(first, field), getattr(start, field)
+            if before != now:
+                raise ArtifactError(
+                    self.storage.url(key),
+                    problem=f"a run with another {words} ({before!r}, not {now!r}) has the id {self.run_id}",
+                    producer=f"run {self.run_id}, started {first.created}",
+                    fix="to resume it, use what it was started with; else give each run an id (run_tag) of its own, as"
+                    " a schedule does by adding its time to it",
+                )
+        return first
 
     def started(self) -> RunStart | None:
         """What the run began with; None if it is not on record."""
@@ -116,8 +110,7 @@ class RunRecords:
 
     def failures(self) -> list[Failure]:
         """How each step that ever failed did so the last time."""
-        keys = self.storage.list(f"{self.prefix}/{FAILURES}/")
-        return [found[0] for key in keys if (found := read_record(self.storage, key, Failure)) is not None]
+        return read_records(self.storage, f"{self.prefix}/{FAILURES}", Failure)
 
     def write_status(self, status: RunStatus) -> None:
         """Write how the run ended, over what was written at an earlier end."""
@@ -145,5 +138,4 @@ class RunRecords:
         return self._read(SUMMARY, RunSummary)
 
     def _read(self, name: str, kind: type[Kind]) -> Kind | None:
-        found = read_record(self.storage, f"{self.prefix}/{name}", kind)
-        return None if found is None else found[0]
+        return read_record(self.storage, f"{self.prefix}/{name}", kind)

@@ -35,8 +35,8 @@ from hrf.promotion.records import Promotion, VerdictNumber
 from hrf.steps.context import RunContext
 from hrf.storage.folders import canonical_json, read_manifest, writing_folder
 from hrf.storage.names import POLICY_FILE
-from hrf.storage.objects import Conflict, Storage
-from hrf.storage.records import Record, read_record
+from hrf.storage.objects import Storage
+from hrf.storage.records import Record, read_record, settle_record
 
 _SAMPLED_ALIKE = ("sampler", "guidance_scale", "embedded_guidance", "picture_size", "lora")
 
@@ -145,13 +145,14 @@ class VerdictBench:
     def _kept(self, number: int, target: Path) -> Path | None:
         """What the bucket has of the base on the seeds of a verdict, if it has it."""
         found = read_record(self.storage, f"{self._key(number)}.json", BaseBlock)
-        if found is None:
-            return None
-        folder = self.storage.download_folder(found[0].folder, target)
+        return None if found is None else self._fetch(found, target)
+
+    def _fetch(self, block: BaseBlock, target: Path) -> Path:
+        folder = self.storage.download_folder(block.folder, target)
         manifest = read_manifest(folder)
-        if manifest.content_digest() != found[0].content_digest:
+        if manifest.content_digest() != block.content_digest:
             raise ArtifactError(
-                self.storage.url(found[0].folder),
+                self.storage.url(block.folder),
                 problem="not what its record names",
                 producer=manifest.describe_producer(),
                 fix=BaseBlock.IF_DAMAGED,
@@ -168,11 +169,8 @@ class VerdictBench:
         # By their contents: two machines that round otherwise don't mix their files.
         block = BaseBlock(folder=f"{key}/{contents[:16]}", content_digest=contents)
         self.storage.upload_folder(scratch / "measured", block.folder)
-        try:
-            self.storage.create_json(f"{key}.json", block.as_json())
-        except Conflict:
+        settled = settle_record(self.storage, f"{key}.json", block)
+        if settled != block:
             shutil.rmtree(scratch / "measured")
-            if (found := self._kept(number, scratch / "measured")) is None:
-                raise
-            return found
+            self._fetch(settled, scratch / "measured")
         return scratch / "measured"

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self, TypeVar
 from pydantic import ValidationError
 
 from hrf.errors import ArtifactError
-from hrf.storage.objects import RESTORE, Storage
+from hrf.storage.objects import RESTORE, Conflict, Storage
 from hrf.storage.schema import Strict
 
 
@@ -69,7 +69,33 @@ class Record(Strict):
 Kind = TypeVar("Kind", bound=Record)
 
 
-def read_record(
+def read_record(storage: Storage, key: str, kind: type[Kind]) -> Kind | None:
+    """A record in object storage, or None where there is none; as `read_versioned`."""
+    found = read_versioned(storage, key, kind)
+    return None if found is None else found[0]
+
+
+def read_records(storage: Storage, folder: str, kind: type[Kind]) -> list[Kind]:
+    """The records below a folder, in the order of their names, without those that go meanwhile."""
+    return [found for key in storage.list(f"{folder}/") if (found := read_record(storage, key, kind)) is not None]
+
+
+def settle_record(storage: Storage, key: str, record: Kind) -> Kind:
+    """Create a record; of several who do so at the same place, the first one settles it for all.
+
+    Returns:
+        The record that holds.
+    """
+    try:
+        storage.create_json(key, record.as_json())
+    except Conflict:
+        if (first := read_record(storage, key, type(record))) is None:
+            raise
+        return first
+    return record
+
+
+def read_versioned(
     storage: Storage, key: str, kind: type[Kind], *, if_damaged: str | None = None
 ) -> tuple[Kind, str] | None:
     """A record in object storage and its ETag, or None where there is none.

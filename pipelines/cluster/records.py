@@ -9,7 +9,7 @@ from hrf.errors import ArtifactError, HrfError
 from hrf.promotion.records import DecisionRecord
 from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
-from hrf.storage.records import read_record
+from hrf.storage.records import read_records
 from hrf_pipelines.cluster.runs import default_parameters, last_begin, names_in_bucket, parameters_of
 
 if TYPE_CHECKING:
@@ -80,12 +80,10 @@ def end_of(run: Any, records: Records) -> RunStatus | None:
 
 def _read(records: RunRecords) -> Records:
     store = records.storage
-    keys = store.list(f"{records.experiment}/decisions/{records.run_id}/")
-    decided = [found[0] for key in keys if (found := read_record(store, key, DecisionRecord)) is not None]
     return Records(
         where=store.url(records.prefix),
         summary=records.summary(),
         status=records.status(),
         failures=records.failures(),
-        decisions=decided,
+        decisions=read_records(store, f"{records.experiment}/decisions/{records.run_id}", DecisionRecord),
     )

@@ -49,7 +49,7 @@ def assert_sound(storage: Storage, candidates: list[Candidate]) -> None:
         f"{EXPERIMENT}/history/{number:06d}.json" for number in range(1, len(records) + 1)
     ]
     for candidate in candidates:
-        decision, _ = read_record(storage, f"{EXPERIMENT}/decisions/{candidate.candidate_id}.json", DecisionRecord)
+        decision = read_record(storage, f"{EXPERIMENT}/decisions/{candidate.candidate_id}.json", DecisionRecord)
         assert (decision.outcome == "promoted") == (candidate.candidate_id in promoted)
     numbers = verdict_numbers(storage)
     assert [number.number for number in numbers] == list(range(1, len(numbers) + 1))
@@ -65,7 +65,7 @@ def assert_sound(storage: Storage, candidates: list[Candidate]) -> None:
 
 
 def verdict_numbers(storage: Storage) -> list[VerdictNumber]:
-    return [read_record(storage, key, VerdictNumber)[0] for key in storage.list(f"{EXPERIMENT}/verdicts/")]
+    return [read_record(storage, key, VerdictNumber) for key in storage.list(f"{EXPERIMENT}/verdicts/")]
 
 
 class TestGate:
@@ -420,7 +420,7 @@ def test_two_that_judge_one_candidate_against_different_incumbents_agree(set_sce
             decision = put_forward(storage, scene.challenger, known)
         assert all(other == decision for other in others)
         key = f"{EXPERIMENT}/decisions/{scene.challenger.candidate_id}.json"
-        assert read_record(storage, key, DecisionRecord)[0] == decision
+        assert read_record(storage, key, DecisionRecord) == decision
         promoted = [record.candidate_id for record in history(storage, EXPERIMENT)]
         assert (scene.challenger.candidate_id in promoted) == (decision.outcome == "promoted")
         outcomes.add((decision.outcome, decision.incumbent_id))

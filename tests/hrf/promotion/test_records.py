@@ -74,7 +74,7 @@ def test_every_record_that_a_run_leaves_is_of_one_of_the_kinds(untouched):
 
 @pytest.mark.parametrize("key", KINDS)
 def test_a_record_comes_back_as_it_was_written(key, untouched):
-    record, _ = read_record(untouched, f"{EXPERIMENT}/{key}", KINDS[key])
+    record = read_record(untouched, f"{EXPERIMENT}/{key}", KINDS[key])
     assert untouched.read_json(f"{EXPERIMENT}/{key}")[0] == record.as_json()
 
 

@@ -152,7 +152,7 @@ def test_a_block_that_is_not_what_its_record_names_is_refused(trained):
     bench = bench_of(run)
     bench.measure(number_of(1), None)
     (key,) = (key for key in base_blocks(run) if key.endswith("/000001.json"))
-    record, _ = read_record(bench.storage, key, BaseBlock)
+    record = read_record(bench.storage, key, BaseBlock)
     bench.storage.write_json(key, {**record.as_json(), "content_digest": "0" * 64})
     with pytest.raises(ArtifactError, match=r"not what its record names.*Fix: delete it: the base is then measured"):
         bench.measure(number_of(1), None)
