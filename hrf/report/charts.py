@@ -20,6 +20,7 @@ LEFT, RIGHT, TOP, BOTTOM = 50.0, 14.0, 12.0, 40.0
 NUM_COLOURS = 6
 NEUTRAL = -1
 MOST_MARKERS = 60
+MOST_TICKS = 6
 CHARACTER_WIDTH = 6.2
 """Of an average letter at the size of the ticks."""
 
@@ -109,18 +110,12 @@ class _Scale:
         return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
 
 
-def round_ticks(low: float, high: float, at_most: int = 6) -> list[float]:
-    """Round values within [low, high], spaced by 1, 2 or 5 times a power of ten.
-
-    Args:
-        low: Lower end.
-        high: Upper end, above `low`.
-        at_most: Largest number of values.
-    """
-    power = 10.0 ** math.floor(math.log10((high - low) / at_most))
+def round_ticks(low: float, high: float) -> list[float]:
+    """At most `MOST_TICKS` round values within [low, high], spaced by 1, 2 or 5 times a power of ten."""
+    power = 10.0 ** math.floor(math.log10((high - low) / MOST_TICKS))
     for spacing in (power * factor for factor in (1, 2, 5, 10, 20)):
         first, last = math.ceil(low / spacing - 1e-9), math.floor(high / spacing + 1e-9)
-        if last - first + 1 <= at_most:
+        if last - first + 1 <= MOST_TICKS:
             return [position * spacing for position in range(first, last + 1)]
     raise AssertionError("a spacing of twenty tenths of the range always fits")
 
@@ -229,6 +224,11 @@ def _draw_labels(all_series: Sequence[Series], x: _Scale, y: _Scale) -> list[str
     return parts
 
 
+def _begin(height: float, description: str) -> str:
+    """The beginning of a chart, with what it shows for readers who do not see it."""
+    return f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(description)}">'
+
+
 def line_chart(
     series: Sequence[Series], *, description: str, x: Axis, y: Axis | None = None, rules: Sequence[Rule] = ()
 ) -> Markup | None:
@@ -248,9 +248,7 @@ def line_chart(
     ys = [value for point in points for value in (point.y, *(point.y_range or ()))] + [rule.y for rule in rules]
     to_x = _scale(xs, x, LEFT, WIDTH - RIGHT, padding=0.05)
     to_y = _scale(ys, vertical, HEIGHT - BOTTOM, TOP, padding=0.08)
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {HEIGHT:.0f}" role="img" aria-label="{escape(description)}">'
-    ]
+    parts = [_begin(HEIGHT, description)]
     for rule in rules:
         parts += _draw_rule(rule, to_y)
     parts += _draw_axes(to_x, to_y, x)
@@ -282,9 +280,7 @@ def bar_chart(categories: Sequence[str], groups: Sequence[Bars], *, description:
     length = (WIDTH - left - 34) / max(largest, 1)
     block = thickness * len(groups) + gap
     height = block * len(categories) + gap
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(description)}">'
-    ]
+    parts = [_begin(height, description)]
     for row, category in enumerate(categories):
         top = gap / 2 + row * block
         centre = top + (block - gap) / 2 + 4
@@ -317,9 +313,7 @@ def stacked_bars(rows: Sequence[str], groups: Sequence[Bars], *, description: st
     longest = max(map(len, rows))
     left, thickness, pitch = min(180.0, 14 + CHARACTER_WIDTH * longest), 12.0, 16.0
     length, height = WIDTH - left - RIGHT, pitch * len(rows) + 4
-    parts = [
-        f'<svg class="chart" viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(description)}">'
-    ]
+    parts = [_begin(height, description)]
     for row, (name, total) in enumerate(zip(rows, totals, strict=True)):
         top, edge = 2 + row * pitch, left
         parts.append(f'<text class="tick end" x="{left - 7}" y="{top + 9.5:.2f}">{escape(name)}</text>')

@@ -8,7 +8,7 @@ from statistics import median
 from hrf.evaluation.record import EvaluationRecord, Interval
 from hrf.networks.labels import UNRECOGNISED
 from hrf.report.charts import Axis, Bars, Point, Rule, Series, bar_chart, legend, line_chart
-from hrf.report.formatting import interval, significant
+from hrf.report.formatting import in_unit, interval, significant
 from hrf.report.fronts import floor_rules, gain_axis
 from hrf.report.page import Figure
 from hrf.report.summary import ReportedRun
@@ -42,7 +42,6 @@ def per_epoch(
     *,
     decimals: int,
     rules: Sequence[Rule] = (),
-    note: str = "",
     colour: int = 0,
 ) -> Figure:
     """One quantity with its interval against the epoch, the base first."""
@@ -55,7 +54,7 @@ def per_epoch(
     drawn = line_chart(
         [Series(name=title, points=points, colour=colour)], description=described, x=_epoch_axis(summary), rules=rules
     )
-    return Figure(title=title, chart=drawn, note=note, absent=NOT_EVALUATED)
+    return Figure(title=title, chart=drawn, absent=NOT_EVALUATED)
 
 
 def plane(summary: ReportedRun, floor: float | None, *, unit: str) -> Figure:
@@ -175,5 +174,4 @@ def _norms(update: EpochRecord) -> list[Point]:
 
 def reward_title(evaluation: EvaluationRecord) -> str:
     """Title of a reward chart, with the unit."""
-    unit = reward_unit(evaluation.reward.name)
-    return "Reward" + (f", {unit}" if unit else "")
+    return in_unit("Reward", reward_unit(evaluation.reward.name))

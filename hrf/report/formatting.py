@@ -71,6 +71,11 @@ def with_unit(text: str, unit: str) -> str:
     return f"{text}\u00a0{unit}" if unit and text != ABSENT else text
 
 
+def in_unit(name: str, unit: str) -> str:
+    """A quantity and its unit, as a heading has them."""
+    return f"{name}, {unit}" if unit else name
+
+
 def steps(window: tuple[int, int] | None) -> str:
     """A half-open range of start steps, such as `[10, 20)`."""
     return ABSENT if window is None else f"[{window[0]}, {window[1]})"

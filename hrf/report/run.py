@@ -9,7 +9,7 @@ import yaml
 from hrf.promotion.records import Promotion
 from hrf.report import curves, tables
 from hrf.report.charts import NEUTRAL
-from hrf.report.formatting import bounds, count, duration, number, with_unit, words
+from hrf.report.formatting import bounds, count, duration, in_unit, number, with_unit, words
 from hrf.report.fronts import floor_rules, fronts
 from hrf.report.page import Figure, Tile, render
 from hrf.report.pictures import Picture, embed
@@ -183,8 +183,7 @@ def held_out(summary: ReportedRun) -> list[Figure]:
     if summary.base.held_out_reward is None:
         return []
     name = summary.base.held_out_reward.name
-    unit = reward_unit(name)
-    title = f"Held-out reward ({words(name)})" + (f", {unit}" if unit else "")
+    title = in_unit(f"Held-out reward ({words(name)})", reward_unit(name))
     return [curves.per_epoch(summary, title, lambda record: record.held_out_reward, decimals=3, colour=3)]
 
 

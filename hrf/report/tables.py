@@ -9,6 +9,7 @@ from hrf.report.formatting import (
     count,
     duration,
     fraction,
+    in_unit,
     interval,
     number,
     shortened,
@@ -28,16 +29,15 @@ _NOT_EVALUATED: list[str | Cell] = [Cell("not evaluated", "muted"), *["–"] * 7
 def epoch_table(summary: ReportedRun) -> Table:
     """One row per epoch, the base first; columns in which no epoch has anything are left out."""
     unit = reward_unit(summary.base.reward.name)
-    suffix = f", {unit}" if unit else ""
     header = (
         "Epoch",
         "Outcome",
         "Start window",
         "Denoiser evaluations, time",
-        f"Rollout reward{suffix}",
+        in_unit("Rollout reward", unit),
         "Rollout shaping",
-        f"Reward{suffix}",
-        f"Gain{suffix}",
+        in_unit("Reward", unit),
+        in_unit("Gain", unit),
         "Vendi, order 2",
         "Diversity ratio",
         "Mode entropy",

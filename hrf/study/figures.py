@@ -19,7 +19,8 @@ from hrf.report.charts import (
     line_chart,
     stacked_bars,
 )
-from hrf.report.formatting import count, number, with_unit
+from hrf.report.formatting import count, in_unit, number, with_unit
+from hrf.report.fronts import gain_axis
 from hrf.report.page import Figure
 from hrf.study.matching import RATIO, ArmPoint, Comparison, Curve, Mean, pareto_front
 
@@ -119,11 +120,6 @@ def _plane_point(point: ArmPoint, *, ranges: bool) -> Point:
     )
 
 
-def plane_axis(unit: str) -> Axis:
-    """The horizontal axis of a plane of gain and diversity."""
-    return Axis(name=with_unit("reward gain over the base,", unit).rstrip(","))
-
-
 def plane_chart(points: Sequence[ArmPoint], colours: Colours, unit: str, ratios: Sequence[float]) -> Markup | None:
     """Diversity ratio against gain: each arm's path from the base, the Pareto front of all, and levels of diversity."""
     series = [
@@ -135,7 +131,7 @@ def plane_chart(points: Sequence[ArmPoint], colours: Colours, unit: str, ratios:
         [*_in_front(series), Series(name="Pareto front", points=best, colour=NEUTRAL, style="dashed")],
         description="Mean diversity ratio against mean gain, each arm's path from the base. On the Pareto front: "
         + "; ".join(_plane_point(point, ranges=False).text for point in front(points)),
-        x=plane_axis(unit),
+        x=gain_axis(unit),
         y=Axis(includes=[1.0]),
         rules=[Rule(y=ratio, text=number(ratio, 2)) for ratio in ratios],
     )
@@ -160,7 +156,7 @@ def beside_reference(
     curves = [curve for runs in arms.values() for curve in runs.values()]
     gains = [float(value) for curve in curves for value in (curve.gain.min(), curve.gain.max())]
     ratios = [float(value) for curve in curves for value in (curve.quantities[RATIO].min(), 1.0)]
-    x = Axis(name=plane_axis(unit).name, includes=gains)
+    x = Axis(name=gain_axis(unit).name, includes=gains)
     figures = []
     for arm, runs in arms.items():
         if arm == reference:
@@ -205,9 +201,8 @@ def dial(
     last = {arm: own[-1] for arm, own in _by_arm(points).items() if arm in positions}
     if not last:
         return []
-    suffix = f", {unit}" if unit else ""
     quantities: list[tuple[str, Mapping[str, Mean]]] = [
-        (f"Gain at the end of the budget{suffix}", {arm: point.gain for arm, point in last.items()}),
+        (in_unit("Gain at the end of the budget", unit), {arm: point.gain for arm, point in last.items()}),
         ("Diversity ratio at the end of the budget", {arm: point.ratio for arm, point in last.items()}),
     ]
     for level, compared in matched.items():

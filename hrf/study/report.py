@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from hrf.errors import ArtifactError
-from hrf.report.formatting import count, duration, number, words
+from hrf.report.formatting import count, duration, in_unit, number, words
 from hrf.report.page import Figure, Table, render
 from hrf.report.pictures import Picture, embed
 from hrf.rewards import reward_unit
@@ -216,13 +216,12 @@ def section(results: RewardResults, colours: Mapping[str, int], folder: Path, at
         level: {name: results.at_gain(level, name) for name in results.measured_quantities} for level in results.gains
     }
     positions = {name: arm.dial for name, arm in study.arms.items() if arm.dial is not None}
-    suffix = f", {unit}" if unit else ""
     by_ratio = tables.matched_diversity_table(ratios, unit=unit, reference=study.reference)
     base = results.base_reward
     return RewardSection(
         name=results.name,
         curves=[
-            figures.against_evaluations(points, "", f"Gain over the base{suffix}", colours),
+            figures.against_evaluations(points, "", in_unit("Gain over the base", unit), colours),
             figures.against_evaluations(points, RATIO, "Diversity ratio to the base", colours),
             figures.plane(points, colours, unit, study.matched.diversity_ratios),
         ],

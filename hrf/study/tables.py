@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas as pd
 
-from hrf.report.formatting import ABSENT, count, duration, number, with_unit, words
+from hrf.report.formatting import ABSENT, count, duration, in_unit, number, with_unit, words
 from hrf.report.page import Cell, Table
 from hrf.report.tables import flatten
 from hrf.study.definition import Study
@@ -130,10 +130,9 @@ def matched_diversity_table(
     """Largest gain of all arms at which the diversity ratio is at least a level."""
     if not compared:
         return None
-    suffix = f", {unit}" if unit else ""
     header = ["Arm"]
     for level in compared:
-        header += [f"Gain at ratio {level:g}{suffix}", f"less {reference}"]
+        header += [in_unit(f"Gain at ratio {level:g}", unit), f"less {reference}"]
     rows: list[list[str | Cell]] = []
     for arm in _ordered(next(iter(compared.values())), reference):
         row: list[str | Cell] = [Cell(arm, detail="reference" if arm == reference else "")]
@@ -151,11 +150,10 @@ def last_promoted(table: pd.DataFrame) -> pd.DataFrame:
 
 def promotion_table(table: pd.DataFrame, gains: Mapping[str, Comparison], *, unit: str, reference: str) -> Table:
     """What a user of each arm ends up with: the models that the gate promoted last."""
-    suffix = f", {unit}" if unit else ""
     header = (
         "Arm",
         "Runs that promoted",
-        f"Gain promoted{suffix}",
+        in_unit("Gain promoted", unit),
         f"less {reference}",
         "Diversity ratio promoted",
         "Lowest lower end of its interval",
@@ -179,13 +177,12 @@ def promotion_table(table: pd.DataFrame, gains: Mapping[str, Comparison], *, uni
 
 def last_point_table(table: pd.DataFrame, last: Sequence[Any], num_seeds: int, *, base: float, unit: str) -> Table:
     """Where each arm ends."""
-    suffix = f", {unit}" if unit else ""
     header = (
         "Arm",
         "Runs",
         "Denoiser evaluations",
-        f"Reward{suffix}",
-        f"Gain{suffix}",
+        in_unit("Reward", unit),
+        in_unit("Gain", unit),
         "Diversity ratio",
         *(QUANTITY_NAMES[name] for name in QUANTITY_NAMES if name != RATIO),
         "Points promoted",
