@@ -42,7 +42,9 @@ COLOUR_LEVELS = 8
 """Levels per channel of the colour histogram: 512 colours (ours)."""
 
 Images = NDArray[np.float32]
+"""[n, 3, H, W] in [0, 1]; what is given anything else raises a ValueError."""
 PerImage = NDArray[np.float64]
+"""[n], a number for each image."""
 
 _LUMA = np.array([0.299, 0.587, 0.114])
 
@@ -113,17 +115,7 @@ def read_monitor(name: str, *, value: float | None, base: float | None, limit: f
 
 
 def dark_pixel_fraction(images: Images) -> PerImage:
-    """Share of pixels whose luma (ITU-R BT.601) is below `DARK_LUMA`, per image.
-
-    Args:
-        images: [n, 3, H, W] in [0, 1].
-
-    Returns:
-        [n] in [0, 1].
-
-    Raises:
-        ValueError: Images of another shape, or outside [0, 1].
-    """
+    """Share of pixels whose luma (ITU-R BT.601) is below `DARK_LUMA`, per image."""
     share: PerImage = (_luma(images) < DARK_LUMA).mean(axis=(1, 2))
     return share
 
@@ -137,12 +129,6 @@ def edge_density(images: Images) -> PerImage:
 
     Args:
         images: [n, 3, H, W] in [0, 1], H and W at least 2. It depends on the size of the images.
-
-    Returns:
-        [n] in [0, 1], over the (H-1) x (W-1) pixels that have both neighbours.
-
-    Raises:
-        ValueError: Images of another shape, or outside [0, 1].
     """
     luma = _luma(images)
     if min(luma.shape[1:]) < 2:
@@ -157,15 +143,6 @@ def colour_entropy(images: Images) -> PerImage:
     """Shannon entropy of the colours of an image, in bits, per image.
 
     Colours are counted in a histogram of `COLOUR_LEVELS` equal levels per channel: 0 for one flat colour, at most 9.
-
-    Args:
-        images: [n, 3, H, W] in [0, 1].
-
-    Returns:
-        [n] in bits.
-
-    Raises:
-        ValueError: Images of another shape, or outside [0, 1].
     """
     _check(images)
     count, _, height, width = images.shape
@@ -186,14 +163,8 @@ def hue_vectors(images: Images) -> NDArray[np.float64]:
 
     Neither h nor s changes when a picture is lit more or less (its colours multiplied by one number).
 
-    Args:
-        images: [n, 3, H, W] in [0, 1].
-
     Returns:
         [n, 2], in the unit disc; 0 for grey, which has no hue.
-
-    Raises:
-        ValueError: Images of another shape, or outside [0, 1].
     """
     hue, saturation, _ = _hsv(images)
     mean = (saturation * np.exp(1j * hue)).mean(axis=(1, 2))
@@ -220,15 +191,9 @@ def mean_hue(vectors: NDArray[np.float64]) -> float | None:
 def saturation_value_contrast(images: Images) -> NDArray[np.float64]:
     """How an image is exposed, in three numbers: what `photographic_variance` compares images by.
 
-    Args:
-        images: [n, 3, H, W] in [0, 1].
-
     Returns:
         [n, 3]: mean saturation and mean value (both of HSV), and the standard deviation (over n) of the pixels' luma
         (ITU-R BT.601). In [0, 1], the last one in [0, 0.5].
-
-    Raises:
-        ValueError: Images of another shape, or outside [0, 1].
     """
     _, saturation, value = _hsv(images)
     return np.stack(

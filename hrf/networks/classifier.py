@@ -81,16 +81,10 @@ class ImageClassifier(nn.Module):
         return activations.mean(dim=(2, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Score every class.
-
-        Args:
-            images: [B, 3, H, W] floating point, red-green-blue, in [0, 1], H = W = ``image_size``.
+        """Score every class, for the same pictures as `features`.
 
         Returns:
             [B, number of labels] logits, in the order of ``labels``.
-
-        Raises:
-            ValueError: Wrong rank, channels, size or type, or values outside [0, 1] (NaN included).
         """
         logits: Tensor = self.head(self.features(images))
         return logits

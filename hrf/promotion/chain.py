@@ -52,7 +52,6 @@ def read_chain(storage: Storage, experiment: str) -> dict[str, Any]:
 
     Raises:
         ArtifactError: The promotions are no unbroken chain, or a decision is not on it.
-        StorageError: If the storage fails.
     """
     names = storage.list_folders(f"{experiment}/runs")
     candidates = _read_candidates(storage, experiment)

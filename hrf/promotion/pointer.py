@@ -1,4 +1,7 @@
-"""Reading what was promoted: the pointer, its policy and the history. `hrf.promotion.protocol` explains the objects."""
+"""Reading what was promoted: the pointer, its policy and the history. `hrf.promotion.protocol` explains the objects.
+
+All of it raises a StorageError where the storage fails.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,6 @@ def versioned_pointer(storage: Storage, experiment: str) -> tuple[Promotion, str
 
     Raises:
         ArtifactError: If the record is damaged, or of another version.
-        StorageError: If the storage fails.
     """
     fix = f"copy the last record below {storage.url(f'{experiment}/history/')} to promoted.json"
     return read_versioned(storage, f"{experiment}/promoted.json", Promotion, if_damaged=fix)
@@ -64,7 +66,6 @@ def fetch_incumbent(storage: Storage, record: Promotion | DecisionRecord, target
 
     Raises:
         ArtifactError: If it is gone or damaged, or is not the policy that was decided on.
-        StorageError: If the storage fails.
     """
     folder = storage.download_folder(record.candidate_key, target)
     manifest = read_manifest(folder)
@@ -83,7 +84,6 @@ def read_candidate_json(storage: Storage, promotion: Promotion, name: str) -> di
 
     Raises:
         ArtifactError: If it is gone or damaged, or the folder is not the one that was promoted.
-        StorageError: If the storage fails.
     """
     text = storage.read_file(promotion.candidate_key, name, content_digest=promotion.candidate_digest)
     return dict(json.loads(text))
@@ -94,7 +94,6 @@ def history(storage: Storage, experiment: str) -> list[Promotion]:
 
     Raises:
         ArtifactError: If the records are not one unbroken chain, or one is damaged.
-        StorageError: If the storage fails.
     """
     # The pointer first: a promotion that happens meanwhile then only adds to the end.
     pointer = read_pointer(storage, experiment)

@@ -36,7 +36,11 @@ _SAME = {
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecords:
-    """The records of one run. What reads them raises an ArtifactError where one is damaged or of another version."""
+    """The records of one run.
+
+    What reads them raises an ArtifactError where one is damaged or of another version, and all a StorageError where the
+    storage fails.
+    """
 
     storage: Storage
     experiment: str
@@ -57,7 +61,6 @@ class RunRecords:
 
         Raises:
             ArtifactError: A run with another configuration has this id.
-            StorageError: If the storage fails.
         """
         key = f"{self.prefix}/{STARTED}"
         first = settle_record(self.storage, key, start)
@@ -82,7 +85,6 @@ class RunRecords:
 
         Raises:
             ArtifactError: It is not on record, or of another configuration.
-            StorageError: If the storage fails.
         """
         record = self.started()
         if record is None or record.config_digest != config_digest:
@@ -95,11 +97,7 @@ class RunRecords:
         return record
 
     def add_failure(self, failure: Failure) -> None:
-        """Keep how a step failed, without the values of secret variables.
-
-        Raises:
-            StorageError: If the storage fails.
-        """
+        """Keep how a step failed, without the values of secret variables."""
         place = "" if failure.epoch is None else f"-epoch-{failure.epoch:04d}"
         place += f"-replica-{failure.replica}" if failure.replica else ""
         told = {
@@ -121,11 +119,7 @@ class RunRecords:
         return self._read(STATUS, RunStatus)
 
     def add_pictures(self, *, base: Path, last: Path) -> None:
-        """Store the sample grids of the base and of the last candidate.
-
-        Raises:
-            StorageError: If the storage fails.
-        """
+        """Store the sample grids of the base and of the last candidate."""
         self.storage.upload_file(base, f"{self.prefix}/{BASE_GRID}")
         self.storage.upload_file(last, f"{self.prefix}/{LAST_GRID}")
 

@@ -76,6 +76,8 @@ class Conflict(StorageError):  # noqa: N818 - it is an outcome that callers expe
 class Storage:
     """One prefix of one bucket. Keys are relative to the prefix.
 
+    Whatever asks the server raises a StorageError where that refuses or does not answer, with the fix.
+
     Attributes:
         uri: `s3://bucket/prefix`.
     """
@@ -104,11 +106,7 @@ class Storage:
         return f"{self.uri}/{key}"
 
     def create_bucket(self) -> None:
-        """Make the bucket, unless it is there.
-
-        Raises:
-            StorageError: If the server refuses or does not answer.
-        """
+        """Make the bucket, unless it is there."""
 
         def create() -> None:
             try:
@@ -150,11 +148,7 @@ class Storage:
             )
 
     def read_bytes(self, key: str) -> tuple[bytes, str] | None:
-        """An object's bytes and its ETag, or None where there is none.
-
-        Raises:
-            StorageError: If the server cannot be asked.
-        """
+        """An object's bytes and its ETag, or None where there is none."""
 
         def read() -> tuple[bytes, str] | None:
             try:
@@ -173,7 +167,6 @@ class Storage:
 
         Raises:
             ArtifactError: If it is not what was written.
-            StorageError: If the server cannot be asked.
         """
         found = self.read_bytes(key)
         return None if found is None else (unseal(found[0], self.url(key), fix=if_damaged), found[1])
@@ -186,7 +179,6 @@ class Storage:
 
         Raises:
             Conflict: If the key holds another value.
-            StorageError: If the server cannot be asked.
         """
         return self._write_json(key, value, IfNoneMatch="*")
 
@@ -197,16 +189,11 @@ class Storage:
 
         Raises:
             Conflict: If the object has changed or gone in the meantime.
-            StorageError: If the server cannot be asked.
         """
         return self._write_json(key, value, IfMatch=etag)
 
     def write_json(self, key: str, value: Mapping[str, Any]) -> None:
-        """Write an object, sealed, over whatever is there: for records of which the latest is the right one.
-
-        Raises:
-            StorageError: If the server cannot be asked.
-        """
+        """Write an object, sealed, over whatever is there: for records of which the latest is the right one."""
         body = _json_bytes(value)
         self._ask(key, lambda: self._put(key, body))
 
@@ -232,21 +219,13 @@ class Storage:
         return sorted(entry["Prefix"].removeprefix(start).rstrip("/") for entry in found)
 
     def delete(self, prefix: str) -> None:
-        """Delete all keys that start with `prefix`; what is gone already is no error.
-
-        Raises:
-            StorageError: If the server refuses, also for single keys, or does not answer.
-        """
+        """Delete all keys that start with `prefix`; what is gone already is no error."""
         keys = sorted(entry["Key"] for entry in self._listed(prefix, "Contents"))
         for first in range(0, len(keys), _MOST_DELETED):
             self._delete_keys(keys[first : first + _MOST_DELETED])
 
     def upload_file(self, path: str | Path, key: str) -> None:
-        """Upload a file, in parts where it is large, unless the same bytes are already there.
-
-        Raises:
-            StorageError: If the server refuses or does not answer.
-        """
+        """Upload a file, in parts where it is large, unless the same bytes are already there."""
         self._upload(Path(path), key, file_sha256(path))
 
     def upload_folder(self, folder: str | Path, key: str, *, replace: bool = False) -> Manifest:
@@ -262,7 +241,6 @@ class Storage:
 
         Raises:
             ArtifactError: If the folder is damaged, or a complete one with other contents is there already.
-            StorageError: If the server refuses or does not answer.
         """
         folder = read_folder(folder)
         text = (folder / MANIFEST).read_bytes()
@@ -319,7 +297,6 @@ class Storage:
 
         Raises:
             ArtifactError: If no complete folder is there, it is another one, or the file is not as it was written.
-            StorageError: If the server refuses or does not answer.
         """
         manifest = self._whole_manifest(key)
         file, producer = self.url(f"{key}/{name}"), manifest.describe_producer()
