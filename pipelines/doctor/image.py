@@ -13,7 +13,7 @@ import tempfile
 from importlib import metadata
 
 from hrf_components.outputs import GIT_SHA
-from hrf_pipelines.doctor.checks import Finding, check_packages, check_python, check_shipped_model
+from hrf_pipelines.doctor.checks import Finding, check_packages, check_python, check_shipped_model, fail, ok, warn
 from hrf_pipelines.placement import ROLES
 
 #: Set in each image: what it is for, and which torch it was built with.
@@ -35,9 +35,9 @@ def examine_image() -> list[Finding]:
     role = os.environ.get(ROLE, "")
     if role not in EXTRAS:
         fix = f"run it in an image of this project, which sets {ROLE} to one of {', '.join(EXTRAS)}"
-        return [Finding(name="role", level="fail", detail=repr(role), fix=fix)]
+        return [fail("role", repr(role), fix=fix)]
     return [
-        Finding(name="role", level="ok", detail=role),
+        ok("role", role),
         check_revision(),
         check_python(),
         check_packages(EXTRAS[role]),
@@ -56,9 +56,9 @@ def check_revision() -> Finding:
 
     revision = os.environ.get(GIT_SHA, "")
     if revision:
-        return Finding(name="revision", level="ok", detail=f"{__version__}, {revision}")
+        return ok("revision", f"{__version__}, {revision}")
     detail, fix = f"{__version__}, {GIT_SHA} is not set", "build with --build-arg GIT_SHA=COMMIT"
-    return Finding(name="revision", level="warn", detail=detail, fix=fix)
+    return warn("revision", detail, fix=fix)
 
 
 def check_imports(role: str) -> Finding:
@@ -69,8 +69,8 @@ def check_imports(role: str) -> Finding:
             importlib.import_module(name)
     except Exception as error:  # noqa: BLE001 - whatever stops an import would stop the step
         fix = "build the image again; its packages don't fit together"
-        return Finding(name="imports", level="fail", detail=f"{type(error).__name__}: {error}", fix=fix)
-    return Finding(name="imports", level="ok", detail=", ".join([*steps, *LIBRARIES[role]]))
+        return fail("imports", f"{type(error).__name__}: {error}", fix=fix)
+    return ok("imports", ", ".join([*steps, *LIBRARIES[role]]))
 
 
 def check_torch_variant(role: str) -> Finding:
@@ -79,16 +79,16 @@ def check_torch_variant(role: str) -> Finding:
         try:
             found = metadata.version("torch")
         except metadata.PackageNotFoundError:
-            return Finding(name="torch", level="ok", detail="none, as it should be")
-        return Finding(name="torch", level="fail", detail=found, fix="build it without: control needs no torch")
+            return ok("torch", "none, as it should be")
+        return fail("torch", found, fix="build it without: control needs no torch")
     import torch
 
     variant = "cpu" if torch.version.cuda is None else "cuda"
     detail = f"{torch.__version__} ({variant})"
     wanted = os.environ.get(VARIANT, "")
     if variant == wanted:
-        return Finding(name="torch", level="ok", detail=detail)
-    return Finding(name="torch", level="fail", detail=detail, fix=f"build the image again; {VARIANT} is {wanted!r}")
+        return ok("torch", detail)
+    return fail("torch", detail, fix=f"build the image again; {VARIANT} is {wanted!r}")
 
 
 def check_kubeflow_runtime() -> Finding:
@@ -97,17 +97,17 @@ def check_kubeflow_runtime() -> Finding:
     environment = {**os.environ, "_KFP_RUNTIME": "true"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        return Finding(name="kfp runtime", level="ok", detail=metadata.version("kfp"))
+        return ok("kfp runtime", metadata.version("kfp"))
     detail = (done.stderr.strip().splitlines() or ["no output"])[-1]
-    return Finding(name="kfp runtime", level="fail", detail=detail, fix="install kfp in the image")
+    return fail("kfp runtime", detail, fix="install kfp in the image")
 
 
 def check_user() -> Finding:
     """Not root."""
     user = f"uid {os.getuid()}, gid {os.getgid()}"
     if os.getuid() == 0:
-        return Finding(name="user", level="fail", detail=user, fix="run it as the image's own user, 10001")
-    return Finding(name="user", level="ok", detail=user)
+        return fail("user", user, fix="run it as the image's own user, 10001")
+    return ok("user", user)
 
 
 def check_scratch() -> Finding:
@@ -118,5 +118,5 @@ def check_scratch() -> Finding:
             stream.write(b"hrf")
     except OSError as error:
         fix = "mount something writable there, such as an emptyDir or --tmpfs /tmp"
-        return Finding(name="scratch", level="fail", detail=str(error), fix=fix)
-    return Finding(name="scratch", level="ok", detail=f"{tempfile.gettempdir()}; / is {system}")
+        return fail("scratch", str(error), fix=fix)
+    return ok("scratch", f"{tempfile.gettempdir()}; / is {system}")

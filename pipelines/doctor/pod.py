@@ -12,7 +12,7 @@ from pathlib import Path
 from hrf.errors import ClusterError, HrfError
 from hrf.steps.own_workflow import is_in_pod, read_own_workflow
 from hrf.storage.objects import Storage
-from hrf_pipelines.doctor.checks import Finding
+from hrf_pipelines.doctor.checks import Finding, fail, ok, problem_of, warn
 from hrf_pipelines.doctor.image import ROLE, check_revision
 from hrf_pipelines.local.object_storage import BUCKET
 
@@ -27,7 +27,7 @@ NO_LIMIT = 1 << 60
 def examine_pod() -> list[Finding]:
     """Run all checks."""
     return [
-        Finding(name="image", level="ok", detail=f"role {os.environ.get(ROLE) or 'unknown'}"),
+        ok("image", f"role {os.environ.get(ROLE) or 'unknown'}"),
         check_revision(),
         check_store(),
         check_memory(),
@@ -44,25 +44,24 @@ def check_store() -> Finding:
     try:
         Storage.open(uri if uri.startswith("s3://") else f"s3://{uri}").check()
     except HrfError as error:
-        problem = str(error).partition(". Fix: ")[0]
-        return Finding(name="store", level="fail", detail=problem, fix=getattr(error, "fix", ""))
-    return Finding(name="store", level="ok", detail=f"{uri}: read, written, conditional writes honoured")
+        return fail("store", problem_of(error), fix=getattr(error, "fix", ""))
+    return ok("store", f"{uri}: read, written, conditional writes honoured")
 
 
 def check_memory() -> Finding:
     """The memory that the pod may use."""
     told = _first_word(MEMORY_FILES)
     if not told.isdigit() or int(told) >= NO_LIMIT:
-        return Finding(name="memory", level="ok", detail="no limit but the node's")
-    return Finding(name="memory", level="ok", detail=f"{int(told) / 2**30:.1f} GiB")
+        return ok("memory", "no limit but the node's")
+    return ok("memory", f"{int(told) / 2**30:.1f} GiB")
 
 
 def check_cpus() -> Finding:
     """The cores that the pod may use."""
     quota = _words(CPU_FILES)
     if len(quota) == 2 and quota[0].isdigit():
-        return Finding(name="cpus", level="ok", detail=f"{int(quota[0]) / int(quota[1]):g}")
-    return Finding(name="cpus", level="ok", detail=f"{len(os.sched_getaffinity(0))}, no limit but the node's")
+        return ok("cpus", f"{int(quota[0]) / int(quota[1]):g}")
+    return ok("cpus", f"{len(os.sched_getaffinity(0))}, no limit but the node's")
 
 
 def check_gpus() -> Finding:
@@ -70,30 +69,30 @@ def check_gpus() -> Finding:
     try:
         import torch
     except ImportError:
-        return Finding(name="gpus", level="ok", detail="none: this image has no torch")
+        return ok("gpus", "none: this image has no torch")
     count = torch.cuda.device_count()
     names = ", ".join(torch.cuda.get_device_name(index) for index in range(count))
-    return Finding(name="gpus", level="ok", detail=f"{count}: {names}" if count else "none")
+    return ok("gpus", f"{count}: {names}" if count else "none")
 
 
 def check_shared_memory() -> Finding:
     """The room in /dev/shm, where the processes of one step exchange tensors."""
     total = shutil.disk_usage(SHARED_MEMORY).total
-    return Finding(name="shared memory", level="ok", detail=f"{total / 2**20:.0f} MiB")
+    return ok("shared memory", f"{total / 2**20:.0f} MiB")
 
 
 def check_rights() -> Finding:
     """Whether the pod's account may read Workflows, of which the exit step makes out why a run failed."""
     if not is_in_pod():
         fix = "run it in a pod: hrf doctor --cluster --run"
-        return Finding(name="rights", level="warn", detail="this is no pod of Kubernetes", fix=fix)
+        return warn("rights", "this is no pod of Kubernetes", fix=fix)
     try:
         read_own_workflow("hrf-doctor")
     except ClusterError as error:
         # There is none of that name; who may not look is told so before.
         if error.status != 404:
-            return Finding(name="rights", level="warn", detail=error.problem, fix=error.fix)
-    return Finding(name="rights", level="ok", detail="may read Workflows: runs say why they fail")
+            return warn("rights", error.problem, fix=error.fix)
+    return ok("rights", "may read Workflows: runs say why they fail")
 
 
 def _first_word(files: tuple[Path, ...]) -> str:
