@@ -59,10 +59,9 @@ def window_schedule(config: Tree, num_trained_steps: int, switch_step: int) -> W
         raise ConfigError(field, expected=error.expected, got=error.got, fix=fix) from error
     narrowest = min(len(window) for window, _ in schedule.stages)
     if narrowest < fewest:
-        raise ConfigError(
+        raise config.wrong(
             "starts.selection.stride",
             expected=f"less than the {narrowest} steps of the narrowest window: a choice needs two candidates",
-            got=starts.selection.stride,
             fix="lower it, or widen the windows",
         )
     if switch_step > num_trained_steps - fewest:
@@ -105,7 +104,7 @@ def in_steps(config: Tree, sigmas: Sequence[float], num_trained_steps: int) -> d
             expected = (
                 f"a sigma below the first step's and not below the last trained one's; its steps are at {steps_are}"
             )
-            raise ConfigError("policy.split_sigma", expected=expected, got=policy.split_sigma, fix=fix)
+            raise config.wrong("policy.split_sigma", expected=expected, fix=fix)
         changes["policy"] = {"split_sigma": None, "split": step / len(sigmas)}
     return changes
 
@@ -114,12 +113,11 @@ def _model(config: Tree) -> Iterator[ConfigError]:
     source, revision = config.model.source, config.model.revision
     if source.startswith("hf:"):
         if not re.fullmatch(r"hf:[\w.-]+/[\w.-]+", source):
-            yield ConfigError("model.source", expected="hf:owner/name", got=source, fix="write owner and name")
+            yield config.wrong("model.source", expected="hf:owner/name", fix="write owner and name")
         if not re.fullmatch(r"[0-9a-f]{40}", revision):
-            yield ConfigError(
+            yield config.wrong(
                 "model.revision",
                 expected="the commit hash of the model, 40 hex digits, for an hf: model",
-                got=revision,
                 fix="copy it from the model's page, Files and versions, History: a branch could change between steps",
             )
         return
@@ -130,10 +128,9 @@ def _model(config: Tree) -> Iterator[ConfigError]:
     else:
         known = source == _SHIPPED or (scheme is None and bool(source.strip()))
     if not known:
-        yield ConfigError(
+        yield config.wrong(
             "model.source",
             expected=f"{_SHIPPED}, hf:owner/name, s3://bucket/prefix or a local folder",
-            got=source,
             fix="write one of these",
         )
 
@@ -145,26 +142,23 @@ def _policy(config: Tree) -> Iterator[ConfigError]:
     elif not policy.split:
         yield from inert(config.policy, "policy", ("prefix_pool",), "without a split (policy.split)")
     elif config.switch_step > steps - 2:
-        yield ConfigError(
+        yield config.wrong(
             "policy.split",
             expected=f"at most {(steps - 2) / steps:.3g}, as the last of the {steps} steps is not trained",
-            got=policy.split,
             fix="lower it, or raise sampler.steps",
         )
     rollout = config.rollout
     drawn = rollout.roots * rollout.branches if config.starts.kind == "noise" else rollout.roots
     if config.has_split and 0 < policy.prefix_pool < drawn:
-        yield ConfigError(
+        yield config.wrong(
             "policy.prefix_pool",
             expected=f"at least the {drawn} samples that an epoch draws from it, or 0 for no pool",
-            got=policy.prefix_pool,
             fix="raise it, or lower rollout.roots",
         )
     if not config.sampler.eta:
-        yield ConfigError(
+        yield config.wrong(
             "sampler.eta",
             expected="more than 0: without noise there is no log-probability to train",
-            got=config.sampler.eta,
             fix="set it to 1.0; for measuring without noise set evaluation.eta",
         )
 
@@ -193,20 +187,18 @@ def _prompts(config: Tree) -> Iterator[ConfigError]:
     if prompts.evaluation_source:
         yield from inert(prompts, "prompts", ("held_out_fraction",), "beside prompts.evaluation_source")
     if "{prompt}" not in prompts.template and "{a_prompt}" not in prompts.template:
-        yield ConfigError(
+        yield config.wrong(
             "prompts.template",
             expected="a text with {prompt} or {a_prompt} in it",
-            got=prompts.template,
             fix="write for instance 'a photo of {a_prompt}'",
         )
     statistics = ("statistics_buffer", "statistics_min_count")
     if config.starts.kind != "noise":
         yield from inert(prompts, "prompts", statistics, "where a root's branches are compared (starts.kind)")
     elif prompts.statistics_min_count > prompts.statistics_buffer:
-        yield ConfigError(
+        yield config.wrong(
             "prompts.statistics_min_count",
             expected=f"at most prompts.statistics_buffer = {prompts.statistics_buffer}: no prompt would ever reach it",
-            got=prompts.statistics_min_count,
             fix="lower it, or raise the buffer",
         )
 
@@ -293,7 +285,7 @@ def _loss_from(config: Tree) -> Iterator[ConfigError]:
         rule = f"at most {(steps - 2) / steps:.3g}, as the last of the {steps} steps is not trained"
     else:
         return
-    yield ConfigError("starts.loss_from", expected=rule, got=fraction, fix="change it, or set it to 0")
+    yield config.wrong("starts.loss_from", expected=rule, fix="change it, or set it to 0")
 
 
 def _selection(config: Tree) -> Iterator[ConfigError]:
@@ -314,25 +306,22 @@ def _episodes(config: Tree) -> Iterator[ConfigError]:
     rollout, total = config.rollout, config.rollout.roots * config.rollout.branches
     group = total if config.starts.kind == "noise" else rollout.branches
     if group < 2:
-        yield ConfigError(
+        yield config.wrong(
             "rollout.branches",
             expected="at least 2 episodes per group: an advantage compares the members of a group",
-            got=rollout.branches,
             fix="raise it",
         )
     shared = total if config.starts.kind == "noise" else rollout.roots
     if config.model.num_processes > shared:
-        yield ConfigError(
+        yield config.wrong(
             "model.num_processes",
             expected=f"at most the {shared} {'episodes' if config.starts.kind == 'noise' else 'roots'} of an epoch",
-            got=config.model.num_processes,
             fix="lower it, or raise rollout.roots",
         )
     if config.update.minibatch > total:
-        yield ConfigError(
+        yield config.wrong(
             "update.minibatch",
             expected=f"at most the {total} branches of an epoch (rollout.roots x rollout.branches)",
-            got=config.update.minibatch,
             fix="lower it, or raise rollout.roots",
         )
 
@@ -342,10 +331,9 @@ def _rewards(config: Tree) -> Iterator[ConfigError]:
         yield from reward.problems(path)
     shaping, held_out = config.shaping, config.evaluation.held_out_reward
     if shaping and not shaping.weight:
-        yield ConfigError(
+        yield config.wrong(
             "shaping.weight",
             expected="a weight other than 0: the second reward would have no effect",
-            got=shaping.weight,
             fix="change it, or set shaping to null; evaluation.held_out_reward watches a reward",
         )
     if shaping and shaping.reward == config.reward:
@@ -369,17 +357,15 @@ def _update(config: Tree) -> Iterator[ConfigError]:
     if update.rate_schedule == "constant":
         yield from inert(update, "update", ("warmup_updates", "total_updates"), "on a constant rate")
     elif update.total_updates <= update.warmup_updates:
-        yield ConfigError(
+        yield config.wrong(
             "update.total_updates",
             expected=f"more than the {update.warmup_updates} updates of the warm-up",
-            got=update.total_updates,
             fix="set it to the number of updates at which the rate has come down to 0",
         )
     if update.sibling_distance_weight and config.starts.kind == "noise":
-        yield ConfigError(
+        yield config.wrong(
             "update.sibling_distance_weight",
             expected="0 on noise starts (starts.kind): their episodes have no siblings",
-            got=update.sibling_distance_weight,
             fix="set it to 0, or starts.kind to window or selected",
         )
     yield from _objective(config)
@@ -396,28 +382,25 @@ def _objective(config: Tree) -> Iterator[ConfigError]:
     of_ratios = (*region, "log_prob_reduction", "kl_weight")
     yield from inert(update, "update", of_ratios, objective)
     if config.starts.kind == "noise":
-        yield ConfigError(
+        yield config.wrong(
             "update.objective",
             expected="'surrogate' on noise starts (starts.kind): a difference to samples that share no start says "
             "nothing of what an episode did",
-            got=update.objective,
             fix="set starts.kind to window or selected, whose branches are siblings, or the objective to surrogate",
         )
     # By sigma, the model says which step it is; before that, as many as there can be.
     most = config.sampler.steps - 1 - (config.switch_step if config.is_in_steps else 0)
     if update.levels_per_branch > most:
-        yield ConfigError(
+        yield config.wrong(
             "update.levels_per_branch",
             expected=f"at most the {most} steps of the tuned weights, without the last one",
-            got=update.levels_per_branch,
             fix="lower it, or policy.split",
         )
     total = config.rollout.roots * config.rollout.branches
     if update.proximal_weight and update.inner_epochs == 1 and update.minibatch >= total:
-        yield ConfigError(
+        yield config.wrong(
             "update.proximal_weight",
             expected="0 where an epoch has one update: until then the policy is the one that sampled",
-            got=update.proximal_weight,
             fix="set it to 0, lower update.minibatch or raise update.inner_epochs",
         )
 
@@ -425,10 +408,9 @@ def _objective(config: Tree) -> Iterator[ConfigError]:
 def _evaluation(config: Tree) -> Iterator[ConfigError]:
     evaluation, limit = config.evaluation, config.gate.monitors.unrecognised_fraction
     if not evaluation.classifier and evaluation.features == "classifier":
-        yield ConfigError(
+        yield config.wrong(
             "evaluation.features",
             expected="'pixels', 'clip' or 'dinov2', as there is no classifier (evaluation.classifier)",
-            got=evaluation.features,
             fix="set it to pixels, or name a classifier or an encoder",
         )
     if evaluation.features in {"clip", "dinov2"}:
@@ -436,10 +418,9 @@ def _evaluation(config: Tree) -> Iterator[ConfigError]:
     else:
         yield from inert(evaluation, "evaluation", ("encoder",), f"on {evaluation.features!r} features")
     if not evaluation.classifier and limit is not None:
-        yield ConfigError(
+        yield config.wrong(
             "gate.monitors.unrecognised_fraction",
             expected="null, as there is no classifier to recognise anything (evaluation.classifier)",
-            got=limit,
             fix="set it to null, or name a classifier",
         )
 
@@ -452,26 +433,23 @@ def _gate(config: Tree) -> Iterator[ConfigError]:
 def _run(config: Tree) -> Iterator[ConfigError]:
     run, evaluation = config.run, config.evaluation
     if run.replicas > 1 and config.diversity_floor is not None:
-        yield ConfigError(
+        yield config.wrong(
             "run.replicas",
             expected="1 under a diversity floor: what is measured is the mean of the replicas, and what would be held "
             "above the floor are their own weights, whose diversity nobody knows",
-            got=run.replicas,
             fix="set it to 1, or diversity_floor to null: the gate keeps gate.diversity_margin all the same",
         )
     if run.epochs_per_step == "auto":
         return
     if run.epochs % run.epochs_per_step:
-        yield ConfigError(
+        yield config.wrong(
             "run.epochs",
             expected=f"a multiple of run.epochs_per_step = {run.epochs_per_step}",
-            got=run.epochs,
             fix=f"set it to {run.epochs + run.epochs_per_step - run.epochs % run.epochs_per_step}",
         )
     if evaluation.every % run.epochs_per_step:
-        yield ConfigError(
+        yield config.wrong(
             "evaluation.every",
             expected=f"a multiple of run.epochs_per_step = {run.epochs_per_step}: measuring happens between steps",
-            got=evaluation.every,
             fix=f"set it to {evaluation.every + run.epochs_per_step - evaluation.every % run.epochs_per_step}",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -20,6 +20,7 @@ from hrf.config.sections import (
     Update,
 )
 from hrf.core.window import first_step_from
+from hrf.errors import ConfigError
 from hrf.rewards import DEFAULT_REWARD, RewardSettings
 from hrf.storage.schema import Section
 
@@ -47,6 +48,13 @@ class Tree(Section):
     `hrf.promotion.floor`): with a split by the switch step and the learning rate, without one by the rate alone. The
     gate takes it in the place of its margin. null: the run does not steer."""
     run: Run = Run()
+
+    def wrong(self, field: str, *, expected: str, fix: str) -> ConfigError:
+        """What is wrong with the value of a dotted field."""
+        value: Any = self
+        for name in field.split("."):
+            value = getattr(value, name)
+        return ConfigError(field, expected=expected, got=value, fix=fix)
 
     @property
     def trained_rewards(self) -> dict[str, RewardSettings]:
