@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _RANKS = {
     "exposures": 2,
     "probabilities": 2,
 }
+_broken = partial(ArtifactError, producer="hrf.evaluation.measure", fix="run the step that made this folder again")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -105,7 +107,7 @@ class Measured:
         """
         for path in (Path(folder) / _TENSORS, Path(folder) / _NAMES):
             if not path.is_file():
-                raise _broken(path, "there is no such file")
+                raise _broken(path, problem="there is no such file")
         try:
             names = json.loads((Path(folder) / _NAMES).read_text(encoding="utf-8"))
             labels, prompts = names.pop("labels"), names.pop("prompts", None)
@@ -117,7 +119,7 @@ class Measured:
                 prompts=None if prompts is None else tuple(prompts),
             )
         except (SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise _broken(Path(folder), f"not a set of measurements: {error!r}") from error
+            raise _broken(Path(folder), problem=f"not a set of measurements: {error!r}") from error
 
 
 def prompt_numbers(measured: Measured) -> list[int] | None:
@@ -148,9 +150,3 @@ def mode_entropy(measured: Measured) -> float | None:
     recognised = [count for label, count in counts.items() if label != UNRECOGNISED and count]
     total = sum(recognised)
     return -sum(count / total * math.log(count / total) for count in recognised) + 0.0 if total else None
-
-
-def _broken(path: Path, problem: str) -> ArtifactError:
-    return ArtifactError(
-        path, problem=problem, producer="hrf.evaluation.measure", fix="run the step that made this folder again"
-    )

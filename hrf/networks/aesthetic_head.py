@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -15,6 +16,7 @@ EMBEDDING_SIZE = 768
 """Of CLIP ViT-L/14, which the published head was trained on."""
 
 _FIX = "convert the published sac+logos+ava1-l14-linearMSE.pth as docs/rewards.md says, with its tensors' own names"
+_broken = partial(ArtifactError, producer="another tool", fix=_FIX)
 
 
 class AestheticHead(nn.Module):
@@ -50,15 +52,6 @@ def load_head(file: Path) -> AestheticHead:
     try:
         tensors = load_file(file)
     except (SafetensorError, OSError) as error:
-        raise _broken(file, f"not a safetensors file: {error}") from error
+        raise _broken(file, problem=f"not a safetensors file: {error}") from error
     load_exactly(head, tensors, file, owner="the published head", fix=_FIX)
     return head.double().requires_grad_(False)
-
-
-def _broken(path: Path, problem: str) -> ArtifactError:
-    return ArtifactError(
-        path,
-        problem=problem,
-        producer="another tool",
-        fix=_FIX,
-    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ from hrf.storage.shipped import SHIPPED_CLASSIFIERS, shipped_classifier
 
 _FORMAT = "hrf-image-classifier-1"
 _RANGE_TOLERANCE = 1e-3
+_broken = partial(
+    ArtifactError,
+    producer="ImageClassifier.save_pretrained",
+    fix="give the folder that save_pretrained wrote, with config.json and model.safetensors",
+)
 
 
 class ImageClassifier(nn.Module):
@@ -141,34 +147,25 @@ class ImageClassifier(nn.Module):
         model = cls._from_config(source / "config.json")
         path = source / "model.safetensors"
         if not path.is_file():
-            raise _broken(path, "there is no such file")
+            raise _broken(path, problem="there is no such file")
         try:
             tensors = load_file(path)
         except SafetensorError as error:
-            raise _broken(path, f"the weights do not fit config.json: {error}") from error
+            raise _broken(path, problem=f"the weights do not fit config.json: {error}") from error
         load_exactly(model, tensors, path)
         return model
 
     @classmethod
     def _from_config(cls, path: Path) -> ImageClassifier:
         if not path.is_file():
-            raise _broken(path, "there is no such file")
+            raise _broken(path, problem="there is no such file")
         try:
             config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             if config["format"] != _FORMAT:
                 raise ValueError(f"format is {config['format']!r}, not {_FORMAT!r}")
             return cls(tuple(config["labels"]), image_size=config["image_size"], channels=tuple(config["channels"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise _broken(path, f"not the configuration of an image classifier: {error!r}") from error
-
-
-def _broken(path: Path, problem: str) -> ArtifactError:
-    return ArtifactError(
-        path,
-        problem=problem,
-        producer="ImageClassifier.save_pretrained",
-        fix="give the folder that save_pretrained wrote, with config.json and model.safetensors",
-    )
+            raise _broken(path, problem=f"not the configuration of an image classifier: {error!r}") from error
 
 
 def classifier_folder(classifier: str, field: str) -> Path:

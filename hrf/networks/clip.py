@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,11 @@ HUB_FILES = (
     "merges.txt",
 )
 _CONFIG, _WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+_broken = partial(
+    ArtifactError,
+    producer="open_clip",
+    fix=f"give a folder with {_CONFIG} and {_WEIGHTS}, as open_clip.push_to_hf_hub.save_for_hf writes them",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +94,7 @@ def load_open_clip(folder: Path, *, device: torch.device, call_size: int, field:
     open_clip = scorer_library("open_clip", field)
     for name in (_CONFIG, _WEIGHTS):
         if not (folder / name).is_file():
-            raise _broken(folder / name, "there is no such file")
+            raise _broken(folder / name, problem="there is no such file")
     try:
         # It warns that the weights are random, which they are until the next line.
         with without_warnings():
@@ -99,20 +105,11 @@ def load_open_clip(folder: Path, *, device: torch.device, call_size: int, field:
         tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
         prepared = open_clip.transform.PreprocessCfg(**model.visual.preprocess_cfg)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AssertionError, SafetensorError) as error:
-        raise _broken(folder, f"not a model of open_clip: {error}") from error
+        raise _broken(folder, problem=f"not a model of open_clip: {error}") from error
     return OpenClip(
         model=model.requires_grad_(False),
         transform=open_clip.transform.image_transform_v2(prepared, is_train=False),
         tokenizer=tokenizer,
         device=device,
         call_size=call_size,
-    )
-
-
-def _broken(path: Path, problem: str) -> ArtifactError:
-    return ArtifactError(
-        path,
-        problem=problem,
-        producer="open_clip",
-        fix=f"give a folder with {_CONFIG} and {_WEIGHTS}, as open_clip.push_to_hf_hub.save_for_hf writes them",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,12 @@ from torch import Tensor
 
 from hrf.errors import ArtifactError, ConfigError
 from hrf.networks.calls import in_calls, pictures, scorer_library
+
+_broken = partial(
+    ArtifactError,
+    producer="another tool",
+    fix="give a network with one float32 input [B, 3, height, width] and one float32 output [B, classes]",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,15 +77,15 @@ def load_onnx(
     try:
         session = runtime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        raise _broken(file, f"not an ONNX network: {error}") from error
+        raise _broken(file, problem=f"not an ONNX network: {error}") from error
     inputs, outputs = session.get_inputs(), session.get_outputs()
     if len(inputs) != 1 or len(outputs) != 1:
-        raise _broken(file, f"it has {len(inputs)} inputs and {len(outputs)} outputs")
+        raise _broken(file, problem=f"it has {len(inputs)} inputs and {len(outputs)} outputs")
     taken, returned = inputs[0].shape, outputs[0].shape
     if inputs[0].type != "tensor(float)" or len(taken) != 4 or taken[1] != 3 or not _known(taken[2:]):
-        raise _broken(file, f"its input is {inputs[0].type} {taken}")
+        raise _broken(file, problem=f"its input is {inputs[0].type} {taken}")
     if outputs[0].type != "tensor(float)" or len(returned) != 2 or not _known(returned[1:]):
-        raise _broken(file, f"its output is {outputs[0].type} {returned}")
+        raise _broken(file, problem=f"its output is {outputs[0].type} {returned}")
     if isinstance(taken[0], int) and taken[0] != call_size:
         raise ConfigError(
             f"{field}.batch_size",
@@ -102,12 +109,3 @@ def load_onnx(
 def _known(sides: list[Any]) -> bool:
     """Whether sizes are numbers, and not names of what may vary."""
     return all(isinstance(side, int) for side in sides)
-
-
-def _broken(path: Path, problem: str) -> ArtifactError:
-    return ArtifactError(
-        path,
-        problem=problem,
-        producer="another tool",
-        fix="give a network with one float32 input [B, 3, height, width] and one float32 output [B, classes]",
-    )

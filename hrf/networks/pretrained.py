@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ from hrf.networks.tensor_files import Misfit, weight_files
 HUB_FILES = ("*.json", "model*.safetensors", "*.txt")
 PROCESSOR_FILES = ("*.json", "*.txt")
 _ERRORS = (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError)
+_broken = partial(
+    ArtifactError,
+    producer="transformers",
+    fix="give a folder as save_pretrained of the model and of its processor writes it",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +97,7 @@ def load_clip_pair(
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(processor_folder, local_files_only=True)
     except _ERRORS as error:
-        raise _broken(processor_folder, f"no tokenizer here: {error}") from error
+        raise _broken(processor_folder, problem=f"no tokenizer here: {error}") from error
     processor = _image_processor(transformers, processor_folder)
     return ClipPair(model=model, processor=processor, tokenizer=tokenizer, device=device, call_size=call_size)
 
@@ -131,7 +137,7 @@ def load_model(kind: str, folder: Path) -> Any:
                 ignore_mismatched_sizes=True,
             )
     except _ERRORS as error:
-        raise _broken(folder, f"not a {kind} of transformers: {error}") from error
+        raise _broken(folder, problem=f"not a {kind} of transformers: {error}") from error
     # transformers only warns, and goes on with weights drawn at random. It renames what its older versions wrote, so
     # that what is missing and what is left over is its to say.
     misfit = Misfit(
@@ -150,13 +156,4 @@ def _image_processor(transformers: Any, folder: Path) -> Any:
     try:
         return transformers.AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
     except _ERRORS as error:
-        raise _broken(folder, f"no image processor here: {error}") from error
-
-
-def _broken(path: Path, problem: str) -> ArtifactError:
-    return ArtifactError(
-        path,
-        problem=problem,
-        producer="transformers",
-        fix="give a folder as save_pretrained of the model and of its processor writes it",
-    )
+        raise _broken(folder, problem=f"no image processor here: {error}") from error
