@@ -14,7 +14,6 @@ from hrf.config.overrides import deep_merge
 from hrf.config.tree import Tree
 from hrf.core.window import WindowSchedule
 from hrf.storage.validation import combine
-from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
 _CAME_LATER = {
     "": ("shaping",),
@@ -40,22 +39,9 @@ class Config(Tree):
             raise combine(problems)
         return self
 
-    @classmethod
-    def from_yaml(cls, text: str) -> Self:
-        """Read what `to_yaml` wrote.
-
-        Raises:
-            ConfigError: If the text is no valid configuration.
-        """
-        return cls.from_mapping(parse_yaml(text, origin="configuration"))
-
     def to_mapping(self) -> dict[str, Any]:
         """All values, defaults included, as plain mappings, lists and scalars."""
         return self.model_dump(mode="json")
-
-    def to_yaml(self) -> str:
-        """All values, defaults included, as YAML."""
-        return dump_yaml(self.to_mapping())
 
     def with_changes(self, changes: Mapping[str, Any]) -> Self:
         """This configuration with some values replaced, such as `{"run": {"epochs": 5}}`, checked again.

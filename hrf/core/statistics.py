@@ -35,10 +35,6 @@ class Interval:
         if not all(map(math.isfinite, (self.value, self.low, self.high, self.standard_error))):
             raise ValueError(f"an interval needs finite numbers, got {self!r}")
 
-    def as_dict(self) -> dict[str, float]:
-        """Return the four numbers by name, for a JSON record."""
-        return {"value": self.value, "low": self.low, "high": self.high, "standard_error": self.standard_error}
-
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Estimate a mean, with Student's interval.

@@ -189,13 +189,13 @@ def _held_out(
 def _named_mean(
     name: str, values: NDArray[np.float64], confidence: float, groups: Sequence[int] | None
 ) -> NamedEstimate:
-    return NamedEstimate(name=name, **mean_interval(_independent(values, groups), confidence).as_dict())
+    return NamedEstimate(name=name, **vars(mean_interval(_independent(values, groups), confidence)))
 
 
 def _difference(
     a: NDArray[np.float64], b: NDArray[np.float64], confidence: float, groups: Sequence[int] | None
 ) -> Estimate:
-    return Estimate(**paired_difference(_independent(a, groups), _independent(b, groups), confidence).as_dict())
+    return Estimate(**vars(paired_difference(_independent(a, groups), _independent(b, groups), confidence)))
 
 
 def _independent(values: NDArray[np.float64], groups: Sequence[int] | None) -> list[float]:

@@ -49,7 +49,7 @@ def decide(
         ours, theirs = evaluation.rewards, incumbent_rewards
         if evaluation.prompts:
             ours, theirs = means_by(ours, evaluation.prompts), means_by(theirs, evaluation.prompts)
-        difference = Estimate(**paired_difference(ours, theirs, confidence).as_dict())
+        difference = Estimate(**vars(paired_difference(ours, theirs, confidence)))
         checks.append(
             Check(
                 name="reward",

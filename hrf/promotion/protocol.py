@@ -183,14 +183,8 @@ _INCOMPARABLE = Verdict(
 class _Case:
     """The objects of one candidate, and the protocol's moves on them."""
 
-    def __init__(
-        self,
-        storage: Storage,
-        experiment: str,
-        candidate: Candidate,
-        now: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
-    ) -> None:
-        self._storage, self._experiment, self._candidate, self._now = storage, experiment, candidate, now
+    def __init__(self, storage: Storage, experiment: str, candidate: Candidate) -> None:
+        self._storage, self._experiment, self._candidate = storage, experiment, candidate
         self._pointer_key = f"{experiment}/promoted.json"
         self._candidate_key = f"{experiment}/candidates/{candidate.candidate_id}"
 
@@ -305,7 +299,7 @@ class _Case:
             "candidate_key": self._candidate_key,
             "candidate_digest": candidate_digest,
             "evaluation_digest": candidate.evaluation_digest,
-            "time": self._now().isoformat(timespec="milliseconds"),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"),
         }
         decision: dict[str, Any] = {
             **about,
@@ -325,30 +319,28 @@ class _Case:
 
     def _complete(self, pointer: Promotion) -> DecisionRecord:
         """Write the history and decision records of a promotion, unless they are there; returns the decision."""
-        key = f"{self._experiment}/history/{pointer.sequence:06d}.json"
-        try:
-            self._storage.create_json(key, pointer.as_json())
-        except Conflict as conflict:
-            raise ArtifactError(
-                conflict.where,
-                problem="it tells of another promotion than promoted.json does",
-                producer=f"run {pointer.run_id}",
-                fix="restore promoted.json to the record of the last promotion in history/",
-            ) from conflict
+        self._create(
+            f"{self._experiment}/history/{pointer.sequence:06d}.json",
+            pointer,
+            problem="it tells of another promotion than promoted.json does",
+            fix="restore promoted.json to the record of the last promotion in history/",
+        )
         return self._create_final(pointer.decision)
 
     def _create_final(self, decision: DecisionRecord) -> DecisionRecord:
-        key = _decision_key(self._experiment, decision.candidate_id)
-        try:
-            self._storage.create_json(key, decision.as_json())
-        except Conflict as conflict:
-            raise ArtifactError(
-                conflict.where,
-                problem="another final decision on this candidate is there already",
-                producer=f"run {decision.run_id}",
-                fix="run ids must not be used twice: start again under a new one (hrf run --fresh)",
-            ) from conflict
+        self._create(
+            _decision_key(self._experiment, decision.candidate_id),
+            decision,
+            problem="another final decision on this candidate is there already",
+            fix="run ids must not be used twice: start again under a new one (hrf run --fresh)",
+        )
         return decision
+
+    def _create(self, key: str, record: Promotion | DecisionRecord, *, problem: str, fix: str) -> None:
+        try:
+            self._storage.create_json(key, record.as_json())
+        except Conflict as conflict:
+            raise ArtifactError(conflict.where, problem=problem, producer=f"run {record.run_id}", fix=fix) from conflict
 
     def _check_never_promoted(self) -> None:
         """An absent pointer beside a history was deleted: going on would number promotions twice."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hrf.errors import ConfigError
 from hrf.storage.validation import dotted, from_validation_error
+from hrf.storage.yaml_text import dump_yaml, parse_yaml
 
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
@@ -32,6 +33,19 @@ class Strict(BaseModel):
 
 class Section(Strict):
     """Base of all sections of a configuration."""
+
+    @classmethod
+    def from_yaml(cls, text: str, *, origin: str = "configuration") -> Self:
+        """Read what `to_yaml` wrote; `origin` is what messages call it.
+
+        Raises:
+            ConfigError: For the first problem; it names the fields of all others.
+        """
+        return cls.from_mapping(parse_yaml(text, origin=origin))
+
+    def to_yaml(self) -> str:
+        """All values, defaults included, as YAML."""
+        return dump_yaml(self.model_dump(mode="json"))
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Self:

@@ -13,7 +13,7 @@ from hrf.config.overrides import deep_merge
 from hrf.errors import ConfigError
 from hrf.storage.schema import Count, Positive, Section, Seed
 from hrf.storage.validation import combine
-from hrf.storage.yaml_text import dump_yaml, parse_yaml
+from hrf.storage.yaml_text import dump_yaml
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")]
 """Of arms and rewards: part of file names, so lower-case letters, digits and single hyphens."""
@@ -131,15 +131,6 @@ class Study(Section):
         return study
 
     @classmethod
-    def from_yaml(cls, text: str, *, origin: str = "study") -> Self:
-        """Read what `to_yaml` wrote.
-
-        Raises:
-            ConfigError: For the first problem; it names the fields of all others.
-        """
-        return cls.from_mapping(parse_yaml(text, origin=origin))
-
-    @classmethod
     def of_presets(
         cls,
         presets: Sequence[str],
@@ -196,10 +187,6 @@ class Study(Section):
         )
         study.check()
         return study
-
-    def to_yaml(self) -> str:
-        """All values, defaults included, as YAML."""
-        return dump_yaml(self.model_dump(mode="json"))
 
     def reduced(self, name: str) -> Study:
         """The smaller form of that name; the study itself for the empty name.

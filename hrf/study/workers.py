@@ -48,8 +48,14 @@ class Progress:
     """Messages of the runs that failed, by name."""
     running: Mapping[str, float]
     """Share of its epochs that each run at work has trained, by name."""
-    done_fraction: float
-    """Of all work that this call has to do, counting the runs at work."""
+    missing: int
+    """Runs that were not in the table when this call began."""
+
+    @property
+    def done_fraction(self) -> float:
+        """Of all work that this call has to do, counting the runs at work."""
+        done = self.finished - (self.total - self.missing) + len(self.failed) + sum(self.running.values())
+        return done / self.missing if self.missing else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +120,8 @@ def run_all(
 
         def progress() -> Progress:
             running = {run.name: _trained_fraction(work_folder(run, places), run) for run in at_work.values()}
-            done = finished + len(failed) + sum(running.values())
-            return Progress(
-                finished=len(runs) - len(missing) + finished,
-                total=len(runs),
-                failed=failed,
-                running=running,
-                done_fraction=done / len(missing) if missing else 1.0,
-            )
+            there = len(runs) - len(missing) + finished
+            return Progress(finished=there, total=len(runs), failed=failed, running=running, missing=len(missing))
 
         while waiting or at_work:
             while waiting and len(at_work) < machine.workers:

@@ -269,14 +269,8 @@ class RunsOnCluster:
     def _progress(self) -> Progress:
         running = {name: self._fractions.get(name, 0.0) for name in self._at_work}
         missing = len(self._missing)
-        done = self._finished + len(self._failed) + sum(running.values())
-        return Progress(
-            finished=self._total - missing + self._finished,
-            total=self._total,
-            failed=self._failed,
-            running=running,
-            done_fraction=done / missing if missing else 1.0,
-        )
+        there = self._total - missing + self._finished
+        return Progress(finished=there, total=self._total, failed=self._failed, running=running, missing=missing)
 
 
 def _end_of(attempt: Any) -> str | None:
