@@ -32,7 +32,7 @@ from hrf.policies.sources import fetch_base
 from hrf.rewards import Reward, RewardSettings, build_reward
 from hrf.trainer.episodes import Episodes, Scores
 from hrf.trainer.starts import build_starts, draw_prefix_pool
-from hrf.trainer.state import save_episodes, save_scores, save_training_state
+from hrf.trainer.state import moments_of, save_episodes, save_scores, save_training_state
 from hrf.trainer.trainer import Trainer, sample_episodes, score_episodes
 
 #: Samples in a call of the floor's forward passes, whatever the run's own calls hold.
@@ -147,7 +147,7 @@ def print_bytes(trainer: Trainer, episodes: Episodes, scores: Scores, scratch: P
     save_episodes(episodes, str(scratch / "trajectories"), str(scratch / "samples"), {})
     save_scores(scores, "reward", scratch / "scores")
     denoiser.save_pretrained(scratch / "policy")
-    save_training_state(trainer, scratch / "training state")
+    save_training_state(trainer, moments_of(trainer), scratch / "training state")
     least = {
         "trajectories": tails.states.nbytes + tails.log_probs.nbytes,
         "samples": episodes.finished.samples.nbytes,

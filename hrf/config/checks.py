@@ -318,11 +318,30 @@ def _episodes(config: Tree) -> Iterator[ConfigError]:
             expected=f"at most the {shared} {'episodes' if config.starts.kind == 'noise' else 'roots'} of an epoch",
             fix="lower it, or raise rollout.roots",
         )
+    if config.model.shard_weights:
+        yield from _sharding(config)
     if config.update.minibatch > total:
         yield config.wrong(
             "update.minibatch",
             expected=f"at most the {total} branches of an epoch (rollout.roots x rollout.branches)",
             fix="lower it, or raise rollout.roots",
+        )
+
+
+def _sharding(config: Tree) -> Iterator[ConfigError]:
+    if config.model.num_processes == 1:
+        yield ConfigError(
+            "model.shard_weights",
+            expected="false, as there is one process",
+            got=True,
+            fix="set model.num_processes to the GPUs that share the weights, or leave it out",
+        )
+    if config.model.compile:
+        yield ConfigError(
+            "model.compile",
+            expected="false where the weights are sharded",
+            got=True,
+            fix="leave one of model.compile and model.shard_weights out",
         )
 
 

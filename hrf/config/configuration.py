@@ -17,7 +17,7 @@ from hrf.storage.validation import combine
 
 _CAME_LATER = {
     "": ("shaping",),
-    "model": ("embedded_guidance", "picture_size"),
+    "model": ("embedded_guidance", "picture_size", "shard_weights"),
     "policy": ("split_sigma",),
     "sampler": ("kind",),
     "rollout": ("share_start",),

@@ -39,6 +39,10 @@ class Model(Section):
     num_processes: Count = 1
     """Processes that share the work of every step that samples, scores or updates: each on a GPU of its own, or with
     its part of the CPU's threads. Samples are the same bits, weights the same but for the order of a sum's terms."""
+    shard_weights: bool = False
+    """Each of the processes holds a part of the denoiser's weights, gradients and moments in an update, and gathers
+    the weights block by block (FSDP2): for a denoiser whose training is too large for one GPU. Sampling has all of the
+    weights on each."""
     guidance_scale: Annotated[float, Field(ge=1)] = 1.0
     """Classifier-free guidance of a text-to-image model, in Stable Diffusion's convention: 1 is none, more doubles the
     cost."""

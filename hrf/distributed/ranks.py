@@ -64,12 +64,17 @@ class Ranks:
         return whole
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replace each tensor by its sum over the ranks: the same bits on all of them."""
+        """Replace each tensor by its sum over the ranks: the same bits on all of them.
+
+        A sharded one (`hrf.distributed.sharding`) is that already.
+        """
         if self.count == 1:
             return
         import torch
+        from torch.distributed.tensor import DTensor
 
-        sent = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in tensors]
+        parts = [tensor for tensor in tensors if not isinstance(tensor, DTensor)]
+        sent = [torch.distributed.all_reduce(tensor, async_op=True) for tensor in parts]
         for work in sent:
             work.wait()
 

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from hrf.config import Config, Sampler
 from hrf.core.schedule import NoiseSchedule, build_flow_schedule, build_schedule
+from hrf.distributed.ranks import ALONE, Ranks
+from hrf.distributed.sharding import shard
 from hrf.errors import ConfigError
 from hrf.policies.architecture import Architecture
 from hrf.policies.conditioning import PromptEmbeddings
@@ -24,7 +26,7 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.kinds import kind_of, kind_of_denoiser
 from hrf.policies.policy_folder import denoiser_folder
 from hrf.policies.schedulers import Timing, flow_steps, is_flow, prediction_of, training_scheduler
-from hrf.policies.weights import FullWeights, LoraWeights, TunedWeights, average_folder
+from hrf.policies.weights import AdapterOff, FullWeights, LoraWeights, TunedWeights, average_folder
 from hrf.storage.names import POLICY_FILE
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -187,6 +189,7 @@ def load_policy(
     average: bool = False,
     prompts: Path | None = None,
     reference: bool = False,
+    ranks: Ranks = ALONE,
 ) -> DiffusionPolicy:
     """Put a policy together from the base model's folder and a policy folder.
 
@@ -197,6 +200,7 @@ def load_policy(
         average: Take the moving average of the weights, where the folder has one.
         prompts: Folder of the prompts' embeddings; for text-to-image models, which need it.
         reference: Load the base's weights, too, as a KL penalty needs them; those of a split policy are in any case.
+        ranks: Those that share the networks' weights out between them (`hrf.distributed.sharding`).
 
     Returns:
         The policy on the configured device; the reference's weights frozen.
@@ -213,12 +217,18 @@ def load_policy(
     denoiser, frozen = weights_of(config).load(
         base, average_folder(weights) if average else weights, reference=reference or switch_step > 0
     )
-    networks = [network.to(device) for network in (denoiser, frozen) if network is not None]
+    networks = [network for network in (denoiser, frozen) if network is not None]
     if config.model.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
     if config.model.compile:
         for network in networks:
             network.compile()
+    for network in networks:
+        # An adapter's reference is its denoiser, which is sharded once.
+        if ranks.count == 1:
+            network.to(device)
+        elif not isinstance(network, AdapterOff):
+            shard(network, network._no_split_modules or (), ranks=ranks, device=device)
     return DiffusionPolicy(
         denoiser=denoiser,
         schedule=schedule_of(model, config),
@@ -270,6 +280,15 @@ def save_policy(
     (folder / POLICY_FILE).write_text(json.dumps(dict(about), indent=2) + "\n", encoding="utf-8")
     if average is not None:
         weights.save_average(denoiser, average, folder)
+
+
+def load_tuned(config: Config, base: Path, weights: Path, tuned: Mapping[str, Tensor]) -> Any:
+    """A denoiser in memory with these tuned parameters, and all else as in a policy folder; not a sharded one."""
+    denoiser, _ = weights_of(config).load(base, weights, reference=False)
+    with torch.no_grad():
+        for name, value in tuned.items():
+            denoiser.get_parameter(name).copy_(value)
+    return denoiser
 
 
 def save_fresh_policy(folder: Path, config: Config, base: Path, about: Mapping[str, Any], *, run_seed: int) -> None:

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hrf.config import Lora
+from hrf.distributed.sharding import class_name
 from hrf.errors import ArtifactError, ConfigError
 from hrf.networks.tensor_files import Misfit
 from hrf.policies.components import read_json
@@ -126,7 +127,7 @@ class LoraWeights:
 
     def save(self, denoiser: nn.Module, folder: Path) -> None:
         """Write the adapter."""
-        self._write(_kind(denoiser), _tuned(denoiser), folder)
+        self._write(_kind(denoiser), tuned_parameters(denoiser), folder)
 
     def save_average(self, denoiser: nn.Module, average: Mapping[str, Tensor], folder: Path) -> None:
         """Write the averaged adapter."""
@@ -148,7 +149,7 @@ class LoraWeights:
         network = load_denoiser(denoiser_folder(base))
         add_adapter(network, self.settings)
         fresh = {}
-        for index, (name, value) in enumerate(sorted(_tuned(network).items())):
+        for index, (name, value) in enumerate(sorted(tuned_parameters(network).items())):
             drawn = torch.randn(value.shape, generator=stream(run_seed, Purpose.ADAPTER, index)) / self.settings.rank
             fresh[name] = drawn if f".lora_A.{_ADAPTER}." in name else torch.zeros_like(value)
         self._write(_kind(network), fresh, folder)
@@ -166,7 +167,7 @@ class LoraWeights:
     def _read(self, network: nn.Module, folder: Path) -> dict[str, Tensor]:
         """The tensors of a file by the names of the adapter's parameters."""
         file, kind = folder / LORA_FILE, _kind(network)
-        tuned = _tuned(network)
+        tuned = tuned_parameters(network)
         try:
             tensors = load_file(file)
         except (OSError, SafetensorError) as error:
@@ -255,12 +256,13 @@ def _load_tuned(folder: Path, config: Mapping[str, Any]) -> Any:
     return network
 
 
-def _tuned(network: nn.Module) -> dict[str, Tensor]:
+def tuned_parameters(network: nn.Module) -> dict[str, Tensor]:
+    """Those of a network's parameters that are tuned, by name."""
     return {name: value for name, value in network.named_parameters() if value.requires_grad}
 
 
 def _kind(network: Any) -> Kind:
-    return kind_of_denoiser({**network.config, "_class_name": type(network).__name__})
+    return kind_of_denoiser({**network.config, "_class_name": class_name(network)})
 
 
 def _file_name(kind: Kind, parameter: str) -> str:

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hrf.distributed.ranks import this_rank
-from hrf.policies.folders import load_policy, save_policy, weights_of
+from hrf.distributed.ranks import ALONE, this_rank
+from hrf.distributed.sharding import collect, is_sharded, placed_as
+from hrf.policies.folders import load_policy, load_tuned, save_policy, weights_of
 from hrf.policies.policy_folder import EVALUATED, MERGE
+from hrf.policies.weights import tuned_parameters
 from hrf.steps.context import TRAINED, RunContext, step
 from hrf.steps.history import copy_updates, write_update
 from hrf.steps.numbers import update_metrics
@@ -18,7 +20,13 @@ from hrf.steps.tracking import track
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.names import POLICY_FILE
 from hrf.trainer.record import EpochRecord
-from hrf.trainer.state import load_scores, load_training_state, load_trajectories, save_training_state
+from hrf.trainer.state import (
+    load_scores,
+    load_training_state,
+    load_trajectories,
+    moments_of,
+    save_training_state,
+)
 from hrf.trainer.trainer import Trainer
 
 
@@ -63,12 +71,19 @@ def update(
 def load_trainer(context: RunContext, base: Path, policy: Path, training_state: str) -> Trainer:
     """A trainer that goes on from verified folders of the base and the policy, and a folder of the training state."""
     config = context.config
-    current = load_policy(config, base, policy, prompts=context.prompts_folder, reference=config.update.uses_reference)
+    current = load_policy(
+        config,
+        base,
+        policy,
+        prompts=context.prompts_folder,
+        reference=config.update.uses_reference,
+        ranks=this_rank() if config.model.shard_weights else ALONE,
+    )
     average = None
     if config.update.ema_decay > 0:
         # Where the weights are: every update moves it towards all of them.
         loaded = weights_of(config).load_average(current.denoiser, policy)
-        average = {name: value.to(current.device) for name, value in loaded.items()}
+        average = {name: placed_as(value, current.denoiser.get_parameter(name)) for name, value in loaded.items()}
     trainer = Trainer(
         current,
         config,
@@ -93,22 +108,27 @@ def write_trained(
     new_training_state: str,
 ) -> None:
     """Write what a trainer has made of a policy, with the records of its epochs, once all ranks have come so far."""
-    trainer.ranks.wait_for_all()
-    if not trainer.ranks.is_first:
+    ranks, denoiser, average = trainer.ranks, trainer.policy.denoiser, trainer.updater.average
+    tuned = collect(tuned_parameters(denoiser), ranks)
+    average = None if average is None else collect(average, ranks)
+    moments = moments_of(trainer)
+    ranks.wait_for_all()
+    if not ranks.is_first:
         return
+    if is_sharded(denoiser):
+        denoiser = load_tuned(context.config, base, policy, tuned)
     about = json.loads((policy / POLICY_FILE).read_text(encoding="utf-8"))
     # A start may be a candidate's, measured and with its strength folded in, or a mean; what comes of it is neither.
     for origin in ("strength", EVALUATED, MERGE):
         about.pop(origin, None)
     producer = context.producer(step_name, records[-1].epoch)
     with writing_folder(new_policy, producer=producer) as folder:
-        denoiser, average = trainer.policy.denoiser, trainer.updater.average
         save_policy(folder, denoiser, base, about, average, weights_of(context.config))
         copy_updates(policy, folder)
         for record in records:
             write_update(folder, record)
     with writing_folder(new_training_state, producer=producer) as folder:
-        save_training_state(trainer, folder)
+        save_training_state(trainer, moments, folder)
     if context.config.run.replicas == 1:
         # Of several, `merge` tells what they have in common.
         track(context, policy=new_policy)

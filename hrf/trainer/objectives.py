@@ -20,6 +20,7 @@ from hrf.core.objective import (
 )
 from hrf.core.schedule import gaussian_kl, gaussian_log_prob
 from hrf.distributed.ranks import Ranks
+from hrf.distributed.sharding import gathered
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.seeds import Purpose, stream
 from hrf.trainer.rollout import Pairs, Trajectories
@@ -250,5 +251,7 @@ class Difference:
         pairs = self.pairs(torch.arange(len(self._advantages)))
         part = torch.arange(len(pairs))[ranks.part(len(pairs))]
         chunks = part.split(self._settings.microbatch)
-        estimates = [self._estimate(policy, pairs.select(index)).cpu() for index in chunks]
+        # Ranks have unequal parts.
+        with gathered(policy.denoiser, policy.reference):
+            estimates = [self._estimate(policy, pairs.select(index)).cpu() for index in chunks]
         return ranks.concatenate(torch.cat(estimates))

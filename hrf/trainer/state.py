@@ -12,6 +12,7 @@ import numpy as np
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hrf.distributed.sharding import collect, placed_as
 from hrf.errors import ArtifactError
 from hrf.storage.folders import read_folder, writing_folder
 from hrf.storage.names import ABOUT_FILE, PROMPTS_FILE, STATE_FILE
@@ -104,18 +105,23 @@ def save_fresh_state(folder: Path) -> None:
     _write(folder / STATE_FILE, {"num_updates": 0, "num_evaluations": 0, "rate_scale": 1.0})
 
 
-def save_training_state(trainer: Trainer, folder: Path) -> None:
-    """Write the optimizer's moments by parameter name, and the rest as JSON.
+def moments_of(trainer: Trainer) -> dict[str, Tensor]:
+    """The optimizer's moments by their names in a file, on the first rank; all ranks must ask."""
+    tensors: dict[str, Tensor] = {}
+    for name, parameter in trainer.policy.denoiser.named_parameters():
+        moments = trainer.updater.optimizer.state.get(parameter, {})
+        tensors |= {f"{moment}/{name}": moments[moment] for moment in _MOMENTS if moment in moments}
+    return collect(tensors, trainer.ranks)
+
+
+def save_training_state(trainer: Trainer, moments: Mapping[str, Tensor], folder: Path) -> None:
+    """Write the optimizer's moments as `moments_of` names them, and the rest as JSON.
 
     The rest are the counters, the factor of the configured learning rate, and the latest rewards of each prompt. JSON
     keeps a float64 to the last bit.
     """
     updater = trainer.updater
-    tensors: dict[str, Tensor] = {}
-    for name, parameter in trainer.policy.denoiser.named_parameters():
-        moments = updater.optimizer.state.get(parameter, {})
-        tensors |= {f"{moment}/{name}": moments[moment].contiguous() for moment in _MOMENTS if moment in moments}
-    save_file(tensors, folder / _MOMENTS_FILE)
+    save_file({name: value.contiguous() for name, value in moments.items()}, folder / _MOMENTS_FILE)
     state: dict[str, Any] = {
         "num_updates": updater.num_updates,
         "num_evaluations": trainer.num_evaluations,
@@ -141,7 +147,7 @@ def load_training_state(path: str, trainer: Trainer) -> None:
             if f"step/{name}" in tensors:
                 moments = {moment: tensors[f"{moment}/{name}"] for moment in _MOMENTS}
                 # The count of steps stays in memory, as AdamW keeps it.
-                on_device = {moment: moments[moment].to(parameter.device) for moment in _MOMENTS[1:]}
+                on_device = {moment: placed_as(moments[moment], parameter) for moment in _MOMENTS[1:]}
                 updater.optimizer.state[parameter] = {**moments, **on_device}
 
 

@@ -16,6 +16,7 @@ from hrf.config import Config
 from hrf.core.diversity import sibling_distances
 from hrf.distributed.progress import advance_reporter, emit
 from hrf.distributed.ranks import ALONE, Ranks
+from hrf.distributed.sharding import gathered
 from hrf.errors import NumericalError
 from hrf.images import to_images
 from hrf.networks.features import Embedder
@@ -180,15 +181,16 @@ class Trainer:
         embed: Embedder | None = None,
     ) -> EpochRecord:
         """One whole epoch; what scores it as for `score_episodes`."""
-        episodes = sample_episodes(
-            self.policy,
-            starts,
-            self.config,
-            run_seed=self.run_seed,
-            epoch=epoch,
-            texts=self.texts,
-            ranks=self.ranks,
-        )
+        with gathered(self.policy.denoiser, self.policy.reference):
+            episodes = sample_episodes(
+                self.policy,
+                starts,
+                self.config,
+                run_seed=self.run_seed,
+                epoch=epoch,
+                texts=self.texts,
+                ranks=self.ranks,
+            )
         scores = score_episodes(episodes.finished, reward, epoch=epoch, shaping=shaping, embed=embed, ranks=self.ranks)
         return self.learn(episodes.trajectories, episodes.sampling, scores, epoch=epoch)
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hrf.config import Update
 from hrf.distributed.ranks import ALONE, Ranks
+from hrf.distributed.sharding import is_sharded, whole
 from hrf.errors import NumericalError
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.seeds import Purpose, stream
@@ -44,7 +45,7 @@ def learning_rate(settings: Update, update: int, *, scale: float = 1.0) -> float
 def weight_sums(denoiser: nn.Module) -> Tensor:
     """Sum and sum of sizes of every weight tensor that is tuned, [2 P] float64: equal ones mean that none has moved."""
     tuned = [parameter.detach().double() for parameter in denoiser.parameters() if parameter.requires_grad]
-    return torch.stack([total for values in tuned for total in (values.sum(), values.abs().sum())])
+    return torch.stack([whole(total) for values in tuned for total in (values.sum(), values.abs().sum())])
 
 
 class Updater:
@@ -81,6 +82,8 @@ class Updater:
         """Factor of the configured learning rate, which a diversity floor may lower."""
         self.average = average
         self.ranks = ranks
+        self._together = is_sharded(policy.denoiser)
+        """Whether a rank's backward pass is one of all ranks."""
         stds = policy.schedule.stds[: policy.schedule.num_trained_steps].float()
         self._step_weights = stds / stds.mean() if settings.step_weighting == "std" else torch.ones_like(stds)
 
@@ -176,6 +179,8 @@ class Updater:
             # A rank has nothing to do at a step that fewer branches are at than there are ranks.
             if len(microbatch):
                 seen.append(self._backward(objective, microbatch, num_branches))
+            elif self._together:
+                self._accompany(objective, pairs)
             if on_advance:
                 on_advance(len(microbatch))
             if norms is not None and ended_step is not None:
@@ -188,23 +193,30 @@ class Updater:
         for old, new in zip(before, now, strict=True):
             old.neg_().add_(new)
         self.ranks.add_up(before)
-        norm = float(torch.nn.utils.get_total_norm(before))
+        norm = float(whole(torch.nn.utils.get_total_norm(before)))
         for old, new in zip(before, now, strict=True):
             old.copy_(new)
         return norm
 
     def _microbatches(self, pairs: Pairs, *, by_step: bool) -> Iterator[tuple[Pairs, int | None]]:
-        """This rank's pairs in full microbatches; or step by step, each with the step that it ends, if it ends one."""
-        size = self.settings.microbatch
-        if not by_step:
-            for index in torch.arange(len(pairs))[self.ranks.part(len(pairs))].split(size):
-                yield pairs.select(index), None
-            return
-        for step in pairs.step.unique().tolist():
-            members = (pairs.step == step).nonzero().flatten()
-            chunks = members[self.ranks.part(len(members))].split(size)
+        """This rank's pairs in full microbatches; or step by step, each with the step that it ends, if it ends one.
+
+        There are as many for every rank: the last ones may be empty.
+        """
+        everywhere = torch.arange(len(pairs))
+        steps = pairs.step.unique().tolist() if by_step else [None]
+        for step in steps:
+            members = everywhere if step is None else everywhere[pairs.step == step]
+            chunks = self._chunks(members)
             for position, index in enumerate(chunks):
                 yield pairs.select(index), step if position == len(chunks) - 1 else None
+
+    def _chunks(self, members: Tensor) -> list[Tensor]:
+        """This rank's part of them in parts of a microbatch: as many as the rank with most of them has."""
+        size = self.settings.microbatch
+        largest = math.ceil(len(members) / self.ranks.count)
+        part = members[self.ranks.part(len(members))]
+        return [part[first : first + size] for first in range(0, largest, size)]
 
     def _backward(self, objective: Objective, pairs: Pairs, num_branches: int) -> Tensor:
         """Add the gradient of a microbatch; returns [P, 1 + R]: its weighted losses and their readings."""
@@ -213,11 +225,16 @@ class Updater:
         (weighted.sum() / num_branches).backward()
         return torch.cat([weighted.detach()[:, None], readings], dim=1).cpu()
 
+    def _accompany(self, objective: Objective, pairs: Pairs) -> None:
+        """Go through a pass that adds nothing, for this rank's part of the weights, which the others' passes need."""
+        loss, _ = objective.loss(pairs.select(torch.tensor([0])))
+        (0 * loss.sum()).backward()
+
     def _apply(
         self, parameters: list[nn.Parameter], objective: Objective, seen: Tensor, num_branches: int, epoch: int
     ) -> UpdateMetrics:
         """Clip the gathered gradient, step, and move the average."""
-        grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm))
+        grad_norm = float(whole(torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)))
         loss = seen[:, 0]
         if not math.isfinite(grad_norm) or not torch.isfinite(loss).all():
             raise NumericalError(

@@ -18,6 +18,8 @@ def call_steps(calls: list) -> None:
     """Call step functions one after another, as a rank does: one start of processes for many."""
     for function, arguments in calls:
         inspect.unwrap(function)(**arguments)
+        # The first one may still be writing what the next call reads.
+        this_rank().wait_for_all()
 
 
 def talk(value: int) -> dict:
@@ -48,6 +50,29 @@ def exchange(num_floats: int) -> dict:
         "samples": samples.mean().item(),
         "room": shutil.disk_usage("/dev/shm").total,
     }
+
+
+@torch.no_grad()
+def look_at_shares(folders: dict[str, str]) -> dict:
+    """Which part of a trainer's networks a rank holds, and what the first one alone is answered by them."""
+    from hrf.distributed.sharding import gathered
+    from hrf.policies.folders import load_policy
+    from hrf.steps.context import RunContext
+    from hrf.steps.update import load_trainer
+
+    context, base, policy = RunContext.read(folders["run"], replica=0), Path(folders["base"]), Path(folders["policy"])
+    shared = load_trainer(context, base, policy, folders["training_state"]).policy
+    networks = (shared.denoiser, shared.reference)
+    held, answers = [], []
+    for network in networks:
+        sizes = [(weight.to_local().numel(), weight.numel()) for weight in network.parameters()]
+        held.append(sum(part for part, _ in sizes) / sum(whole for _, whole in sizes))
+    with gathered(*networks):
+        if this_rank().is_first:
+            whole = load_policy(context.config, base, policy)
+            question = torch.ones(1, *shared.sample_shape), torch.tensor([0])
+            answers = [one.transition(*question)[0].tolist() for one in (shared, shared.as_reference(), whole)]
+    return {"held": held, "answers": answers}
 
 
 def note_pid(folder: str) -> None:

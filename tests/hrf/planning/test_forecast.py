@@ -34,7 +34,7 @@ from hrf.steps.sequence import legs_of
 from hrf.trainer.episodes import Scores
 from hrf.trainer.rollout import Batch, denoise
 from hrf.trainer.starts import build_starts, draw_prefix_pool
-from hrf.trainer.state import save_training_state, save_trajectories
+from hrf.trainer.state import moments_of, save_training_state, save_trajectories
 from hrf.trainer.trainer import Trainer, sample_episodes
 from tests.hrf.planning.test_footprint import PIXELS
 from tests.hrf.toys import LINEAR_ALPHA_BARS, small_policy
@@ -366,7 +366,7 @@ class TestArtifacts:
         save_trajectories(episodes.trajectories, episodes.sampling, tmp_path)
         trainer = Trainer(policy, config, run_seed=0)
         trainer.learn(episodes.trajectories, episodes.sampling, random_scores(), epoch=0)
-        save_training_state(trainer, tmp_path)
+        save_training_state(trainer, moments_of(trainer), tmp_path)
         policy.denoiser.save_pretrained(tmp_path / "unet")
         evaluated_from = policy.as_evaluated().switch_step
         expected = forecast(config, policy.schedule, counted, evaluated_from=evaluated_from).epochs[0].artifact_bytes

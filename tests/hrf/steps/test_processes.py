@@ -22,6 +22,7 @@ from hrf.steps.score import score
 from hrf.steps.update import update
 from hrf.storage.folders import read_manifest
 from hrf.trainer.episodes import Finished
+from hrf.trainer.record import EpochRecord
 from hrf.trainer.trainer import score_episodes
 from tests.hrf.shared_work import call_steps
 from tests.hrf.steps.test_epochs import DDPO, SELECTED, SHARED_START, SPLIT
@@ -136,20 +137,25 @@ def assert_close_updates(run, suffix: str, epochs: int = 1) -> None:
     assert distance(ours, theirs) < 1e-4 * distance(ours, {name: torch.zeros(()) for name in ours})
     for epoch in range(epochs):
         one, several = (read_update(Path(run.at(f"policy-{epochs}{end}")), epoch) for end in ("", suffix))
-        assert several.grad_norm_by_step == pytest.approx(one.grad_norm_by_step, rel=1e-4)
-        assert len(one.updates) == len(several.updates) == 3
-        for expected, found in zip(one.updates, several.updates, strict=True):
-            # A mean of differences of exponentials near 1, each rounded by up to 6e-8: what is left has few digits.
-            numbers = [
-                {name: value for name, value in vars(metrics).items() if value is not None}
-                for metrics in (found, expected)
-            ]
-            kls = [values.pop("approx_kl", 0.0) for values in numbers]
-            assert kls[0] == pytest.approx(kls[1], rel=1e-2, abs=6e-8)
-            assert numbers[0] == pytest.approx(numbers[1], rel=1e-4, abs=1e-6)
-        for name in ("window", "mean_start_step", "num_evaluations"):
-            assert getattr(several, name) == getattr(one, name)
-        assert several.reward_mean == pytest.approx(one.reward_mean, rel=1e-5)
+        assert_close_records(one, several)
+        assert len(one.updates) == 3
+
+
+def assert_close_records(one: EpochRecord, several: EpochRecord, rel: float = 1e-4) -> None:
+    """An epoch's record is that of one process up to rounding."""
+    assert several.grad_norm_by_step == pytest.approx(one.grad_norm_by_step, rel=rel)
+    assert len(one.updates) == len(several.updates)
+    for expected, found in zip(one.updates, several.updates, strict=True):
+        # A mean of differences of exponentials near 1, each rounded by up to 6e-8: what is left has few digits.
+        numbers = [
+            {name: value for name, value in vars(metrics).items() if value is not None} for metrics in (found, expected)
+        ]
+        kls = [values.pop("approx_kl", 0.0) for values in numbers]
+        assert kls[0] == pytest.approx(kls[1], rel=1e-2, abs=6e-8)
+        assert numbers[0] == pytest.approx(numbers[1], rel=rel, abs=1e-6)
+    for name in ("window", "mean_start_step", "num_evaluations"):
+        assert getattr(several, name) == getattr(one, name)
+    assert several.reward_mean == pytest.approx(one.reward_mean, rel=1e-5)
 
 
 @pytest.mark.slow
