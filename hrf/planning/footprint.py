@@ -39,6 +39,10 @@ class Footprint:
     """Of a module and one sample, in float32. FLOPs are 2 per multiply-add and leave out elementwise operations."""
 
     num_parameters: int
+    largest_block: int
+    """Parameters of the largest of its blocks, of which sharded weights are gathered one at a time."""
+    outside_blocks: int
+    """Parameters in none of them."""
     buffer_bytes: int
     """Of what a module holds besides parameters, such as a table of positions."""
     num_tuned: int
@@ -153,6 +157,7 @@ def _build(config: Mapping[str, Any], name: str) -> Any:
 
 def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any], lora: Lora | None = None) -> Footprint:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    *blocks, outside = _gathered_at_a_time(model)
 
     def run(*, backward: bool) -> tuple[_Memory, tuple[int, ...]]:
         parameters = list(model.parameters())
@@ -190,6 +195,8 @@ def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any], lora: Lor
     convolutions = sum(count for operation, count in counts.items() if "convolution" in str(operation))
     return Footprint(
         num_parameters=num_parameters,
+        largest_block=max(blocks, default=0),
+        outside_blocks=outside,
         buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
         num_tuned=num_tuned,
         num_tuned_tensors=len(tuned),
@@ -206,6 +213,17 @@ def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any], lora: Lor
         backward_casts=num_tuned + backward.peak_copied,
         checkpointed_casts=num_tuned + checkpointed.peak_copied,
     )
+
+
+def _gathered_at_a_time(model: nn.Module) -> list[int]:
+    """Parameters of each of a model's blocks, as far as they are in no block within it; and of all the rest."""
+    left = {id(parameter): parameter.numel() for parameter in model.parameters()}
+    classes = getattr(model, "_no_split_modules", None) or ()
+    return [
+        sum(left.pop(id(parameter), 0) for parameter in module.parameters())
+        for module in reversed(list(model.modules()))
+        if module is model or type(module).__name__ in classes
+    ]
 
 
 class _Memory(TorchDispatchMode):

@@ -12,6 +12,8 @@ _ADAM_MOMENTS = 2
 _BFLOAT16_ACTIVATIONS = 0.5
 _SCORE_BYTES = 22
 """Of one number in scores.json, at most."""
+_BLOCKS_AT_A_TIME = 2
+"""Of sharded weights: the one that is asked, and the next one, which is on its way."""
 _STEP_NORM_COPIES = 1
 """An update that measures each step's part in the gradient holds the one before that step."""
 
@@ -20,17 +22,20 @@ def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None
     """Bytes on the GPU: weights and what goes with each, and the peaks of sampling and of the update.
 
     What is there at the same time: the decoder while it decodes, copies of weights in bfloat16 while they are used, and
-    what an update works with also while the next epoch is sampled in the same step.
+    what an update works with also while the next epoch is sampled in the same step. Of weights that processes share it
+    is one process's part, and what is gathered: the whole to sample, in an update a block after the other.
     """
-    weights, tuned = FLOAT_BYTES * denoiser.num_parameters, FLOAT_BYTES * denoiser.num_tuned
+    shares = config.model.num_processes if config.model.shard_weights else 1
+    whole, whole_tuned = FLOAT_BYTES * denoiser.num_parameters, FLOAT_BYTES * denoiser.num_tuned
+    weights, tuned = math.ceil(whole / shares), math.ceil(whole_tuned / shares)
     low = config.model.forward_dtype == "bfloat16"
     activations, copy = (_BFLOAT16_ACTIVATIONS, BFLOAT16_BYTES) if low else (1.0, 0)
-    second = config.switch_step > 0 or config.update.uses_reference
+    second = not config.policy.lora and (config.switch_step > 0 or config.update.uses_reference)
     parts = {
         "weights": weights,
         "buffers": denoiser.buffer_bytes,
         # An adapter's reference is the same network, with the adapter switched off.
-        "reference": tuned if config.policy.lora else weights if second else 0,
+        "reference": tuned if config.policy.lora else weights * second,
         "gradients": tuned,
         "gradient_copies": _STEP_NORM_COPIES * tuned,
         "moments": _ADAM_MOMENTS * tuned,
@@ -38,11 +43,16 @@ def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None
         "decoder": FLOAT_BYTES * decoder.num_parameters if decoder else 0,
     }
     pairs = config.update.microbatch * config.episode_forwards
+    at_a_time = FLOAT_BYTES * (_BLOCKS_AT_A_TIME * denoiser.largest_block + denoiser.outside_blocks)
+    # With the gradients of what is tuned of it.
+    at_a_time += math.ceil(at_a_time * denoiser.num_tuned / denoiser.num_parameters)
     working = {
         "sample_activations": round(config.model.batch_size * config.forwards * denoiser.forward_bytes * activations),
         "sample_bfloat16_weights": copy * denoiser.forward_casts,
         # One latent after the other, in float32.
         "decoder_activations": decoder.forward_bytes if decoder else 0,
+        "sample_gathered_weights": whole * (1 + second) if shares > 1 else 0,
+        "update_gathered_weights": at_a_time if shares > 1 else 0,
         "update_activations": round(pairs * denoiser.backward_bytes * activations),
         "update_bfloat16_weights": copy * denoiser.backward_casts,
         "update_activations_checkpointed": round(pairs * denoiser.checkpointed_bytes * activations),
@@ -50,13 +60,16 @@ def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None
     }
     held = parts["weights"] + parts["buffers"] + parts["reference"]
     learning = held + parts["gradients"] + parts["moments"] + parts["average"]
+    # A step that only samples shares nothing.
+    alone = whole * (1 + second) + parts["buffers"] + (whole_tuned if config.policy.lora else 0)
+    sampling = alone if config.run.epochs_per_step == 1 else learning + working["sample_gathered_weights"]
     denoising = working["sample_activations"] + working["sample_bfloat16_weights"]
     decoding = parts["decoder"] + working["decoder_activations"]
-    update = learning + parts["gradient_copies"]
+    update = learning + parts["gradient_copies"] + working["update_gathered_weights"]
     return {
         **parts,
         **working,
-        "sample": (held if config.run.epochs_per_step == 1 else learning) + max(denoising, decoding),
+        "sample": sampling + max(denoising, decoding),
         "update": update + working["update_activations"] + working["update_bfloat16_weights"],
         "update_checkpointed": update
         + working["update_activations_checkpointed"]

@@ -147,6 +147,21 @@ def test_flops_are_those_of_the_layers_counted_by_hand_and_those_that_torch_coun
     assert shape is not None or counted.output_shape == counted.sample_shape
 
 
+@pytest.mark.parametrize(
+    ("kind", "config", "lists"),
+    [
+        (SD3Transformer2DModel, FLOW, ["transformer_blocks"]),
+        (FluxTransformer2DModel, FLUX, ["transformer_blocks", "single_transformer_blocks"]),
+    ],
+)
+def test_sharded_weights_are_gathered_in_the_blocks_that_the_model_is_made_of(kind, config, lists):
+    model = kind.from_config(config)
+    blocks = [sum(weight.numel() for weight in block.parameters()) for name in lists for block in getattr(model, name)]
+    counted = denoiser_footprint(config, shape=(4, 8, 8))
+    assert counted.largest_block == max(blocks)
+    assert counted.outside_blocks == counted.num_parameters - sum(blocks)
+
+
 @pytest.fixture(scope="module")
 def stable_diffusion() -> Footprint:
     """With its usual adapter."""

@@ -325,6 +325,24 @@ class TestMemory:
         assert (found["reference"], found["average"]) == (reference * weights, average * weights)
         assert found["update"] - plain["update"] == (reference + average) * weights
 
+    def test_of_weights_that_processes_share_each_holds_a_part_and_gathers_what_it_uses(self, counted):
+        """Kills: a part of the average left whole, gathered blocks without their gradients, sampling from parts."""
+        sections = {
+            "model": {"num_processes": 4, "batch_size": 5},
+            "update": {**SMALL["update"], "kl_weight": 0.1, "ema_decay": 0.9},
+        }
+        sizes = {"num_parameters": 4000, "num_tuned": 4000, "largest_block": 300, "outside_blocks": 50}
+        counted = dataclasses.replace(counted, **sizes)
+        whole = device_memory(configured(**sections), counted, None)
+        sections["model"]["shard_weights"] = True
+        found = device_memory(configured(**sections), counted, None)
+        weights, gathered = 4 * 4000, 2 * 4 * (2 * 300 + 50)
+        # Weights, reference, gradients and their copies, two moments, average.
+        assert found["update"] - gathered == whole["update"] - 7 * weights * 3 / 4
+        assert found["sample"] - 2 * weights == whole["sample"] - 6 * weights * 3 / 4
+        apart = configured(**sections, run={"epochs_per_step": 1})
+        assert device_memory(apart, counted, None)["sample"] == 2 * weights + 5 * counted.forward_bytes
+
     def test_an_adapter_has_gradients_and_moments_of_its_own_only(self, counted):
         text = {"model": {"source": "somewhere", "guidance_scale": 5.0}, "prompts": {}}
         adapted = dataclasses.replace(counted, num_tuned=100)
