@@ -81,6 +81,10 @@ class Text:
         return Text(tokens=torch.cat([self.tokens, other.tokens]), pooled=pooled)
 
 
+Ask = Callable[[nn.Module, Tensor, Tensor, Text], Tensor]
+"""Calls a denoiser: states, timesteps [B] and a prompt for each to its output."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PromptEmbeddings:
     """A run's prompts as the denoiser reads them."""
@@ -139,8 +143,7 @@ class TextConditioning:
     """
 
     embeddings: PromptEmbeddings
-    call: Callable[[nn.Module, Tensor, Tensor, Text], Tensor]
-    """Calls the denoiser: states, timesteps [B] and a prompt for each to its output."""
+    call: Ask
     guidance_scale: float = 1.0
     """s, at least 1."""
 

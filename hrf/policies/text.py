@@ -1,79 +1,86 @@
-"""Prompts to what a denoiser reads, by the model's own tokenizer and text encoder; once per run."""
+"""Prompts to what a denoiser reads, by the model's own tokenizers and text encoders; once per run.
+
+They are read one after another: a prompt's bits don't depend on the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from hrf.errors import ArtifactError, ConfigError
-from hrf.policies.conditioning import PromptEmbeddings
 
 
-@torch.no_grad()
-def embed_prompts(base: Path, texts: Sequence[str], *, negative: str) -> PromptEmbeddings:
-    """Embed prompts on the CPU, one after another: a prompt's bits don't depend on the others.
+class TextEncoder(NamedTuple):
+    """One of a model's text encoders, and the tokenizer that belongs to it."""
 
-    Args:
-        base: A Stable Diffusion model in diffusers' layout.
-        texts: P prompts.
-        negative: What guidance leads away from; may be empty.
+    end: str = ""
+    """What the names of their folders end in, after `text_encoder` and `tokenizer`."""
+    kind: str = "CLIPTextModel"
+    """Class of the text encoder in transformers."""
+    tokenizer_kind: str = "CLIPTokenizer"
+    """Class of its tokenizer."""
+    optional: bool = False
+    """Whether a model may be without it."""
 
-    Returns:
-        The last hidden state of each, padded to the text encoder's length, as StableDiffusionPipeline has it.
+    @property
+    def name(self) -> str:
+        """Folder of the text encoder."""
+        return f"text_encoder{self.end}"
 
-    Raises:
-        ConfigError: If a prompt is longer than the text encoder reads.
-        ArtifactError: If the tokenizer or the text encoder can't be loaded.
-    """
-    tokenizer, encoder = load_tokenizer(base / "tokenizer"), load_text_encoder(base / "text_encoder")
-    length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
+    @property
+    def tokenizer(self) -> str:
+        """Folder of the tokenizer."""
+        return f"tokenizer{self.end}"
 
-    def embed(text: str, field: str) -> torch.Tensor:
-        states: torch.Tensor = encoder(tokens_of(tokenizer, text, field, length=length)).last_hidden_state[0]
-        return states
+    def load(self, base: Path) -> tuple[Any, Any]:
+        """(tokenizer, text encoder) of a model in diffusers' layout.
 
-    return PromptEmbeddings(
-        prompts=torch.stack([embed(text, "prompts") for text in texts]), negative=embed(negative, "prompts.negative")
-    )
+        Raises:
+            ArtifactError: If one can't be loaded.
+        """
+        return load_tokenizer(base / self.tokenizer, self.tokenizer_kind), load_text_encoder(
+            base / self.name, self.kind
+        )
 
 
 @torch.no_grad()
 def read_by_clip(
-    base: Path, end: str, kind: str, asked: Sequence[tuple[str, str]]
+    base: Path, clip: TextEncoder, asked: Sequence[tuple[str, str]], *, states: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Prompts as models with several text encoders read them of one of their CLIPs.
+    """Prompts as a model's CLIP reads them.
 
     Args:
         base: A model in diffusers' layout.
-        end: What the names of the text encoder and of its tokenizer end in.
-        kind: Class of the text encoder.
+        clip: Which of its text encoders.
         asked: P prompts, and the fields of the configuration that they are from.
+        states: Which hidden states: -1 for the last ones, after the final normalisation, or -2 for those before.
 
     Returns:
-        (the last hidden states but one [P, L, D], each prompt as a whole [P, E]: its projection, or of a text encoder
-        without them, its last state at the end).
+        (hidden states [P, L, D], padded to the text encoder's length; each prompt as a whole [P, E]: its projection, or
+        of a text encoder without them, its last state at the end).
 
     Raises:
         ConfigError: If a prompt is longer than the text encoder reads.
         ArtifactError: If the tokenizer or the text encoder can't be loaded.
     """
-    tokenizer, encoder = load_tokenizer(base / f"tokenizer{end}"), load_text_encoder(base / f"text_encoder{end}", kind)
+    tokenizer, encoder = clip.load(base)
     length = min(int(tokenizer.model_max_length), int(encoder.config.max_position_embeddings))
     answers = [
         encoder(tokens_of(tokenizer, text, field, length=length), output_hidden_states=True) for text, field in asked
     ]
     whole = [answer.text_embeds if "text_embeds" in answer else answer.pooler_output for answer in answers]
-    return torch.cat([answer.hidden_states[-2] for answer in answers]), torch.cat(whole)
+    read = [answer.last_hidden_state if states == -1 else answer.hidden_states[states] for answer in answers]
+    return torch.cat(read), torch.cat(whole)
 
 
 @torch.no_grad()
-def read_by_t5(base: Path, end: str, asked: Sequence[tuple[str, str]], *, length: int) -> torch.Tensor:
+def read_by_t5(base: Path, t5: TextEncoder, asked: Sequence[tuple[str, str]], *, length: int) -> torch.Tensor:
     """The same for a T5: its states [P, L, D] at so many tokens; other arguments and errors as of `read_by_clip`."""
-    tokenizer = load_tokenizer(base / f"tokenizer{end}", "T5Tokenizer")
-    encoder = load_text_encoder(base / f"text_encoder{end}", "T5EncoderModel")
+    tokenizer, encoder = t5.load(base)
     return torch.cat([encoder(tokens_of(tokenizer, text, field, length=length))[0] for text, field in asked])
 
 
@@ -100,7 +107,7 @@ def tokens_of(tokenizer: Any, text: str, field: str, *, length: int) -> torch.Te
     return tokens
 
 
-def load_tokenizer(folder: Path, kind: str = "CLIPTokenizer") -> Any:
+def load_tokenizer(folder: Path, kind: str) -> Any:
     """Load a tokenizer of a class of transformers.
 
     Raises:
@@ -118,7 +125,7 @@ def load_tokenizer(folder: Path, kind: str = "CLIPTokenizer") -> Any:
         ) from error
 
 
-def load_text_encoder(folder: Path, kind: str = "CLIPTextModel") -> Any:
+def load_text_encoder(folder: Path, kind: str) -> Any:
     """Load a text encoder of a class of transformers in float32, in evaluation mode.
 
     Raises:

@@ -13,16 +13,13 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from hrf.config import Config
 from hrf.errors import ConfigError
-from hrf.policies.acceptance import check_answers, check_parts
 from hrf.policies.architecture import Architecture
-from hrf.policies.components import load_component, scheduler_config
-from hrf.policies.conditioning import Conditioning, PromptEmbeddings, Text, TextConditioning
-from hrf.policies.kinds.kind import TextToImage, latent_side, rewrite_text_encoders, write_index, write_scheduler
+from hrf.policies.conditioning import Ask, Text
+from hrf.policies.kinds.kind import TextToImage, latent_side
 from hrf.policies.schedulers import Timing, flow_scheduler
-from hrf.policies.text import read_by_clip, read_by_t5
+from hrf.policies.text import TextEncoder, read_by_clip, read_by_t5
 
-_ENCODERS = {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"}
-_TOKENIZERS = {"tokenizer": "CLIPTokenizer", "tokenizer_2": "T5Tokenizer"}
+_CLIP, _T5 = TextEncoder(), TextEncoder("_2", "T5EncoderModel", "T5Tokenizer")
 _T5_TOKENS = 512
 _PATCH = 2
 """Side of the patches of latents that are packed into a token, as its pipeline has it."""
@@ -38,47 +35,31 @@ class Flux(TextToImage):
     pipeline = "FluxPipeline"
     component = "transformer"
     denoiser = "FluxTransformer2DModel"
-    denoiser_settings: Mapping[str, Any] = {}
-    policy_files: tuple[str, ...] = ("scheduler/scheduler_config.json",)
+    text_encoders = (_CLIP, _T5)
 
-    def normalise(self, source: Path, target: Path) -> None:
-        """Rewrite transformer, autoencoder, text encoders, tokenizers and scheduler, one network after the other.
+    def ends(self, scheduler: Mapping[str, Any]) -> Tensor:
+        """Of a flow, in sigma."""
+        return flow_scheduler(scheduler).timesteps[[0, -1]] / _TIMESTEPS
 
-        Raises:
-            ConfigError: If it is a model of another class, such as one for filling in or for depth.
-            ArtifactError: If a part is missing or damaged.
-        """
-        check_parts(
-            source,
-            (self.component, "vae", *_ENCODERS, *_TOKENIZERS, "scheduler"),
-            left_out=("image_encoder", "feature_extractor"),
-        )
-        scheduler = scheduler_config(source)
-        timesteps = flow_scheduler(scheduler).timesteps
-        denoiser = load_component(source / self.component, self.denoiser)
-        config = denoiser.config
-        # Of four patches and one word: an answer of twelve billion parameters to more takes minutes.
-        small = self.question(config, (config.in_channels // _PATCH**2, 2 * _PATCH, 2 * _PATCH), num_words=1)
-        check_answers(denoiser, small, timesteps[[0, -1]] / _TIMESTEPS)
-        denoiser.save_pretrained(target / self.component)
-        del denoiser
-        autoencoder = load_component(source / "vae", "AutoencoderKL")
-        autoencoder.save_pretrained(target / "vae")
-        read = rewrite_text_encoders(source, target, _ENCODERS, _TOKENIZERS)
-        _check_fits(config, autoencoder.config, *read.values())
-        write_scheduler(scheduler, target)
-        write_index(
-            target,
-            {
-                "_class_name": self.pipeline,
-                "feature_extractor": [None, None],
-                "image_encoder": [None, None],
-                "scheduler": ["diffusers", scheduler["_class_name"]],
-                **{name: ["transformers", kind] for name, kind in {**_ENCODERS, **_TOKENIZERS}.items()},
-                "transformer": ["diffusers", self.denoiser],
-                "vae": ["diffusers", "AutoencoderKL"],
-            },
-        )
+    def trial(self, config: Any) -> dict[str, Any]:
+        """Of four patches and one word: an answer of twelve billion parameters to more takes minutes."""
+        return self.question(config, (config.in_channels // _PATCH**2, 2 * _PATCH, 2 * _PATCH), num_words=1)
+
+    def check_fits(self, denoiser: Any, autoencoder: Any, encoders: Mapping[str, Any]) -> None:
+        """Of a packed latent four times its channels and no more, T5's width, and CLIP's as a whole."""
+        clip, t5 = (encoders[encoder.name] for encoder in self.text_encoders)
+        channels = (denoiser.in_channels, denoiser.out_channels or denoiser.in_channels)
+        packed = autoencoder.latent_channels * _PATCH**2
+        pooled, joint = (clip.hidden_size, denoiser.pooled_projection_dim), (t5.d_model, denoiser.joint_attention_dim)
+        if {*channels} != {packed} or len({*pooled}) > 1 or len({*joint}) > 1 or autoencoder.out_channels != 3:
+            raise ConfigError(
+                "model.source",
+                expected=f"a transformer of {packed} channels in and out, four for each of the autoencoder's, whose "
+                "pictures are RGB, and text encoders of the widths that it reads",
+                got=f"channels {channels} and {autoencoder.out_channels}, pooled widths {pooled}, joint widths {joint}",
+                fix="choose a FLUX.1 text-to-image model, whole as it was published; none for filling in, depth or "
+                "edges",
+            )
 
     def check(self, config: Config, model: Architecture) -> None:
         """Demand prompts and the guidance that dev reads; refuse to re-noise what schnell draws.
@@ -114,16 +95,9 @@ class Flux(TextToImage):
         del config
         return Timing(num_tokens=shape[1] * shape[2] // _PATCH**2, even=True)
 
-    def conditioning(self, config: Config, embeddings: PromptEmbeddings | None) -> Conditioning:
-        """As of others, the embedded guidance with each question.
-
-        Raises:
-            ValueError: If there are no embeddings.
-        """
-        if embeddings is None:
-            raise ValueError("a text-to-image policy needs the embeddings of its prompts")
-        ask = partial(self.ask, guidance=config.model.embedded_guidance)
-        return TextConditioning(embeddings=embeddings, call=ask, guidance_scale=config.model.guidance_scale)
+    def asking(self, config: Config) -> Ask:
+        """With the embedded guidance."""
+        return partial(self.ask, guidance=config.model.embedded_guidance)
 
     @staticmethod
     def ask(
@@ -155,31 +129,10 @@ class Flux(TextToImage):
             **_positions(rows, columns, num_words, None),
         }
 
-    def embed_prompts(self, base: Path, texts: Sequence[str], *, negative: str) -> PromptEmbeddings:
-        """Embed prompts on the CPU as FluxPipeline does, one text encoder after the other.
-
-        T5's last states; as a whole, CLIP's state at the text's end.
-
-        Args:
-            base: A model that `normalise` wrote.
-            texts: P prompts.
-            negative: What classifier-free guidance leads away from; may be empty.
-
-        Raises:
-            ConfigError: If a prompt is longer than a text encoder reads.
-            ArtifactError: If a tokenizer or a text encoder can't be loaded.
-        """
-        asked = [*((text, "prompts") for text in texts), (negative, "prompts.negative")]
-        _, pooled = read_by_clip(base, "", _ENCODERS["text_encoder"], asked)
-        tokens = read_by_t5(base, "_2", asked, length=_T5_TOKENS)
-        return PromptEmbeddings(
-            prompts=tokens[:-1], negative=tokens[-1], pooled=pooled[:-1], negative_pooled=pooled[-1]
-        )
-
-    def clip_range(self, scheduler: Mapping[str, Any]) -> float | None:
-        """None: latents are not clamped."""
-        del scheduler
-        return None
+    def read(self, base: Path, asked: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor | None]:
+        """T5's last states; as a whole, CLIP's state at the text's end."""
+        _, pooled = read_by_clip(base, _CLIP, asked, states=-1)
+        return read_by_t5(base, _T5, asked, length=_T5_TOKENS), pooled
 
 
 def _positions(rows: int, columns: int, num_words: int, device: torch.device | None) -> dict[str, Tensor]:
@@ -187,18 +140,3 @@ def _positions(rows: int, columns: int, num_words: int, device: torch.device | N
     row, column = torch.arange(rows, device=device), torch.arange(columns, device=device)
     grid = torch.cartesian_prod(torch.zeros(1, device=device), row.float(), column.float())
     return {"img_ids": grid, "txt_ids": torch.zeros(num_words, 3, device=device)}
-
-
-def _check_fits(denoiser: Any, autoencoder: Any, clip: Any, t5: Any) -> None:
-    """Refuse parts that don't belong together, and transformers that read more than a packed latent."""
-    channels = (denoiser.in_channels, denoiser.out_channels or denoiser.in_channels)
-    packed = autoencoder.latent_channels * _PATCH**2
-    pooled, joint = (clip.hidden_size, denoiser.pooled_projection_dim), (t5.d_model, denoiser.joint_attention_dim)
-    if {*channels} != {packed} or len({*pooled}) > 1 or len({*joint}) > 1 or autoencoder.out_channels != 3:
-        raise ConfigError(
-            "model.source",
-            expected=f"a transformer of {packed} channels in and out, four for each of the autoencoder's, whose "
-            "pictures are RGB, and text encoders of the widths that it reads",
-            got=f"channels {channels} and {autoencoder.out_channels}, pooled widths {pooled}, joint widths {joint}",
-            fix="choose a FLUX.1 text-to-image model, whole as it was published; none for filling in, depth or edges",
-        )

@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from hrf.config import Config
 from hrf.errors import ConfigError
+from hrf.policies.acceptance import check_answers, check_parts, parts_of
 from hrf.policies.architecture import Architecture
-from hrf.policies.conditioning import Conditioning, PromptEmbeddings, Text, TextConditioning
+from hrf.policies.components import load_component, scheduler_config
+from hrf.policies.conditioning import Ask, Conditioning, PromptEmbeddings, Text, TextConditioning
 from hrf.policies.decoding import Decoder, LatentDecoder
-from hrf.policies.schedulers import Timing
-from hrf.policies.text import load_text_encoder, load_tokenizer
+from hrf.policies.schedulers import Timing, clip_range_of, is_flow, training_scheduler
+from hrf.policies.text import TextEncoder
 
 _TOKENIZER_FILES = ("*.json", "*.txt")
 
@@ -92,12 +94,123 @@ class Kind(Protocol):
 class TextToImage(ABC):
     """What kinds with prompts and an autoencoder share."""
 
+    pipeline: str
     component: str
+    denoiser: str
+    denoiser_settings: Mapping[str, Any] = {}
+    policy_files: tuple[str, ...] = ("scheduler/scheduler_config.json",)
+    text_encoders: tuple[TextEncoder, ...]
+    unused: tuple[str, ...] = ("image_encoder", "feature_extractor")
+    """Parts that its pipeline may have, and that make no difference to what it draws."""
+    other_folders: tuple[str, ...] = ()
+    """Networks beside a published model, which its index doesn't name."""
+
+    def normalise(self, source: Path, target: Path) -> None:
+        """Rewrite denoiser, autoencoder, text encoders, tokenizers and scheduler, one network after the other.
+
+        Raises:
+            ConfigError: If it is a model of another class, such as one for inpainting.
+            ArtifactError: If a part is missing or damaged.
+        """
+        names = [name for encoder in self.text_encoders for name in (encoder.name, encoder.tokenizer)]
+        check_parts(source, (self.component, "vae", *names, "scheduler"), left_out=(*self.unused, *self.other_folders))
+        found = parts_of(source)
+        encoders = [encoder for encoder in self.text_encoders if not encoder.optional or encoder.name in found]
+        scheduler = scheduler_config(source)
+        timesteps = self.ends(scheduler)
+        denoiser = load_component(source / self.component, self.denoiser)
+        config = denoiser.config
+        check_answers(denoiser, self.trial(config), timesteps)
+        denoiser.save_pretrained(target / self.component)
+        del denoiser
+        autoencoder = load_component(source / "vae", "AutoencoderKL")
+        autoencoder.save_pretrained(target / "vae")
+        read = rewrite_text_encoders(source, target, encoders)
+        self.check_fits(config, autoencoder.config, read)
+        # Absent, it would mean True to some of diffusers' schedulers and False to others; latents are not clamped.
+        scheduler = scheduler if is_flow(scheduler) else {"clip_sample": False, **scheduler}
+        write_scheduler(scheduler, target)
+        index = {
+            "_class_name": self.pipeline,
+            **{name: [None, None] for name in (*self.unused, *names)},
+            "scheduler": ["diffusers", scheduler["_class_name"]],
+            **{encoder.name: ["transformers", encoder.kind] for encoder in encoders},
+            **{encoder.tokenizer: ["transformers", encoder.tokenizer_kind] for encoder in encoders},
+            self.component: ["diffusers", self.denoiser],
+            "vae": ["diffusers", "AutoencoderKL"],
+            **self.said_of(source),
+        }
+        write_index(target, dict(sorted(index.items())))
+
+    def ends(self, scheduler: Mapping[str, Any]) -> Tensor:
+        """The first and the last timestep that a denoiser is asked at.
+
+        Raises:
+            ConfigError: If the scheduler is one of another noise process.
+        """
+        return torch.tensor([0, len(training_scheduler(scheduler).alphas_cumprod) - 1])
+
+    def trial(self, config: Any) -> dict[str, Any]:
+        """A question that a denoiser must answer: of its own size, unless that takes long.
+
+        Raises:
+            ConfigError: If its configuration is another kind's.
+        """
+        return self.question(config, own_sample_shape(Architecture(denoiser=config, scheduler={}), None))
+
+    @abstractmethod
+    def question(self, config: Mapping[str, Any], shape: tuple[int, int, int]) -> dict[str, Any]:
+        """As `ask` calls the denoiser."""
+
+    @abstractmethod
+    def check_fits(self, denoiser: Any, autoencoder: Any, encoders: Mapping[str, Any]) -> None:
+        """Refuse parts that don't belong together.
+
+        Args:
+            denoiser: Its configuration.
+            autoencoder: Likewise.
+            encoders: Name -> configuration of a text encoder.
+
+        Raises:
+            ConfigError: If they don't.
+        """
+
+    def said_of(self, source: Path) -> dict[str, Any]:
+        """What a pipeline's index says beside its parts."""
+        del source
+        return {}
+
+    @torch.no_grad()
+    def embed_prompts(self, base: Path, texts: Sequence[str], *, negative: str) -> PromptEmbeddings:
+        """Embed prompts on the CPU as the pipeline does, by one text encoder after the other.
+
+        Args:
+            base: A model that `normalise` wrote.
+            texts: P prompts.
+            negative: What guidance leads away from; may be empty.
+
+        Raises:
+            ConfigError: If a prompt is longer than a text encoder reads.
+            ArtifactError: If a tokenizer or a text encoder can't be loaded.
+        """
+        asked = [*((text, "prompts") for text in texts), (negative, "prompts.negative")]
+        tokens, pooled = self.read(base, asked)
+        whole = {} if pooled is None else {"pooled": pooled[:-1], "negative_pooled": pooled[-1]}
+        return PromptEmbeddings(prompts=tokens[:-1], negative=tokens[-1], **whole)
+
+    @abstractmethod
+    def read(self, base: Path, asked: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor | None]:
+        """Prompts, with the field that each is from, as `ask` takes them: tokens [P, L, D], and as a whole [P, E]."""
 
     @staticmethod
     @abstractmethod
     def ask(denoiser: nn.Module, states: Tensor, timesteps: Tensor, text: Text) -> Tensor:
         """Call the denoiser: states, timesteps [B] and the prompt of each sample to its output."""
+
+    def asking(self, config: Config) -> Ask:
+        """`ask`, as configured."""
+        del config
+        return self.ask
 
     def check(self, config: Config, model: Architecture) -> None:
         """Demand prompts, and of a model that reads guidance as a number, that number.
@@ -146,11 +259,17 @@ class TextToImage(ABC):
         """
         if embeddings is None:
             raise ValueError("a text-to-image policy needs the embeddings of its prompts")
-        return TextConditioning(embeddings=embeddings, call=self.ask, guidance_scale=config.model.guidance_scale)
+        return TextConditioning(
+            embeddings=embeddings, call=self.asking(config), guidance_scale=config.model.guidance_scale
+        )
 
     def decoder(self, base: Path, device: torch.device) -> Decoder:
         """By the model's autoencoder."""
         return LatentDecoder(folder=base / "vae", device=device)
+
+    def clip_range(self, scheduler: Mapping[str, Any]) -> float | None:
+        """None, unless the scheduler asks for it: latents are not clamped."""
+        return clip_range_of(scheduler, by_default=False)
 
 
 def own_sample_shape(model: Architecture, picture_size: int | None) -> tuple[int, int, int]:
@@ -192,41 +311,38 @@ def sides(size: int | list[int]) -> tuple[int, int]:
     return height, width
 
 
-def rewrite_text_encoders(
-    source: Path, target: Path, encoders: Mapping[str, str], tokenizers: Mapping[str, str]
-) -> dict[str, Any]:
+def rewrite_text_encoders(source: Path, target: Path, encoders: Sequence[TextEncoder]) -> dict[str, Any]:
     """Rewrite text encoders and the tokenizer of each, one after the other: they may be larger than the denoiser.
 
     Args:
         source: A model in diffusers' layout.
         target: The pipeline folder.
-        encoders: Component -> class of transformers.
-        tokenizers: The same, in the same order.
+        encoders: Its text encoders.
 
     Returns:
-        Component -> configuration of the text encoder.
+        Name -> configuration of a text encoder.
 
     Raises:
         ArtifactError: If one can't be loaded.
         ConfigError: If a tokenizer has more tokens than its text encoder knows.
     """
     read = {}
-    for (name, kind), (words, of) in zip(encoders.items(), tokenizers.items(), strict=True):
-        num_tokens, encoder = len(load_tokenizer(source / words, of)), load_text_encoder(source / name, kind)
-        if num_tokens > encoder.config.vocab_size:
+    for encoder in encoders:
+        tokenizer, network = encoder.load(source)
+        if len(tokenizer) > network.config.vocab_size:
             raise ConfigError(
                 "model.source",
-                expected=f"a tokenizer of {name}'s {encoder.config.vocab_size} tokens at most",
-                got=f"one of {num_tokens}",
+                expected=f"a tokenizer of {encoder.name}'s {network.config.vocab_size} tokens at most",
+                got=f"one of {len(tokenizer)}",
                 fix="give the tokenizer that belongs to the text encoder, or one whose embeddings were added to it",
             )
-        encoder.save_pretrained(target / name)
-        read[name] = encoder.config
-        del encoder
-        (target / words).mkdir()
+        network.save_pretrained(target / encoder.name)
+        read[encoder.name] = network.config
+        del network
+        (target / encoder.tokenizer).mkdir()
         for pattern in _TOKENIZER_FILES:
-            for file in sorted((source / words).glob(pattern)):
-                shutil.copyfile(file, target / words / file.name)
+            for file in sorted((source / encoder.tokenizer).glob(pattern)):
+                shutil.copyfile(file, target / encoder.tokenizer / file.name)
     return read
 
 

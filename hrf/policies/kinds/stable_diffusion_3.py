@@ -11,24 +11,16 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from hrf.errors import ConfigError
-from hrf.policies.acceptance import check_answers, check_parts, check_sample_size, parts_of
+from hrf.policies.acceptance import check_sample_size
 from hrf.policies.architecture import Architecture
-from hrf.policies.components import load_component, read_json, scheduler_config
-from hrf.policies.conditioning import PromptEmbeddings, Text
-from hrf.policies.kinds.kind import (
-    TextToImage,
-    latent_side,
-    own_sample_shape,
-    rewrite_text_encoders,
-    write_index,
-    write_scheduler,
-)
+from hrf.policies.components import read_json
+from hrf.policies.conditioning import Text
+from hrf.policies.kinds.kind import TextToImage, latent_side, own_sample_shape
 from hrf.policies.schedulers import Timing, flow_scheduler
-from hrf.policies.text import read_by_clip, read_by_t5
+from hrf.policies.text import TextEncoder, read_by_clip, read_by_t5
 
-_CLIPS = ("", "_2")
-"""What the names of the two CLIP text encoders and of their tokenizers end in."""
-_CLIP = "CLIPTextModelWithProjection"
+_CLIPS = tuple(TextEncoder(end, "CLIPTextModelWithProjection") for end in ("", "_2"))
+_T5 = TextEncoder("_3", "T5EncoderModel", "T5Tokenizer", optional=True)
 _CLIP_TOKENS = 77
 _T5_TOKENS = 256
 """As its pipeline has it; so many are read of T5, or are zeros without one."""
@@ -40,54 +32,43 @@ class StableDiffusion3(TextToImage):
     pipeline = "StableDiffusion3Pipeline"
     component = "transformer"
     denoiser = "SD3Transformer2DModel"
-    denoiser_settings: Mapping[str, Any] = {}
-    policy_files: tuple[str, ...] = ("scheduler/scheduler_config.json",)
+    text_encoders = (*_CLIPS, _T5)
 
-    def normalise(self, source: Path, target: Path) -> None:
-        """Rewrite transformer, autoencoder, text encoders, tokenizers and scheduler, one network after the other.
+    def ends(self, scheduler: Mapping[str, Any]) -> Tensor:
+        """Of a flow."""
+        return flow_scheduler(scheduler).timesteps[[0, -1]]
 
-        Raises:
-            ConfigError: If it is a model of another class.
-            ArtifactError: If a part is missing or damaged.
-        """
-        encoders = {f"text_encoder{end}": _CLIP for end in _CLIPS}
-        tokenizers = {f"tokenizer{end}": "CLIPTokenizer" for end in _CLIPS}
-        third = {"text_encoder_3": "T5EncoderModel", "tokenizer_3": "T5Tokenizer"}
-        check_parts(
-            source,
-            (self.component, "vae", *encoders, *tokenizers, *third, "scheduler"),
-            left_out=("image_encoder", "feature_extractor"),
-        )
-        scheduler = scheduler_config(source)
-        timesteps = flow_scheduler(scheduler).timesteps
-        if "text_encoder_3" in parts_of(source):
-            encoders["text_encoder_3"], tokenizers["tokenizer_3"] = third.values()
-        denoiser = load_component(source / self.component, self.denoiser)
-        config = denoiser.config
-        _check_patches(config)
-        # Of four patches: as large as its pictures are, an answer of some billion parameters takes minutes.
-        small = (config.in_channels, 2 * config.patch_size, 2 * config.patch_size)
-        check_answers(denoiser, self.question(config, small), timesteps[[0, -1]])
-        denoiser.save_pretrained(target / self.component)
-        del denoiser
-        autoencoder = load_component(source / "vae", "AutoencoderKL")
-        autoencoder.save_pretrained(target / "vae")
-        read = rewrite_text_encoders(source, target, encoders, tokenizers)
-        _check_fits(config, autoencoder.config, read)
-        write_scheduler(scheduler, target)
-        write_index(
-            target,
-            {
-                "_class_name": self.pipeline,
-                "feature_extractor": [None, None],
-                "image_encoder": [None, None],
-                "scheduler": ["diffusers", scheduler["_class_name"]],
-                **{name: [None, None] for name in third},
-                **{name: ["transformers", kind] for name, kind in {**encoders, **tokenizers}.items()},
-                "transformer": ["diffusers", self.denoiser],
-                "vae": ["diffusers", "AutoencoderKL"],
-            },
-        )
+    def trial(self, config: Any) -> dict[str, Any]:
+        """Of four patches: as large as its pictures are, an answer of some billion parameters takes minutes."""
+        check_sample_size(config)
+        size, patch, most = config.sample_size, config.patch_size, config.pos_embed_max_size
+        if not isinstance(size, int) or size % patch or size // patch > most:
+            raise ConfigError(
+                "model.source",
+                expected=f"a `sample_size` that is one number, a multiple of patch_size {patch} and at most "
+                f"{patch * most}",
+                got=size,
+                fix="write the size that it was trained at into `sample_size` of the transformer's config.json",
+            )
+        return self.question(config, (config.in_channels, 2 * patch, 2 * patch))
+
+    def check_fits(self, denoiser: Any, autoencoder: Any, encoders: Mapping[str, Any]) -> None:
+        """One number of channels, T5's width, both CLIPs' within it, and those of both as a whole."""
+        clips = [encoders[clip.name] for clip in _CLIPS]
+        channels = (denoiser.in_channels, denoiser.out_channels or denoiser.in_channels, autoencoder.latent_channels)
+        beside = sum(clip.hidden_size for clip in clips)
+        pooled = (sum(clip.projection_dim for clip in clips), denoiser.pooled_projection_dim)
+        widths = {denoiser.joint_attention_dim, *(encoders[name].d_model for name in encoders if name == _T5.name)}
+        fits = len(set(channels)) == len(set(pooled)) == len(widths) == 1 and beside <= denoiser.joint_attention_dim
+        if not fits or autoencoder.out_channels != 3:
+            raise ConfigError(
+                "model.source",
+                expected="a transformer of as many channels in and out as the autoencoder has, whose pictures are RGB, "
+                "and text encoders of the widths that it reads",
+                got=f"channels {channels} and {autoencoder.out_channels}, pooled widths {pooled}, CLIPs {beside} wide "
+                f"beside each other, joint widths {sorted(widths)}",
+                fix="choose a Stable Diffusion 3 or 3.5 text-to-image model, whole as it was published",
+            )
 
     @staticmethod
     def ask(denoiser: nn.Module, states: Tensor, timesteps: Tensor, text: Text) -> Tensor:
@@ -133,68 +114,15 @@ class StableDiffusion3(TextToImage):
             "pooled_projections": torch.zeros(1, config["pooled_projection_dim"]),
         }
 
-    @torch.no_grad()
-    def embed_prompts(self, base: Path, texts: Sequence[str], *, negative: str) -> PromptEmbeddings:
-        """Embed prompts on the CPU as StableDiffusion3Pipeline does, one text encoder after the other.
+    def read(self, base: Path, asked: Sequence[tuple[str, str]]) -> tuple[Tensor, Tensor | None]:
+        """The two CLIPs' last states but one side by side, and T5's behind them; as a whole, both CLIPs' projections.
 
-        The two CLIPs' last states but one side by side, filled up with zeros to the width that the transformer reads,
-        and T5's behind them, or zeros of a model without T5; as a whole, both CLIPs' projections.
-
-        Args:
-            base: A model that `normalise` wrote.
-            texts: P prompts.
-            negative: What guidance leads away from; may be empty.
-
-        Raises:
-            ConfigError: If a prompt is longer than a text encoder reads.
-            ArtifactError: If a tokenizer or a text encoder can't be loaded.
+        CLIPs' are filled up with zeros to the width that the transformer reads, and a model without T5 has zeros there.
         """
-        asked = [*((text, "prompts") for text in texts), (negative, "prompts.negative")]
         width = int(read_json(base / self.component / "config.json")["joint_attention_dim"])
-        clips = [read_by_clip(base, end, _CLIP, asked) for end in _CLIPS]
+        clips = [read_by_clip(base, clip, asked, states=-2) for clip in _CLIPS]
         beside = torch.cat([tokens for tokens, _ in clips], dim=-1)
-        third = (base / "text_encoder_3").is_dir()
         empty = torch.zeros(len(asked), _T5_TOKENS, width)
-        behind = read_by_t5(base, "_3", asked, length=_T5_TOKENS) if third else empty
+        behind = read_by_t5(base, _T5, asked, length=_T5_TOKENS) if (base / _T5.name).is_dir() else empty
         tokens = torch.cat([pad(beside, (0, width - beside.shape[-1])), behind], dim=1)
-        pooled = torch.cat([pooled for _, pooled in clips], dim=-1)
-        return PromptEmbeddings(
-            prompts=tokens[:-1], negative=tokens[-1], pooled=pooled[:-1], negative_pooled=pooled[-1]
-        )
-
-    def clip_range(self, scheduler: Mapping[str, Any]) -> float | None:
-        """None: latents are not clamped."""
-        del scheduler
-        return None
-
-
-def _check_patches(config: Any) -> None:
-    """Refuse sizes that are no number of patches, or more than the transformer has positions for."""
-    check_sample_size(config)
-    size, patch, most = config.sample_size, config.patch_size, config.pos_embed_max_size
-    if not isinstance(size, int) or size % patch or size // patch > most:
-        raise ConfigError(
-            "model.source",
-            expected=f"a `sample_size` that is one number, a multiple of patch_size {patch} and at most {patch * most}",
-            got=size,
-            fix="write the size that it was trained at into `sample_size` of the transformer's config.json",
-        )
-
-
-def _check_fits(denoiser: Any, autoencoder: Any, encoders: Mapping[str, Any]) -> None:
-    """Refuse parts that don't belong together."""
-    clips = [encoders[f"text_encoder{end}"] for end in _CLIPS]
-    channels = (denoiser.in_channels, denoiser.out_channels or denoiser.in_channels, autoencoder.latent_channels)
-    beside = sum(clip.hidden_size for clip in clips)
-    pooled = (sum(clip.projection_dim for clip in clips), denoiser.pooled_projection_dim)
-    widths = {denoiser.joint_attention_dim, *(encoders[name].d_model for name in encoders if name == "text_encoder_3")}
-    fits = len(set(channels)) == len(set(pooled)) == len(widths) == 1 and beside <= denoiser.joint_attention_dim
-    if not fits or autoencoder.out_channels != 3:
-        raise ConfigError(
-            "model.source",
-            expected="a transformer of as many channels in and out as the autoencoder has, whose pictures are RGB, "
-            "and text encoders of the widths that it reads",
-            got=f"channels {channels} and {autoencoder.out_channels}, pooled widths {pooled}, CLIPs {beside} wide "
-            f"beside each other, joint widths {sorted(widths)}",
-            fix="choose a Stable Diffusion 3 or 3.5 text-to-image model, whole as it was published",
-        )
+        return tokens, torch.cat([pooled for _, pooled in clips], dim=-1)

@@ -15,7 +15,7 @@ from hrf.policies.conditioning import PromptEmbeddings, TextConditioning
 from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, weights_of
 from hrf.policies.kinds import kind_of, normalise_base
-from hrf.policies.text import embed_prompts
+from hrf.policies.kinds.stable_diffusion import StableDiffusion
 from hrf.policies.weights import AdapterOff
 from hrf.seeds import Purpose, stream
 from hrf.storage.names import LORA_FILE
@@ -45,7 +45,7 @@ def model(tmp_path_factory):
 def base(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("base")
     normalise_base(model, folder)
-    embed_prompts(folder, tiny.PROMPTS, negative="").save(folder)
+    StableDiffusion().embed_prompts(folder, tiny.PROMPTS, negative="").save(folder)
     return folder
 
 
@@ -152,8 +152,8 @@ def test_a_prompt_is_needed_and_an_unconditional_model_refuses_one(base):
 
 
 def test_prompts_embed_alone_as_they_do_among_others_and_as_the_pipeline_embeds_them(base):
-    embeddings = embed_prompts(base, tiny.PROMPTS, negative="not that")
-    alone = embed_prompts(base, tiny.PROMPTS[2:3], negative="")
+    embeddings = StableDiffusion().embed_prompts(base, tiny.PROMPTS, negative="not that")
+    alone = StableDiffusion().embed_prompts(base, tiny.PROMPTS[2:3], negative="")
     pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)
     with torch.no_grad():
         theirs, negative = pipeline.encode_prompt(list(tiny.PROMPTS), "cpu", 1, True, ["not that"] * len(tiny.PROMPTS))
@@ -166,7 +166,7 @@ def test_prompts_embed_alone_as_they_do_among_others_and_as_the_pipeline_embeds_
 
 def test_a_prompt_that_is_too_long_is_refused_and_not_cut(base):
     with pytest.raises(ConfigError, match=r"at most 24 tokens.*the text encoder reads no further"):
-        embed_prompts(base, ["a very long winded prompt indeed"], negative="")
+        StableDiffusion().embed_prompts(base, ["a very long winded prompt indeed"], negative="")
 
 
 def pictures(policy: DiffusionPolicy, prompts: list[int], eta: float):
@@ -374,7 +374,7 @@ def test_prompts_for_an_unconditional_model_and_none_for_this_one_are_configurat
 
 
 def test_embeddings_survive_their_file(base, tmp_path):
-    embeddings = embed_prompts(base, tiny.PROMPTS, negative="")
+    embeddings = StableDiffusion().embed_prompts(base, tiny.PROMPTS, negative="")
     embeddings.save(tmp_path)
     back = PromptEmbeddings.load(tmp_path)
 

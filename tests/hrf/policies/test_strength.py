@@ -11,8 +11,8 @@ from hrf.config import Config
 from hrf.errors import ConfigError
 from hrf.policies.folders import load_policy, save_fresh_policy, save_policy, weights_of
 from hrf.policies.kinds import normalise_base
+from hrf.policies.kinds.stable_diffusion import StableDiffusion
 from hrf.policies.strength import check_strength, fold_strength, strength_of
-from hrf.policies.text import embed_prompts
 from hrf.seeds import Purpose, stream
 from hrf.storage.names import AVERAGE_FOLDER, LORA_FILE, POLICY_FILE
 from hrf.trainer.rollout import Batch, denoise, draw_noise
@@ -58,7 +58,7 @@ def texts(tmp_path_factory):
         (folder / name).mkdir()
     base, config = folder / "base", text_config()
     normalise_base(tiny.save(folder / "sd"), base)
-    embed_prompts(base, tiny.PROMPTS, negative="").save(base)
+    StableDiffusion().embed_prompts(base, tiny.PROMPTS, negative="").save(base)
     save_fresh_policy(folder / "fresh", config, base, {}, run_seed=0)
     denoiser = load_policy(config, base, folder / "fresh", prompts=base).denoiser
     move(denoiser, 1, 0.3)

@@ -8,8 +8,8 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from hrf.config import Config
 from hrf.policies.folders import load_policy, save_fresh_policy
 from hrf.policies.kinds import normalise_base
+from hrf.policies.kinds.stable_diffusion import StableDiffusion
 from hrf.policies.prompts import resolve_prompts
-from hrf.policies.text import embed_prompts
 from hrf.trainer.advantages import advantages_of, build_statistics
 from hrf.trainer.starts import build_starts
 from hrf.trainer.trainer import sample_episodes
@@ -107,7 +107,7 @@ def test_noise_starts_and_one_group_are_ddpo_loss_and_gradients(tmp_path, float6
     torch.set_default_dtype(torch.float32)
     normalise_base(model, base)
     table = resolve_prompts(config.prompts, seed=0)
-    embed_prompts(base, table.texts, negative="").save(base)
+    StableDiffusion().embed_prompts(base, table.texts, negative="").save(base)
     save_fresh_policy(tmp_path / "policy", config, base, {}, run_seed=0)
     policy = load_policy(config, base, tmp_path / "policy", prompts=base)
     pipeline = StableDiffusionPipeline.from_pretrained(base, safety_checker=None)

@@ -12,8 +12,8 @@ from hrf.config import Config
 from hrf.errors import ConfigError
 from hrf.images import to_images
 from hrf.policies.folders import load_policy
+from hrf.policies.kinds.stable_diffusion import StableDiffusion
 from hrf.policies.prompts import resolve_prompts
-from hrf.policies.text import embed_prompts
 from hrf.rewards import build_reward
 from hrf.seeds import Purpose, stream
 from hrf.storage.folders import read_manifest
@@ -79,7 +79,7 @@ def test_the_losses_are_those_of_the_rewards_themselves_on_the_same_pictures(pla
     config, about = config_of(place), json.loads((place / "direction" / "about.json").read_text())
     prompts = resolve_prompts(config.prompts, seed=config.evaluation.seed).training
     (place / "embedded").mkdir()
-    embed_prompts(place / "sd", prompts, negative="").save(place / "embedded")
+    StableDiffusion().embed_prompts(place / "sd", prompts, negative="").save(place / "embedded")
     policy = load_policy(config, place / "sd", place / "sd", prompts=place / "embedded")
     streams = [stream(config.run.seed, Purpose.TEXT_DIRECTION, index) for index in range(NUM_SAMPLES)]
     numbers = torch.arange(NUM_SAMPLES) % len(prompts)
