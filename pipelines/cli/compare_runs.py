@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from hrf_pipelines.cli.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster, connect
-from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, AsJson, Traceback, WorkDir, console, print_json
+from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, AsJson, Traceback, WorkDir, console, print_json, write_output
 
 if TYPE_CHECKING:
     from hrf.promotion.records import RunSummary
@@ -27,18 +27,12 @@ def compare_runs(
 ) -> None:
     """Put finished runs side by side, by the numbers that each ended in."""
     check_only_on_cluster(cluster, host=host, namespace=namespace)
-    from hrf.errors import ConfigError
-    from hrf.storage.folders import writing_file
     from hrf_pipelines.cli.run_comparison import as_csv, as_plain, as_table, compare, notes
 
     summaries = _from_cluster(runs, host, namespace) if cluster else _from_here(runs, work_dir)
     compared = compare(summaries)
     if csv:
-        try:
-            with writing_file(csv) as file:
-                file.write_text(as_csv(compared), encoding="utf-8")
-        except OSError as error:
-            raise ConfigError("--csv", expected="a file to write", got=str(csv), fix=str(error.strerror)) from error
+        write_output("--csv", csv, as_csv(compared))
     if as_json:
         print_json(as_plain(compared))
         return

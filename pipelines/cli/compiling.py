@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hrf_pipelines.cli.configuring import Epochs, Preset, Settings, choose
-from hrf_pipelines.cli.console import Traceback, console
+from hrf_pipelines.cli.console import Traceback, console, write_output
 
 if TYPE_CHECKING:
     from hrf_pipelines import placement as placements
@@ -38,16 +38,9 @@ def compile_(
 
     Images come from HRF_IMAGE_CONTROL, HRF_IMAGE_WORKER and HRF_IMAGE_REWARD.
     """
-    from hrf.errors import ConfigError
-    from hrf.storage.folders import writing_file
-
     chosen = choose(preset, settings, epochs=epochs)
     compiled = compile_chosen(chosen, placement)
-    try:
-        with writing_file(output) as file:
-            file.write_text(compiled.package, encoding="ascii")
-    except OSError as error:
-        raise ConfigError("--output", expected="a file to write", got=str(output), fix=str(error.strerror)) from error
+    write_output("--output", output, compiled.package)
     epochs = chosen.config.run.epochs
     screen = console()
     screen.say(f"{output}: {epochs} epochs, {compiled.num_tasks} tasks")

@@ -89,6 +89,22 @@ def check_output(output: Path, ending: str) -> None:
         )
 
 
+def write_output(option: str, output: Path, text: str) -> None:
+    """Write a file that an option names.
+
+    Raises:
+        ConfigError: It can't be written.
+    """
+    from hrf.errors import ConfigError
+    from hrf.storage.folders import writing_file
+
+    try:
+        with writing_file(output) as file:
+            file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(option, expected="a file to write", got=str(output), fix=str(error.strerror)) from error
+
+
 def confirm(question: str, *, yes: bool) -> None:
     """Ask whether to go on, unless that was said.
 

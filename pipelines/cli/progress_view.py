@@ -31,25 +31,11 @@ def long_bars(console: Console) -> Progress:
     )
 
 
-class ProgressView:
-    """Shows progress events as they come. A context manager.
+class BarView:
+    """Lines, and bars below them on a terminal only. A context manager."""
 
-    Args:
-        console: Where to. On anything but a terminal there are no bars, only lines.
-        num_epochs: Epochs that the whole run trains.
-        num_replicas: In how many chains, one after another.
-    """
-
-    def __init__(self, console: Console, num_epochs: int, num_replicas: int = 1) -> None:
-        self._console = console
-        self._progress = long_bars(console)
-        self._num_epochs = num_epochs
-        self._trained = [0] * num_replicas
-        self._reward = ""
-        self._whole = self._progress.add_task("run", total=num_epochs * num_replicas, amount="")
-        self._bar: Any = None
-        self._described = ""
-        self._said_once: set[str] = set()
+    def __init__(self, console: Console) -> None:
+        self._console, self._progress = console, long_bars(console)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -57,6 +43,23 @@ class ProgressView:
 
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, highlight=False, soft_wrap=True)
+
+
+class ProgressView(BarView):
+    """Shows progress events of a run, of so many epochs in each of its replicas, as they come."""
+
+    def __init__(self, console: Console, num_epochs: int, num_replicas: int = 1) -> None:
+        super().__init__(console)
+        self._num_epochs = num_epochs
+        self._trained = [0] * num_replicas
+        self._reward = ""
+        self._whole = self._progress.add_task("run", total=num_epochs * num_replicas, amount="")
+        self._bar: Any = None
+        self._described = ""
+        self._said_once: set[str] = set()
 
     def handle(self, event: dict[str, Any]) -> None:
         """Show one event; kinds that need no showing are passed over."""
@@ -132,9 +135,6 @@ class ProgressView:
         if line not in self._said_once:
             self._said_once.add(line)
             self._say(f"      {escape(line)}")
-
-    def _say(self, line: str) -> None:
-        self._console.print(line, highlight=False, soft_wrap=True)
 
 
 def window_words(window: Sequence[int]) -> str:
