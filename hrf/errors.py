@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from typing import Any, Self
-
+from typing import Any, Self
 
 LONGEST_VALUE = 200
 """Characters of a value, or of a field's name, that a message shows: a line, and not the whole of a wrong file."""

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
-from hrf.config import StartChoice, resolve
+from hrf.config import Config, StartChoice, resolve
 from hrf.config.loading import list_presets
 from hrf.errors import ConfigError
 from hrf.steps.check import check_shape, shape_of
 from hrf_pipelines.forecasting import settle_epochs_per_step
 from hrf_pipelines.placement import Placement, Site, check_accelerators, check_shards
-
-if TYPE_CHECKING:
-    from hrf.config import Config
 
 
 def finetune_menus(config: Config, placement: Placement, *, preset: str, overrides: str = "") -> dict[str, list[str]]:

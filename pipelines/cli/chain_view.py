@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from datetime import UTC
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rich.console import Group
+from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.text import Text
 from rich.tree import Tree
@@ -14,11 +15,6 @@ from rich.tree import Tree
 from hrf.promotion.chain import parse_time
 from hrf.promotion.records import place_words
 from hrf_pipelines.cli.tables import OUTCOME_COLOURS
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from rich.console import RenderableType
 
 STATE_COLOURS = {"finished": "green", "failed": "red", "terminated": "yellow", "unfinished": "cyan"}
 

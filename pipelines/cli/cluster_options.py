@@ -11,11 +11,10 @@ import typer
 from rich.markup import escape
 
 from hrf_pipelines.cli.compiling import compile_chosen
-from hrf_pipelines.cli.configuring import choose
+from hrf_pipelines.cli.configuring import Chosen, choose
 from hrf_pipelines.cli.console import error_console, note
 
 if TYPE_CHECKING:
-    from hrf_pipelines.cli.configuring import Chosen
     from hrf_pipelines.cluster.connection import Cluster
     from hrf_pipelines.placement import Placement
 

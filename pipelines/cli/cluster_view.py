@@ -10,16 +10,14 @@ from rich.table import Table
 
 from hrf.errors import ConfigError
 from hrf_pipelines.cli.tables import simple_table
-from hrf_pipelines.cluster.cron import parse
-from hrf_pipelines.cluster.runs import FINAL, UTC, error_text, moment, names_in_bucket, parameters_of, state_of
+from hrf_pipelines.cluster.cron import Cron, parse
+from hrf_pipelines.cluster.runs import FINAL, UTC, Task, error_text, moment, names_in_bucket, parameters_of, state_of
 from hrf_pipelines.cluster.schedules import cron_of, is_on
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from hrf_pipelines.cluster.connection import Cluster
-    from hrf_pipelines.cluster.cron import Cron
-    from hrf_pipelines.cluster.runs import Task
 
 STATE_COLOURS = {
     "SUCCEEDED": "green",

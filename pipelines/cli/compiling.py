@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hrf_pipelines.cli.configuring import Epochs, Preset, Settings, choose
+from hrf_pipelines.cli.configuring import Chosen, Epochs, Preset, Settings, choose
 from hrf_pipelines.cli.console import Traceback, console, write_output
 
 if TYPE_CHECKING:
     from hrf_pipelines import placement as placements
-    from hrf_pipelines.cli.configuring import Chosen
     from hrf_pipelines.workflow.size import WorkflowSize
 
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
-from hrf_pipelines.cli.console import console, error_console, print_json
+from hrf_pipelines.cli.console import Screen, console, error_console, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from hrf_pipelines.cli.console import Screen
     from hrf_pipelines.cluster.causes import Cause
     from hrf_pipelines.cluster.connection import Cluster
     from hrf_pipelines.cluster.records import Records

@@ -9,7 +9,8 @@ from __future__ import annotations
 import select
 import signal
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from types import FrameType
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -34,9 +35,6 @@ from hrf_pipelines.cli import (
     submit,
 )
 from hrf_pipelines.cli.console import EXIT_INTERRUPTED, error_console, show_error, show_unexpected, wants_traceback
-
-if TYPE_CHECKING:
-    from types import FrameType
 
 
 def _reader_has_left() -> bool:

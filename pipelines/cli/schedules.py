@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from hrf_pipelines.cli.cluster_options import Host, Namespace, connect
 from hrf_pipelines.cli.console import AsJson, Traceback, Yes, confirm, console, print_json
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 app = typer.Typer(help="Look at the schedules of a cluster, pause, resume or delete them.", no_args_is_help=True)
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The schedule's name.")]

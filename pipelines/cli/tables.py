@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hrf.errors import ArtifactError
-from hrf.promotion.records import RunSummary
+from hrf.promotion.records import DecisionRecord, RunSummary
 from hrf.storage.names import SUMMARY_FILE
 from hrf_pipelines.cli.progress_view import interval
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
-    from hrf.promotion.records import DecisionRecord
     from hrf_pipelines.local.run_state import RunFolder, RunState
 
 OUTCOME_COLOURS = {"promoted": "green", "rejected": "yellow", "lost": "yellow"}

@@ -11,20 +11,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hrf.errors import HrfError
-from hrf.promotion.records import place_words
-from hrf.steps.workflow import RESUME, find_reasons, find_waiting
+from hrf.promotion.records import Failure, Reason, place_words
+from hrf.steps.workflow import RESUME, Waiting, find_reasons, find_waiting
 from hrf_pipelines.cluster.kubernetes import Kubernetes
-from hrf_pipelines.cluster.records import end_of
-from hrf_pipelines.cluster.runs import error_text, stands_still, state_of
+from hrf_pipelines.cluster.records import Records, end_of
+from hrf_pipelines.cluster.runs import Task, error_text, stands_still, state_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from hrf.promotion.records import Failure, Reason
-    from hrf.steps.workflow import Waiting
     from hrf_pipelines.cluster.connection import Cluster
-    from hrf_pipelines.cluster.records import Records
-    from hrf_pipelines.cluster.runs import Task
 
 #: A pod that waits for so long waits for something.
 LONG_SECONDS = 60.0

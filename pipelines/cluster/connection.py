@@ -10,15 +10,13 @@ import json
 import os
 import time
 import warnings
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterator
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 
 from hrf.errors import ClusterError
 from hrf.storage.secrets import KUBEFLOW_TOKEN as TOKEN
 from hrf.storage.secrets import check_secrets
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
 
 HOST, NAMESPACE, CA_FILE = "HRF_KFP_HOST", "HRF_KFP_NAMESPACE", "HRF_KFP_CA_FILE"
 #: Set by Kubeflow in notebooks that may use the API.

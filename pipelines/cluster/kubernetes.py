@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Mapping
+from typing import Any, Self
 from urllib.parse import quote
 
 from hrf.errors import ClusterError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 CONNECT_SECONDS, ANSWER_SECONDS = 5, 20
 ARGO = "/apis/argoproj.io/v1alpha1"

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hrf.errors import ArtifactError, HrfError
-from hrf.promotion.records import DecisionRecord
+from hrf.promotion.records import DecisionRecord, Failure, RunStatus, RunSummary
 from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
 from hrf.storage.records import read_records
 from hrf_pipelines.cluster.runs import default_parameters, last_begin, names_in_bucket, parameters_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from hrf.promotion.records import Failure, RunStatus, RunSummary
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from hrf.study.rows import ArmHistory, keep_decisions, rows_of
 from hrf.study.table import read_table
 from hrf.study.workers import Progress, add_rows, missing_runs
 from hrf_pipelines.cluster.causes import find_causes
-from hrf_pipelines.cluster.connection import is_passing
+from hrf_pipelines.cluster.connection import Cluster, is_passing
 from hrf_pipelines.cluster.records import end_of, fetch_records
 from hrf_pipelines.cluster.resuming import resume_run
 from hrf_pipelines.cluster.runs import (
@@ -40,7 +40,6 @@ from hrf_pipelines.study_run import arguments_of, experiment_of, tag_of
 
 if TYPE_CHECKING:
     from hrf.study.folder import StudyFolder
-    from hrf_pipelines.cluster.connection import Cluster
 
 
 @dataclass(frozen=True, kw_only=True)

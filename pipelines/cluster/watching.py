@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from hrf.errors import ClusterError, HrfError
 from hrf_pipelines.cluster.causes import LONG_SECONDS, find_long_waits, pods_command
-from hrf_pipelines.cluster.connection import is_passing
-from hrf_pipelines.cluster.records import end_of, fetch_records
-from hrf_pipelines.cluster.runs import FINAL, UTC, count_tasks, get_run, state_of, tasks_of, waiting_pods
+from hrf_pipelines.cluster.connection import Cluster, is_passing
+from hrf_pipelines.cluster.records import Records, end_of, fetch_records
+from hrf_pipelines.cluster.runs import FINAL, UTC, Task, count_tasks, get_run, state_of, tasks_of, waiting_pods
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hrf.promotion.records import DecisionRecord
-    from hrf_pipelines.cluster.connection import Cluster
-    from hrf_pipelines.cluster.records import Records
-    from hrf_pipelines.cluster.runs import Task
 
 #: A cluster may be without its API server for so long, as while that is updated. The run itself goes on meanwhile.
 PATIENCE_SECONDS = 600.0

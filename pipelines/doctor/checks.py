@@ -7,18 +7,16 @@ import platform
 import re
 import shutil
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata, resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
 from hrf.errors import HrfError
 from hrf_pipelines.local.object_storage import CONFIGURED_BY, is_configured, object_storage
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
 
 DISTRIBUTION = "hrf-pipelines"
 LOCAL_EXTRAS = ("local",)

@@ -11,13 +11,12 @@ from hrf.errors import ClusterError
 from hrf_pipelines.cluster.kubernetes import Kubernetes, in_namespace
 from hrf_pipelines.doctor.checks import Finding
 from hrf_pipelines.local.object_storage import BUCKET
-from hrf_pipelines.placement import S3_ADDRESS, S3_KEYS, USER
+from hrf_pipelines.placement import S3_ADDRESS, S3_KEYS, USER, Images, Placement, Role
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from hrf_pipelines.cluster.connection import Cluster
-    from hrf_pipelines.placement import Images, Placement, Role
 
 #: A pod that has not ended by then never will: images of some gigabytes are pulled in less.
 MOST_SECONDS = 900

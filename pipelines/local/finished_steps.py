@@ -7,14 +7,12 @@ that has none.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hrf.errors import ArtifactError
 from hrf.storage.folders import MANIFEST, file_sha256, read_folder
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 def forget_damaged(cache: Path) -> Iterator[Path]:

@@ -19,17 +19,15 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Self
+from typing import IO, Any, Literal, Self
 
 from pydantic import TypeAdapter, ValidationError
 
 from hrf.errors import ArtifactError, HrfError
 from hrf.storage.folders import MANIFEST, clear_partial_files, file_sha256, writing_file
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
 
 Status = Literal["running", "finished", "failed", "interrupted"]
 STATE_FILE, PACKAGE_FILE, LOCK_FILE, SCRATCH = "state.json", "package.yaml", "lock", "scratch"
