@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from hrf.config import Config
 from hrf_pipelines.finetune import build
 from hrf_pipelines.menus import finetune_menus
 from hrf_pipelines.package import compile_package
-
-if TYPE_CHECKING:
-    from hrf.config import Config
-    from hrf_pipelines.placement import Placement
+from hrf_pipelines.placement import Placement
 
 
 def compile_finetune(config: Config, placement: Placement, *, preset: str, overrides: str = "") -> str:

@@ -5,16 +5,12 @@ Kubeflow has no loop over a run-time number, so epochs are unrolled when a packa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from hrf.config import Config
 from hrf.errors import ConfigError
 from hrf.steps.sequence import Leg, legs_between, legs_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hrf.config import Config
 
 #: A cluster keeps the state of all of a run's tasks in one object, which can't hold many more. How large it becomes,
 #: and what no longer works long before that, `hrf_pipelines.workflow.size` tells from the compiled package.

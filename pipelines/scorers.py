@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from hrf.config import Config
 from hrf.networks.settings import Network
+from hrf.storage.schema import Section
 from hrf.storage.weights import pinned_in
-
-if TYPE_CHECKING:
-    from hrf.config import Config
-    from hrf.storage.schema import Section
 
 #: Steps that measure policies.
 _MEASURING = ("baseline", "evaluate")

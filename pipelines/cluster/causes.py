@@ -7,20 +7,17 @@ kubeconfig may open the Workflow, for an hour after the run's end. And where not
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hrf.errors import HrfError
 from hrf.promotion.records import Failure, Reason, place_words
 from hrf.steps.workflow import RESUME, Waiting, find_reasons, find_waiting
+from hrf_pipelines.cluster.connection import Cluster
 from hrf_pipelines.cluster.kubernetes import Kubernetes
 from hrf_pipelines.cluster.records import Records, end_of
 from hrf_pipelines.cluster.runs import Task, error_text, stands_still, state_of
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from hrf_pipelines.cluster.connection import Cluster
 
 #: A pod that waits for so long waits for something.
 LONG_SECONDS = 60.0

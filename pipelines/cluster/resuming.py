@@ -7,18 +7,16 @@ every attempt computes again, finds on record from where the run started, and re
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hrf.errors import ClusterError, HrfError
+from hrf.promotion.records import RunStart
 from hrf.promotion.run_ids import fill_macros
 from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
+from hrf_pipelines.cluster.connection import Cluster
 from hrf_pipelines.cluster.records import end_of, fetch_records
 from hrf_pipelines.cluster.runs import FINAL, default_parameters, names_in_bucket, package_of, parameters_of
-
-if TYPE_CHECKING:
-    from hrf.promotion.records import RunStart
-    from hrf_pipelines.cluster.connection import Cluster
 
 
 def resume_run(cluster: Cluster, run: Any) -> Any:

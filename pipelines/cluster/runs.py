@@ -5,17 +5,14 @@ from __future__ import annotations
 import datetime
 import json
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hrf.errors import ClusterError
 from hrf.promotion.run_ids import settle_run_id
+from hrf_pipelines.cluster.connection import Cluster
 from hrf_pipelines.placement import ROLES
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    from hrf_pipelines.cluster.connection import Cluster
 
 #: What a run or a task can end as. The last three are ours: Kubeflow says FAILED of what somebody terminated, and
 #: nothing of tasks that never began, or that ended when it had stopped to tell.

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from hrf.errors import ClusterError
+from hrf_pipelines.cluster.connection import Cluster
 from hrf_pipelines.cluster.submitting import Version, equals
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from hrf_pipelines.cluster.connection import Cluster
 
 #: Kubeflow's placeholder for what alone changes from one run of a schedule to the next.
 SCHEDULED_TIME = "[[ScheduledTime]]"

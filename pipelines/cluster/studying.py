@@ -10,12 +10,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hrf.errors import ArtifactError, ClusterError
 from hrf.promotion.runs import BASE_GRID, LAST_GRID, RunRecords
 from hrf.storage.folders import writing_file
 from hrf.storage.objects import Storage
+from hrf.study.folder import StudyFolder
 from hrf.study.plan import StudyRun, run_name
 from hrf.study.rows import ArmHistory, keep_decisions, rows_of
 from hrf.study.table import read_table
@@ -37,9 +38,6 @@ from hrf_pipelines.cluster.runs import (
 from hrf_pipelines.cluster.submitting import put_version, start_run
 from hrf_pipelines.cluster.watching import GRACE_SECONDS, PATIENCE_SECONDS
 from hrf_pipelines.study_run import arguments_of, experiment_of, tag_of
-
-if TYPE_CHECKING:
-    from hrf.study.folder import StudyFolder
 
 
 @dataclass(frozen=True, kw_only=True)

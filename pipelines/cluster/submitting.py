@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hrf.errors import ClusterError
+from hrf_pipelines.cluster.connection import Cluster
 from hrf_pipelines.package import read_package
 from hrf_pipelines.versions import VersionName, name_version
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from hrf_pipelines.cluster.connection import Cluster
 
 PIPELINE = "hrf-finetune"
 

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from hrf.errors import ClusterError, HrfError
 from hrf.storage.objects import split_uri
 from hrf_pipelines.cluster.connection import KUBEFLOW, Cluster
 from hrf_pipelines.cluster.kubernetes import Kubernetes, in_namespace
 from hrf_pipelines.doctor.checks import Finding, fail, ok, warn
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from hrf_pipelines.placement import Placement
+from hrf_pipelines.placement import Placement
 
 LAUNCHER = "kfp-launcher"
 #: What a finding is called that says that nothing could be looked at.

@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from hrf.errors import ClusterError
+from hrf_pipelines.cluster.connection import Cluster
 from hrf_pipelines.cluster.kubernetes import Kubernetes, in_namespace
 from hrf_pipelines.doctor.checks import Finding
 from hrf_pipelines.local.object_storage import BUCKET
 from hrf_pipelines.placement import S3_ADDRESS, S3_KEYS, USER, Images, Placement, Role
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from hrf_pipelines.cluster.connection import Cluster
 
 #: A pod that has not ended by then never will: images of some gigabytes are pulled in less.
 MOST_SECONDS = 900

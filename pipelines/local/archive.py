@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from hrf.storage.objects import Storage
-    from hrf_pipelines.local.run_state import RunFolder
+from hrf.storage.objects import Storage
+from hrf_pipelines.local.run_state import RunFolder
 
 
 def archive_run(folder: RunFolder, storage: Storage, experiment: str) -> None:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import errno
 import re
 import shutil
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+from hrf.errors import HrfError
 from hrf.storage.folders import full_disk_error
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
-    from hrf.errors import HrfError
 
 #: With less than this free, a disk is full: no report, log or state fits any more.
 FULL_BYTES = 2**16

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
+from hrf.promotion.records import RunSummary
 from hrf_pipelines.local.object_storage import has_embedded_data, is_configured, object_storage
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from hrf.promotion.records import RunSummary
 
 
 def trace(summary: RunSummary, work_dir: Path, bucket: str) -> list[dict[str, Any]]:

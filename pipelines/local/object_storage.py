@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from hrf.errors import ConfigError, StorageError
 from hrf.storage.folders import full_disk_error
+from hrf.storage.objects import Storage
 from hrf.storage.secrets import check_secrets
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from hrf.storage.objects import Storage
 
 #: Any of these says that there is a storage to use.
 CONFIGURED_BY = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID")
