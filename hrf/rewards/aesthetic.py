@@ -11,15 +11,12 @@ from typing import TYPE_CHECKING, Literal
 
 from hrf.errors import ConfigError
 from hrf.networks.settings import Network
-from hrf.rewards.base import CheckedReward, Prompts
+from hrf.rewards.base import CheckedReward, Images, Numbers, Prompts
 from hrf.rewards.family import REWARD_EXTRA, RewardFamily, RewardRecord
 from hrf.rewards.text_image import VIT_L
 from hrf.storage.weights import PinnedWeights, weights_file
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from hrf.networks.aesthetic_head import AestheticHead
     from hrf.networks.clip import OpenClip
 
@@ -31,7 +28,7 @@ class Aesthetic:
     clip: OpenClip
     head: AestheticHead
 
-    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def __call__(self, images: Images, prompts: Prompts = None) -> Numbers:
         """Score images [B, 3, H, W] in [0, 1]: [B], about 1 to 10."""
         import torch
 
@@ -39,7 +36,7 @@ class Aesthetic:
         # One by one: a product of matrices rounds a row by where it stands.
         rows = self.clip.embed_images(images).double().split(1)
         with torch.inference_mode():
-            scores: NDArray[np.float64] = torch.cat([self.head(row) for row in rows]).numpy()
+            scores: Numbers = torch.cat([self.head(row) for row in rows]).numpy()
         return scores
 
 

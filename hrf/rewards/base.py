@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+Images: TypeAlias = "NDArray[np.float32]"
+"""[B, 3, H, W] in [0, 1]."""
+Samples: TypeAlias = "NDArray[np.float32]"
+"""[B, 3, H, W], finished, nominally in [-1, 1]."""
+Numbers: TypeAlias = "NDArray[np.float64]"
+"""[B], one for each image."""
 Prompts = Sequence[str] | None
 """What each image was made from, one text per image; None for images of an unconditional model."""
 
@@ -34,14 +40,14 @@ class Reward(Protocol):
     def needs_prompts(self) -> bool:
         """Whether it has nothing to say about images without prompts."""
 
-    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def __call__(self, images: Images, prompts: Prompts = None) -> Numbers:
         """Score images."""
 
-    def of_samples(self, samples: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def of_samples(self, samples: Samples, prompts: Prompts = None) -> Numbers:
         """Score finished samples, nominally in [-1, 1], by their images: what training and evaluation ask for."""
 
 
-Scorer: TypeAlias = "Callable[[NDArray[np.float32], Prompts], Any]"
+Scorer: TypeAlias = "Callable[[Images, Prompts], Any]"
 """(images [B, 3, H, W] in [0, 1], their prompts) to what converts to float64 [B]; unchecked."""
 
 
@@ -74,7 +80,7 @@ class CheckedReward:
     field: str = "reward"
     """Which reward of the configuration this is, for messages."""
 
-    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def __call__(self, images: Images, prompts: Prompts = None) -> Numbers:
         """Score images, [B, 3, H, W] float32 in [0, 1], and their B prompts, to [B] float64.
 
         Raises:
@@ -85,7 +91,7 @@ class CheckedReward:
         self._check_images(images)
         return self._scored(self.score, images, prompts)
 
-    def of_samples(self, samples: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def of_samples(self, samples: Samples, prompts: Prompts = None) -> Numbers:
         """Score finished samples, [B, 3, H, W] float32 nominally in [-1, 1], and their B prompts, to [B] float64.
 
         Raises:
@@ -99,7 +105,7 @@ class CheckedReward:
             return self._scored(self.score, images, prompts)
         return self._scored(self.score_samples, samples, prompts)
 
-    def _scored(self, scorer: Scorer, pictures: NDArray[np.float32], prompts: Prompts) -> NDArray[np.float64]:
+    def _scored(self, scorer: Scorer, pictures: Images, prompts: Prompts) -> Numbers:
         import numpy as np
 
         self._check_prompts(prompts, len(pictures))
@@ -119,7 +125,7 @@ class CheckedReward:
             got = "one text" if isinstance(prompts, str) else f"{len(prompts)} prompts"
             raise self._error(f"needs a prompt per image, got {got} for {count} images", "input", "pass a list of them")
 
-    def _check_images(self, images: NDArray[np.float32]) -> None:
+    def _check_images(self, images: Images) -> None:
         import numpy as np
 
         if not isinstance(images, np.ndarray) or images.dtype != np.float32:
@@ -142,7 +148,7 @@ class CheckedReward:
                 fix="convert samples in [-1, 1] with hrf.images.to_images",
             )
 
-    def _checked_scores(self, result: Any, count: int) -> NDArray[np.float64]:
+    def _checked_scores(self, result: Any, count: int) -> Numbers:
         import numpy as np
 
         try:

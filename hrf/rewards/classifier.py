@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hrf.errors import ConfigError
-from hrf.rewards.base import CheckedReward, Prompts
+from hrf.rewards.base import CheckedReward, Images, Numbers, Prompts
 from hrf.rewards.family import RewardFamily, RewardRecord
 from hrf.storage.shipped import SHIPPED_CLASSIFIERS
 from hrf.storage.weights import digest_or_absent
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from hrf.networks.classifier import ImageClassifier
 
 _BATCH_SIZE = 256
@@ -33,7 +30,7 @@ class ClassProbability:
     field: str
     """Which reward of the configuration this is, for messages."""
 
-    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def __call__(self, images: Images, prompts: Prompts = None) -> Numbers:
         """Score images [B, 3, H, W] in [0, 1]: [B], in [0, 1].
 
         Raises:
@@ -53,7 +50,7 @@ class ClassProbability:
         with torch.no_grad():
             batches = torch.split(torch.tensor(images, dtype=torch.float64), _BATCH_SIZE)
             probabilities = [self.classifier(batch).softmax(dim=1)[:, self.index] for batch in batches]
-        scores: NDArray[np.float64] = torch.cat(probabilities).numpy()
+        scores: Numbers = torch.cat(probabilities).numpy()
         return scores
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import Field
 
 from hrf.errors import ConfigError
-from hrf.rewards.base import CheckedReward
+from hrf.rewards.base import CheckedReward, Images
 from hrf.rewards.clip_score import ClipScoreReward
 from hrf.rewards.direction import HUB_FILES, TextDirection, prompts_digest
 from hrf.rewards.family import REWARD_EXTRA, RewardFamily, RewardRecord, union_of
@@ -19,8 +19,6 @@ from hrf.rewards.text_image import CosineReward, PairEncoder
 from hrf.storage.weights import PinnedWeights, weights_folder
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 _COSINES: tuple[type[CosineReward], ...] = (ClipScoreReward, PickScoreReward)
@@ -40,7 +38,7 @@ class GuidedEncoder:
     """b, [D] float64."""
     weight: float
 
-    def embed_images(self, images: NDArray[np.float32]) -> Tensor:
+    def embed_images(self, images: Images) -> Tensor:
         """[n, D], of length 1."""
         return self.plain.embed_images(images)
 

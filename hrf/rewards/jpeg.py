@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from hrf.rewards.base import CheckedReward, Prompts
+from hrf.rewards.base import CheckedReward, Images, Numbers, Prompts, Samples
 from hrf.rewards.family import RewardFamily, RewardRecord
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class JpegSize:
     """+1 rewards large files (incompressibility), -1 small ones (compressibility)."""
     quality: int = 95
 
-    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def __call__(self, images: Images, prompts: Prompts = None) -> Numbers:
         """Score images [B, 3, H, W] in [0, 1]: [B], in kB."""
         import numpy as np
 
@@ -63,13 +63,13 @@ class LegacyJpegSize:
 
     size: JpegSize
 
-    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def __call__(self, images: Images, prompts: Prompts = None) -> Numbers:
         """Score images [B, 3, H, W] in [0, 1], made from samples: [B], in kB. Their rounding may move a byte by one."""
         import numpy as np
 
         return self.of_samples(np.float32(2) * images - np.float32(1), prompts)
 
-    def of_samples(self, samples: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def of_samples(self, samples: Samples, prompts: Prompts = None) -> Numbers:
         """Score samples [B, 3, H, W] in [-1, 1]: [B], in kB, of the bytes round(255 x) clipped to [0, 255]."""
         import numpy as np
 

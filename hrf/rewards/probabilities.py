@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hrf.errors import ConfigError, NumericalError
-from hrf.rewards.base import Prompts
+from hrf.rewards.base import Images, Numbers, Prompts
 from hrf.rewards.family import RewardFamily
 from hrf.storage.schema import Fraction, inert
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 _SUM_TOLERANCE = 1e-3
@@ -24,14 +22,14 @@ _SUM_TOLERANCE = 1e-3
 class ClassesProbability:
     """Sum p of the probabilities of some classes, or `below` where p <= threshold; in double precision."""
 
-    network: Callable[[NDArray[np.float32]], Tensor]
+    network: Callable[[Images], Tensor]
     """Images [n, 3, H, W] in [0, 1] to logits or probabilities [n, C]."""
     classes: Sequence[int]
     are_logits: bool
     threshold: float | None = None
     below: float = -1.0
 
-    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def __call__(self, images: Images, prompts: Prompts = None) -> Numbers:
         """Score images [B, 3, H, W] in [0, 1]: [B], in [0, 1], or `below`.
 
         Raises:
@@ -47,7 +45,7 @@ class ClassesProbability:
                 where="image=0",
                 fix="if they are logits, set output: logits",
             )
-        scores: NDArray[np.float64] = probabilities[:, list(self.classes)].sum(dim=1).numpy()
+        scores: Numbers = probabilities[:, list(self.classes)].sum(dim=1).numpy()
         if self.threshold is None:
             return scores
         import numpy as np
@@ -64,7 +62,7 @@ class ProbabilityReward(RewardFamily):
     """For `threshold` only. (Published code of the HRF paper, task "over 50": threshold 0.6, below -1.)"""
 
     def probability(
-        self, network: Callable[[NDArray[np.float32]], Tensor], classes: Sequence[int], *, are_logits: bool
+        self, network: Callable[[Images], Tensor], classes: Sequence[int], *, are_logits: bool
     ) -> ClassesProbability:
         """The scorer of a network's classes; arguments as of `ClassesProbability`."""
         return ClassesProbability(

@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hrf.errors import ConfigError, HrfError
-from hrf.rewards.base import CheckedReward, Prompts
+from hrf.rewards.base import CheckedReward, Images, Prompts
 from hrf.rewards.family import RewardFamily, RewardRecord
 from hrf.storage.folders import canonical_json, file_sha256
 from hrf.storage.weights import ABSENT, digest_or_absent
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+    pass
 
 _PROMPTS = "prompts"
 
@@ -42,7 +41,7 @@ class UserFunction:
     takes_prompts: bool = False
     needs_prompts: bool = False
 
-    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> Any:
+    def __call__(self, images: Images, prompts: Prompts = None) -> Any:
         """Call the function.
 
         Raises:

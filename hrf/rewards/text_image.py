@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from hrf.networks.settings import Network
-from hrf.rewards.base import CheckedReward, Prompts
+from hrf.rewards.base import CheckedReward, Images, Numbers, Prompts
 from hrf.rewards.family import RewardFamily
 from hrf.storage.weights import pinned_in
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from torch import Tensor
 
 # A ViT's forward pass: L (24 n d^2 + 4 n^2 d) floating-point operations for L layers of width d on n tokens.
@@ -25,7 +23,7 @@ VIT_H = "334 GFLOP (ViT-H/14, 224 pixels)"
 class PairEncoder(Protocol):
     """What embeds images and texts in one space."""
 
-    def embed_images(self, images: NDArray[np.float32]) -> Tensor:
+    def embed_images(self, images: Images) -> Tensor:
         """[n, D], of length 1."""
 
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
@@ -44,11 +42,11 @@ class TextImageCosine:
     encoder: PairEncoder
     scale: float = 1.0
 
-    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def __call__(self, images: Images, prompts: Prompts = None) -> Numbers:
         """Score images [B, 3, H, W] in [0, 1] against their B prompts: [B], in [-scale, scale]."""
         assert prompts is not None, "CheckedReward refuses images without prompts"
         of_images, of_texts = self.encoder.embed_images(images), self.encoder.embed_texts(prompts)
-        cosines: NDArray[np.float64] = (of_images.double() * of_texts.double()).sum(dim=1).numpy()
+        cosines: Numbers = (of_images.double() * of_texts.double()).sum(dim=1).numpy()
         return self.scale * cosines
 
 

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from hrf.errors import ConfigError
-from hrf.rewards.base import CheckedReward, Prompts, Reward
+from hrf.rewards.base import CheckedReward, Images, Numbers, Prompts, Reward, Samples
 from hrf.rewards.family import RewardFamily, RewardRecord
 from hrf.rewards.jpeg import JpegReward
 from hrf.rewards.registry import SingleRewardSettings
 from hrf.storage.schema import Positive, Section
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +35,15 @@ class WeightedSum:
 
     terms: Sequence[NormalisedTerm]
 
-    def __call__(self, images: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def __call__(self, images: Images, prompts: Prompts = None) -> Numbers:
         """Score images [B, 3, H, W] in [0, 1], and their prompts: [B]."""
         return self._sum(len(images), (term.reward(images, prompts) for term in self.terms))
 
-    def of_samples(self, samples: NDArray[np.float32], prompts: Prompts = None) -> NDArray[np.float64]:
+    def of_samples(self, samples: Samples, prompts: Prompts = None) -> Numbers:
         """Score finished samples [B, 3, H, W] in [-1, 1], and their prompts: [B]."""
         return self._sum(len(samples), (term.reward.of_samples(samples, prompts) for term in self.terms))
 
-    def _sum(self, count: int, scores: Iterable[NDArray[np.float64]]) -> NDArray[np.float64]:
+    def _sum(self, count: int, scores: Iterable[Numbers]) -> Numbers:
         import numpy as np
 
         total = np.zeros(count)
