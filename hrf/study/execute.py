@@ -8,7 +8,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,28 +26,18 @@ from hrf.steps.sequence import BASE, Call, legs_between, whole_run
 from hrf.storage.folders import canonical_json, read_folder, read_manifest, writing_file
 from hrf.storage.names import BASE_GRID_FILE, GRID_FILE
 from hrf.storage.objects import Storage
+from hrf.study.folder import StudyFolder
 from hrf.study.plan import StudyRun, run_name
 from hrf.study.rows import ArmHistory, keep_decisions, rows_of
 
 PROGRESS = "progress.jsonl"
 
 
-@dataclass(frozen=True, kw_only=True)
-class Places:
-    """Where the runs of a study work."""
-
-    storage: str
-    """`s3://bucket/prefix`, for each run's candidates and promoted model while it lasts."""
-    scratch: Path
-    """A folder: `shared` for what runs have in common, and one of each run, which goes when it is finished."""
-    pictures: Path
-    """Receives each run's last sample grid, and the base's."""
-    decisions: Path
-    """Receives what held each run above its diversity floor, where it has one."""
-
-
-def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
+def execute(run: StudyRun, study: StudyFolder, storage: str) -> list[dict[str, Any]]:
     """Train and measure one run; of one that was cut off, go on from its last finished step.
+
+    The storage, `s3://bucket/prefix`, has the run's candidates and promoted model while it lasts. The study's scratch
+    folder has a folder of each run, and `shared` for what they have in common.
 
     Returns:
         Its rows of the table, and those of its controls.
@@ -55,7 +45,7 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
     Raises:
         HrfError: A step failed.
     """
-    folder = work_folder(run, places)
+    folder = work_folder(run, study)
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ[PROGRESS_FILE] = str(folder / PROGRESS)
     arms = {f"{arm}/": arm for arm in run.ways}
@@ -68,21 +58,21 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
             # A study has a table of its own.
             break
         arm = arms[call.way]
-        place = partial(_place, run, places, arm)
-        _once(call, place, _configured(call.step, arm, run, places))
+        place = partial(_place, run, study, arm)
+        _once(call, place, _configured(call.step, arm, run, storage))
         if "new_history" in call.outputs:
             histories[arm] = place(call.outputs["new_history"])
         if call.step == "evaluate":
             evaluated = Path(place(call.outputs["evaluation"]))
-            _keep_picture(evaluated / GRID_FILE, run_name(arm, run.reward, run.seed), places)
+            _keep_picture(evaluated / GRID_FILE, run_name(arm, run.reward, run.seed), study)
             if arm == run.arm:
-                _keep_picture(Path(place(f"{call.way}baseline")) / BASE_GRID_FILE, "base", places)
+                _keep_picture(Path(place(f"{call.way}baseline")) / BASE_GRID_FILE, "base", study)
                 last = call
         if call.step == "steer" and read_manifest(place(call.outputs["new_policy"])).stopped:
             break
     measured = {
         arm: ArmHistory(
-            base=read_baseline(_place(run, places, arm, f"{way}baseline"))[1],
+            base=read_baseline(_place(run, study, arm, f"{way}baseline"))[1],
             epochs=read_epochs(read_folder(histories[arm])),
         )
         for way, arm in arms.items()
@@ -90,10 +80,10 @@ def execute(run: StudyRun, places: Places) -> list[dict[str, Any]]:
     if run.fronts:
         assert last, "the end of a run is measured"
         measured[run.arm] = replace(
-            measured[run.arm], fronts=_measure_fronts(run, last, partial(_place, run, places, run.arm))
+            measured[run.arm], fronts=_measure_fronts(run, last, partial(_place, run, study, run.arm))
         )
-    keep_decisions(run, measured[run.arm], places.decisions)
-    _clear(run, places)
+    keep_decisions(run, measured[run.arm], study.decisions)
+    _clear(run, study, storage)
     return rows_of(run, measured)
 
 
@@ -113,21 +103,21 @@ def _measure_fronts(run: StudyRun, last: Call, place: Callable[[str], str]) -> d
     }
 
 
-def work_folder(run: StudyRun, places: Places) -> Path:
+def work_folder(run: StudyRun, study: StudyFolder) -> Path:
     """Where a run works: a folder of its own for whatever it is asked to do, so that an edited run starts anew."""
-    return places.scratch / f"{run.name}--{run.digest}"
+    return study.scratch / f"{run.name}--{run.digest}"
 
 
-def _place(run: StudyRun, places: Places, arm: str, folder: str) -> str:
+def _place(run: StudyRun, study: StudyFolder, arm: str, folder: str) -> str:
     """Where a folder of a run lies. What several runs have in common is made once."""
-    config, shared = run.configs[arm], places.scratch / "shared"
+    config, shared = run.configs[arm], study.scratch / "shared"
     if folder == BASE:
         model = config.model
         known_by = [model.source, model.revision, input_digests(config).get("model.source")]
         return str(shared / "bases" / _digest(known_by))
     if folder == f"{arm}/baseline":
         return str(shared / "baselines" / _digest(_measured_alike(config)))
-    return str(work_folder(run, places) / folder)
+    return str(work_folder(run, study) / folder)
 
 
 def _once(call: Call, place: Callable[[str], str], configured: Mapping[str, Any]) -> None:
@@ -140,7 +130,7 @@ def _once(call: Call, place: Callable[[str], str], configured: Mapping[str, Any]
             call(place, **configured)
 
 
-def _configured(step: str, arm: str, run: StudyRun, places: Places) -> dict[str, Any]:
+def _configured(step: str, arm: str, run: StudyRun, storage: str) -> dict[str, Any]:
     """The parameters of a step that depend on the configuration."""
     config = run.configs[arm]
     if step == "fetch":
@@ -152,7 +142,7 @@ def _configured(step: str, arm: str, run: StudyRun, places: Places) -> dict[str,
         "seed": PRESETS_SEED,
         "experiment": _experiment(arm, run, run.digest),
         "run_id": "run",
-        "storage": places.storage,
+        "storage": storage,
     }
     match step:
         case "check":
@@ -167,18 +157,18 @@ def _experiment(arm: str, run: StudyRun, digest: str) -> str:
     return f"{run_name(arm, run.reward, run.seed)}--{digest}"
 
 
-def _clear(run: StudyRun, places: Places) -> None:
+def _clear(run: StudyRun, study: StudyFolder, storage: str) -> None:
     """Remove the work of a finished run, that of attempts before an edit, too."""
-    storage = Storage.open(places.storage)
-    for folder in places.scratch.glob(f"{run.name}--*"):
+    opened = Storage.open(storage)
+    for folder in study.scratch.glob(f"{run.name}--*"):
         for prepared in folder.glob("*/run"):
-            storage.delete(f"{_experiment(prepared.parent.name, run, folder.name.rpartition('--')[2])}/")
+            opened.delete(f"{_experiment(prepared.parent.name, run, folder.name.rpartition('--')[2])}/")
         shutil.rmtree(folder)
 
 
-def _keep_picture(grid: Path, name: str, places: Places) -> None:
-    places.pictures.mkdir(parents=True, exist_ok=True)
-    with writing_file(places.pictures / f"{name}.png") as file:
+def _keep_picture(grid: Path, name: str, study: StudyFolder) -> None:
+    study.pictures.mkdir(parents=True, exist_ok=True)
+    with writing_file(study.pictures / f"{name}.png") as file:
         shutil.copyfile(grid, file)
 
 

@@ -20,7 +20,8 @@ from hrf.errors import HrfError
 from hrf.report.tracking import SERVER
 from hrf.steps.context import RUNNER_PID
 from hrf.storage.s3 import adopt
-from hrf.study.execute import PROGRESS, Places, execute, work_folder
+from hrf.study.execute import PROGRESS, execute, work_folder
+from hrf.study.folder import StudyFolder
 from hrf.study.plan import StudyRun
 from hrf.study.table import KEY, frame_of, read_table, short_digest, write_table
 
@@ -95,8 +96,8 @@ def missing_runs(runs: Sequence[StudyRun], table: pd.DataFrame) -> list[StudyRun
 
 def run_all(
     runs: Sequence[StudyRun],
-    folder: Path,
-    places: Places,
+    study: StudyFolder,
+    storage: str,
     machine: Machine,
     *,
     environment: Mapping[str, str],
@@ -111,7 +112,7 @@ def run_all(
     Returns:
         How far the study is at the end.
     """
-    missing = missing_runs(runs, read_table(folder))
+    missing = missing_runs(runs, read_table(study.path))
     failed: dict[str, str] = {}
     with _pool(machine, environment) as pool:
         at_work: dict[Future[list[dict[str, Any]]], StudyRun] = {}
@@ -119,19 +120,19 @@ def run_all(
         finished = 0
 
         def progress() -> Progress:
-            running = {run.name: _trained_fraction(work_folder(run, places), run) for run in at_work.values()}
+            running = {run.name: _trained_fraction(work_folder(run, study), run) for run in at_work.values()}
             there = len(runs) - len(missing) + finished
             return Progress(finished=there, total=len(runs), failed=failed, running=running, missing=len(missing))
 
         while waiting or at_work:
             while waiting and len(at_work) < machine.workers:
                 run = waiting.pop(0)
-                at_work[pool.submit(execute, run, places)] = run
+                at_work[pool.submit(execute, run, study, storage)] = run
             ready, _ = wait(at_work, timeout=POLL_SECONDS, return_when=FIRST_COMPLETED)
             for future in ready:
                 run = at_work.pop(future)
                 try:
-                    add_rows(folder, future.result(), run)
+                    add_rows(study.path, future.result(), run)
                     finished += 1
                 except BrokenProcessPool as error:
                     raise WorkerLostError(run.name) from error

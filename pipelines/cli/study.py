@@ -199,21 +199,15 @@ def run_here(
     runs: Sequence[StudyRun], folder: StudyFolder, machine: Machine, work_dir: Path, bucket: str
 ) -> Mapping[str, str]:
     """Do the runs that are missing in a folder's table, and show the progress; returns the messages of failed ones."""
-    from hrf.study.execute import Places
     from hrf.study.workers import run_all
     from hrf_pipelines.cli.study_view import StudyView
     from hrf_pipelines.local.object_storage import object_storage
 
     screen = error_console()
     with object_storage(work_dir, bucket) as location, StudyView(screen) as view:
-        places = Places(
-            storage=f"{location.uri}/studies",
-            scratch=folder.scratch,
-            pictures=folder.pictures,
-            decisions=folder.decisions,
-        )
+        storage = f"{location.uri}/studies"
         try:
-            progress = run_all(runs, folder.path, places, machine, environment=location.environment, show=view.show)
+            progress = run_all(runs, folder, storage, machine, environment=location.environment, show=view.show)
         except KeyboardInterrupt:
             screen.print(f"Stopped. The same command goes on:\n  {escape(this_command())}")
             raise

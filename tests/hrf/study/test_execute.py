@@ -1,7 +1,6 @@
 """One run of a study in this process, on a model of a few thousand parameters."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
@@ -10,7 +9,8 @@ from hrf.config import Config
 from hrf.distributed.progress import PROGRESS_FILE
 from hrf.errors import NumericalError
 from hrf.storage.objects import Storage
-from hrf.study.execute import Places, execute, work_folder
+from hrf.study.execute import execute, work_folder
+from hrf.study.folder import StudyFolder
 from hrf.study.plan import Control, StudyRun
 from tests.hrf.steps.conftest import TINY
 from tests.hrf.toys import small_unet
@@ -33,26 +33,22 @@ def edited(run: StudyRun) -> StudyRun:
     return StudyRun(arm=run.arm, reward=run.reward, seed=run.seed, config=config, measured_after=run.measured_after)
 
 
-def places(root: Path, storage: str) -> Places:
-    return Places(storage=storage, scratch=root / "scratch", pictures=root / "pictures", decisions=root / "decisions")
-
-
 def numbers(rows: list[dict]) -> list[dict]:
     return [{name: value for name, value in row.items() if name != "wall_seconds"} for row in rows]
 
 
 def test_a_run_that_failed_and_was_edited_trains_what_it_is_labelled_with(run, tmp_path, storage_uri):
     """Kills: going on in the folders of the configuration before the edit, whose rate is infinite for these weights."""
-    here = places(tmp_path / "resumed", storage_uri)
+    here = StudyFolder(tmp_path / "resumed")
     with pytest.raises(NumericalError):
-        execute(run, here)
+        execute(run, here, storage_uri)
     left = work_folder(run, here)
     assert left.is_dir()
 
-    rows = execute(edited(run), here)
+    rows = execute(edited(run), here, storage_uri)
 
     assert [row["learning_rate"] for row in rows] == [0.0, EDITED, EDITED]
-    assert numbers(rows) == numbers(execute(edited(run), places(tmp_path / "fresh", f"{storage_uri}/fresh")))
+    assert numbers(rows) == numbers(execute(edited(run), StudyFolder(tmp_path / "fresh"), f"{storage_uri}/fresh"))
     # Finished, it leaves nothing of itself, nor of the attempt before.
     assert [path.name for path in here.scratch.iterdir()] == ["shared"]
     assert not list(Storage.open(storage_uri).list("hrf--"))
@@ -62,7 +58,7 @@ def test_a_front_is_the_end_of_its_run_at_each_strength(run, tmp_path, storage_u
     """Kills: the first point's weights for the last's; strengths from strong to weak, or applied to each other; a front
     that costs less than its run."""
     front = Control(arm="hrf-front", config=edited(run).config, strengths=(0.5, 1.0))
-    rows = execute(replace(edited(run), controls=(front,)), places(tmp_path, storage_uri))
+    rows = execute(replace(edited(run), controls=(front,)), StudyFolder(tmp_path), storage_uri)
 
     ours = {(row["arm"], row["point"]): row for row in rows}
     assert [ours["hrf-front", point]["strength"] for point in (0, 1, 2)] == [1.0, 0.5, 1.0]
