@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from hrf.errors import ConfigError
 from hrf_pipelines.cli.compiling import compile_chosen
 from hrf_pipelines.cli.configuring import Chosen, choose
 from hrf_pipelines.cli.console import error_console, note
@@ -106,11 +107,7 @@ def pack(
 
 
 def connect(host: str, namespace: str) -> Cluster:
-    """Reach Kubeflow's API, having said so: an address that does not answer takes its time.
-
-    Raises:
-        ClusterError: As `Cluster.connect`.
-    """
+    """Reach Kubeflow's API, having said so: an address that does not answer takes its time."""
     from hrf_pipelines.cluster.connection import HOST, Cluster
 
     address = host or os.environ.get(HOST, "")
@@ -146,7 +143,6 @@ def checked_storage(given: str) -> str:
         ConfigError: None is named.
         StorageError: It is none.
     """
-    from hrf.errors import ConfigError
     from hrf.storage.objects import split_uri
     from hrf_pipelines.local.object_storage import BUCKET
 
@@ -164,26 +160,14 @@ def checked_storage(given: str) -> str:
 
 
 def check_only_here(**options: str) -> None:
-    """Refuse options that would have no effect with `--cluster`.
-
-    Raises:
-        ConfigError: One is given.
-    """
-    from hrf.errors import ConfigError
-
+    """Refuse options that would have no effect with `--cluster`."""
     for name, value in options.items():
         if value:
             raise ConfigError(f"--{name}", expected="no --cluster beside it", got=value, fix="leave out one of them")
 
 
 def check_only_on_cluster(cluster: bool, **options: str) -> None:
-    """Refuse options that would have no effect without `--cluster`.
-
-    Raises:
-        ConfigError: One is given.
-    """
-    from hrf.errors import ConfigError
-
+    """Refuse options that would have no effect without `--cluster`."""
     for name, value in options.items():
         if value and not cluster:
             raise ConfigError(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from hrf.errors import ArtifactError, ClusterError, HrfError
 from hrf_pipelines.cli.cluster_options import connect
 from hrf_pipelines.cli.console import console, print_json
 from hrf_pipelines.cli.following import check_resumes, show_causes, show_results, tell_end, tell_start
@@ -97,7 +98,6 @@ def fetch_cluster_report(name: str, host: str, namespace: str, work_dir: Path) -
         ArtifactError: It has neither yet.
         StorageError: Its bucket can't be read from here.
     """
-    from hrf.errors import ArtifactError
     from hrf.report import render_status
     from hrf_pipelines.cluster.records import end_of, fetch_records, read_report
     from hrf_pipelines.cluster.runs import find_run, package_of, shown_runs, state_of
@@ -129,7 +129,6 @@ def resume_cluster_run(
     name: str, host: str, namespace: str, *, wait: bool, resumes: int, poll: float, as_json: bool
 ) -> None:
     """Go on with a run that did not succeed, in a new one."""
-    from hrf.errors import ClusterError
     from hrf_pipelines.cli.cluster_view import link_of
     from hrf_pipelines.cluster.resuming import resume_run
     from hrf_pipelines.cluster.runs import find_run, package_of
@@ -157,7 +156,6 @@ def resume_cluster_run(
 
 def _show_progress(cluster: Cluster, run_id: str, records: Records) -> None:
     """What is known of a run at work beside its tasks: its candidates, and pods that wait for something."""
-    from hrf.errors import HrfError
     from hrf_pipelines.cluster.causes import find_long_waits, pods_command
 
     screen = console()

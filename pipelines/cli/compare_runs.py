@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from hrf.errors import ArtifactError
 from hrf_pipelines.cli.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster, connect
 from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, AsJson, Traceback, WorkDir, console, print_json, write_output
 
@@ -51,7 +52,6 @@ def _from_here(names: list[str], work_dir: Path) -> dict[str, RunSummary]:
 
 
 def _from_cluster(names: list[str], host: str, namespace: str) -> dict[str, RunSummary]:
-    from hrf.errors import ArtifactError
     from hrf_pipelines.cluster.records import fetch_records
     from hrf_pipelines.cluster.runs import find_run
 

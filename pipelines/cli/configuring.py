@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hrf.errors import ConfigError
+
 if TYPE_CHECKING:
     from hrf.config import Config
 
@@ -33,12 +35,6 @@ class Chosen:
 def choose(name: str, settings: list[str], *, epochs: int = 0, start_from: str = "") -> Chosen:
     """Resolve what a user named.
 
-    Args:
-        name: A preset, or a YAML file with a whole configuration (which may `extends:` a preset).
-        settings: `--set` options.
-        epochs: Instead of `run.epochs`; 0 leaves it.
-        start_from: Instead of `run.start_from`; "" leaves it.
-
     Raises:
         ConfigError: Anything in it is wrong.
     """
@@ -55,8 +51,6 @@ def choose(name: str, settings: list[str], *, epochs: int = 0, start_from: str =
 
 
 def _read(file: Path) -> str:
-    from hrf.errors import ConfigError
-
     try:
         return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -6,17 +6,15 @@ import json
 import sys
 import traceback as tracebacks
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
 
+from hrf.errors import ConfigError, HrfError
 from hrf.storage.secrets import without_secrets
-
-if TYPE_CHECKING:
-    from hrf.errors import HrfError
 
 _WANTS_TRACEBACK = "hrf.traceback"
 EXIT_INTERRUPTED = 130
@@ -78,8 +76,6 @@ def check_output(output: Path, ending: str) -> None:
     Raises:
         ConfigError: If it has another one, or can't be a file there.
     """
-    from hrf.errors import ConfigError
-
     if output.suffix.lower() != ending or not output.resolve().parent.is_dir() or output.is_dir():
         raise ConfigError(
             "--output",
@@ -95,7 +91,6 @@ def write_output(option: str, output: Path, text: str) -> None:
     Raises:
         ConfigError: It can't be written.
     """
-    from hrf.errors import ConfigError
     from hrf.storage.folders import writing_file
 
     try:
@@ -112,8 +107,6 @@ def confirm(question: str, *, yes: bool) -> None:
         ConfigError: There is nobody to ask.
         typer.Abort: The answer is no.
     """
-    from hrf.errors import ConfigError
-
     if yes:
         return
     if not sys.stdin.isatty():

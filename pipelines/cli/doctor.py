@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
+from hrf.errors import ClusterError
 from hrf_pipelines.cli.cluster_options import (
     Host,
     Namespace,
@@ -86,7 +87,6 @@ def doctor(
 def _examine_cluster(
     host: str, namespace: str, placement_name: str, storage: str, service_account: str, *, run: bool
 ) -> list[Finding]:
-    from hrf.errors import ClusterError
     from hrf_pipelines.doctor.checks import Finding
     from hrf_pipelines.doctor.cluster import check_cluster
     from hrf_pipelines.doctor.cluster_pod import run_doctor_pod

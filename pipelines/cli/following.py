@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from hrf.errors import ClusterError, ConfigError
 from hrf_pipelines.cli.console import Screen, console, error_console, print_json
 
 if TYPE_CHECKING:
@@ -27,13 +28,7 @@ Resumes = Annotated[
 
 
 def check_resumes(resumes: int, wait: bool) -> None:
-    """Refuse resumes that nobody would wait for.
-
-    Raises:
-        ConfigError: `--resumes` without `--wait`.
-    """
-    from hrf.errors import ConfigError
-
+    """Refuse resumes that nobody would wait for."""
     if resumes and not wait:
         raise ConfigError("--resumes", expected="--wait beside it", got=resumes, fix="add --wait, or leave it out")
 
@@ -78,7 +73,6 @@ def follow_to_end(
     cluster: Cluster, run: Any, spec: Mapping[str, Any], *, poll: float, resumes: int
 ) -> tuple[Ended, Records]:
     """Follow a run, and the runs that go on with it, to the end; say there why it failed if it did."""
-    from hrf.errors import ClusterError
     from hrf_pipelines.cluster.causes import find_causes
     from hrf_pipelines.cluster.records import fetch_records
     from hrf_pipelines.cluster.resuming import resume_run

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hrf.errors import ConfigError
 from hrf_pipelines.cli.console import (
     DEFAULT_WORK_DIR,
     AsJson,
@@ -84,7 +85,6 @@ def front(
 
 def _parse(text: str) -> list[float]:
     """The strengths of `--strengths`."""
-    from hrf.errors import ConfigError
     from hrf.policies.strength import check_strength
 
     try:

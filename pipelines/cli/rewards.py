@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from hrf.errors import ConfigError
 from hrf_pipelines.cli.configuring import Preset, Settings, choose
 from hrf_pipelines.cli.console import AsJson, Traceback, console, error_console, print_json
 
@@ -66,7 +67,6 @@ def fit_direction(
 
     The folder is for one encoder, one base model and one set of training prompts. For a cluster, upload it as it is.
     """
-    from hrf.errors import ConfigError
     from hrf.rewards.guided_text import corrected_by
     from hrf.storage.weights import digest_of
     from hrf.storage.yaml_text import dump_yaml

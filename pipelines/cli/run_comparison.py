@@ -41,11 +41,7 @@ class Compared:
 
 
 def compare(summaries: Mapping[str, RunSummary]) -> list[Compared]:
-    """Put runs beside the first one.
-
-    Raises:
-        ConfigError: Too few or too many runs.
-    """
+    """Put runs beside the first one."""
     if not FEWEST <= len(summaries) <= MOST:
         raise ConfigError(
             "runs", expected=f"{FEWEST} to {MOST} different runs", got=len(summaries), fix="name that many"

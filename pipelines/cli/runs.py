@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from hrf.errors import ArtifactError
 from hrf_pipelines.cli.cluster_options import Host, Namespace, OnCluster, check_only_on_cluster
 from hrf_pipelines.cli.configuring import Experiment
 from hrf_pipelines.cli.console import (
@@ -190,7 +191,6 @@ def report(
 
         _open(fetch_cluster_report(run, host, namespace, work_dir))
         return
-    from hrf.errors import ArtifactError
     from hrf_pipelines.local.run_state import find_run
 
     folder = find_run(work_dir / "runs", run)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hrf.errors import ConfigError
 from hrf_pipelines.cli.console import DEFAULT_WORK_DIR, Bucket, Traceback, WorkDir, check_output, console
 
 
@@ -66,7 +67,6 @@ def sample(
 
 def _check_strength(strength: float, source: Source) -> None:
     """Refuse what is no strength, and any of the base, which has learnt nothing."""
-    from hrf.errors import ConfigError
     from hrf.policies.strength import check_strength
 
     check_strength(strength, "--strength")
