@@ -5,10 +5,9 @@ from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
-from transformers import T5Config, T5EncoderModel
 
 from tests.hrf import tiny_stable_diffusion as tiny
-from tests.hrf.tiny_stable_diffusion_3 import T5_WIDTH, t5_tokenizer
+from tests.hrf.tiny_stable_diffusion_3 import T5_WIDTH, t5, t5_tokenizer
 from tests.hrf.tiny_stable_diffusion_3 import pipeline as stable_diffusion_3
 
 PROMPTS = tiny.PROMPTS
@@ -31,20 +30,18 @@ SCHNELL = {"shift": 1.0}
 
 def pipeline(seed: int = 0, *, scheduler: dict[str, Any] = DEV, **transformer: Any) -> FluxPipeline:
     """Latents [4, S/2, S/2] of pictures [3, S, S], of any size that is a multiple of 4."""
-    small, letters = tiny.pipeline(seed), t5_tokenizer()
+    small = tiny.pipeline(seed)
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
         denoiser = FluxTransformer2DModel(**{**TRANSFORMER, **transformer})
-        t5 = T5EncoderModel(
-            T5Config(vocab_size=len(letters), d_model=T5_WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-        )
+        reader = t5()
     return FluxPipeline(
         transformer=denoiser.eval(),
         vae=stable_diffusion_3(seed).vae,
         text_encoder=small.text_encoder,
-        text_encoder_2=t5.eval(),
+        text_encoder_2=reader.eval(),
         tokenizer=tiny.tokenizer(),
-        tokenizer_2=letters,
+        tokenizer_2=t5_tokenizer(),
         scheduler=FlowMatchEulerDiscreteScheduler(**scheduler),
     )
 

@@ -21,11 +21,42 @@ def tokenizer() -> CLIPTokenizer:
     )
 
 
+def autoencoder(**settings: Any) -> AutoencoderKL:
+    """Pictures [3, 16, 16], or of other sizes, to latents of half the side and back."""
+    return AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=16,
+        **settings,
+    )
+
+
+def clip(width: int, kind: type = CLIPTextModel, **settings: Any) -> Any:
+    """A CLIP of a class of transformers, for the tokenizer above."""
+    words = tokenizer()
+    return kind(
+        CLIPTextConfig(
+            vocab_size=len(words),
+            hidden_size=width,
+            intermediate_size=2 * width,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            max_position_embeddings=MAX_TOKENS,
+            bos_token_id=words.bos_token_id,
+            eos_token_id=words.eos_token_id,
+            pad_token_id=words.pad_token_id,
+            **settings,
+        )
+    )
+
+
 def pipeline(
     seed: int = 0, *, widths: tuple[int, ...] = (8, 16), width: int = 16, **scheduler: Any
 ) -> StableDiffusionPipeline:
     """Latents [4, 8, 8] of pictures [3, 16, 16]; Stable Diffusion's betas, offset and final signal fraction."""
-    words = tokenizer()
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
         unet = UNet2DConditionModel(
@@ -40,27 +71,7 @@ def pipeline(
             down_block_types=("DownBlock2D", *["CrossAttnDownBlock2D"] * (len(widths) - 1)),
             up_block_types=(*["CrossAttnUpBlock2D"] * (len(widths) - 1), "UpBlock2D"),
         )
-        vae = AutoencoderKL(
-            block_out_channels=(8, 16),
-            down_block_types=("DownEncoderBlock2D",) * 2,
-            up_block_types=("UpDecoderBlock2D",) * 2,
-            norm_num_groups=4,
-            latent_channels=4,
-            sample_size=16,
-        )
-        encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(words),
-                hidden_size=width,
-                intermediate_size=2 * width,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=MAX_TOKENS,
-                bos_token_id=words.bos_token_id,
-                eos_token_id=words.eos_token_id,
-                pad_token_id=words.pad_token_id,
-            )
-        )
+        vae, encoder = autoencoder(), clip(width)
         # As it is initialised, all texts embed nearly alike: no prompt would make a difference.
         for parameter in encoder.text_model.embeddings.parameters() if hasattr(encoder, "text_model") else ():
             parameter.data *= 50
@@ -69,7 +80,7 @@ def pipeline(
         unet=unet.eval(),
         vae=vae.eval(),
         text_encoder=encoder.eval(),
-        tokenizer=words,
+        tokenizer=tokenizer(),
         scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1, **settings),
         safety_checker=None,
         feature_extractor=None,

@@ -10,7 +10,7 @@ from diffusers import (
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import CLIPTextModelWithProjection, T5Config, T5EncoderModel, T5Tokenizer
 
 from tests.hrf import tiny_stable_diffusion as tiny
 
@@ -39,50 +39,36 @@ def t5_tokenizer() -> T5Tokenizer:
 
 def clip(width: int, projection: int) -> CLIPTextModelWithProjection:
     """A CLIP whose texts don't embed alike."""
-    words = tiny.tokenizer()
-    encoder = CLIPTextModelWithProjection(
-        CLIPTextConfig(
-            vocab_size=len(words),
-            hidden_size=width,
-            intermediate_size=2 * width,
-            projection_dim=projection,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=tiny.MAX_TOKENS,
-            bos_token_id=words.bos_token_id,
-            eos_token_id=words.eos_token_id,
-            pad_token_id=words.pad_token_id,
-        )
-    )
+    encoder = tiny.clip(width, CLIPTextModelWithProjection, projection_dim=projection)
     for parameter in encoder.text_model.embeddings.parameters():
         parameter.data *= 50
     return encoder
+
+
+def t5() -> T5EncoderModel:
+    """A T5 for the tokenizer above."""
+    return T5EncoderModel(
+        T5Config(vocab_size=len(t5_tokenizer()), d_model=T5_WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    )
+
+
+def autoencoder() -> AutoencoderKL:
+    """With a scale and a shift of its latents."""
+    return tiny.autoencoder(scaling_factor=1.5, shift_factor=0.06)
 
 
 def pipeline(
     seed: int = 0, *, with_t5: bool = True, scheduler: dict[str, Any] | None = None, **transformer: Any
 ) -> StableDiffusion3Pipeline:
     """Latents [4, 8, 8] of pictures [3, 16, 16]; Stable Diffusion 3's shift, unless told otherwise."""
-    letters = t5_tokenizer()
     with torch.random.fork_rng():
         torch.random.default_generator.manual_seed(seed)
         parts = {
             "transformer": SD3Transformer2DModel(**{**TRANSFORMER, **transformer}),
-            "vae": AutoencoderKL(
-                block_out_channels=(8, 16),
-                down_block_types=("DownEncoderBlock2D",) * 2,
-                up_block_types=("UpDecoderBlock2D",) * 2,
-                norm_num_groups=4,
-                latent_channels=4,
-                sample_size=16,
-                scaling_factor=1.5,
-                shift_factor=0.06,
-            ),
+            "vae": autoencoder(),
             "text_encoder": clip(16, 8),
             "text_encoder_2": clip(20, 12),
-            "text_encoder_3": T5EncoderModel(
-                T5Config(vocab_size=len(letters), d_model=T5_WIDTH, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
-            ),
+            "text_encoder_3": t5(),
         }
     if not with_t5:
         parts["text_encoder_3"] = None
@@ -90,7 +76,7 @@ def pipeline(
         **{name: part and part.eval() for name, part in parts.items()},
         tokenizer=tiny.tokenizer(),
         tokenizer_2=tiny.tokenizer(),
-        tokenizer_3=letters if with_t5 else None,
+        tokenizer_3=t5_tokenizer() if with_t5 else None,
         scheduler=FlowMatchEulerDiscreteScheduler(**(scheduler or {"shift": 3.0})),
     )
 

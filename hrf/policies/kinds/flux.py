@@ -39,7 +39,8 @@ class Flux(TextToImage):
 
     def ends(self, scheduler: Mapping[str, Any]) -> Tensor:
         """Of a flow, in sigma."""
-        return flow_scheduler(scheduler).timesteps[[0, -1]] / _TIMESTEPS
+        timesteps: Tensor = flow_scheduler(scheduler).timesteps
+        return timesteps[[0, -1]] / _TIMESTEPS
 
     def trial(self, config: Any) -> dict[str, Any]:
         """Of four patches and one word: an answer of twelve billion parameters to more takes minutes."""

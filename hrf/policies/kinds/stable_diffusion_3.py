@@ -36,7 +36,8 @@ class StableDiffusion3(TextToImage):
 
     def ends(self, scheduler: Mapping[str, Any]) -> Tensor:
         """Of a flow."""
-        return flow_scheduler(scheduler).timesteps[[0, -1]]
+        timesteps: Tensor = flow_scheduler(scheduler).timesteps
+        return timesteps[[0, -1]]
 
     def trial(self, config: Any) -> dict[str, Any]:
         """Of four patches: as large as its pictures are, an answer of some billion parameters takes minutes."""

@@ -1,39 +1,23 @@
-"""Stable Diffusion 3 as a policy: its own pipeline's embeddings, steps, latents and pictures; and what is refused."""
+"""Stable Diffusion 3 as a policy: its own pipeline's embeddings, steps and sizes; and what is refused."""
 
 import shutil
 
 import pytest
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
-from safetensors.torch import load_file
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, StableDiffusion3Pipeline
 
-from hrf.config import Config
 from hrf.core.schedule import gaussian_log_prob
 from hrf.errors import ArtifactError, ConfigError
-from hrf.images import to_images
 from hrf.policies.architecture import Architecture
 from hrf.policies.conditioning import PromptEmbeddings
-from hrf.policies.diffusion import DiffusionPolicy
-from hrf.policies.folders import load_policy, noise_schedule, save_fresh_policy, save_policy, weights_of
+from hrf.policies.folders import noise_schedule
 from hrf.policies.kinds import kind_of, normalise_base, picture_size
-from hrf.policies.strength import fold_strength
-from hrf.seeds import Purpose, stream
-from hrf.storage.names import LORA_FILE
-from hrf.trainer.rollout import Batch, denoise
 from tests.hrf import tiny_stable_diffusion as tiny
 from tests.hrf import tiny_stable_diffusion_3 as tiny_3
+from tests.hrf.policies.kinds.cases import CASES, STEPS, drawn, noise
 
-GUIDANCE, STEPS = 3.0, 6
-LORA = {"policy": {"lora": {"rank": 2, "alpha": 6}}}
-
-
-def config_for(**changes) -> Config:
-    values = {
-        "model": {"source": "x", "guidance_scale": GUIDANCE, "batch_size": 4},
-        "prompts": {"texts": list(tiny_3.PROMPTS)},
-        "sampler": {"steps": STEPS, "kind": "cps", "min_std": 0.0},
-    }
-    return Config.from_mapping(values).with_changes(changes)
+SD3 = CASES["sd3"]
+GUIDANCE = SD3.model["guidance_scale"]
 
 
 @pytest.fixture(scope="module")
@@ -43,30 +27,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def base(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    normalise_base(model, folder)
-    kind_of(folder).embed_prompts(folder, tiny_3.PROMPTS, negative="").save(folder)
-    return folder
-
-
-@pytest.fixture
-def fresh(base, tmp_path):
-    """The folder of an untrained adapter."""
-    (folder := tmp_path / "fresh").mkdir()
-    save_fresh_policy(folder, config_for(**LORA), base, {"switch_step": 0}, run_seed=0)
-    return folder
-
-
-def policy_for(base, weights=None, **changes) -> DiffusionPolicy:
-    return load_policy(config_for(**changes), base, weights or base, prompts=base)
-
-
-def moved(policy: DiffusionPolicy, scale: float = 0.3) -> None:
-    generator = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in policy.denoiser.parameters():
-            if parameter.requires_grad:
-                parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return SD3.base(model, tmp_path_factory.mktemp("base"))
 
 
 @pytest.mark.parametrize("with_t5", [True, False])
@@ -107,7 +68,7 @@ def test_mean_and_log_prob_of_a_guided_step_are_those_of_diffusers(base):
     Kills: timesteps of step and not of sigma, the negative prompt's pooled text for the prompt's, guidance the wrong
     way round.
     """
-    policy = policy_for(base)
+    policy = SD3.policy(base)
     pipeline = StableDiffusion3Pipeline.from_pretrained(base)
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, stochastic_sampling=True)
     scheduler.set_timesteps(STEPS)
@@ -137,65 +98,6 @@ def test_mean_and_log_prob_of_a_guided_step_are_those_of_diffusers(base):
         states = following
 
 
-@pytest.mark.parametrize(("split", "strength"), [(0.0, 1.0), (0.5, 1.0), (0.0, 0.5)])
-def test_load_lora_weights_of_plain_diffusers_gives_the_same_pictures(base, fresh, tmp_path, split, strength):
-    """The ODE from the same noise: latents within 1e-5 of their size over six guided steps, and the decoded pictures.
-
-    Alpha is not rank here. Kills: a file without its alpha, layers renamed wrongly (which diffusers drops), a shift of
-    latents that is left out, strength that scales A or nothing, an adapter that is on from a step too early.
-    """
-    policy_changes = {**LORA["policy"], "split": split}
-    tuned = policy_for(base, fresh, policy=policy_changes)
-    moved(tuned)
-    saved, at = tmp_path / "saved", tmp_path / "at"
-    for folder in (saved, at):
-        folder.mkdir()
-    save_policy(saved, tuned.denoiser, base, {"switch_step": tuned.switch_step}, None, weights_of(config_for(**LORA)))
-    fold_strength(saved, base, at, strength)
-    full = load_file(saved / LORA_FILE)
-    for name, value in load_file(at / LORA_FILE).items():
-        assert torch.equal(value, strength * full[name] if ".lora_B." in name else full[name])
-    policy = policy_for(base, at, policy=policy_changes)
-    asked = [1, 3, 0]
-    streams = [stream(0, Purpose.EVALUATION, index) for index in range(3)]
-    sampler = policy.with_schedule(policy.schedule.with_eta(0.0))
-    ours = denoise(sampler, Batch.from_noise(policy, streams, torch.tensor(asked)), batch_size=4)
-
-    pipeline = StableDiffusion3Pipeline.from_pretrained(base)
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.load_lora_weights(at)
-
-    def after_step(pipeline, step, timestep, values):
-        if step + 1 == policy.switch_step:
-            pipeline.enable_lora()
-        return values
-
-    def theirs(output_type):
-        if policy.switch_step:
-            pipeline.disable_lora()
-        return pipeline(
-            [tiny_3.PROMPTS[prompt] for prompt in asked],
-            num_inference_steps=STEPS,
-            guidance_scale=GUIDANCE,
-            generator=[stream(0, Purpose.EVALUATION, index) for index in range(3)],
-            callback_on_step_end=after_step,
-            output_type=output_type,
-        ).images
-
-    latents = theirs("latent")
-    torch.testing.assert_close(ours, latents, rtol=0, atol=1e-5 * float(latents.abs().max()))
-    pictures = theirs("np").transpose(0, 3, 1, 2)
-    assert abs(to_images(policy.decode(ours).numpy()) - pictures).max() < 1e-4
-    assert sorted(file.name for file in saved.iterdir()) == ["policy.json", LORA_FILE]
-    untuned = policy_for(base)
-    plain = denoise(
-        untuned.with_schedule(untuned.schedule.with_eta(0.0)),
-        Batch.from_noise(policy, [stream(0, Purpose.EVALUATION, index) for index in range(3)], torch.tensor(asked)),
-        batch_size=4,
-    )
-    assert (plain - ours).abs().max() > 0.01
-
-
 @pytest.mark.parametrize("kind", ["exponential", "linear"])
 def test_a_dynamic_shift_and_a_picture_size_are_the_pipelines(tmp_path, kind):
     """Of 9 patches, between the 4 and the 64 that the scheduler's line goes through: latents within 1e-5 of their size.
@@ -205,23 +107,16 @@ def test_a_dynamic_shift_and_a_picture_size_are_the_pipelines(tmp_path, kind):
     """
     dynamic = {"use_dynamic_shifting": True, "base_image_seq_len": 4, "max_image_seq_len": 64, "time_shift_type": kind}
     model = tiny_3.save(tmp_path / "model", scheduler=dynamic)
-    (base := tmp_path / "base").mkdir()
-    normalise_base(model, base)
-    kind_of(base).embed_prompts(base, tiny_3.PROMPTS, negative="").save(base)
-    policy = policy_for(base, model={"picture_size": 12})
-    sampler = policy.with_schedule(policy.schedule.with_eta(0.0))
-    streams = [stream(0, Purpose.EVALUATION, index) for index in range(2)]
-    ours = denoise(sampler, Batch.from_noise(policy, streams, torch.tensor([1, 3])), batch_size=4)
-
-    pipeline = StableDiffusion3Pipeline.from_pretrained(base)
-    pipeline.set_progress_bar_config(disable=True)
+    base = SD3.base(model, tmp_path / "base")
+    policy, pipeline = SD3.policy(base, model={"picture_size": 12}), SD3.pipeline(base)
+    ours = drawn(policy, [1, 3])
     theirs = pipeline(
         [tiny_3.PROMPTS[1], tiny_3.PROMPTS[3]],
         height=12,
         width=12,
         num_inference_steps=STEPS,
         guidance_scale=GUIDANCE,
-        generator=[stream(0, Purpose.EVALUATION, index) for index in range(2)],
+        generator=noise(2),
         output_type="latent",
     ).images
 
@@ -230,72 +125,14 @@ def test_a_dynamic_shift_and_a_picture_size_are_the_pipelines(tmp_path, kind):
     assert torch.equal(policy.schedule.levels, pipeline.scheduler.sigmas.double())
 
 
+def test_pictures_are_as_large_as_the_models_files_say(base):
+    assert picture_size(Architecture.of(base), SD3.config()) == (16, 16)
+
+
 @pytest.mark.parametrize(("size", "rule"), [(14, "multiple of 4"), (36, "at most 32")])
 def test_a_picture_size_that_is_no_number_of_patches_or_too_large_is_refused(base, size, rule):
     with pytest.raises(ConfigError, match=rf"model.picture_size.*{rule}"):
-        policy_for(base, model={"picture_size": size})
-
-
-def test_a_fresh_adapter_changes_nothing_and_the_reference_is_the_network_without_it(base, fresh):
-    tuned, plain = policy_for(base, fresh, **LORA), policy_for(base)
-    states, steps, prompts = torch.randn(2, 4, 8, 8), torch.tensor([0, 3]), torch.tensor([0, 1])
-    with torch.no_grad():
-        expected, _ = plain.transition(states, steps, prompts=prompts)
-        assert torch.equal(tuned.transition(states, steps, prompts=prompts)[0], expected)
-        moved(tuned)
-        assert not torch.allclose(tuned.transition(states, steps, prompts=prompts)[0], expected)
-        assert torch.equal(tuned.as_reference().transition(states, steps, prompts=prompts)[0], expected)
-
-
-def test_full_fine_tuning_saves_a_transformer_for_plain_diffusers_and_an_average_beside_it(base, tmp_path):
-    policy = policy_for(base)
-    moved(policy, 0.01)
-    average = {name: torch.full_like(value, 0.5) for name, value in policy.denoiser.named_parameters()}
-    save_policy(tmp_path, policy.denoiser, base, {"switch_step": 0}, average)
-
-    theirs = SD3Transformer2DModel.from_pretrained(tmp_path / "transformer")
-    back, averaged = policy_for(base, tmp_path), load_policy(config_for(), base, tmp_path, average=True, prompts=base)
-
-    assert all(torch.equal(a, b) for a, b in zip(theirs.parameters(), policy.denoiser.parameters(), strict=True))
-    assert all(torch.equal(a, b) for a, b in zip(back.denoiser.parameters(), theirs.parameters(), strict=True))
-    assert all(bool((value == 0.5).all()) for value in averaged.denoiser.parameters())
-    assert (tmp_path / "scheduler" / "scheduler_config.json").is_file()
-
-
-@pytest.mark.parametrize("option", ["gradient_checkpointing", "bfloat16"])
-def test_gradients_with_checkpointing_are_the_same_and_in_bfloat16_close(base, fresh, option):
-    changes = {"gradient_checkpointing": {"gradient_checkpointing": True}, "bfloat16": {"forward_dtype": "bfloat16"}}
-    states = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    gradients = []
-    for settings in ({}, changes[option]):
-        policy = policy_for(base, fresh, model=settings, **LORA)
-        moved(policy, 0.05)
-        mean, _ = policy.transition(states, torch.tensor([0, 3]), prompts=torch.tensor([0, 1]))
-        assert mean.dtype == torch.float32
-        mean.square().mean().backward()
-        gradients.append(torch.cat([p.grad.flatten() for p in policy.denoiser.parameters() if p.requires_grad]))
-
-    exact, other = gradients
-    assert float((exact - other).norm() / exact.norm()) < (1e-6 if option == "gradient_checkpointing" else 0.1)
-
-
-def test_weights_in_shards_are_the_model_too_and_its_pictures_are_as_large_as_is_told(base, model, tmp_path):
-    shutil.copytree(model, tmp_path / "model")
-    shutil.rmtree(tmp_path / "model" / "transformer")
-    SD3Transformer2DModel.from_pretrained(model / "transformer").save_pretrained(
-        tmp_path / "model" / "transformer", max_shard_size="40KB"
-    )
-    assert len(list((tmp_path / "model" / "transformer").glob("*.safetensors"))) > 1
-    (again := tmp_path / "base").mkdir()
-    normalise_base(tmp_path / "model", again)
-
-    theirs = StableDiffusion3Pipeline.from_pretrained(model)
-    ours = StableDiffusion3Pipeline.from_pretrained(again)
-    for part in ("transformer", "vae", "text_encoder", "text_encoder_2", "text_encoder_3"):
-        pairs = zip(getattr(ours, part).parameters(), getattr(theirs, part).parameters(), strict=True)
-        assert all(torch.equal(a, b) for a, b in pairs)
-    assert picture_size(Architecture.of(base), config_for()) == (16, 16)
-    assert policy_for(base).sample_shape == (4, 8, 8)
+        SD3.policy(base, model={"picture_size": size})
 
 
 def test_a_prompt_that_is_too_long_is_refused_and_not_cut(base):
@@ -362,7 +199,7 @@ class TestSchedule:
         """Kills: sigmas by a formula, which shifts the last one once; timesteps cut to whole numbers."""
         own = FlowMatchEulerDiscreteScheduler(shift=3.0)
         own.set_timesteps(10)
-        schedule = noise_schedule(FLOW, config_for(sampler={"steps": 10, "eta": 0.8}))
+        schedule = noise_schedule(FLOW, SD3.config(sampler={"steps": 10, "eta": 0.8}))
         assert torch.equal(schedule.levels, own.sigmas.double())
         assert torch.equal(schedule.timesteps, own.timesteps)
         assert schedule.sampler == "cps"
@@ -380,7 +217,7 @@ class TestSchedule:
     )
     def test_a_setting_that_makes_another_function_is_refused(self, setting):
         with pytest.raises(ConfigError, match=f"{setting}: True"):
-            noise_schedule({**FLOW, setting: True}, config_for())
+            noise_schedule({**FLOW, setting: True}, SD3.config())
 
     @pytest.mark.parametrize(
         ("scheduler", "sampler", "field"),
@@ -396,10 +233,10 @@ class TestSchedule:
     )
     def test_samplers_that_do_not_fit_the_model_are_refused(self, scheduler, sampler, field):
         with pytest.raises(ConfigError) as caught:
-            noise_schedule(scheduler, config_for(sampler=sampler))
+            noise_schedule(scheduler, SD3.config(sampler=sampler))
         assert caught.value.field == field
 
     @pytest.mark.parametrize("kind", ["ancestral", "cps"])
     def test_other_models_know_both_samplers_that_keep_the_noise(self, kind):
-        schedule = noise_schedule({"_class_name": "DDPMScheduler"}, config_for(sampler={"kind": kind}))
+        schedule = noise_schedule({"_class_name": "DDPMScheduler"}, SD3.config(sampler={"kind": kind}))
         assert (schedule.process, schedule.sampler) == ("variance_preserving", kind)
