@@ -20,9 +20,6 @@ def ensure_debian_base() -> str:
 
     Returns:
         Its tag.
-
-    Raises:
-        ImagesError: It can't be made.
     """
     if has_image(DEBIAN_BASE):
         return DEBIAN_BASE

@@ -88,11 +88,7 @@ def main() -> int:
 
 
 def build(order: Order) -> None:
-    """Collect the wheels and build the three images.
-
-    Raises:
-        HrfError: Something is missing, or a build failed.
-    """
+    """Collect the wheels and build the three images."""
     check_cost(order.variant or wheelhouse.installed_variant(), shutil.disk_usage(WORK_DIR.parent).free)
     commit = revision()
     base = _collect(order, commit.get("CREATED", ""))
@@ -110,11 +106,7 @@ def build(order: Order) -> None:
 
 
 def check_cost(variant: str, free_bytes: int) -> None:
-    """Say what the images will take, before the first minute of it.
-
-    Raises:
-        ImagesError: The disk has less.
-    """
+    """Say what the images will take, before the first minute of it."""
     cost = COSTS[variant]
     size = f"about {cost.image_gb:g} GB each, {cost.disk_gb} GB of disk while they are built"
     text = f"Images with torch for {variant.upper()}: {size}"
@@ -150,11 +142,7 @@ def _collect(order: Order, created: str) -> str:
 
 
 def check_base(base: str) -> None:
-    """See that the wheels, which are made for this interpreter, fit the base image's.
-
-    Raises:
-        ImagesError: They don't, or the image has no Python.
-    """
+    """See that the wheels, which are made for this interpreter, fit the base image's."""
     question = "import platform, sys; print(*sys.version_info[:2], platform.machine())"
     fix = "name an image with Python 3.11 (BASE_IMAGE=), or make .venv with the image's Python (PYTHON=)"
     command = ["docker", "run", "--rm", "--network", "none", "--entrypoint", "python3", base, "-c", question]
@@ -207,9 +195,6 @@ def push(image: str) -> str:
 
     Returns:
         The reference that always means these bytes, with the digest that the registry gave.
-
-    Raises:
-        ImagesError: The registry refused, or can't be reached.
     """
     with _told(f"Pushing {image}"):
         run(["docker", "push", "--quiet", image], fix="log in to the registry with `docker login`; see REGISTRY=")

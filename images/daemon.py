@@ -33,9 +33,6 @@ def ensure_daemon() -> str:
 
     Returns:
         Its address, for DOCKER_HOST.
-
-    Raises:
-        ImagesError: None answers, and none can be started here.
     """
     host = find_daemon()
     if host:

@@ -41,9 +41,6 @@ def collect(created: str = "") -> None:
 
     Args:
         created: The time of the commit, which goes into our own wheel, so that one commit makes the same bytes twice.
-
-    Raises:
-        ImagesError: pip failed.
     """
     with clean_sources() as sources:
         stamp, wanted = WHEELHOUSE / "made-for", _fingerprint()
@@ -64,9 +61,6 @@ def lay_out_contexts() -> dict[str, Path]:
 
     Returns:
         The folder of each role.
-
-    Raises:
-        ImagesError: The wheelhouse lacks something.
     """
     wheels = wheels_by_role()
     shutil.rmtree(CONTEXTS, ignore_errors=True)
@@ -80,11 +74,7 @@ def lay_out_contexts() -> dict[str, Path]:
 
 
 def wheels_by_role() -> dict[str, set[Path]]:
-    """The wheels of other projects that each image is built with; `reward`, on top of `worker`, needs only the rest.
-
-    Raises:
-        ImagesError: The wheelhouse lacks something.
-    """
+    """The wheels of other projects that each image is built with; `reward`, on top of `worker`, needs only the rest."""
     (own,) = APPLICATION.glob("*.whl")
     at_hand = {_normalized(path.name.split("-")[0]): path for path in WHEELHOUSE.glob("*.whl")}
     needs = {role: _closure(own, extras, at_hand) for role, extras in EXTRAS.items()}

@@ -2,6 +2,9 @@
 
 Everything is computed in float64, whatever the features come in. Row i of two sets is the sample of evaluation seed i,
 so a candidate and the base it is compared with are paired row by row.
+
+Features that are no matrix of finite numbers, too few rows or one of length zero, sets or prompts that do not fit each
+other, and samples that are all orthogonal, whose order-2 score is infinite, are a ValueError.
 """
 
 from __future__ import annotations
@@ -34,9 +37,6 @@ def vendi_score(features: Tensor) -> float:
 
     Returns:
         A number in [1, min(n, d)].
-
-    Raises:
-        ValueError: Features that are not a matrix of finite numbers, or a row of length zero.
     """
     units = _unit_rows(features, at_least=1)
     count, dimensions = units.shape
@@ -57,9 +57,6 @@ def vendi_order2(features: Tensor) -> float:
 
     Args:
         features: [n, d], n >= 2, no row zero.
-
-    Raises:
-        ValueError: Malformed features, or samples that are all orthogonal, for which the score is infinite.
     """
     return 1.0 / _mean_similarity(_squared_similarity_sums(_unit_rows(features, at_least=2)))
 
@@ -82,9 +79,6 @@ def vendi_order2_interval(features: Tensor, confidence: float = 0.95) -> Interva
 
     Returns:
         The score. A handful of samples may give a lower end below 0: they say nothing about the score.
-
-    Raises:
-        ValueError: Malformed features, or samples that are all orthogonal.
     """
     sums = _squared_similarity_sums(_unit_rows(features, at_least=3))
     replicates = 1.0 / _means_without_each(sums)
@@ -106,9 +100,6 @@ def vendi_order2_ratio_interval(candidate: Tensor, base: Tensor, confidence: flo
         candidate: [n, d], n >= 3, no row zero.
         base: [n, e] on the same seeds, in the same order.
         confidence: Probability in (0, 1) that the interval is to cover the populations' ratio.
-
-    Raises:
-        ValueError: Different n, malformed features, or samples that are all orthogonal.
     """
     if len(candidate) != len(base):
         raise ValueError(f"a paired ratio needs the same seeds: got {len(candidate)} and {len(base)} samples")
@@ -133,9 +124,6 @@ def within_prompt_vendi_order2_interval(features: Tensor, prompts: Tensor, confi
         features: [n, d], no row zero.
         prompts: [n] int64; each prompt at least twice, at least 3 prompts.
         confidence: Probability in (0, 1) that the interval is to cover the score over all such prompts.
-
-    Raises:
-        ValueError: Malformed features or prompts, or samples that are all orthogonal.
     """
     similarities = _within_prompt_similarities(features, prompts)
     replicates = 1.0 / _means_without_each_prompt(similarities)
@@ -154,9 +142,6 @@ def within_prompt_vendi_order2_ratio_interval(
         base: [n, e] on the same seeds and prompts, in the same order.
         prompts: [n] int64; each prompt at least twice, at least 3 prompts.
         confidence: Probability in (0, 1) that the interval is to cover the ratio over all such prompts.
-
-    Raises:
-        ValueError: Different n, malformed features or prompts, or samples that are all orthogonal.
     """
     if len(candidate) != len(base):
         raise ValueError(f"a paired ratio needs the same seeds: got {len(candidate)} and {len(base)} samples")
@@ -191,9 +176,6 @@ def vendi_order2_ratio_p_value(candidate: Tensor, base: Tensor, floor: float, pr
 
     Returns:
         A number in [0, 1]; 0 where D > 0 under all weights of the family, as for a candidate that is the base.
-
-    Raises:
-        ValueError: Different n, or malformed features.
     """
     if len(candidate) != len(base):
         raise ValueError(f"a paired ratio needs the same seeds: got {len(candidate)} and {len(base)} samples")
@@ -248,9 +230,6 @@ def across_prompt_vendi_order2(features: Tensor, prompts: Tensor) -> float:
     """Order-2 Vendi score of samples of different prompts: 1 / mean K_ij² over the pairs with different prompts.
 
     It falls where a model forgets what it was asked for, and rises where prompts are told apart better.
-
-    Raises:
-        ValueError: Malformed features or prompts, or samples that are all orthogonal.
     """
     units, same = _unit_rows(features, at_least=3), _same_prompt(prompts, len(features))
     mean = float((units @ units.T).square()[~same].mean())
@@ -264,9 +243,6 @@ def mean_pairwise_distance(features: Tensor) -> float:
 
     Args:
         features: [n, d], n >= 2, no row zero.
-
-    Raises:
-        ValueError: Malformed features.
     """
     units = _unit_rows(features, at_least=2)
     count = len(units)
@@ -350,9 +326,6 @@ def frechet_distance(candidate: Tensor, base: Tensor) -> float:
 
     Returns:
         A number >= 0. It is biased upwards in m and n: compare at fixed sizes only.
-
-    Raises:
-        ValueError: Malformed or incompatible features.
     """
     first, second = _checked_features(candidate, at_least=2), _checked_features(base, at_least=2)
     if first.shape[1] != second.shape[1]:

@@ -1,6 +1,7 @@
 """Confidence intervals: means, paired differences and jackknifed statistics, on the standard library alone.
 
-Promotion decides on these numbers and runs where torch is not needed, so nothing here imports it.
+Promotion decides on these numbers and runs where torch is not needed, so nothing here imports it. Too few observations,
+one that is not finite, samples of different lengths, and a confidence outside (0, 1) are a ValueError.
 """
 
 from __future__ import annotations
@@ -44,9 +45,6 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     Args:
         values: At least two finite, independent observations.
         confidence: Probability in (0, 1) that the interval is to cover the mean.
-
-    Raises:
-        ValueError: Fewer than two values, a value that is not finite, or a confidence outside (0, 1).
     """
     numbers = _checked(values, at_least=2)
     count = len(numbers)
@@ -61,9 +59,6 @@ def means_by(values: Sequence[float], groups: Sequence[int]) -> list[float]:
     """Mean of the values of each group, in the order of the groups' first appearance.
 
     Where observations come in groups that share something, such as a prompt, the groups are the independent ones.
-
-    Raises:
-        ValueError: Different lengths, or a value that is not finite.
     """
     if len(values) != len(groups):
         raise ValueError(f"expected a group for each value, got {len(values)} values and {len(groups)} groups")
@@ -82,9 +77,6 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
         a: Observations, one per seed.
         b: Observations of the other policy on the same seeds, in the same order.
         confidence: Probability in (0, 1) that the interval is to cover the difference.
-
-    Raises:
-        ValueError: Different lengths, or whatever `mean_interval` refuses.
     """
     if len(a) != len(b):
         raise ValueError(f"paired values need the same seeds: got {len(a)} and {len(b)} values")
@@ -103,9 +95,6 @@ def jackknife_interval(value: float, leave_one_out: Sequence[float], confidence:
         value: θ, the statistic of all n observations.
         leave_one_out: θ_(i), the statistic without observation i, for each i; n >= 2.
         confidence: Probability in (0, 1) that the interval is to cover the statistic's population value.
-
-    Raises:
-        ValueError: Fewer than two values, a value that is not finite, or a confidence outside (0, 1).
     """
     replicates = _checked(leave_one_out, at_least=2)
     count = len(replicates)
@@ -117,11 +106,7 @@ def jackknife_interval(value: float, leave_one_out: Sequence[float], confidence:
 
 @cache
 def two_sided_t(confidence: float, degrees_of_freedom: int) -> float:
-    """Return the t with P(-t < T < t) = confidence for Student's T.
-
-    Raises:
-        ValueError: A confidence outside (0, 1), or fewer than one degree of freedom.
-    """
+    """Return the t with P(-t < T < t) = confidence for Student's T."""
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
     if degrees_of_freedom < 1:

@@ -82,11 +82,7 @@ class Cluster:
         return cluster
 
     def ask(self, call: Callable[..., Any], **arguments: Any) -> Any:
-        """Ask for something by a call of `api`; a server that is busy or away for a moment is asked again.
-
-        Raises:
-            ClusterError: It is refused, or there is no answer.
-        """
+        """Ask for something by a call of `api`; a server that is busy or away for a moment is asked again."""
         for pause in (*PAUSES, None):
             try:
                 return self._send(call, arguments)
@@ -97,11 +93,7 @@ class Cluster:
         raise AssertionError("the last attempt returns or raises")
 
     def tell(self, call: Callable[..., Any], **arguments: Any) -> Any:
-        """Have something done, once: whether it was done is not known where no answer comes.
-
-        Raises:
-            ClusterError: It is refused, or there is no answer.
-        """
+        """Have something done, once: whether it was done is not known where no answer comes."""
         try:
             return self._send(call, arguments)
         except UnreachableError as error:

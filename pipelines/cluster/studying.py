@@ -107,7 +107,6 @@ class RunsOnCluster:
             How far the study is at the end.
 
         Raises:
-            ClusterError: The cluster refuses, or has not answered for ten minutes.
             StorageError: The bucket can't be read.
         """
         self._waiting = self._find_attempts([run for run in self._missing if not self._collect(run)])
@@ -249,11 +248,7 @@ class RunsOnCluster:
         return self._specs[key]
 
     def _patiently(self, ask: Callable[..., None], *about: Any) -> bool:
-        """Ask the cluster something; returns whether it answered.
-
-        Raises:
-            ClusterError: It refuses, or has not answered for ten minutes.
-        """
+        """Ask the cluster something; returns whether it answered."""
         try:
             ask(*about)
         except ClusterError as error:

@@ -46,11 +46,7 @@ class Ended:
 
 
 def follow(cluster: Cluster, run_id: str, view: RunView, *, poll_seconds: float) -> Ended:
-    """Watch a run until it ends.
-
-    Raises:
-        ClusterError: The cluster refuses, or has not answered for ten minutes.
-    """
+    """Watch a run until it ends."""
     heard = time.monotonic()
     run, look_at = None, heard + BESIDE_SECONDS
     while True:
