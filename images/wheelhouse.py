@@ -39,8 +39,7 @@ def collect(created: str = "") -> None:
 
     What is there already and was made by the same lock file and the same pip settings is kept.
 
-    Args:
-        created: The time of the commit, which goes into our own wheel, so that one commit makes the same bytes twice.
+    The time of the commit goes into our own wheel, so that one commit makes the same bytes twice.
     """
     with clean_sources() as sources:
         stamp, wanted = WHEELHOUSE / "made-for", _fingerprint()

@@ -36,11 +36,6 @@ def name_version(package: str, about: str, source: Path | None = None) -> Versio
 
     One version of the code makes many packages, as overrides and images differ, too. With its digest, the same package
     is always called the same, and another never so.
-
-    Args:
-        package: The compiled package.
-        about: See `about_package`.
-        source: Folder of the code that compiled it; by default, this code's.
     """
     from hrf import __version__
 

@@ -54,9 +54,7 @@ def lay_over(overrides: str, values: Mapping[str, Any]) -> str:
 def from_settings(settings: Iterable[str], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read `--set` options; in which order they are given makes no difference.
 
-    Args:
-        settings: Each `dotted.field=value`, the value in YAML. A value may be a whole section.
-        options: Fields that have an option of their own -> what it says, such as {"run.epochs": 5}.
+    `options` are fields that have an option of their own, with what it says.
 
     Returns:
         A nested mapping, such as {"update": {"learning_rate": 5e-5}}.

@@ -128,14 +128,6 @@ def measure_policy(
     """Sample the starts' seeds: what is measured on each, and a grid of the first pictures.
 
     The pictures themselves end here: as float32 they are hundreds of megabytes, and nobody reads them again.
-
-    Args:
-        policy: Whose samples they are.
-        starts: Where they start.
-        config: Its `evaluation` and `reward` parts.
-        classifier_folder: The run's classifier for a purpose (`reward`, `evaluation`, `held_out`), if it has one.
-        prompts: Of a text-to-image model.
-        on_advance: Told of each call of the denoiser.
     """
     folder = classifier_folder("evaluation")
     classifier = ImageClassifier.from_pretrained(folder) if folder else None

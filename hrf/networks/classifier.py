@@ -111,11 +111,7 @@ class ImageClassifier(nn.Module):
             )
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors``.
-
-        Args:
-            folder: Made if need be; files of the same names are replaced.
-        """
+        """Write ``config.json`` and ``model.safetensors``."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         config = {
@@ -132,9 +128,6 @@ class ImageClassifier(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> ImageClassifier:
         """Read what ``save_pretrained`` wrote.
-
-        Args:
-            folder: With ``config.json`` and ``model.safetensors``.
 
         Returns:
             The classifier on the CPU, fp32, in evaluation mode.

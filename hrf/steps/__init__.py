@@ -21,7 +21,7 @@ What steps take and make has the same name in all of them, in their components a
     replica             the chain of epochs that it belongs to, from 0; each has noise of its own
     shard, num_shards   which part of an epoch's roots, from 0, and how many parts there are
     preset, overrides, learning_rate, seed     see `hrf.steps.check.settle_config`
-    experiment, run_id, storage                the run's records are in STORAGE/EXPERIMENT/runs/RUN_ID
+    experiment, run_id, storage                the run's records are in STORAGE/EXPERIMENT/runs/RUN_ID; s3://bucket/prefix
 
 A step verifies the folders that it is given and writes its own whole or not at all. What it returns is flat: numbers,
 which become Kubeflow's metrics, and words.

@@ -49,21 +49,9 @@ def check(
 ) -> dict[str, Any]:
     """Resolve and check the configuration, reach the storage, and find the candidate that the run starts from.
 
-    Args:
-        preset: Name of a preset; empty if `overrides` is a whole configuration.
-        overrides: YAML text over the preset.
-        learning_rate: Instead of `update.learning_rate`; 0 leaves it.
-        seed: Instead of `run.seed`; -1 leaves it.
-        num_epochs: Epochs that the pipeline was compiled for; the configuration must agree.
-        epochs_per_step: Epochs that one of its steps trains; likewise.
-        evaluate_every: How often it evaluates; likewise.
-        steered: Whether it holds the run above a diversity floor; likewise.
-        replicas: How many chains of epochs it trains; likewise.
-        experiment: Whose promoted pointer the run starts from and moves.
-        run_id: Name of the run in the storage.
-        start_from: `promoted`, `base`, or `as configured`, which empty means, too.
-        noise_tag: Makes the training noise another one than that of runs with the same seed and start; may be empty.
-        storage: `s3://bucket/prefix`.
+    From `num_epochs` to `replicas` it is told the shape that its pipeline was compiled for, and the configuration must
+    have. An empty `start_from` means `as configured`, too. A `noise_tag` makes the training noise another one than that
+    of runs with the same seed and start.
 
     Returns:
         What the run is, as flat values; with `source`, `revision` and `version`, which say what `fetch` has to bring.

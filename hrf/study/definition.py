@@ -142,12 +142,7 @@ class Study(Section):
     ) -> Self:
         """Presets side by side: an arm is a preset as it ships, the first one is the reference.
 
-        Args:
-            presets: Their names.
-            budget: As of a study.
-            num_seeds: The seeds are 1 to this one.
-            rewards: Configurations of rewards; by default the one that the presets have in common.
-            overrides: Laid over each of them.
+        Seeds are 1 to `num_seeds`; without rewards it is the one that the presets have in common.
 
         Raises:
             ConfigError: They are measured differently, so that nothing could be compared, or one can't be run.

@@ -192,11 +192,7 @@ def dial(
 
     Arms whose names differ in their last part alone, such as `window-0.3` and `window-0.4`, are one line.
 
-    Args:
-        positions: Of the arms on a dial, by name.
-        points: Of all arms.
-        matched: Diversity ratios at matched reward: level -> arm -> comparison.
-        unit: Of the reward.
+    `matched` has diversity ratios at matched reward: level -> arm -> comparison.
     """
     last = {arm: own[-1] for arm, own in _by_arm(points).items() if arm in positions}
     if not last:

@@ -33,14 +33,7 @@ def fit_text_direction(
 
     The same configuration and numbers give the same bytes again.
 
-    Args:
-        config: Base, sampler, prompts and reward; the noise is that of `run.seed`, and of no training or evaluation.
-        output: The folder to write.
-        num_samples: Pictures.
-        weight: w, above 0.5.
-        norm: Bound of the direction's length, in (0, 1).
-        steps: Of gradient ascent.
-        learning_rate: Likewise.
+    The noise is that of `run.seed`, and of no training or evaluation; the other numbers are the options of the command.
 
     Raises:
         ConfigError: If the model is unconditional, the reward is no cosine, or there are fewer pictures than prompts.

@@ -43,16 +43,7 @@ def draw_samples(
 
     The same seed gives the same noise to the promoted policy and to its base, so that two pictures compare.
 
-    Args:
-        storage: `s3://bucket/prefix`.
-        experiment: Whose promoted policy.
-        source: `promoted`, or `base` for the model that it was tuned from.
-        num_samples: How many.
-        seed: Of the noise.
-        strength: How much of what was learnt the promoted policy keeps, in (0, 1].
-        output: The PNG file to write.
-        prompts: What a text-to-image model is asked for, in turn; by default what the policy was evaluated on.
-        num_steps: Denoising steps; by default as many as it was evaluated with.
+    The arguments are the options of `hrf sample`, and the storage, `s3://bucket/prefix`.
 
     Raises:
         ConfigError: If nothing is promoted yet, the experiment's name can't be one, or an unconditional model is given

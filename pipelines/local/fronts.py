@@ -56,14 +56,7 @@ def measure_front(
 ) -> Front:
     """Measure a candidate of a run at several strengths, on the seeds of the run's own evaluations.
 
-    Args:
-        storage: `s3://bucket/prefix`.
-        experiment: Whose run.
-        run: The run's id, or its beginning; "" for the newest.
-        epoch: Of the candidate; None for the run's last.
-        strengths: Each in (0, 1].
-        num_samples: How many of the fixed seeds; 0 for all that the run has used.
-        tell: Is told what is being measured.
+    The arguments are the options of `hrf front` ("", None and 0 where they are left out), and the storage.
 
     Raises:
         ArtifactError: There is no such run or candidate, or the base is not the one that it was tuned from.

@@ -285,16 +285,7 @@ class WorkflowModel:
         outputs: Sequence[Mapping[str, Any]] | None = None,
         children: int = 0,
     ) -> str:
-        """Add a node, below one for its retries where there are some; returns the name that its own nodes begin with.
-
-        Args:
-            kind: Of the node.
-            template: What it runs.
-            name: With those of the nodes that it is within.
-            inputs: Its parameters.
-            outputs: Likewise; a pod has them, and a log.
-            children: How many nodes come after it or begin within it.
-        """
+        """Add a node, below one for its retries if there are some; returns the name that its own nodes begin with."""
         retried = kind != "TaskGroup" and (self.retried == "every" or template == "retry-system-container-impl")
         node: dict[str, Any] = {
             "id": self._id(name),
