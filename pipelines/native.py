@@ -40,7 +40,6 @@ def kubernetes_manifest(
     name: str,
     version: str,
     display_name: str = "",
-    namespace: str = "",
     menus: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
     """Compile a pipeline to a Pipeline and a PipelineVersion object.
@@ -54,7 +53,6 @@ def kubernetes_manifest(
         name: Name of the Pipeline object.
         version: What the version is called, before the digest: what it is about and hrf's version.
         display_name: What the UI shows instead of the name.
-        namespace: The objects' namespace. Empty: whoever applies them says.
         menus: See `hrf_pipelines.package.finish`.
 
     Returns:
@@ -70,7 +68,6 @@ def kubernetes_manifest(
         options = KubernetesManifestOptions(
             pipeline_name=name,
             pipeline_display_name=display_name or name,
-            namespace=namespace or None,
             include_pipeline_manifest=True,
         )
         compiler.Compiler().compile(

@@ -45,9 +45,8 @@ def finish(spec: dict[str, Any], menus: Mapping[str, Sequence[str]]) -> None:
     for executor in spec["deploymentSpec"]["executors"].values():
         command = executor["container"]["command"]
         command[-1] = without_comments(command[-1])
-    for part in (spec["root"], *spec["components"].values()):
-        if "dag" in part:
-            _leave_out_implied_waits(part["dag"]["tasks"])
+    for dag in dags_of(spec):
+        _leave_out_implied_waits(dag["tasks"])
     parameters = spec["root"].get("inputDefinitions", {}).get("parameters", {})
     for name, values in menus.items():
         parameters[name]["literals"] = list(values)
@@ -73,6 +72,11 @@ def read_package(package: str) -> list[dict[str, Any]]:
     return list(yaml.load_all(package, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
+def dags_of(spec: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The graphs of a pipeline and of its sub-pipelines."""
+    return [part["dag"] for part in (spec["root"], *spec.get("components", {}).values()) if "dag" in part]
+
+
 def with_caching(package: str) -> str:
     """The same package with Kubeflow's cache on for every task but the one that tells how the run ended.
 
@@ -83,9 +87,7 @@ def with_caching(package: str) -> str:
         The package to hand to the local runner.
     """
     documents = read_package(package)
-    spec = documents[0]
-    dags = [spec["root"]["dag"], *(part["dag"] for part in spec["components"].values() if "dag" in part)]
-    for dag in dags:
+    for dag in dags_of(documents[0]):
         for task in dag["tasks"].values():
             ends = task.get("triggerPolicy", {}).get("strategy") == "ALL_UPSTREAM_TASKS_COMPLETED"
             task["cachingOptions"] = {} if ends else {"enableCache": True}

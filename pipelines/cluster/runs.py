@@ -12,6 +12,7 @@ from typing import Any
 from hrf.errors import ClusterError
 from hrf.promotion.run_ids import settle_run_id
 from hrf_pipelines.cluster.connection import Cluster
+from hrf_pipelines.package import dags_of
 from hrf_pipelines.placement import ROLES
 
 #: What a run or a task can end as. The last three are ours: Kubeflow says FAILED of what somebody terminated, and
@@ -145,7 +146,7 @@ def package_of(cluster: Cluster, run: Any) -> dict[str, Any] | None:
 def task_names(spec: Mapping[str, Any] | None) -> dict[str, str]:
     """The names of a pipeline's tasks as people know them, by the names that Kubeflow runs them under."""
     names: dict[str, str] = {}
-    for dag in _dags(spec):
+    for dag in dags_of(spec) if spec else ():
         for key, task in dag["tasks"].items():
             if not key.startswith(_WRAPPER):
                 names.setdefault(key, task.get("taskInfo", {}).get("name") or key)
@@ -313,7 +314,7 @@ def _groups(spec: Mapping[str, Any] | None) -> dict[str, tuple[str, ...]]:
 
     return {
         key: tuple(below(inner))
-        for dag in _dags(spec)
+        for dag in (dags_of(spec) if spec else ())
         for key, task in dag["tasks"].items()
         if (inner := components[task["componentRef"]["name"]].get("dag"))
     }
@@ -329,12 +330,6 @@ def moment(time: datetime.datetime | None) -> datetime.datetime | None:
     if time is None or time.year < 1971:
         return None
     return time if time.tzinfo else time.replace(tzinfo=UTC)
-
-
-def _dags(spec: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
-    if not spec:
-        return []
-    return [spec["root"]["dag"], *(part["dag"] for part in spec.get("components", {}).values() if "dag" in part)]
 
 
 def _is_exactly(run: Any, name: str) -> bool:

@@ -13,7 +13,7 @@ from hrf_pipelines.cluster.connection import Cluster
 from hrf_pipelines.cluster.kubernetes import Kubernetes, in_namespace
 from hrf_pipelines.doctor.checks import Finding
 from hrf_pipelines.local.object_storage import BUCKET
-from hrf_pipelines.placement import S3_ADDRESS, S3_KEYS, USER, Images, Placement, Role
+from hrf_pipelines.placement import S3_ADDRESS, S3_KEYS, USER, Images, Placement
 
 #: A pod that has not ended by then never will: images of some gigabytes are pulled in less.
 MOST_SECONDS = 900
@@ -30,7 +30,6 @@ def run_doctor_pod(
     service_account: str,
     storage: str,
     tell: Callable[[str], None],
-    role: Role = "worker",
 ) -> list[Finding]:
     """Start the pod, wait for it, read what it found, and delete it.
 
@@ -39,7 +38,7 @@ def run_doctor_pod(
     """
     kubernetes = Kubernetes.connect()
     namespace, name = cluster.run_namespace, f"hrf-doctor-{uuid.uuid4().hex[:8]}"
-    pod = make_pod(name, placement, images, service_account=service_account, storage=storage, role=role)
+    pod = make_pod(name, placement, images, service_account=service_account, storage=storage)
     kubernetes.create(in_namespace(namespace, "pods"), pod)
     path = in_namespace(namespace, "pods", name)
     try:
@@ -58,11 +57,9 @@ def run_doctor_pod(
         ) from None
 
 
-def make_pod(
-    name: str, placement: Placement, images: Images, *, service_account: str, storage: str, role: Role
-) -> dict[str, Any]:
-    """The pod: image, environment, resources, nodes and rights as a step of that role gets them."""
-    wanted = getattr(placement, role)
+def make_pod(name: str, placement: Placement, images: Images, *, service_account: str, storage: str) -> dict[str, Any]:
+    """The pod: image, environment, resources, nodes and rights as a step that runs the model gets them."""
+    wanted = placement.worker
     sources = [
         ("secretKeyRef", placement.storage_secret, S3_KEYS),
         ("configMapKeyRef", placement.storage_config, S3_ADDRESS),
@@ -78,7 +75,7 @@ def make_pod(
     limits = {resource: amount for resource, amount in given.items() if resource and amount}
     container: dict[str, Any] = {
         "name": "main",
-        "image": getattr(images, role),
+        "image": images.worker,
         "imagePullPolicy": "IfNotPresent",
         "command": list(COMMAND),
         "env": environment,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hrf.errors import ConfigError
-from hrf_pipelines.package import read_package
+from hrf_pipelines.package import dags_of, read_package
 from hrf_pipelines.workflow.model import Retried, WorkflowModel
 
 #: Argo packs the nodes of a larger Workflow, and from then on Kubeflow's API and its UI learn nothing of its tasks. If
@@ -129,8 +129,7 @@ def _spec_bytes(documents: Sequence[Mapping[str, Any]]) -> int:
     """Each component, container and Kubernetes setting is an argument of the Workflow; each task is in a template."""
     spec, *platforms = documents
     arguments = [*spec["components"].values(), spec["root"], *spec["deploymentSpec"]["executors"].values(), *platforms]
-    dags = [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
-    tasks = [task for dag in dags for task in dag["tasks"].values()]
+    tasks = [task for dag in dags_of(spec) for task in dag["tasks"].values()]
     # As text within JSON, whose quotes take two bytes.
     texts = [json.dumps(json.dumps(part, separators=(",", ":"))) for part in (*arguments, *tasks)]
     return _TEMPLATES + _TASK * len(tasks) + sum(map(len, texts))

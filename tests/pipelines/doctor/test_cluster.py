@@ -190,7 +190,7 @@ def test_a_pod_that_can_not_use_the_store_says_why(hrf, kfp, prepared, storage_u
 
 @pytest.mark.parametrize("name", ["cpu-small", "gpu"])
 def test_the_pod_is_one_that_kubernetes_takes(name):
-    pod = make_pod("x", read_placement(name), Images(), service_account="hrf-runner", storage="s3://hrf", role="worker")
+    pod = make_pod("x", read_placement(name), Images(), service_account="hrf-runner", storage="s3://hrf")
     check({**pod, "metadata": {**pod["metadata"], "namespace": "kubeflow"}})
     (container,) = pod["spec"]["containers"]
     assert container["resources"]["limits"]["memory"] == read_placement(name).worker.memory
