@@ -21,6 +21,7 @@ from tests.kubernetes_api.certificates import make_certificate
 from tests.kubernetes_api.server import KubernetesServer
 from tests.kubernetes_api.server import serve as serve_kubernetes
 from tests.pipelines.cluster import guarded
+from tests.pipelines.cluster.computing import Pods
 
 #: As small as a package gets.
 SMOKE = ("avatars-smoke", "--epochs", "1")
@@ -48,6 +49,13 @@ def kfp(clean_environment: pytest.MonkeyPatch) -> Iterator[KfpServer]:
         clean_environment.setenv(connection.HOST, server.url)
         yield server
     assert server.violations == []
+
+
+@pytest.fixture(scope="session")
+def pods() -> Iterator[Pods]:
+    """What computes a cluster's runs here."""
+    with Pods.started() as started:
+        yield started
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE
 
 import yaml
 
@@ -21,45 +23,59 @@ from tests.kfp_api.state import Resource
 ALWAYS = ("check", "report_status")
 
 
-def compute(
-    kfp: KfpServer, run: Resource, folder: Path, environment: Mapping[str, str], fail_at: str = ""
-) -> list[str]:
-    """Compute a run with what Kubeflow's cache has of it.
+class Pods:
+    """Compute runs, in a process of their own."""
 
-    Args:
-        kfp: Where it was started.
-        run: The run.
-        folder: Of all runs of this cluster: their artifacts, and the cache.
-        environment: The pods' variables.
-        fail_at: A step that is ended before it begins.
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
 
-    Returns:
-        The steps that were computed, but for those that always are.
-    """
-    reference = run["pipeline_version_reference"]["pipeline_version_id"]
-    version = next(each for each in kfp.state.versions if each["pipeline_version_id"] == reference)
-    spec = version["pipeline_spec"].get("pipeline_spec") or version["pipeline_spec"]
-    order = {
-        "package": yaml.safe_dump(spec),
-        "arguments": run["runtime_config"]["parameters"],
-        "run_id": run["run_id"],
-        "fail_at": fail_at,
-        **{name: str(folder / name) for name in ("artifacts", "cache", "notes")},
-    }
-    (folder / "order.json").write_text(json.dumps(order))
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.pipelines.cluster.resumable", str(folder / "order.json")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (done.returncode == 0) == (not fail_at), done.stdout[-3000:] + done.stderr[-3000:]
-    computed = (folder / "notes").read_text().split()
-    (folder / "notes").unlink()
-    checks = sum(name.startswith("comp-check") for name in spec["components"])
-    assert computed.count("check") == checks, "each attempt checks once, and so does each of its controls"
-    return [step for step in computed if step not in ALWAYS]
+    @classmethod
+    @contextmanager
+    def started(cls) -> Iterator[Pods]:
+        """Those that end with the block."""
+        # As many threads as a worker of a study has: sums depend on how they are split up.
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "tests.pipelines.cluster.resumable"]
+        with subprocess.Popen(command, env=environment, stdin=PIPE, stdout=PIPE, text=True) as process:
+            yield cls(process)
+
+    def compute(
+        self, kfp: KfpServer, run: Resource, folder: Path, environment: Mapping[str, str], fail_at: str = ""
+    ) -> list[str]:
+        """Compute a run with what Kubeflow's cache has of it.
+
+        Args:
+            kfp: Where it was started.
+            run: The run.
+            folder: Of all runs of this cluster: their artifacts, and the cache.
+            environment: The pods' variables.
+            fail_at: A step that is ended before it begins.
+
+        Returns:
+            The steps that were computed, but for those that always are.
+        """
+        reference = run["pipeline_version_reference"]["pipeline_version_id"]
+        version = next(each for each in kfp.state.versions if each["pipeline_version_id"] == reference)
+        spec = version["pipeline_spec"].get("pipeline_spec") or version["pipeline_spec"]
+        order = {
+            "package": yaml.safe_dump(spec),
+            "arguments": run["runtime_config"]["parameters"],
+            "run_id": run["run_id"],
+            "fail_at": fail_at,
+            "environment": dict(environment),
+            **{name: str(folder / name) for name in ("artifacts", "cache", "notes", "log")},
+        }
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(order) + "\n")
+        self._process.stdin.flush()
+        succeeded = self._process.stdout.readline() == "0\n"
+        assert succeeded == (not fail_at), (folder / "log").read_text()[-6000:]
+        computed = (folder / "notes").read_text().split()
+        (folder / "notes").unlink()
+        checks = sum(name.startswith("comp-check") for name in spec["components"])
+        assert computed.count("check") == checks, "each attempt checks once, and so does each of its controls"
+        return [step for step in computed if step not in ALWAYS]
 
 
 @contextmanager

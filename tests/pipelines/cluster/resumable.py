@@ -1,22 +1,27 @@
-"""A cluster's part of a run, for tests of resuming: the package runs here, with Kubeflow's cache as the package has it.
+"""A cluster's part of runs, for tests of resuming: packages run here, with Kubeflow's cache as the package has it.
 
-Run as `python -m tests.pipelines.cluster.resumable ORDER`, in a process of its own as Kubeflow's local runner needs it.
-The order, a JSON file, says what to run: `package`, `arguments`, `run_id` (Kubeflow's), `artifacts`, `cache` (one for
-all runs, as on a cluster), `notes` (a line for every step that is computed) and `fail_at` (a step that never ends).
+Run as `python -m tests.pipelines.cluster.resumable`, in a process of its own as Kubeflow's local runner needs it. Each
+line that it reads is an order in JSON, carried out by a fork of it, since imports are most of what a small run takes;
+it answers with the exit status. An order says what to run: `package`, `arguments`, `run_id` (Kubeflow's), `artifacts`,
+`cache` (one for all runs, as on a cluster), `notes` (a line for every step that is computed), `fail_at` (a step that
+never ends), `environment` (of the run's pods) and `log` (what they say).
 """
 
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import yaml
 from kfp import components, local
 from kfp.local import status, subprocess_task_handler
 
-from hrf_pipelines.local.forked_steps import fork_steps
+from hrf_pipelines.local.forked_steps import fork_steps, import_for_all
 
 JOB_ID = "{{$.pipeline_job_uuid}}"
 
@@ -37,10 +42,24 @@ def watch(notes: Path, fail_at: str) -> None:
     subprocess_task_handler.SubprocessTaskHandler = Watched
 
 
-def main() -> int:
-    """Run the package to its end; returns the exit status."""
-    order = json.loads(Path(sys.argv[1]).read_text())
+def main() -> None:
+    """Carry out orders until there are no more."""
     warnings.simplefilter("ignore")
+    import_for_all()
+    for line in sys.stdin:
+        run = multiprocessing.get_context("fork").Process(target=carry_out, args=(json.loads(line),))
+        run.start()
+        run.join()
+        print(run.exitcode, flush=True)  # noqa: T201
+
+
+def carry_out(order: dict[str, Any]) -> None:
+    """Run the package to its end, which may be an error."""
+    os.environ.clear()
+    os.environ.update(order["environment"])
+    with open(order["log"], "wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
     fork_steps()
     watch(Path(order["notes"]), order["fail_at"])
     local.init(
@@ -54,9 +73,7 @@ def main() -> int:
     try:
         package(**order["arguments"])
     except RuntimeError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
-    return 0
+        sys.exit(str(error))
 
 
 def _without_retries(package: str) -> str:
@@ -70,4 +87,4 @@ def _without_retries(package: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

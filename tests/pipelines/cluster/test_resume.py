@@ -9,7 +9,6 @@ from hrf.promotion.runs import RunRecords
 from hrf.storage.objects import Storage
 from tests.hrf.run_ends import failure_of, status_of
 from tests.kfp_api import plays
-from tests.pipelines.cluster.computing import compute
 from tests.pipelines.conftest import SMOKE, words
 
 pytestmark = pytest.mark.slow
@@ -169,7 +168,7 @@ def test_resumes_without_waiting_are_refused(hrf, kfp):
 
 @pytest.mark.e2e
 def test_a_run_that_is_cut_off_at_every_second_step_computes_nothing_twice_and_ends_in_the_same_bits(
-    hrf, kfp, storage_uri, s3_environment, tmp_path
+    hrf, kfp, pods, storage_uri, s3_environment, tmp_path
 ):
     """Five attempts at one run, each resumed with the command, against one that nothing disturbed. Every step is
     finished in an attempt that is cut off, and so must not be computed in the next one.
@@ -179,7 +178,7 @@ def test_a_run_that_is_cut_off_at_every_second_step_computes_nothing_twice_and_e
     """
 
     def work(run, fail_at):
-        computed = compute(kfp, run, tmp_path, s3_environment, fail_at)
+        computed = pods.compute(kfp, run, tmp_path, s3_environment, fail_at)
         ended(kfp, run, "FAILED" if fail_at else "SUCCEEDED")
         return computed
 

@@ -18,7 +18,7 @@ from tests.e2e import commands
 from tests.hrf.run_ends import failure_of, status_of
 from tests.hrf.summary_folders import summary_record
 from tests.kfp_api.server import Trouble
-from tests.pipelines.cluster.computing import at_work, compute
+from tests.pipelines.cluster.computing import at_work
 from tests.pipelines.conftest import words
 
 pytestmark = pytest.mark.slow
@@ -305,24 +305,24 @@ def test_a_bucket_that_is_not_within_reach_is_told_before_anything_is_started(st
 
 
 @pytest.mark.e2e
-def test_a_study_there_has_the_rows_of_one_here_though_a_run_was_cut_off(study, kfp, s3_environment, tmp_path):
+def test_a_study_there_has_the_rows_of_one_here_though_a_run_was_cut_off(study, kfp, pods, s3_environment, tmp_path):
     """The packages are what a cluster gets, and are computed here. Kills: another measurement, noise, incumbent or
     digest than on one machine; a switch step that is read off another place; work done twice."""
     computed: list[tuple[str, list[str]]] = []
     cut = ["evaluate"]
-    # As many threads as a worker of the study has here: sums depend on how they are split up.
-    pods = {**s3_environment, "OMP_NUM_THREADS": "1"}
 
     def work(run):
         fail_at = cut.pop() if cut else ""
-        computed.append((name_of(run), compute(kfp, run, tmp_path, pods, fail_at)))
+        computed.append((name_of(run), pods.compute(kfp, run, tmp_path, s3_environment, fail_at)))
         return "FAILED" if fail_at else "SUCCEEDED"
 
+    # Looked after each second: what looks more often takes more of this machine than the runs themselves.
+    patiently = ("--budget", "one", "--poll", "1")
     with at_work(kfp, work):
-        cut_off = study("--budget", "one", "--arm", "hrf", "--resumes", "0")
+        cut_off = study(*patiently, "--arm", "hrf", "--resumes", "0")
         assert cut_off.exit_code == 1
         assert "hrf--small--1" in words(cut_off)
-        result = study("--budget", "one")
+        result = study(*patiently)
     assert result.exit_code == 0, result.output
     assert "resumed hrf--small--1: it was failed" in words(result)
     one = "hrf--small--1"
