@@ -14,6 +14,8 @@ from tests.e2e.commands import PROMOTING, environment, state
 
 pytestmark = pytest.mark.e2e
 OVERRIDES = lay_over("", from_settings(PROMOTING))
+#: Every step is a fresh interpreter here, which takes longer than its work: the command's first epoch is enough.
+ONE_EPOCH = lay_over("", from_settings((*PROMOTING, "run.epochs=1")))
 SHARED = """
 import sys, warnings
 from kfp import local
@@ -29,10 +31,10 @@ pipeline(storage=storage, run_tag=run_tag)
 """
 
 
-def last_policy(artifacts):
-    """What the last update wrote, file by file, but for its records, which tell wall times."""
+def first_policy(artifacts):
+    """What the first update wrote, file by file, but for its records, which tell wall times."""
     policies = [read_manifest(path) for path in artifacts.glob("*/update*/new_policy")]
-    files = max(policies, key=lambda manifest: manifest.producer["epoch"]).files
+    files = min(policies, key=lambda manifest: manifest.producer["epoch"]).files
     return {name: entry for name, entry in files.items() if not name.startswith("updates/")}
 
 
@@ -40,15 +42,14 @@ def test_in_two_shards_and_without_the_command_it_ends_in_the_weights_of_the_com
     undisturbed, tmp_path, s3_environment, storage_uri
 ):
     subprocess.run(
-        [sys.executable, "-c", SHARED, str(tmp_path), storage_uri, undisturbed.run_id, OVERRIDES],
+        [sys.executable, "-c", SHARED, str(tmp_path), storage_uri, undisturbed.run_id, ONE_EPOCH],
         env=environment(**s3_environment),
         capture_output=True,
         text=True,
         check=True,
     )
-    # Two epochs of two shards.
-    assert len(list(tmp_path.glob("*/*iteration*/sample*/trajectories"))) == 4
-    assert last_policy(tmp_path) == last_policy(undisturbed.folder / "artifacts")
+    assert len(list(tmp_path.glob("*/*iteration*/sample*/trajectories"))) == 2
+    assert first_policy(tmp_path) == first_policy(undisturbed.folder / "artifacts")
 
 
 def test_the_run_notes_the_configuration_that_it_was_given(undisturbed):

@@ -182,22 +182,25 @@ def test_every_start_distribution_trains_and_its_cost_is_counted_as_spent(steps,
 
 
 @pytest.mark.parametrize(
-    ("changes", "num_shards"),
-    [({}, 2), ({}, 3), (SPLIT, 3), (SHARED_START, 3), (DDPO, 3), (SELECTED, 3), (DIFFERENCE, 3)],
-    ids=["hrf-even", "hrf", "split", "shared", "ddpo", "hrf-d", "difference"],
+    ("changes", "num_shards", "epoch"),
+    [({}, 2, 0), ({}, 3, 1), (SPLIT, 3, 0), (SHARED_START, 3, 0), (DDPO, 3, 0), (SELECTED, 3, 0), (DIFFERENCE, 3, 0)],
+    ids=["hrf-even", "hrf-second-epoch", "split", "shared", "ddpo", "hrf-d", "difference"],
 )
-def test_sampling_in_shards_gives_the_bits_of_one_step(steps, changes, num_shards):
+def test_sampling_in_shards_gives_the_bits_of_one_step(steps, changes, num_shards, epoch):
     """Kills: noise numbered within a shard, shards joined in the order in which they come, calls of other sizes."""
     run = steps("run", {**changes, "rollout": {**changes.get("rollout", {}), "roots": 4, "branches": 3}})
     run.prepare()
-    run.sample(0)
-    run.sample_in_shards(0, num_shards, "-gathered")
+    if epoch:
+        run.train(0, epoch)
+    run.sample(epoch)
+    run.sample_in_shards(epoch, num_shards, "-gathered")
 
     for name, file in (("trajectories", "trajectories.safetensors"), ("samples", "samples.safetensors")):
-        whole, gathered = (read_manifest(run.at(f"{name}-0{suffix}")).files[file] for suffix in ("", "-gathered"))
+        whole, gathered = (read_manifest(run.at(f"{name}-{epoch}{suffix}")).files[file] for suffix in ("", "-gathered"))
         assert gathered == whole
     whole, gathered = (
-        json.loads((run.folder / f"trajectories-0{suffix}" / "about.json").read_text()) for suffix in ("", "-gathered")
+        json.loads((run.folder / f"trajectories-{epoch}{suffix}" / "about.json").read_text())
+        for suffix in ("", "-gathered")
     )
     assert {**gathered, "seconds": 0} == {**whole, "seconds": 0}
 
