@@ -94,9 +94,6 @@ def installed_variant() -> str:
 def check_variant(wanted: str) -> str:
     """Tell which torch the wheelhouse holds, `cpu` or `cuda`; "" takes whichever it is.
 
-    Returns:
-        `cpu` or `cuda`.
-
     Raises:
         ConfigError: It is not the one that is wanted.
     """

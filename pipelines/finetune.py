@@ -42,9 +42,6 @@ def build(
         overrides: Default of the parameter of the same name. With neither, the whole configuration is the default.
         placement: Resources and shards; by default none, and one, as on this machine.
 
-    Returns:
-        A pipeline that can be compiled.
-
     Raises:
         ConfigError: The run would have more tasks than a cluster can hold, or more shards than it has roots.
     """

@@ -311,9 +311,6 @@ class Site:
         and the run's id is among them, so that another attempt at the same run finds what it has finished, and no
         other run ever does. Only `fetch`, which has no run's id, is shared by all. `check`, which reads what was
         promoted, and the status are computed by each attempt.
-
-        Returns:
-            The same task.
         """
         role = self.roles[step]
         task.set_container_image(getattr(self.images, role))

@@ -31,9 +31,6 @@ def build(run: StudyRun, *, placement: Placement | None = None) -> BaseComponent
     Its points and controls are fixed here. Seeds, rewards and all else stand in the parameter `overrides`, so that runs
     of one shape are runs of one package.
 
-    Returns:
-        A pipeline that can be compiled.
-
     Raises:
         ConfigError: More tasks than a cluster can hold, or an arm over strengths.
     """

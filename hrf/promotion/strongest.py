@@ -58,11 +58,7 @@ def choose(measured: Sequence[FrontPoint], *, floor: float) -> FrontPoint:
 def search(
     measure: Callable[[float], FrontPoint], *, floor: float, most: int, smallest: float = 1 / GRID
 ) -> list[FrontPoint]:
-    """Measure strength 1 and, where it doesn't keep the floor, at most `most` others.
-
-    Returns:
-        What was measured, in its order.
-    """
+    """Measure strength 1 and, where it doesn't keep the floor, at most `most` others."""
     measured: list[FrontPoint] = []
     while len(measured) <= most and (strength := next_strength(measured, floor=floor, smallest=smallest)) is not None:
         measured.append(measure(strength))

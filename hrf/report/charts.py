@@ -2,6 +2,7 @@
 
 Drawn here rather than by a plotting library so that they follow the page into dark mode and print, keep their text as
 text, name each point to a pointer and to a screen reader, and cost the last step of a run no import of seconds.
+A chart is an `<svg>` element, or None where there is nothing to draw.
 """
 
 from __future__ import annotations
@@ -235,9 +236,6 @@ def line_chart(
     """Draw lines with intervals over a common pair of axes.
 
     Points that are not finite are left out; rules are always in sight.
-
-    Returns:
-        An `<svg>` element, or None if there is nothing to draw.
     """
     vertical = y or Axis()
     drawn = [replace(one, points=[point for point in one.points if point.is_finite]) for one in series]
@@ -268,11 +266,7 @@ class Bars:
 
 
 def bar_chart(categories: Sequence[str], groups: Sequence[Bars], *, description: str) -> Markup | None:
-    """Draw horizontal bars, grouped by category, each with its value at its end.
-
-    Returns:
-        An `<svg>` element, or None if there is nothing to draw.
-    """
+    """Draw horizontal bars, grouped by category, each with its value at its end."""
     largest = max((value for group in groups for value in group.values if value is not None), default=None)
     if largest is None:
         return None
@@ -303,9 +297,6 @@ def stacked_bars(rows: Sequence[str], groups: Sequence[Bars], *, description: st
     """Draw one bar per row, cut into the shares that each group has of it.
 
     A row whose values are None has no bar.
-
-    Returns:
-        An `<svg>` element, or None if there is nothing to draw.
     """
     totals = [sum(group.values[row] or 0.0 for group in groups) for row in range(len(rows))]
     if not any(totals):

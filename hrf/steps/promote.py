@@ -44,9 +44,6 @@ def promote(
 
     With `fresh_seeds`, a candidate that looks good on the fixed seeds is measured on those of a verdict; a study
     decides on the fixed ones.
-
-    Returns:
-        The decision in flat values.
     """
     context = RunContext.read(run)
     about, config = context.about, context.config

@@ -45,9 +45,6 @@ class Call:
         Args:
             place: Folder -> its path.
             configured: The parameters that depend on the configuration, of `check`, `fetch` and `prepare`.
-
-        Returns:
-            What the step returns.
         """
         folders = {
             name: tuple(map(place, value)) if isinstance(value, tuple) else value and place(value)

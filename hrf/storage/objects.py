@@ -236,9 +236,6 @@ class Storage:
             key: Its place.
             replace: Whether a complete folder with other contents may be overwritten there.
 
-        Returns:
-            The manifest of the folder.
-
         Raises:
             ArtifactError: If the folder is damaged, or a complete one with other contents is there already.
         """

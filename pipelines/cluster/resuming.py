@@ -22,9 +22,6 @@ from hrf_pipelines.cluster.runs import FINAL, default_parameters, names_in_bucke
 def resume_run(cluster: Cluster, run: Any) -> Any:
     """Start a run that goes on with another one from its last finished step, whoever started that.
 
-    Returns:
-        The new run, as the API describes it.
-
     Raises:
         ClusterError: The run has succeeded, is still at work, is none of hrf's pipelines, or Kubeflow refuses.
     """

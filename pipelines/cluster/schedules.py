@@ -67,9 +67,6 @@ def put_schedule(
 ) -> Any:
     """Make a schedule, in the place of the one of that name if there is one and it may be replaced.
 
-    Returns:
-        The schedule, as the API describes it.
-
     Raises:
         ClusterError: The cluster refuses, or the name is taken.
     """

@@ -80,11 +80,7 @@ def start_run(
     parameters: Mapping[str, str],
     service_account: str,
 ) -> Any:
-    """Start a run; its pods run as the service account, or the cluster's own for "".
-
-    Returns:
-        The run, as the API describes it.
-    """
+    """Start a run; its pods run as the service account, or as the cluster's own where it is empty."""
     from kfp_server_api import V2beta1PipelineVersionReference, V2beta1Run, V2beta1RuntimeConfig
 
     run = V2beta1Run(

@@ -29,9 +29,6 @@ def write_event_file(
         points: The run's numbers.
         pictures: Epoch -> its sample grid, a PNG.
         seconds: Epoch -> work until its end, which TensorBoard's `relative` axis shows; those that are absent count 0.
-
-    Returns:
-        The file.
     """
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.proto.summary_pb2 import Summary
