@@ -179,7 +179,6 @@ def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any], lora: Lor
             add_adapter(model, lora)
     tuned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     num_tuned = sum(parameter.numel() for parameter in tuned)
-    largest = max((parameter.numel() for parameter in model.parameters() if not parameter.requires_grad), default=0)
     with _META:
         for parameter in tuned:
             # As in an update: gradients are there before the first backward pass, and are added to.
@@ -208,10 +207,9 @@ def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any], lora: Lor
         forward_bytes=forward.peak_bytes,
         backward_bytes=backward.peak_bytes,
         checkpointed_bytes=min(checkpointed.peak_bytes, backward.peak_bytes),
-        # Autocast keeps the copies of what is tuned until the pass is over, and makes others anew at each use.
-        forward_casts=num_tuned + largest,
-        backward_casts=num_tuned + backward.peak_copied,
-        checkpointed_casts=num_tuned + checkpointed.peak_copied,
+        forward_casts=forward.peak_copied,
+        backward_casts=backward.peak_copied,
+        checkpointed_casts=min(checkpointed.peak_copied, backward.peak_copied),
     )
 
 
@@ -245,9 +243,10 @@ class _Memory(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
         output = func(*args, **(kwargs or {}))
-        self.num_operations += not func.is_view
         if func is torch.ops.aten.clone.default and args[0].untyped_storage() in self._weights:
             self._copy(output)
+        else:
+            self.num_operations += not func.is_view
         for tensor in tree_leaves(output):
             if isinstance(tensor, Tensor):
                 self._add(tensor.untyped_storage())
@@ -279,13 +278,13 @@ class _Memory(TorchDispatchMode):
 class _AsOnGpu(TorchFunctionMode):
     """What the meta device would do otherwise than a GPU under autocast.
 
-    Attention is by the fused kernel that GPUs have, which does not write out the whole matrix. Frozen weights are
-    copied at each use: autocast keeps copies only of those that want a gradient.
+    Attention is by the fused kernel that GPUs have, which does not write out the whole matrix. Weights are copied at
+    each use, as a policy's autocast keeps no copies.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        if func in (linear, conv2d) and not args[1].requires_grad:
+        if func in (linear, conv2d):
             return func(args[0], args[1].clone(), *args[2:], **(kwargs or {}))
         if func is not scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))

@@ -151,6 +151,7 @@ class DiffusionPolicy:
             states, timesteps = states[filled], timesteps[filled]
             prompts = None if prompts is None else prompts[filled.to(prompts.device)]
         low_precision = self.forward_dtype != torch.float32
-        with torch.autocast(states.device.type, dtype=self.forward_dtype, enabled=low_precision):
+        # A call asks each weight once: to keep their copies until its end would only fill the memory.
+        with torch.autocast(states.device.type, self.forward_dtype, enabled=low_precision, cache_enabled=False):
             output = self.conditioning.ask(denoiser, states, timesteps, prompts)
         return output[:count].to(states.dtype)

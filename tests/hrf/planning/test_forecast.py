@@ -356,10 +356,10 @@ class TestMemory:
     def test_bfloat16_halves_activations_and_copies_the_weights(self, counted):
         low = device_memory(configured(model={"forward_dtype": "bfloat16"}), counted, None)
         high = device_memory(configured(), counted, None)
-        for part in ("update", "update_checkpointed"):
+        for part, casts in (("update", counted.backward_casts), ("update_checkpointed", counted.checkpointed_casts)):
             activations = part.replace("update", "update_activations")
             assert low[activations] == high[activations] / 2
-            assert low[part] == high[part] - low[activations] + 2 * counted.num_parameters
+            assert low[part] == high[part] - low[activations] + 2 * casts
 
     def test_a_decoder_is_there_while_it_decodes_and_the_denoisers_activations_while_it_denoises(self, counted):
         """Kills: both at a time, one of them never."""
