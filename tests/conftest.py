@@ -6,6 +6,7 @@ import functools
 import gc
 import inspect
 import json
+import os
 import sys
 import traceback
 import uuid
@@ -114,6 +115,14 @@ def _services_described_once() -> Iterator[None]:
     there are thousands here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.session, "create_loader", functools.cache(botocore.loaders.create_loader))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_the_disk() -> Iterator[None]:
+    """Steps have the system put what they write on the disk, thousands of times here. No test can cut the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
         yield
 
 
