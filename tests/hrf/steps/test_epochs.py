@@ -1,6 +1,7 @@
 """Whole epochs through folders: exact resume, equal routes to the same weights, counted costs, failing rewards."""
 
 import json
+import shutil
 import sys
 
 import pytest
@@ -58,7 +59,13 @@ def digest(run, name: str) -> dict:
 
 @pytest.mark.parametrize(
     "changes",
-    [{}, {**SPLIT, "update": {"ema_decay": 0.9}}, SHARED_START, DIFFERENCE, SHAPED],
+    [
+        {},
+        {**SPLIT, "update": {"ema_decay": 0.9}},
+        pytest.param(SHARED_START, marks=pytest.mark.slow),
+        pytest.param(DIFFERENCE, marks=pytest.mark.slow),
+        SHAPED,
+    ],
     ids=["hrf", "split-average", "shared", "difference", "shaped"],
 )
 def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit(steps, changes):
@@ -74,7 +81,8 @@ def test_2n_epochs_are_n_epochs_a_resume_and_n_more_bit_for_bit(steps, changes):
     straight, resumed = steps("straight", changes), steps("resumed", changes)
     for run in (straight, resumed):
         run.config = run.config.with_changes(rates)
-        run.prepare(experiment=run.folder.name)
+    straight.prepare()
+    shutil.copytree(straight.folder, resumed.folder, dirs_exist_ok=True)
     straight.train(0, 4)
     resumed.train(0, 2)
     for epoch in (2, 3):
