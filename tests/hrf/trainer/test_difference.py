@@ -130,7 +130,7 @@ def test_the_proximal_term_pulls_to_the_policy_that_sampled():
 
     distances = {}
     for weight in (0.0, 30.0):
-        updater, trajectories = case(proximal_weight=weight, inner_epochs=15, levels_per_branch=9)
+        updater, trajectories = case(proximal_weight=weight, inner_epochs=8, levels_per_branch=9)
         pairs = trajectories.pairs(torch.arange(6))
         states = trajectories.states[pairs.state_index]
         with torch.no_grad():
