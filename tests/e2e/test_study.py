@@ -32,6 +32,8 @@ arms:
 budgets:
   one: {seeds: [2]}
 """
+#: A second one imports as much again, which takes longer than its runs.
+ONE_WORKER = ("--workers", "1")
 RUNS = {(arm, seed) for arm in ("ddpo", "hrf", "hrf-split") for seed in (1, 2)}
 
 
@@ -151,7 +153,7 @@ def test_an_arm_that_fails_is_told_and_leaves_the_others_alone_in_the_folder_of_
     broken = home / "broken.yaml"
     broken.write_text(STUDY.replace("clean starts", "hopeless, changes: {update: {learning_rate: 1e30}}"))
 
-    said = hrf("study", str(broken), "--budget", "one", "--work-dir", str(home / "work"), "--workers", "2")
+    said = hrf("study", str(broken), "--budget", "one", "--work-dir", str(home / "work"), *ONE_WORKER)
 
     assert said.exit_code == 1
     assert "hrf--small--2" in said.output
@@ -163,7 +165,7 @@ def test_an_arm_that_fails_is_told_and_leaves_the_others_alone_in_the_folder_of_
 def test_the_window_study_runs_in_its_tiny_form(tmp_path):
     definition = Path(__file__).parents[2] / "benchmarks" / "studies" / "window.yaml"
 
-    said = hrf("study", str(definition), "--budget", "tiny", "--work-dir", str(tmp_path), "--workers", "2")
+    said = hrf("study", str(definition), "--budget", "tiny", "--work-dir", str(tmp_path), *ONE_WORKER)
 
     assert said.exit_code == 0, said.output
     table = read_table(tmp_path / "studies" / "window-tiny")
@@ -184,7 +186,7 @@ def test_presets_make_the_study_that_the_file_it_leaves_says(tmp_path):
     )
     settings = [word for setting in small for word in ("--set", setting)]
     presets = ("--preset", "avatars-ddpo", "--preset", "avatars-hrf")
-    work = ("--work-dir", str(tmp_path), "--workers", "2")
+    work = ("--work-dir", str(tmp_path), *ONE_WORKER)
 
     said = hrf("study", *presets, "--seeds", "2", "--budget", "300", *settings, *work)
 
