@@ -78,8 +78,8 @@ def _read(records: RunRecords) -> Records:
     store = records.storage
     return Records(
         where=store.url(records.prefix),
+        decisions=read_records(store, f"{records.experiment}/decisions/{records.run_id}", DecisionRecord),
         summary=records.summary(),
         status=records.status(),
         failures=records.failures(),
-        decisions=read_records(store, f"{records.experiment}/decisions/{records.run_id}", DecisionRecord),
     )
