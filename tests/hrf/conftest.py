@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from mlflow import MlflowClient
 
 from tests.tracking_server import mlflow_server
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @pytest.fixture(scope="session")
@@ -28,4 +31,6 @@ def server(started_mlflow: str, monkeypatch: pytest.MonkeyPatch) -> str:
 @pytest.fixture
 def client(server: str) -> MlflowClient:
     """Asks the server."""
+    from mlflow import MlflowClient  # Half a second, which every file here would wait for.
+
     return MlflowClient(server)
