@@ -51,7 +51,7 @@ LOADERS = {
     "unet": Loader(f"sd/unet/{UNET}", lambda root: load_denoiser(root / "sd" / "unet")),
     "vae": Loader(f"sd/vae/{UNET}", lambda root: load_component(root / "sd" / "vae", "AutoencoderKL")),
     "text encoder": Loader(
-        "sd/text_encoder/model.safetensors", lambda root: load_text_encoder(root / "sd/text_encoder")
+        "sd/text_encoder/model.safetensors", lambda root: load_text_encoder(root / "sd/text_encoder", "CLIPTextModel")
     ),
     "reference": Loader(
         f"base/unet/{UNET}", lambda root: FullWeights().load(root / "base", root / "policy", reference=True)
@@ -192,7 +192,7 @@ def sharded(networks: Path, tmp_path: Path) -> Path:
     for part in ("unet", "vae"):
         network = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}[part].from_pretrained(networks / "sd" / part)
         in_shards(folder / part, "diffusion_pytorch_model", network)
-    in_shards(folder / "text_encoder", "model", load_text_encoder(networks / "sd" / "text_encoder"))
+    in_shards(folder / "text_encoder", "model", load_text_encoder(networks / "sd" / "text_encoder", "CLIPTextModel"))
     return folder
 
 
