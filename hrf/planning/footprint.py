@@ -39,6 +39,8 @@ class Footprint:
     """Of a module and one sample, in float32. FLOPs are 2 per multiply-add and leave out elementwise operations."""
 
     num_parameters: int
+    num_in_layers: int
+    """Those of them in linear and convolution layers."""
     largest_block: int
     """Parameters of the largest of its blocks, of which sharded weights are gathered one at a time."""
     outside_blocks: int
@@ -157,6 +159,8 @@ def _build(config: Mapping[str, Any], name: str) -> Any:
 
 def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any], lora: Lora | None = None) -> Footprint:
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    layers = [module for module in model.modules() if isinstance(module, (nn.Linear, nn.Conv2d))]
+    num_in_layers = sum(parameter.numel() for layer in layers for parameter in layer.parameters())
     *blocks, outside = _gathered_at_a_time(model)
 
     def run(*, backward: bool) -> tuple[_Memory, tuple[int, ...]]:
@@ -194,6 +198,7 @@ def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any], lora: Lor
     convolutions = sum(count for operation, count in counts.items() if "convolution" in str(operation))
     return Footprint(
         num_parameters=num_parameters,
+        num_in_layers=num_in_layers,
         largest_block=max(blocks, default=0),
         outside_blocks=outside,
         buffer_bytes=sum(buffer.numel() * buffer.element_size() for buffer in model.buffers()),
@@ -207,7 +212,7 @@ def _count(model: Any, shape: tuple[int, ...], inputs: dict[str, Any], lora: Lor
         forward_bytes=forward.peak_bytes,
         backward_bytes=backward.peak_bytes,
         checkpointed_bytes=min(checkpointed.peak_bytes, backward.peak_bytes),
-        forward_casts=forward.peak_copied,
+        forward_casts=max(parameter.numel() for parameter in tuned) if lora else forward.peak_copied,
         backward_casts=backward.peak_copied,
         checkpointed_casts=min(checkpointed.peak_copied, backward.peak_copied),
     )
@@ -279,12 +284,12 @@ class _AsOnGpu(TorchFunctionMode):
     """What the meta device would do otherwise than a GPU under autocast.
 
     Attention is by the fused kernel that GPUs have, which does not write out the whole matrix. Weights are copied at
-    each use, as a policy's autocast keeps no copies.
+    each use, as a policy's autocast keeps no copies; but for frozen ones, which are held in the pass's precision.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         del types
-        if func in (linear, conv2d):
+        if func in (linear, conv2d) and args[1].requires_grad:
             return func(args[0], args[1].clone(), *args[2:], **(kwargs or {}))
         if func is not scaled_dot_product_attention:
             return func(*args, **(kwargs or {}))

@@ -26,9 +26,12 @@ def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None
     is one process's part, and what is gathered: the whole to sample, in an update a block after the other.
     """
     shares = config.model.num_processes if config.model.shard_weights else 1
-    whole, whole_tuned = FLOAT_BYTES * denoiser.num_parameters, FLOAT_BYTES * denoiser.num_tuned
-    weights, tuned = math.ceil(whole / shares), math.ceil(whole_tuned / shares)
     low = config.model.forward_dtype == "bfloat16"
+    whole, whole_tuned = FLOAT_BYTES * denoiser.num_parameters, FLOAT_BYTES * denoiser.num_tuned
+    if config.policy.lora and low:
+        # Frozen layers are held in the precision of the pass.
+        whole -= (FLOAT_BYTES - BFLOAT16_BYTES) * denoiser.num_in_layers
+    weights, tuned = math.ceil(whole / shares), math.ceil(whole_tuned / shares)
     activations, copy = (_BFLOAT16_ACTIVATIONS, BFLOAT16_BYTES) if low else (1.0, 0)
     second = not config.policy.lora and (config.switch_step > 0 or config.update.uses_reference)
     parts = {
@@ -43,16 +46,15 @@ def device_memory(config: Config, denoiser: Footprint, decoder: Footprint | None
         "decoder": FLOAT_BYTES * decoder.num_parameters if decoder else 0,
     }
     pairs = config.update.microbatch * config.episode_forwards
-    at_a_time = FLOAT_BYTES * (_BLOCKS_AT_A_TIME * denoiser.largest_block + denoiser.outside_blocks)
-    # With the gradients of what is tuned of it.
-    at_a_time += math.ceil(at_a_time * denoiser.num_tuned / denoiser.num_parameters)
+    at_a_time = (_BLOCKS_AT_A_TIME * denoiser.largest_block + denoiser.outside_blocks) / denoiser.num_parameters
     working = {
         "sample_activations": round(config.model.batch_size * config.forwards * denoiser.forward_bytes * activations),
         "sample_bfloat16_weights": copy * denoiser.forward_casts,
         # One latent after the other, in float32.
         "decoder_activations": decoder.forward_bytes if decoder else 0,
         "sample_gathered_weights": whole * (1 + second) if shares > 1 else 0,
-        "update_gathered_weights": at_a_time if shares > 1 else 0,
+        # With the gradients of what is tuned of it.
+        "update_gathered_weights": math.ceil(at_a_time * (whole + whole_tuned)) if shares > 1 else 0,
         "update_activations": round(pairs * denoiser.backward_bytes * activations),
         "update_bfloat16_weights": copy * denoiser.backward_casts,
         "update_activations_checkpointed": round(pairs * denoiser.checkpointed_bytes * activations),

@@ -26,7 +26,7 @@ from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.kinds import kind_of, kind_of_denoiser
 from hrf.policies.policy_folder import denoiser_folder
 from hrf.policies.schedulers import Timing, flow_steps, is_flow, prediction_of, training_scheduler
-from hrf.policies.weights import AdapterOff, FullWeights, LoraWeights, TunedWeights, average_folder
+from hrf.policies.weights import AdapterOff, FullWeights, LoraWeights, TunedWeights, average_folder, round_frozen_layers
 from hrf.storage.names import POLICY_FILE
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -217,6 +217,9 @@ def load_policy(
     denoiser, frozen = weights_of(config).load(
         base, average_folder(weights) if average else weights, reference=reference or switch_step > 0
     )
+    forward_dtype = _DTYPES[config.model.forward_dtype]
+    if config.policy.lora:
+        round_frozen_layers(denoiser, forward_dtype)
     networks = [network for network in (denoiser, frozen) if network is not None]
     if config.model.gradient_checkpointing:
         denoiser.enable_gradient_checkpointing()
@@ -238,7 +241,7 @@ def load_policy(
         sample_shape=kind.sample_shape(model, config.model.picture_size),
         reference=frozen,
         switch_step=switch_step,
-        forward_dtype=_DTYPES[config.model.forward_dtype],
+        forward_dtype=forward_dtype,
         conditioning=kind.conditioning(config, embeddings),
         decoder=kind.decoder(base, device),
     )

@@ -230,6 +230,17 @@ def add_adapter(network: Any, settings: Lora) -> None:
     assert any(isinstance(module, LoraLayer) for module in network.modules())
 
 
+def round_frozen_layers(network: nn.Module, dtype: torch.dtype) -> None:
+    """Hold the frozen layers of a network beside an adapter in the precision of its forward passes, in place.
+
+    Under autocast a linear or convolution layer rounds its weights so at every pass anyway: what comes out is the same
+    to the bit. Normalisations take theirs as they are, and keep them.
+    """
+    for module in network.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and not module.weight.requires_grad:
+            module.to(dtype)
+
+
 def _load_tuned(folder: Path, config: Mapping[str, Any]) -> Any:
     """Load a denoiser's tuned weights.
 

@@ -29,7 +29,7 @@ from hrf.errors import ConfigError
 from hrf.planning import footprint as footprint_module
 from hrf.planning.footprint import Footprint, decoder_footprint, denoiser_footprint
 from hrf.policies.kinds import kind_of_denoiser
-from hrf.policies.weights import add_adapter
+from hrf.policies.weights import add_adapter, round_frozen_layers
 from tests.hrf import tiny_flux
 from tests.hrf.tiny_stable_diffusion_3 import TRANSFORMER
 from tests.hrf.tiny_stable_diffusion_xl import UNET
@@ -331,7 +331,7 @@ class TestCasts:
     @pytest.mark.parametrize("adapted", [True, False])
     @pytest.mark.parametrize("name", CAST)
     def test_copies_of_weights_in_bfloat16_are_those_of_a_real_pass(self, name, adapted):
-        """Of autocast on the CPU, without its cache, as policies ask.
+        """Of autocast on the CPU, without its cache and with frozen layers in bfloat16, as policies ask.
 
         Biases are copied for a moment. Kills: copies of all weights at a time, kept from layer to layer; none for the
         backward pass; a copy of what nobody wants a gradient through.
@@ -347,6 +347,7 @@ class TestCasts:
             model = getattr(diffusers, kind.denoiser).from_config(config).eval()
             if adapted:
                 add_adapter(model, lora)
+                round_frozen_layers(model, torch.bfloat16)
             if checkpointing:
                 model.enable_gradient_checkpointing()
             copies = _Copies(model.parameters())
@@ -355,9 +356,9 @@ class TestCasts:
                     output = model(**kind.question(model.config, shape)).sample
                 if backward:
                     output.float().sum().backward()
-            assert copies.most == pytest.approx(expected, abs=0.02 * counted.num_parameters)
-        assert counted.forward_casts < counted.checkpointed_casts < 0.35 * counted.backward_casts
-        assert counted.backward_casts <= counted.num_parameters + counted.num_tuned * adapted
+            assert copies.most == pytest.approx(expected, abs=0.02 * counted.num_tuned)
+        assert counted.forward_casts < counted.checkpointed_casts < 0.45 * counted.backward_casts
+        assert counted.backward_casts <= counted.num_tuned
 
     def test_what_goes_into_a_frozen_layer_is_not_remembered(self):
         """Kills: an adapter's activations counted as those of all weights."""

@@ -361,6 +361,15 @@ class TestMemory:
             assert low[activations] == high[activations] / 2
             assert low[part] == high[part] - low[activations] + 2 * casts
 
+    def test_beside_an_adapter_in_bfloat16_frozen_layers_take_half(self, counted):
+        text = {"source": "somewhere", "guidance_scale": 5.0}
+        configs = [
+            configured(model={**text, "forward_dtype": dtype}, prompts={}, policy={"lora": {}})
+            for dtype in ("float32", "bfloat16")
+        ]
+        high, low = (device_memory(config, counted, counted)["weights"] for config in configs)
+        assert high - low == 2 * counted.num_in_layers > 0
+
     def test_a_decoder_is_there_while_it_decodes_and_the_denoisers_activations_while_it_denoises(self, counted):
         """Kills: both at a time, one of them never."""
         config = configured(model={"batch_size": 5}, run={"epochs_per_step": 1})

@@ -30,6 +30,8 @@ CASES = {
     "sd3-tuned-whole": ("sd3", {"policy": {"lora": None, "split": 0.4, "prefix_pool": 7}}),
     "sdxl": ("sdxl", {}),
     "flux-checkpointed": ("flux", CHECKPOINTED),
+    # Frozen layers and an adapter in two precisions. Parts of a batch are rounded otherwise than the whole.
+    "sd3-bfloat16": ("sd3", {"model": {"forward_dtype": "bfloat16"}}),
 }
 SHARING = {"num_processes": 2, "shard_weights": True}
 
@@ -66,7 +68,10 @@ def test_epochs_of_processes_that_share_the_weights_are_those_of_one(tmp_path, s
             tensors_of(Path(path)) for path in (alone.at("policy-0"), alone.at("policy-2"), together.at("policy-2"))
         )
         moved = distance({name: ours[name] for name in before}, before)
-        assert distance(ours, theirs) < 1e-2 * moved, alone.folder.name
+        low = alone.config.model.forward_dtype == "bfloat16"
+        assert distance(ours, theirs) < (0.2 if low else 1e-2) * moved, alone.folder.name
+        if low:
+            continue
         ours, theirs = (moments_of(run) for run in (alone, together))
         assert distance(ours, theirs) < 1e-3 * distance(ours, {key: torch.zeros(()) for key in ours}), alone.folder.name
         for epoch in (0, 1):

@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from hrf.images import to_images
+from hrf.policies.diffusion import DiffusionPolicy
 from hrf.policies.folders import load_policy, save_policy, weights_of
 from hrf.policies.strength import fold_strength
 from hrf.storage.names import LORA_FILE
@@ -146,6 +147,29 @@ def test_a_base_holds_what_its_source_held_in_shards(models, tmp_path, kind):
     assert len(encoders) == {"sd3": 3}.get(kind, 2)
     for part in (component, "vae", *encoders):
         assert same_weights(getattr(ours, part), getattr(theirs, part)), part
+
+
+@pytest.mark.parametrize("kind", WHOLE)
+def test_frozen_layers_in_bfloat16_give_what_they_give_in_float32_under_autocast(bases, tmp_path, kind):
+    """Outputs, reference and the adapter's gradients to the bit. Kills: normalisations, or the adapter, rounded too."""
+    case, base = CASES[kind], bases(kind)
+    fresh = case.fresh(base, tmp_path / "fresh")
+    states, steps, prompts = torch.randn(2, 4, 8, 8), torch.tensor([0, 3]), torch.tensor([0, 1])
+    rounded = moved(case.policy(base, fresh, model={"forward_dtype": "bfloat16"}, **LORA), 0.05)
+    exact = moved(case.policy(base, fresh, **LORA), 0.05)
+    exact = DiffusionPolicy(**{**vars(exact), "forward_dtype": torch.bfloat16})
+    told = []
+    for policy in (rounded, exact):
+        mean, _ = policy.transition(states, steps, prompts=prompts)
+        with torch.no_grad():
+            reference, _ = policy.as_reference().transition(states, steps, prompts=prompts)
+        mean.square().mean().backward()
+        weights = list(policy.denoiser.parameters())
+        told.append((mean, reference, *(weight.grad for weight in weights if weight.requires_grad)))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*told, strict=True))
+    halved = [weight.dtype == torch.bfloat16 for weight in rounded.denoiser.parameters()]
+    sizes = [weight.numel() for weight in rounded.denoiser.parameters()]
+    assert sum(size for size, half in zip(sizes, halved, strict=True) if half) > 0.8 * sum(sizes)
 
 
 @pytest.mark.parametrize(
