@@ -25,8 +25,8 @@ MODELS = {
 TEXT = {**SD, "update": {**SD["update"], "learning_rate": 1e-3, "microbatch": 3, "kl_weight": 0.1, "ema_decay": 0.5}}
 CHECKPOINTED = {"model": {"gradient_checkpointing": True}}
 CASES = {
-    **{kind: (None, changes) for kind, changes in KINDS.items()},
-    "sd3": ("sd3", {}),
+    # Two networks; processes that sample for long and for short; estimates that they make before an update.
+    **{kind: (None, KINDS[kind]) for kind in ("hrf", "hrf-d", "difference")},
     "sd3-tuned-whole": ("sd3", {"policy": {"lora": None, "split": 0.4, "prefix_pool": 7}}),
     "sdxl": ("sdxl", {}),
     "flux-checkpointed": ("flux", CHECKPOINTED),
@@ -40,7 +40,7 @@ SHARING = {"num_processes": 2, "shard_weights": True}
 def test_epochs_of_processes_that_share_the_weights_are_those_of_one(tmp_path, storage_uri, tiny_model):
     """Two epochs in a step each, so that moments and averages are written and read back in between.
 
-    Every kind of start and objective on pixels, where two networks are shared; every text-to-image kind. In most steps
+    On pixels two networks are shared; every text-to-image kind, with an adapter and without. In most steps
     of an update one process has fewer pairs than the other, or none. Weights, averages, moments and records are those
     of one process up to the order of a sum's terms. Kills: gradients averaged instead of added up, or added up twice; a
     process that skips a pass, or samples while another gathers (both hang); moments or averages of one part alone.
