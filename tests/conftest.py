@@ -52,6 +52,7 @@ LONGEST_FIRST = (
     "pipelines/cluster/test_study.py",
     "pipelines/cluster/test_resume.py",
     "e2e/",
+    "hrf/steps/test_sharding.py",
     "pipelines/",
 )
 #: Files that look at one and the same run, the fixture `undisturbed`: on one worker it is made once.
