@@ -46,6 +46,22 @@ DEPLOYMENT = (
     "pipelines/doctor/",
     "pipelines/test_every_preset.py",
 )
+#: What trains or draws step by step, counts whole models, or starts servers: too long for a part that is run at every
+#: turn. See the mark `slow` in pyproject.toml.
+SLOW = (
+    "benchmarks/",
+    "docs/test_code.py",
+    "golden/",
+    "hrf/planning/",
+    "hrf/report/tracking/",
+    "hrf/rewards/test_remote_reward.py",
+    "hrf/rewards/test_reward_server",
+    "hrf/steps/",
+    "hrf/storage/test_s3_answers.py",
+    "hrf/study/",
+    "pipelines/local/",
+    "tools/",
+)
 #: The files of the slow part that take minutes, longest first: begun last, one of them would have a worker to itself.
 LONGEST_FIRST = (
     "e2e/test_kills.py",
@@ -82,17 +98,19 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give tests of deployment and those with an MLflow server their marks, and sort files by how long they take."""
+    """Give tests the marks of their folders, and sort files by how long they take."""
+
+    def file_of(item: pytest.Item) -> str:
+        return item.path.relative_to(HERE).as_posix()
 
     def place(item: pytest.Item) -> int:
-        file = item.path.relative_to(HERE).as_posix()
-        return next((place for place, start in enumerate(LONGEST_FIRST) if file.startswith(start)), len(LONGEST_FIRST))
+        starts = enumerate(LONGEST_FIRST)
+        return next((place for place, start in starts if file_of(item).startswith(start)), len(LONGEST_FIRST))
 
     for item in items:
-        if item.path.relative_to(HERE).as_posix().startswith(DEPLOYMENT):
-            item.add_marker(pytest.mark.deployment)
-        if "started_mlflow" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.slow)
+        for folders, mark in ((DEPLOYMENT, pytest.mark.deployment), (SLOW, pytest.mark.slow)):
+            if file_of(item).startswith(folders):
+                item.add_marker(mark)
     items.sort(key=place)
 
 
