@@ -330,17 +330,15 @@ def _episodes(config: Tree) -> Iterator[ConfigError]:
 
 def _sharding(config: Tree) -> Iterator[ConfigError]:
     if config.model.num_processes == 1:
-        yield ConfigError(
+        yield config.wrong(
             "model.shard_weights",
             expected="false, as there is one process",
-            got=True,
             fix="set model.num_processes to the GPUs that share the weights, or leave it out",
         )
     if config.model.compile:
-        yield ConfigError(
+        yield config.wrong(
             "model.compile",
             expected="false where the weights are sharded",
-            got=True,
             fix="leave one of model.compile and model.shard_weights out",
         )
 

@@ -285,8 +285,8 @@ def save_policy(
         weights.save_average(denoiser, average, folder)
 
 
-def load_tuned(config: Config, base: Path, weights: Path, tuned: Mapping[str, Tensor]) -> Any:
-    """A denoiser in memory with these tuned parameters, and all else as in a policy folder; not a sharded one."""
+def load_unsharded(config: Config, base: Path, weights: Path, tuned: Mapping[str, Tensor]) -> Any:
+    """What a sharded denoiser is as a whole, in memory: these tuned parameters, all else as in a policy folder."""
     denoiser, _ = weights_of(config).load(base, weights, reference=False)
     with torch.no_grad():
         for name, value in tuned.items():

@@ -9,7 +9,7 @@ from typing import Any
 
 from hrf.distributed.ranks import ALONE, this_rank
 from hrf.distributed.sharding import collect, is_sharded, placed_as
-from hrf.policies.folders import load_policy, load_tuned, save_policy, weights_of
+from hrf.policies.folders import load_policy, load_unsharded, save_policy, weights_of
 from hrf.policies.policy_folder import EVALUATED, MERGE
 from hrf.policies.weights import tuned_parameters
 from hrf.steps.context import TRAINED, RunContext, step
@@ -116,7 +116,7 @@ def write_trained(
     if not ranks.is_first:
         return
     if is_sharded(denoiser):
-        denoiser = load_tuned(context.config, base, policy, tuned)
+        denoiser = load_unsharded(context.config, base, policy, tuned)
     about = json.loads((policy / POLICY_FILE).read_text(encoding="utf-8"))
     # A start may be a candidate's, measured and with its strength folded in, or a mean; what comes of it is neither.
     for origin in ("strength", EVALUATED, MERGE):

@@ -12,6 +12,7 @@ from hrf.config import Config, list_presets, resolve
 from hrf.config.overrides import from_settings
 from hrf.planning.forecast import Forecast
 from hrf_pipelines.forecasting import compute
+from tests.docs.pages import PAGES
 
 pytestmark = pytest.mark.slow
 ROOM = 0.9
@@ -78,3 +79,13 @@ def test_configuration_files_give_models_as_large_as_the_published_ones(preset, 
 
 def test_flux_is_behind_a_switch_at_two_of_six_steps():
     assert resolve("flux-dev-pickscore").switch_step == 2
+
+
+def test_the_clusters_page_says_what_sharing_the_weights_leaves_on_a_gpu():
+    said = re.search(r"(\d+) GB on one GPU and (\d+) GB on each of four", PAGES["docs/cluster.md"])
+    assert said
+    whole = {"policy": {"lora": None}, "model": {"gradient_checkpointing": True}}
+    shared = {**whole, "model": {**whole["model"], "num_processes": 4, "shard_weights": True}}
+    for gigabytes, changes in zip(said.groups(), (whole, shared), strict=True):
+        found = compute(resolve("sd35-medium-pickscore", json.dumps(changes)), "a100", 0.3).memory_bytes
+        assert round(found["update_checkpointed"] / 1e9) == int(gigabytes)

@@ -158,7 +158,8 @@ def test_frozen_layers_in_bfloat16_give_what_they_give_in_float32_under_autocast
     rounded = moved(case.policy(base, fresh, model={"forward_dtype": "bfloat16"}, **LORA), 0.05)
     exact = moved(case.policy(base, fresh, **LORA), 0.05)
     exact = DiffusionPolicy(**{**vars(exact), "forward_dtype": torch.bfloat16})
-    told = []
+    told, cached = [], []
+    rounded.denoiser.register_forward_hook(lambda *_: cached.append(torch.is_autocast_cache_enabled()))
     for policy in (rounded, exact):
         mean, _ = policy.transition(states, steps, prompts=prompts)
         with torch.no_grad():
@@ -167,6 +168,9 @@ def test_frozen_layers_in_bfloat16_give_what_they_give_in_float32_under_autocast
         weights = list(policy.denoiser.parameters())
         told.append((mean, reference, *(weight.grad for weight in weights if weight.requires_grad)))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(*told, strict=True))
+    # Copies that stayed to the end of a call would be what checkpointing spares.
+    assert cached
+    assert not any(cached)
     halved = [weight.dtype == torch.bfloat16 for weight in rounded.denoiser.parameters()]
     sizes = [weight.numel() for weight in rounded.denoiser.parameters()]
     assert sum(size for size, half in zip(sizes, halved, strict=True) if half) > 0.8 * sum(sizes)
